@@ -1,0 +1,1 @@
+"""The model server: Open Inference Protocol on ONNX Runtime."""

@@ -1,0 +1,1 @@
+"""What every Slipway service shares: settings, logging, health, errors, metrics, graceful stop."""

@@ -1,0 +1,1 @@
+"""The gateway service between Istio and the models, and its job worker."""

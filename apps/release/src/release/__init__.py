@@ -1,0 +1,1 @@
+"""The release command: writes digests into values, promotes, rolls back, verifies."""

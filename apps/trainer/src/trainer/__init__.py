@@ -1,0 +1,1 @@
+"""Trains, evaluates, registers and publishes a model."""

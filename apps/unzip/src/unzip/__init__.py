@@ -1,0 +1,1 @@
+"""The archive extractor: a zip in S3 becomes its files in S3."""

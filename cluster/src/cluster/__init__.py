@@ -1,0 +1,1 @@
+"""Kubernetes, Argo CD and Istio on one machine, from package registries."""

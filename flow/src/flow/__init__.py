@@ -1,0 +1,1 @@
+"""The five stages on one machine: image, values, render, sync, route."""
