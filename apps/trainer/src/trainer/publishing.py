@@ -1,0 +1,130 @@
+"""Publishes a model to S3 as ``<name>/<version>/``, and never over another one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from botocore.exceptions import ClientError
+
+from trainer.training import MANIFEST_FILE, MODEL_FILE
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+
+class PublishError(Exception):
+    """The model cannot be published; the message says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What `release model set` needs to know. ``created`` is False where it was there before."""
+
+    name: str
+    version: str
+    uri: str
+    sha256: str
+    created: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        """For ``--json``."""
+        return {
+            "name": self.name,
+            "version": self.version,
+            "uri": self.uri,
+            "sha256": self.sha256,
+            "created": self.created,
+        }
+
+
+def read(folder: Path) -> tuple[bytes, dict[str, Any]]:
+    """The model's bytes and manifest; PublishError where they are missing or disagree."""
+    try:
+        model = (folder / MODEL_FILE).read_bytes()
+        manifest: dict[str, Any] = json.loads((folder / MANIFEST_FILE).read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise PublishError(f"{folder}: {error}: run `trainer train --to {folder}` first") from None
+    if (digest := hashlib.sha256(model).hexdigest()) != manifest.get("sha256"):
+        raise PublishError(
+            f"{folder / MODEL_FILE} has sha256 {digest}, but {MANIFEST_FILE} says "
+            f"{manifest.get('sha256')}: train again"
+        )
+    return model, manifest
+
+
+def parse_repository(uri: str) -> tuple[str, str]:
+    """``s3://bucket/prefix`` as bucket and prefix (without slashes at its ends)."""
+    parts = urlsplit(uri)
+    if parts.scheme != "s3" or not parts.netloc:
+        raise PublishError(f"repository {uri!r} is no s3://bucket[/prefix]")
+    return parts.netloc, parts.path.strip("/")
+
+
+def check_metrics(manifest: Mapping[str, Any], *, min_accuracy: float) -> None:
+    """PublishError where the held-out accuracy is under ``min_accuracy`` (0 to 1)."""
+    accuracy = float(manifest.get("metrics", {}).get("accuracy", 0.0))
+    if accuracy < min_accuracy:
+        raise PublishError(
+            f"held-out accuracy {accuracy:.4f} is under --min-accuracy {min_accuracy:.4f}: "
+            "not published"
+        )
+
+
+def next_version(client: S3Client, repository: str, name: str) -> str:
+    """One more than the largest numeric version published under ``name``; "1" for the first."""
+    bucket, prefix = parse_repository(repository)
+    base = f"{prefix}/{name}/".lstrip("/")
+    largest = 0
+    for page in client.get_paginator("list_objects_v2").paginate(
+        Bucket=bucket, Prefix=base, Delimiter="/"
+    ):
+        for common in page.get("CommonPrefixes", []):
+            version = common.get("Prefix", "").removeprefix(base).rstrip("/")
+            largest = max(largest, int(version) if version.isdecimal() else 0)
+    return str(largest + 1)
+
+
+def publish(
+    client: S3Client, repository: str, model: bytes, manifest: Mapping[str, Any]
+) -> Published:
+    """Put ``model.onnx``, then ``model.json``, each only if nothing is there yet.
+
+    The manifest comes last, so a version without one is unfinished and never served. Where
+    the same model was published before, in whole or in part, the rest is done and nothing
+    is changed; where another one was, PublishError.
+    """
+    bucket, prefix = parse_repository(repository)
+    name, version, sha256 = str(manifest["name"]), str(manifest["version"]), manifest["sha256"]
+    folder = f"{prefix}/{name}/{version}".lstrip("/")
+    uri = f"s3://{bucket}/{folder}"
+    model_is_new = _put_new(client, bucket, f"{folder}/{MODEL_FILE}", model)
+    if not model_is_new:
+        there = client.get_object(Bucket=bucket, Key=f"{folder}/{MODEL_FILE}")["Body"].read()
+        if (digest := hashlib.sha256(there).hexdigest()) != sha256:
+            raise PublishError(
+                f"{uri} holds another model (sha256 {digest}, not {sha256}): versions are never "
+                "overwritten, choose another --version or `--version next`"
+            )
+    document = (json.dumps(manifest, indent=2, ensure_ascii=False) + "\n").encode()
+    manifest_is_new = _put_new(client, bucket, f"{folder}/{MANIFEST_FILE}", document)
+    return Published(name, version, uri, str(sha256), created=model_is_new or manifest_is_new)
+
+
+def _put_new(client: S3Client, bucket: str, key: str, body: bytes) -> bool:
+    """True where this call created the object, False where one was there."""
+    try:
+        client.put_object(Bucket=bucket, Key=key, Body=body, IfNoneMatch="*")
+    except ClientError as error:
+        code = error.response.get("Error", {}).get("Code", "")
+        if code in ("PreconditionFailed", "412"):
+            return False
+        if code == "ConditionalRequestConflict":  # another writer is at it; it will be there
+            return False
+        raise PublishError(f"s3://{bucket}/{key}: {error}") from error
+    return True

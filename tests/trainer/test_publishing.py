@@ -1,0 +1,165 @@
+"""trainer.publishing and the `trainer` command against a real S3 server."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import boto3
+import pytest
+from trainer import publishing
+from trainer.cli import app
+from typer.testing import CliRunner
+
+from tests.s3 import S3Server, serve_s3
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    with serve_s3(tmp_path_factory.mktemp("s3"), buckets=["models"]) as running:
+        yield running
+
+
+@pytest.fixture
+def client(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Client:
+    for name, value in server.environment().items():
+        monkeypatch.setenv(name, value)
+    return boto3.client("s3")
+
+
+def made(model: bytes = b"onnx", *, name: str = "digits", version: str = "1") -> dict[str, object]:
+    return {
+        "name": name,
+        "version": version,
+        "sha256": hashlib.sha256(model).hexdigest(),
+        "metrics": {"accuracy": 0.97},
+    }
+
+
+def body(client: S3Client, key: str) -> bytes:
+    return client.get_object(Bucket="models", Key=key)["Body"].read()
+
+
+def test_a_model_lies_beside_its_manifest(client: S3Client) -> None:
+    published = publishing.publish(client, "s3://models", b"onnx", made(name="first"))
+    assert published.created
+    assert published.uri == "s3://models/first/1"
+    assert body(client, "first/1/model.onnx") == b"onnx"
+    assert json.loads(body(client, "first/1/model.json"))["sha256"] == published.sha256
+
+
+def test_publishing_the_same_again_changes_nothing(client: S3Client) -> None:
+    first = made(name="same") | {"run_id": "first"}
+    publishing.publish(client, "s3://models/team", b"onnx", first)
+    again = publishing.publish(client, "s3://models/team", b"onnx", first | {"run_id": "second"})
+    assert not again.created
+    assert json.loads(body(client, "team/same/1/model.json"))["run_id"] == "first"
+
+
+def test_a_version_is_never_overwritten(client: S3Client) -> None:
+    publishing.publish(client, "s3://models", b"one", made(b"one", name="kept"))
+    with pytest.raises(publishing.PublishError, match="never overwritten"):
+        publishing.publish(client, "s3://models", b"two", made(b"two", name="kept"))
+    assert body(client, "kept/1/model.onnx") == b"one"
+
+
+def test_a_publication_that_was_cut_is_finished_by_the_next(client: S3Client) -> None:
+    client.put_object(Bucket="models", Key="cut/1/model.onnx", Body=b"onnx")
+    assert publishing.publish(client, "s3://models", b"onnx", made(name="cut")).created
+    assert json.loads(body(client, "cut/1/model.json"))["name"] == "cut"
+
+
+def test_of_many_writers_of_one_version_one_wins(client: S3Client) -> None:
+    def attempt(number: int) -> bool:
+        model = b"model %d" % number
+        try:
+            publishing.publish(client, "s3://models", model, made(model, name="race"))
+        except publishing.PublishError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(attempt, range(8))) == 1
+    winner = hashlib.sha256(body(client, "race/1/model.onnx")).hexdigest()
+    assert json.loads(body(client, "race/1/model.json"))["sha256"] == winner
+
+
+def test_the_next_version_counts_numbers_not_text(client: S3Client) -> None:
+    assert publishing.next_version(client, "s3://models", "counted") == "1"
+    for version in ("2", "10", "beta"):
+        publishing.publish(client, "s3://models", b"x", made(b"x", name="counted", version=version))
+    assert publishing.next_version(client, "s3://models", "counted") == "11"
+
+
+@pytest.mark.parametrize("uri", ["models/digits", "http://models", "s3://", "file:///models"])
+def test_a_repository_that_is_no_s3_uri_is_named(uri: str) -> None:
+    with pytest.raises(publishing.PublishError, match="repository"):
+        publishing.parse_repository(uri)
+
+
+def write(folder: Path, manifest: dict[str, object], model: bytes = b"onnx") -> None:
+    (folder / "model.onnx").write_bytes(model)
+    (folder / "model.json").write_text(json.dumps(manifest))
+
+
+def run(*arguments: str) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, list(arguments))
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_the_command_prints_uri_and_sha256_as_json(client: S3Client, tmp_path: Path) -> None:
+    write(tmp_path, made(name="command"))
+    code, out, _ = run("publish", "--from", str(tmp_path), "--version", "next", "--json")
+    assert code == 0
+    assert json.loads(out) == {
+        "name": "command",
+        "version": "1",
+        "uri": "s3://models/command/1",
+        "sha256": hashlib.sha256(b"onnx").hexdigest(),
+        "created": True,
+    }
+
+
+def test_a_dry_run_publishes_nothing(client: S3Client, tmp_path: Path) -> None:
+    write(tmp_path, made(name="dry"))
+    code, out, _ = run("publish", "--from", str(tmp_path), "--dry-run")
+    assert code == 0
+    assert "would publish s3://models/dry/1" in out
+    assert client.list_objects_v2(Bucket="models", Prefix="dry/")["KeyCount"] == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "names"),
+    [
+        ({"sha256": "0" * 64}, "sha256"),
+        ({"metrics": {"accuracy": 0.5}}, "under --min-accuracy"),
+    ],
+)
+def test_a_model_that_must_not_be_published_is_refused(
+    client: S3Client, tmp_path: Path, change: dict[str, object], names: str
+) -> None:
+    write(tmp_path, made(name="refused") | change)
+    code, _, err = run("publish", "--from", str(tmp_path))
+    assert code == 1
+    assert names in err
+    assert client.list_objects_v2(Bucket="models", Prefix="refused/")["KeyCount"] == 0
+
+
+def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
+    code, _, err = run("publish", "--from", str(tmp_path / "absent"))
+    assert code == 1
+    assert "absent" in err
+
+
+def test_train_writes_what_publish_takes(tmp_path: Path) -> None:
+    code, out, _ = run("train", "--to", str(tmp_path), "--hidden", "16", "--json")
+    assert code == 0
+    model, manifest = publishing.read(tmp_path)
+    assert json.loads(out)["sha256"] == manifest["sha256"] == hashlib.sha256(model).hexdigest()

@@ -1,0 +1,50 @@
+"""trainer.training: what is exported is what was trained, and what is measured is the export."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from trainer import digits, training
+
+
+@pytest.fixture(scope="module")
+def trained() -> training.Trained:
+    return training.train(hidden=32, source_revision="abc")
+
+
+def test_the_export_is_good_on_what_it_never_saw(trained: training.Trained) -> None:
+    _, held_out = digits.split()
+    label, probabilities = training.predict(trained.onnx, held_out.pixels)
+    accuracy = float((label == held_out.labels).mean())
+    assert accuracy > 0.95
+    assert trained.manifest["metrics"]["accuracy"] == pytest.approx(accuracy, abs=1e-6)
+    assert np.allclose(probabilities.sum(axis=1), 1, atol=1e-5)
+
+
+def test_a_batch_gives_what_its_rows_give_alone(trained: training.Trained) -> None:
+    _, held_out = digits.split()
+    together, _ = training.predict(trained.onnx, held_out.pixels[:20])
+    alone = [training.predict(trained.onnx, row[None])[0][0] for row in held_out.pixels[:20]]
+    assert together.tolist() == alone
+
+
+def test_the_manifest_describes_the_file(trained: training.Trained, tmp_path: Path) -> None:
+    trained.write(tmp_path)
+    manifest = trained.manifest
+    assert hashlib.sha256((tmp_path / "model.onnx").read_bytes()).hexdigest() == manifest["sha256"]
+    assert manifest["labels"] == [str(digit) for digit in range(10)]
+    assert manifest["source_revision"] == "abc"
+    assert len(manifest["run_id"]) == 32
+    assert sum(map(sum, manifest["metrics"]["confusion"])) == 360
+
+
+def test_evaluation_of_a_perfect_and_of_a_wrong_answer() -> None:
+    truth = np.arange(10)
+    perfect = training.evaluate(truth, truth, np.eye(10, dtype=np.float32))
+    assert perfect["accuracy"] == perfect["macro_f1"] == 1.0
+    wrong = training.evaluate(truth, (truth + 1) % 10, np.full((10, 10), 0.1, np.float32))
+    assert wrong["accuracy"] == 0.0
+    assert wrong["log_loss"] == pytest.approx(np.log(10), abs=1e-5)
