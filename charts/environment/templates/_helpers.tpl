@@ -1,0 +1,67 @@
+{{/*
+Labels of every object.
+Sample: labels: {{- include "environment.labels" . | nindent 4 }}
+*/}}
+{{- define "environment.labels" -}}
+app.kubernetes.io/name: environment
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/part-of: slipway
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
+{{- end }}
+
+{{/*
+A peer of a NetworkPolicy: addresses, pods of another namespace, or a release of this one.
+Sample: - {{- include "environment.peer" (dict "root" $ "name" "dns" "key" "everyone") | nindent 2 }}
+*/}}
+{{- define "environment.peer" -}}
+{{- $peer := index .root.Values.peers .name -}}
+{{- if and $peer $peer.cidr -}}
+ipBlock:
+  cidr: {{ $peer.cidr }}
+  {{- with $peer.except }}
+  except: {{- toYaml . | nindent 4 }}
+  {{- end }}
+{{- else if $peer -}}
+{{- if not $peer.namespace -}}
+{{- fail (printf "peers.%s has neither namespace nor cidr: set one of them" .name) -}}
+{{- end -}}
+namespaceSelector:
+  matchLabels: {kubernetes.io/metadata.name: {{ $peer.namespace }}}
+{{- with $peer.pods }}
+podSelector:
+  matchLabels: {{- toYaml . | nindent 4 }}
+{{- end }}
+{{- else if hasKey .root.Values.services .name -}}
+podSelector:
+  matchLabels: {app.kubernetes.io/instance: {{ .name }}}
+{{- else -}}
+{{- fail (printf "%s names %q, which is neither a key of peers (%s) nor of services (%s): declare it, or correct the name" .key .name (keys .root.Values.peers | sortAlpha | join ", ") (keys .root.Values.services | sortAlpha | join ", ")) -}}
+{{- end -}}
+{{- end }}
+
+{{/*
+Ports of a NetworkPolicy from "8080/TCP".
+Sample: ports: {{- include "environment.ports" (list "8080/TCP") | nindent 4 }}
+*/}}
+{{- define "environment.ports" -}}
+{{- range . }}
+{{- $parts := splitList "/" . }}
+- {port: {{ index $parts 0 }}, protocol: {{ index $parts 1 }}}
+{{- end }}
+{{- end }}
+
+{{/*
+Egress rules to peers by name.
+Sample: egress: {{- include "environment.egress" (dict "root" $ "names" (list "dns") "key" "everyone") | nindent 4 }}
+*/}}
+{{- define "environment.egress" -}}
+{{- range .names }}
+{{- $peer := index $.root.Values.peers . | default dict }}
+- to:
+    - {{- include "environment.peer" (dict "root" $.root "name" . "key" $.key) | nindent 6 }}
+  {{- with $peer.ports }}
+  ports: {{- include "environment.ports" . | trim | nindent 4 }}
+  {{- end }}
+{{- end }}
+{{- end }}

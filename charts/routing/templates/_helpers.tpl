@@ -1,0 +1,181 @@
+{{/*
+Labels of every object.
+Sample: labels: {{- include "routing.labels" . | nindent 4 }}
+*/}}
+{{- define "routing.labels" -}}
+app.kubernetes.io/name: routing
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/part-of: slipway
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
+{{- end }}
+
+{{/*
+A destination ("release" or "release/subset") as host, subset and, at the gateway, port; inside the
+mesh a request keeps the port it was sent to. A destination that nobody declared is refused.
+Sample: destination: {{- include "routing.destination" (dict "root" $ "to" "inference" "path" "/v2" "key" "services.proxy.split") | nindent 10 }}
+*/}}
+{{- define "routing.destination" -}}
+{{- $parts := splitList "/" .to -}}
+{{- $release := index $parts 0 -}}
+{{- if not (hasKey .root.Values.services $release) -}}
+{{- fail (printf "%s names %q, which is no key of services (%s): add services.%s with its callers, or correct the name" .key $release (keys .root.Values.services | sortAlpha | join ", ") $release) -}}
+{{- end -}}
+{{- $service := index .root.Values.services $release | default dict -}}
+host: {{ $release }}
+{{- if eq (len $parts) 2 }}
+{{- if not (hasKey ($service.subsets | default dict) (index $parts 1)) }}
+{{- fail (printf "%s names %q, but services.%s.subsets has no %q" .key .to $release (index $parts 1)) }}
+{{- end }}
+subset: {{ index $parts 1 }}
+{{- end }}
+{{- if .path }}
+port: {number: {{ $service.port | default 8080 }}}
+{{- end }}
+{{- end }}
+
+{{/*
+Rule names of a service in the order they are tried, as a JSON list.
+Sample: {{ range include "routing.ruleOrder" $service | fromJsonArray }}
+*/}}
+{{- define "routing.ruleOrder" -}}
+{{- $sortable := list -}}
+{{- range $name, $rule := .rules }}
+{{- $order := 100 }}{{ if hasKey $rule "order" }}{{ $order = $rule.order }}{{ end }}
+{{- $sortable = append $sortable (printf "%04d %s" (int $order) $name) }}
+{{- end -}}
+{{- $names := list -}}
+{{- range sortAlpha $sortable }}{{ $names = append $names (index (splitList " " .) 1) }}{{ end -}}
+{{- toJson $names -}}
+{{- end }}
+
+{{/*
+HTTP routes of one service: sticky arms, then rules, then the split.
+`path` is the prefix at the gateway ("" inside the mesh); claims are only known there.
+Sample: http: {{- include "routing.routes" (dict "root" $ "name" "inference" "path" "") | nindent 4 }}
+*/}}
+{{- define "routing.routes" -}}
+{{- $root := .root }}
+{{- $name := .name }}
+{{- $service := index $root.Values.services $name | default dict }}
+{{- $path := .path }}
+{{- $common := include "routing.common" (dict "root" $root "name" $name "path" $path "service" $service) }}
+{{- range $arm, $to := $service.arms }}
+- name: {{ $name }}-arm-{{ $arm }}
+  match: {{- include "routing.match" (dict "path" $path "headers" (dict "x-slipway-arm" $arm)) | trim | nindent 4 }}
+  route:
+    - destination: {{- include "routing.destination" (dict "root" $root "path" $path "to" $to "key" (printf "services.%s.arms.%s" $name $arm)) | nindent 8 }}
+  {{- $common | trim | nindent 2 }}
+{{- end }}
+{{- range $key := include "routing.ruleOrder" $service | fromJsonArray }}
+{{- $rule := index $service.rules $key }}
+{{- if not (or $rule.headers $rule.query $rule.claims) }}
+{{- fail (printf "services.%s.rules.%s has no condition: set headers, query or claims, or use split" $name $key) }}
+{{- end }}
+{{- if or $path (not $rule.claims) }}
+- name: {{ $name }}-rule-{{ $key }}
+  match: {{- include "routing.match" (dict "path" $path "headers" $rule.headers "query" $rule.query "claims" $rule.claims) | trim | nindent 4 }}
+  route:
+    - destination: {{- include "routing.destination" (dict "root" $root "path" $path "to" $rule.to "key" (printf "services.%s.rules.%s.to" $name $key)) | nindent 8 }}
+  {{- $common | trim | nindent 2 }}
+{{- end }}
+{{- end }}
+{{- $split := $service.split | default (dict $name 100) }}
+{{- $sum := 0 }}
+{{- range $split }}{{ $sum = add $sum . }}{{ end }}
+{{- if ne (int $sum) 100 }}
+{{- fail (printf "services.%s.split adds up to %d (%s): make it 100" $name (int $sum) (toJson $split)) }}
+{{- end }}
+- name: {{ $name }}
+  {{- if $path }}
+  match: {{- include "routing.match" (dict "path" $path) | trim | nindent 4 }}
+  {{- end }}
+  route:
+    {{- range $to, $weight := $split }}
+    - destination: {{- include "routing.destination" (dict "root" $root "path" $path "to" $to "key" (printf "services.%s.split" $name)) | nindent 8 }}
+      weight: {{ $weight }}
+    {{- end }}
+  {{- $common | trim | nindent 2 }}
+{{- end }}
+
+{{/*
+The match of a route: a path prefix counted in whole segments, and all conditions.
+Sample: match: {{- include "routing.match" (dict "path" "/v2" "headers" (dict "x-group" "beta")) | trim | nindent 4 }}
+*/}}
+{{- define "routing.match" -}}
+{{- $conditions := include "routing.conditions" . | trim -}}
+{{- if or (not .path) (eq .path "/") }}
+- uri: {prefix: /}
+  {{- with $conditions }}{{ . | nindent 2 }}{{ end }}
+{{- else }}
+- uri: {exact: {{ .path }}}
+  {{- with $conditions }}{{ . | nindent 2 }}{{ end }}
+- uri: {prefix: {{ trimSuffix "/" .path }}/}
+  {{- with $conditions }}{{ . | nindent 2 }}{{ end }}
+{{- end }}
+{{- end }}
+
+{{/*
+Headers, claims and query parameters of a match.
+Sample: {{- include "routing.conditions" (dict "headers" (dict "x-group" "beta")) | nindent 2 }}
+*/}}
+{{- define "routing.conditions" -}}
+{{- if or .headers .claims }}
+headers:
+  {{- range $header, $value := .headers }}
+  {{ lower $header }}: {exact: {{ $value | quote }}}
+  {{- end }}
+  {{- range $claim, $value := .claims }}
+  {{ printf "@request.auth.claims.%s" $claim | quote }}: {exact: {{ $value | quote }}}
+  {{- end }}
+{{- end }}
+{{- if .query }}
+queryParams:
+  {{- range $parameter, $value := .query }}
+  {{ $parameter }}: {exact: {{ $value | quote }}}
+  {{- end }}
+{{- end }}
+{{- end }}
+
+{{/*
+What every route of a service has: timeout, retries, mirror.
+Sample: {{- include "routing.common" (dict "root" $ "name" "inference" "service" $service) | nindent 2 }}
+*/}}
+{{- define "routing.common" -}}
+{{- $retries := .service.retries | default dict }}
+{{- $on := $retries.on | default (list "connect-failure" "refused-stream" "reset-before-request") }}
+{{- if not $retries.idempotent }}
+{{- range $on }}
+{{- if not (has . (list "connect-failure" "refused-stream" "reset-before-request")) }}
+{{- fail (printf "services.%s.retries.on has %q, which can carry out a request twice: set retries.idempotent where that is harmless, or take it out" $.name .) }}
+{{- end }}
+{{- end }}
+{{- end }}
+timeout: {{ .service.timeout | default "60s" }}
+# Never Istio's default: it also retries on 503, which can carry out a write twice.
+retries:
+  attempts: {{ if hasKey $retries "attempts" }}{{ $retries.attempts }}{{ else }}2{{ end }}
+  {{- if ne (toString ($retries.attempts)) "0" }}
+  retryOn: {{ join "," $on }}
+  {{- with $retries.perTryTimeout }}
+  perTryTimeout: {{ . }}
+  {{- end }}
+  {{- end }}
+{{- with .service.mirror }}
+mirrors:
+  - destination: {{- include "routing.destination" (dict "root" $.root "path" $.path "to" .to "key" (printf "services.%s.mirror.to" $.name)) | nindent 6 }}
+    percentage: {value: {{ if hasKey . "percent" }}{{ .percent }}{{ else }}100{{ end }}}
+{{- end }}
+{{- end }}
+
+{{/*
+The mesh identity of a caller: the gateway, or a release of this environment.
+Sample: {{ include "routing.principal" (dict "root" $ "caller" "proxy") }}
+*/}}
+{{- define "routing.principal" -}}
+{{- if eq .caller "gateway" -}}
+{{- printf "%s/ns/%s/sa/%s" .root.Values.trustDomain .root.Values.gateway.namespace .root.Values.gateway.serviceAccount -}}
+{{- else -}}
+{{- printf "%s/ns/%s/sa/%s" .root.Values.trustDomain .root.Release.Namespace .caller -}}
+{{- end -}}
+{{- end }}

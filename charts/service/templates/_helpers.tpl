@@ -1,0 +1,106 @@
+{{/*
+The release's name, 63 characters at most; a CronJob's 52, since its Jobs add 11.
+Sample: name: {{ include "service.name" . }}
+*/}}
+{{- define "service.name" -}}
+{{- $limit := ternary 52 63 (eq .Values.kind "CronJob") -}}
+{{- if gt (len .Release.Name) $limit -}}
+{{- fail (printf "release name %q has %d characters: a %s may have %d, so shorten the row in argocd/<env>.yaml" .Release.Name (len .Release.Name) .Values.kind $limit) -}}
+{{- end -}}
+{{- .Release.Name -}}
+{{- end }}
+
+{{/*
+Labels that select the pods: they never change during a release's life.
+Sample: matchLabels: {{- include "service.selectorLabels" . | nindent 4 }}
+*/}}
+{{- define "service.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "service.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: {{ .Values.component }}
+{{- end }}
+
+{{/*
+Labels of every object.
+Sample: labels: {{- include "service.labels" . | nindent 4 }}
+*/}}
+{{- define "service.labels" -}}
+{{ include "service.selectorLabels" . }}
+app.kubernetes.io/part-of: slipway
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
+{{- end }}
+
+{{/*
+Labels of the pods: without the chart's version, so that a chart bump restarts nothing.
+Sample: labels: {{- include "service.podLabels" . | nindent 4 }}
+*/}}
+{{- define "service.podLabels" -}}
+{{ include "service.selectorLabels" . }}
+app.kubernetes.io/part-of: slipway
+app.kubernetes.io/version: {{ .Values.image.tag | replace "+" "_" | trunc 63 | trimSuffix "-" | trimSuffix "." | trimSuffix "_" | quote }}
+{{- if not .Values.sidecar.inject }}
+sidecar.istio.io/inject: "false"
+{{- end }}
+{{- with .Values.podLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{/*
+Whether a group of values is "all", "none" or, refused, partly set.
+Sample: {{ include "service.filled" (dict "key" "image" "group" .Values.image) }}
+*/}}
+{{- define "service.filled" -}}
+{{- $empty := list -}}
+{{- range $key, $value := .group }}{{- if not $value }}{{- $empty = append $empty (printf "%s.%s" $.key $key) }}{{- end }}{{- end -}}
+{{- if not $empty -}}
+all
+{{- else if eq (len $empty) (len .group) -}}
+none
+{{- else -}}
+{{- fail (printf "%s is empty while the rest of %s is set: let `release %s set` write all of them, or empty all of them to deploy nothing" (join ", " $empty) .key .key) -}}
+{{- end -}}
+{{- end }}
+
+{{/*
+"true" where there is something to run: an image and, where one is fetched, a model.
+Sample: {{- if eq (include "service.deployed" .) "true" }}
+*/}}
+{{- define "service.deployed" -}}
+{{- $image := include "service.filled" (dict "key" "image" "group" .Values.image) -}}
+{{- $model := include "service.filled" (dict "key" "model" "group" .Values.model) -}}
+{{- if and (eq $model "all") (not .Values.modelFetch.enabled) -}}
+{{- fail (printf "model.name is %q but nothing fetches it: set modelFetch.enabled, or empty model" .Values.model.name) -}}
+{{- end -}}
+{{- and (eq $image "all") (or (eq $model "all") (not .Values.modelFetch.enabled)) -}}
+{{- end }}
+
+{{/*
+"true" where this kind of workload is to run.
+Sample: {{- if eq (include "service.runs" (list . "Deployment")) "true" }}
+*/}}
+{{- define "service.runs" -}}
+{{- $root := index . 0 -}}
+{{- and (eq $root.Values.kind (index . 1)) (eq (include "service.deployed" $root) "true") -}}
+{{- end }}
+
+{{/*
+The image, by digest; the tag is for people.
+Sample: image: {{ include "service.image" . }}
+*/}}
+{{- define "service.image" -}}
+{{- printf "%s:%s@%s" .Values.image.repository .Values.image.tag .Values.image.digest | quote -}}
+{{- end }}
+
+{{/*
+Environment variables that are set, as the ConfigMap's data.
+Sample: data: {{- include "service.env" . | nindent 2 }}
+*/}}
+{{- define "service.env" -}}
+{{- range $name, $value := .Values.env }}
+{{- if not (kindIs "invalid" $value) }}
+{{ $name }}: {{ $value | quote }}
+{{- end }}
+{{- end }}
+{{- end }}
