@@ -69,5 +69,5 @@ def configure(*, level: str = "info", service: str, **fields: str) -> None:
 
 def get(name: str) -> structlog.typing.FilteringBoundLogger:
     """A logger; call it with an event and its fields: ``log.info("loaded", model="digits")``."""
-    logger: structlog.typing.FilteringBoundLogger = structlog.get_logger(logger=name)
+    logger: structlog.typing.FilteringBoundLogger = structlog.get_logger(component=name)
     return logger

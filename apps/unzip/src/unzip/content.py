@@ -1,0 +1,187 @@
+"""Content types: a table of our own, so that a slim image answers as a full one does."""
+
+from __future__ import annotations
+
+import codecs
+from pathlib import PurePosixPath
+
+from charset_normalizer import from_bytes
+
+DEFAULT = "application/octet-stream"
+_SAMPLE = 16 << 10
+
+# IANA's names, or the one in common use where IANA has none.
+_TYPES = {
+    "7z": "application/x-7z-compressed",
+    "aac": "audio/aac",
+    "arrow": "application/vnd.apache.arrow.file",
+    "avi": "video/x-msvideo",
+    "avif": "image/avif",
+    "avro": "application/vnd.apache.avro",
+    "bin": DEFAULT,
+    "bmp": "image/bmp",
+    "bz2": "application/x-bzip2",
+    "cfg": "text/plain",
+    "conf": "text/plain",
+    "css": "text/css",
+    "csv": "text/csv",
+    "doc": "application/msword",
+    "docx": "application/vnd.openxmlformats-officedocument.wordprocessingml.document",
+    "eml": "message/rfc822",
+    "env": "text/plain",
+    "feather": "application/vnd.apache.arrow.file",
+    "flac": "audio/flac",
+    "geojson": "application/geo+json",
+    "gif": "image/gif",
+    "gz": "application/gzip",
+    "heic": "image/heic",
+    "htm": "text/html",
+    "html": "text/html",
+    "hwp": "application/x-hwp",
+    "hwpx": "application/hwp+zip",
+    "ico": "image/vnd.microsoft.icon",
+    "ini": "text/plain",
+    "ipynb": "application/x-ipynb+json",
+    "jpeg": "image/jpeg",
+    "jpg": "image/jpeg",
+    "js": "text/javascript",
+    "json": "application/json",
+    "jsonl": "application/jsonl",
+    "jsonld": "application/ld+json",
+    "log": "text/plain",
+    "m4a": "audio/mp4",
+    "markdown": "text/markdown",
+    "md": "text/markdown",
+    "mjs": "text/javascript",
+    "mkv": "video/matroska",
+    "mov": "video/quicktime",
+    "mp3": "audio/mpeg",
+    "mp4": "video/mp4",
+    "mpeg": "video/mpeg",
+    "ndjson": "application/x-ndjson",
+    "npy": DEFAULT,
+    "npz": "application/zip",
+    "ogg": "audio/ogg",
+    "onnx": DEFAULT,
+    "orc": "application/vnd.apache.orc",
+    "otf": "font/otf",
+    "parquet": "application/vnd.apache.parquet",
+    "pdf": "application/pdf",
+    "pkl": DEFAULT,
+    "png": "image/png",
+    "ppt": "application/vnd.ms-powerpoint",
+    "pptx": "application/vnd.openxmlformats-officedocument.presentationml.presentation",
+    "properties": "text/plain",
+    "py": "text/x-python",
+    "rst": "text/x-rst",
+    "rtf": "application/rtf",
+    "sh": "text/x-shellscript",
+    "sql": "application/sql",
+    "srt": "text/plain",
+    "svg": "image/svg+xml",
+    "tar": "application/x-tar",
+    "tgz": "application/gzip",
+    "tif": "image/tiff",
+    "tiff": "image/tiff",
+    "toml": "application/toml",
+    "tsv": "text/tab-separated-values",
+    "ttf": "font/ttf",
+    "txt": "text/plain",
+    "vtt": "text/vtt",
+    "wasm": "application/wasm",
+    "wav": "audio/wav",
+    "weba": "audio/webm",
+    "webm": "video/webm",
+    "webp": "image/webp",
+    "woff": "font/woff",
+    "woff2": "font/woff2",
+    "xhtml": "application/xhtml+xml",
+    "xls": "application/vnd.ms-excel",
+    "xlsx": "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
+    "xml": "application/xml",
+    "xz": "application/x-xz",
+    "yaml": "application/yaml",
+    "yml": "application/yaml",
+    "zip": "application/zip",
+    "zst": "application/zstd",
+}
+_TEXT_WITHOUT_SUFFIX = {"readme", "license", "licence", "copying", "makefile", "dockerfile"}
+# Not text/*, yet read as text by people and browsers alike. JSON has no charset: RFC 8259.
+_TEXTUAL = {"application/yaml", "application/toml", "application/sql", "application/xml"}
+
+
+def media_type(path: str) -> str:
+    """The media type of a file by its name alone, without parameters."""
+    name = PurePosixPath(path)
+    if not name.suffix and name.name.lower() in _TEXT_WITHOUT_SUFFIX:
+        return "text/plain"
+    return _TYPES.get(name.suffix[1:].lower(), DEFAULT)
+
+
+def is_text(media: str) -> bool:
+    """Whether a charset may stand beside this type."""
+    return media.startswith("text/") or media in _TEXTUAL
+
+
+class TextProbe:
+    """Learns the charset of a text from all of its bytes, holding no more than a sample.
+
+    ``charset`` is ``utf-8`` only when every byte fits; otherwise the one detected from the
+    first bytes that are not ASCII, or "" when nothing fits.
+    """
+
+    def __init__(self) -> None:
+        self._decoder: codecs.IncrementalDecoder | None = codecs.getincrementaldecoder("utf-8")()
+        self._sample = b""
+
+    def feed(self, chunk: bytes) -> None:
+        """Take the next bytes."""
+        if len(self._sample) < _SAMPLE:
+            self._sample += chunk[: _SAMPLE - len(self._sample)]
+        self._decode(chunk, final=False)
+
+    def _decode(self, chunk: bytes, *, final: bool) -> None:
+        if self._decoder is None:
+            return
+        if not final and chunk.isascii() and not self._decoder.getstate()[0]:
+            return
+        try:
+            self._decoder.decode(chunk, final)
+        except UnicodeDecodeError as error:
+            self._decoder = None
+            if self._sample.isascii():
+                # Detection needs the part that is not ASCII, wherever it begins.
+                self._sample = chunk[max(0, error.start - 512) :][:_SAMPLE]
+
+    def charset(self) -> str:
+        """The verdict, after the last byte."""
+        self._decode(b"", final=True)
+        return "utf-8" if self._decoder is not None else _detect(self._sample)
+
+
+def _detect(sample: bytes) -> str:
+    if b"\0" in sample and not sample.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return ""
+    if _reads_as_korean(sample):
+        return "euc-kr"
+    best = from_bytes(sample).best()
+    return best.encoding.replace("_", "-") if best is not None else ""
+
+
+def _reads_as_korean(sample: bytes) -> bool:
+    """Korean is what our users' legacy text is; a general detector takes it for Big5 too often."""
+    try:
+        text = sample.decode("cp949")
+    except UnicodeDecodeError as error:
+        if error.start < len(sample) - 1:
+            return False
+        text = sample[: error.start].decode("cp949")
+    foreign = [char for char in text if not char.isascii()]
+    hangul = sum("\uac00" <= char <= "\ud7a3" for char in foreign)
+    return bool(foreign) and hangul * 10 >= len(foreign) * 8
+
+
+def content_type(path: str, charset: str) -> str:
+    """The header's value: media type, and the charset where it is text and known."""
+    media = media_type(path)
+    return f"{media}; charset={charset}" if charset and is_text(media) else media

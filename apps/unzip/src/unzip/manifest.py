@@ -1,0 +1,58 @@
+"""The manifest: what an archive became. Its presence is the publication."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from unzip.directory import Directory, Kind, Member
+
+VERSION = 1
+
+
+def manifest(
+    *,
+    bucket: str,
+    key: str,
+    etag: str,
+    size: int,
+    directory: Directory,
+    types: Sequence[str],
+    seconds: Mapping[str, float],
+) -> dict[str, Any]:
+    """The document, ready for JSON. Sizes in bytes, CRCs as eight hex digits, durations in s.
+
+    Everything but ``seconds`` follows from the archive alone, so a repeated extraction writes
+    the same.
+    """
+    files = [
+        _file(member, kind)
+        for member, kind in zip(directory.members, types, strict=True)
+        if member.kind is Kind.FILE
+    ]
+    return {
+        "version": VERSION,
+        "source": {"bucket": bucket, "key": key, "etag": etag.strip('"'), "size": size},
+        "empty": not directory.members,
+        "zip64": directory.zip64,
+        "members": files,
+        "bytes": sum(member.size for member in directory.members if member.kind is Kind.FILE),
+        "folders": sum(member.kind is Kind.FOLDER for member in directory.members),
+        "skipped": [
+            {"path": member.path, "reason": str(member.kind), "size": member.size}
+            for member in directory.members
+            if member.kind in (Kind.SYMBOLIC_LINK, Kind.DEVICE)
+        ],
+        "seconds": {name: round(value, 3) for name, value in seconds.items()},
+    }
+
+
+def _file(member: Member, content_type: str) -> dict[str, Any]:
+    return {
+        "path": member.path,
+        "size": member.size,
+        "compressed": member.compressed,
+        "crc32": f"{member.crc:08x}",
+        "content_type": content_type,
+        "name": member.name_source,
+    }
