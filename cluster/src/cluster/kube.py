@@ -1,0 +1,118 @@
+"""kubectl, as far as the add-ons need it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster.errors import ClusterError
+
+
+@dataclass(frozen=True, slots=True)
+class Kubectl:
+    """Calls kubectl with one kubeconfig; an empty one means whatever kubectl finds."""
+
+    program: str
+    kubeconfig: Path | None
+
+    def run(self, *arguments: str, stdin: str = "", check: bool = True) -> str:
+        """Standard output of one call; ClusterError with standard error when it fails."""
+        configured = [f"--kubeconfig={self.kubeconfig}"] if self.kubeconfig else []
+        done = subprocess.run(
+            [self.program, *configured, *arguments],
+            input=stdin,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if check and done.returncode != 0:
+            raise ClusterError(f"`kubectl {' '.join(arguments)}` failed: {done.stderr.strip()}")
+        return done.stdout
+
+    def get(self, *arguments: str) -> dict[str, Any]:
+        """One object, or an empty dictionary where there is none."""
+        text = self.run("get", *arguments, "--ignore-not-found", "-o", "json")
+        found: dict[str, Any] = json.loads(text) if text.strip() else {}
+        return found
+
+    def items(self, *arguments: str) -> list[dict[str, Any]]:
+        """The objects of a list."""
+        found: list[dict[str, Any]] = self.get(*arguments).get("items", [])
+        return found
+
+    def apply(self, manifests: str) -> None:
+        """Server-side apply; what another manager changed of ours is taken back."""
+        self.run(
+            "apply",
+            "--server-side",
+            "--force-conflicts",
+            "--field-manager=slipway-cluster",
+            "-f",
+            "-",
+            stdin=manifests,
+        )
+
+    def all_exist(self, manifests: str) -> bool:
+        """Whether the API server has every object of the manifests."""
+        configured = [f"--kubeconfig={self.kubeconfig}"] if self.kubeconfig else []
+        done = subprocess.run(
+            [self.program, *configured, "get", "-f", "-", "-o", "name"],
+            input=manifests,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return done.returncode == 0
+
+    def wait_for_rollout(self, workload: str, namespace: str, timeout: float) -> None:
+        """Wait until a Deployment, DaemonSet or StatefulSet has rolled out.
+
+        Raises ClusterError that names what its pods wait for.
+        """
+        deadline = time.monotonic() + timeout
+        while not self._rolled_out(workload, namespace):
+            if time.monotonic() > deadline:
+                raise ClusterError(
+                    f"{workload} in namespace {namespace} was not ready after {timeout:.0f} s: "
+                    + (self._why_waiting(namespace) or "no pod says why"),
+                    fix=f"kubectl -n {namespace} describe {workload}",
+                )
+            time.sleep(0.25)
+
+    def _rolled_out(self, workload: str, namespace: str) -> bool:
+        kind = workload.partition("/")[0]
+        found = self.get(workload, "-n", namespace)
+        status, spec = found.get("status", {}), found.get("spec", {})
+        if not found or status.get("observedGeneration", 0) < found["metadata"]["generation"]:
+            return False
+        if kind == "daemonset":
+            wanted = status.get("desiredNumberScheduled", 0)
+            return bool(
+                status.get("numberReady", 0)
+                == status.get("updatedNumberScheduled", 0)
+                == wanted
+                > 0
+            )
+        wanted = spec.get("replicas", 1)
+        ready = status.get("readyReplicas", 0)
+        return bool(ready == status.get("updatedReplicas", 0) == wanted)
+
+    def _why_waiting(self, namespace: str) -> str:
+        reasons = []
+        for pod in self.items("pods", "-n", namespace):
+            name = pod["metadata"]["name"]
+            statuses = pod["status"].get("initContainerStatuses", []) + pod["status"].get(
+                "containerStatuses", []
+            )
+            for container in statuses:
+                waiting = container.get("state", {}).get("waiting")
+                if waiting and waiting.get("reason") != "PodInitializing":
+                    message = waiting.get("message", "")
+                    reasons.append(
+                        f"pod {name}, {container['name']}: {waiting['reason']} {message}"
+                    )
+        return "; ".join(reasons)
