@@ -59,13 +59,28 @@ Sample: http: {{- include "routing.routes" (dict "root" $ "name" "inference" "pa
 {{- $name := .name }}
 {{- $service := index $root.Values.services $name | default dict }}
 {{- $path := .path }}
-{{- $common := include "routing.common" (dict "root" $root "name" $name "path" $path "service" $service) }}
+{{- $common := dict "root" $root "name" $name "path" $path "service" $service }}
+{{- with $service.fault }}
+- name: {{ $name }}-fault
+  match: {{- include "routing.match" (dict "path" $path "headers" (dict "x-slipway-fault" .value)) | trim | nindent 4 }}
+  fault:
+    {{- $percent := 100 }}{{ if hasKey . "percent" }}{{ $percent = .percent }}{{ end }}
+    {{- with .delay }}
+    delay: {fixedDelay: {{ . }}, percentage: {value: {{ $percent }}}}
+    {{- end }}
+    {{- with .abort }}
+    abort: {httpStatus: {{ . }}, percentage: {value: {{ $percent }}}}
+    {{- end }}
+  route:
+    - destination: {{- include "routing.destination" (dict "root" $root "path" $path "to" $name "key" (printf "services.%s.fault" $name)) | nindent 8 }}
+  {{- include "routing.common" (merge (dict "to" $name) $common) | trim | nindent 2 }}
+{{- end }}
 {{- range $arm, $to := $service.arms }}
 - name: {{ $name }}-arm-{{ $arm }}
   match: {{- include "routing.match" (dict "path" $path "headers" (dict "x-slipway-arm" $arm)) | trim | nindent 4 }}
   route:
     - destination: {{- include "routing.destination" (dict "root" $root "path" $path "to" $to "key" (printf "services.%s.arms.%s" $name $arm)) | nindent 8 }}
-  {{- $common | trim | nindent 2 }}
+  {{- include "routing.common" (merge (dict "to" $to) $common) | trim | nindent 2 }}
 {{- end }}
 {{- range $key := include "routing.ruleOrder" $service | fromJsonArray }}
 {{- $rule := index $service.rules $key }}
@@ -77,7 +92,7 @@ Sample: http: {{- include "routing.routes" (dict "root" $ "name" "inference" "pa
   match: {{- include "routing.match" (dict "path" $path "headers" $rule.headers "query" $rule.query "claims" $rule.claims) | trim | nindent 4 }}
   route:
     - destination: {{- include "routing.destination" (dict "root" $root "path" $path "to" $rule.to "key" (printf "services.%s.rules.%s.to" $name $key)) | nindent 8 }}
-  {{- $common | trim | nindent 2 }}
+  {{- include "routing.common" (merge (dict "to" $rule.to) $common) | trim | nindent 2 }}
 {{- end }}
 {{- end }}
 {{- $split := $service.split | default (dict $name 100) }}
@@ -95,7 +110,7 @@ Sample: http: {{- include "routing.routes" (dict "root" $ "name" "inference" "pa
     - destination: {{- include "routing.destination" (dict "root" $root "path" $path "to" $to "key" (printf "services.%s.split" $name)) | nindent 8 }}
       weight: {{ $weight }}
     {{- end }}
-  {{- $common | trim | nindent 2 }}
+  {{- include "routing.common" (merge (dict "to" "") $common) | trim | nindent 2 }}
 {{- end }}
 
 {{/*
@@ -138,8 +153,9 @@ queryParams:
 {{- end }}
 
 {{/*
-What every route of a service has: timeout, retries, mirror.
-Sample: {{- include "routing.common" (dict "root" $ "name" "inference" "service" $service) | nindent 2 }}
+What every route of a service has: timeout, retries, CORS at the gateway, and the mirror,
+unless all its requests (`to`) go there anyway.
+Sample: {{- include "routing.common" (dict "root" $ "name" "inference" "path" "" "service" $service "to" "inference") | nindent 2 }}
 */}}
 {{- define "routing.common" -}}
 {{- $retries := .service.retries | default dict }}
@@ -162,9 +178,24 @@ retries:
   {{- end }}
   {{- end }}
 {{- with .service.mirror }}
+{{- if ne .to $.to }}
 mirrors:
   - destination: {{- include "routing.destination" (dict "root" $.root "path" $.path "to" .to "key" (printf "services.%s.mirror.to" $.name)) | nindent 6 }}
     percentage: {value: {{ if hasKey . "percent" }}{{ .percent }}{{ else }}100{{ end }}}
+{{- end }}
+{{- end }}
+{{- if .path }}
+{{- with .service.cors }}
+corsPolicy:
+  allowOrigins:
+    {{- range .origins }}
+    - exact: {{ . }}
+    {{- end }}
+  allowMethods: {{ .methods | default (list "GET" "POST") | toJson }}
+  allowHeaders: {{ .headers | default (list "content-type" "authorization") | toJson }}
+  allowCredentials: {{ .credentials | default false }}
+  maxAge: {{ .maxAge | default "24h" }}
+{{- end }}
 {{- end }}
 {{- end }}
 

@@ -104,3 +104,17 @@ Sample: data: {{- include "service.env" . | nindent 2 }}
 {{- end }}
 {{- end }}
 {{- end }}
+
+{{/*
+Refuses two owners of the number of pods.
+Sample: {{- include "service.oneScaler" . }}
+*/}}
+{{- define "service.oneScaler" -}}
+{{- $owners := list -}}
+{{- if not (kindIs "invalid" .Values.replicas) }}{{ $owners = append $owners "replicas" }}{{ end -}}
+{{- if .Values.autoscaling.enabled }}{{ $owners = append $owners "autoscaling.enabled" }}{{ end -}}
+{{- if .Values.keda.enabled }}{{ $owners = append $owners "keda.enabled" }}{{ end -}}
+{{- if gt (len $owners) 1 -}}
+{{- fail (printf "%s are set together, but only one may own the number of pods: keep one, set replicas to null" (join " and " $owners)) -}}
+{{- end -}}
+{{- end }}

@@ -17,6 +17,12 @@ metadata:
     sidecar.istio.io/proxyMemoryLimit: {{ .resources.limits.memory | quote }}
     {{- end }}
     {{- end }}
+    {{- if .Values.monitoring.enabled }}
+    # The sidecar's agent offers these together with Envoy's own at 15020, in plain text: Prometheus needs no mesh.
+    prometheus.io/scrape: "true"
+    prometheus.io/port: {{ get .Values.ports "http" | quote }}
+    prometheus.io/path: /metrics
+    {{- end }}
     {{- with .Values.podAnnotations }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
@@ -34,6 +40,32 @@ spec:
     runAsGroup: 65532
     fsGroup: 65532
     seccompProfile: {type: RuntimeDefault}
+  {{- with .Values.priorityClassName }}
+  priorityClassName: {{ . }}
+  {{- end }}
+  {{- with .Values.runtimeClassName }}
+  runtimeClassName: {{ . }}
+  {{- end }}
+  {{- with .Values.nodeSelector }}
+  nodeSelector: {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- with .Values.tolerations }}
+  tolerations: {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- if eq .Values.kind "Deployment" }}
+  topologySpreadConstraints:
+    {{- range $key, $when := .Values.topologySpread }}
+    {{- if $when }}
+    - topologyKey: {{ $key }}
+      maxSkew: 1
+      whenUnsatisfiable: {{ $when }}
+      labelSelector:
+        matchLabels: {{- include "service.selectorLabels" $ | nindent 10 }}
+      # Old and new pods of a rolling update are spread apart from each other.
+      matchLabelKeys: [pod-template-hash]
+    {{- end }}
+    {{- end }}
+  {{- end }}
   {{- if .Values.modelFetch.enabled }}
   initContainers:
     - name: model-fetch
@@ -81,6 +113,21 @@ spec:
     - name: models
       emptyDir: {sizeLimit: {{ .Values.modelFetch.sizeLimit }}}
     {{- end }}
+    {{- range $name, $path := .Values.secretFiles }}
+    - name: secret-{{ $name }}
+      secret: {secretName: {{ $name }}, defaultMode: 0440}
+    {{- end }}
+    {{- with .Values.projectedTokens }}
+    - name: tokens
+      projected:
+        sources:
+          {{- range $name, $token := . }}
+          - serviceAccountToken:
+              path: {{ $name }}
+              audience: {{ $token.audience }}
+              expirationSeconds: {{ $token.expirationSeconds | default 3600 }}
+          {{- end }}
+    {{- end }}
 {{- end }}
 
 {{/*
@@ -114,5 +161,11 @@ volumeMounts:
   - {name: tmp, mountPath: /tmp}
   {{- if .Values.modelFetch.enabled }}
   - {name: models, mountPath: {{ .Values.modelFetch.path }}}
+  {{- end }}
+  {{- range $name, $path := .Values.secretFiles }}
+  - {name: secret-{{ $name }}, mountPath: {{ $path }}, readOnly: true}
+  {{- end }}
+  {{- if .Values.projectedTokens }}
+  - {name: tokens, mountPath: /var/run/secrets/tokens, readOnly: true}
   {{- end }}
 {{- end }}
