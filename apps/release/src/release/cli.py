@@ -1,12 +1,311 @@
-"""The `release` command."""
+"""The `release` command: from a digest to a verdict, by Git commits."""
 
 from __future__ import annotations
 
+import contextlib
+import getpass
+import os
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import stamina
 import typer
 
-app = typer.Typer(no_args_is_help=True, help=__doc__)
+from release import change, operations, output, references
+from release.errors import Exit, ReleaseError
+from release.git import Git, ManifestRepo, open_repo
+from release.holds import EVERY, Hold
+from release.registry import Registry
+from release.rollback import Rollback
+from release.sources import Sources
+
+app = typer.Typer(no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
+image_app = typer.Typer(no_args_is_help=True, help="The images an environment runs.")
+model_app = typer.Typer(no_args_is_help=True, help="The models an environment serves.")
+app.add_typer(image_app, name="image")
+app.add_typer(model_app, name="model")
+
+RepoOption = Annotated[
+    str | None,
+    typer.Option(
+        "--manifest-repo",
+        envvar="MANIFEST_REPO",
+        help="Clone or URL of the manifest repository; else the repository of this folder.",
+    ),
+]
+BranchOption = Annotated[
+    str, typer.Option("--branch", envvar="MANIFEST_BRANCH", help="Branch that Argo CD follows.")
+]
+SourceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--source",
+        envvar="SOURCE_REPO",
+        help="Clone of the source, where it is not the manifest repository: orders revisions.",
+    ),
+]
+GitTimeoutOption = Annotated[
+    float, typer.Option("--git-timeout", min=1, help="Seconds one git command may take.")
+]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what would be committed.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+SignOption = Annotated[bool, typer.Option("--sign", help="Sign the commit (Git's signing key).")]
+EnvOption = Annotated[str, typer.Option("--env", help="Environment, like dev.")]
+ServicesOption = Annotated[
+    list[str] | None, typer.Option("--service", help="Only this release; may be repeated.")
+]
+AllowUnrelatedOption = Annotated[
+    bool,
+    typer.Option(
+        "--allow-unrelated",
+        help="Replace a build whose order to the new one cannot be told; never an older one.",
+    ),
+]
 
 
 def main() -> None:
-    """Run the command."""
+    """Run the command; a failure is one sentence and an exit code, never a traceback."""
     app()
+
+
+@contextlib.contextmanager
+def reported(json_output: bool) -> Iterator[None]:
+    """Turn errors into their sentence and exit code."""
+    # A retry is no news to the reader; by default each would be logged on standard output.
+    stamina.instrumentation.set_on_retry_hooks([])
+    try:
+        yield
+    except ReleaseError as error:
+        output.failed(json_output, error)
+        raise typer.Exit(int(error.exit)) from error
+    except KeyboardInterrupt as error:
+        sys.stderr.write("release: interrupted; running the command again finishes it\n")
+        raise typer.Exit(130) from error
+
+
+def now() -> datetime:
+    """The time of this run, to the second: what is written can be read back equal."""
+    return datetime.now(UTC).replace(microsecond=0)
+
+
+def person(repo: ManifestRepo | None = None) -> str:
+    """Who is doing this: the CI's actor, Git's user, or the login name."""
+    if actor := os.environ.get("GITHUB_ACTOR"):
+        return actor
+    if repo is not None:
+        code, out, _ = repo.git.attempt("config", "user.name")
+        if code == 0 and out.strip():
+            return out.decode(errors="replace").strip()
+    with contextlib.suppress(KeyError, OSError):
+        return getpass.getuser()
+    return "unknown"
+
+
+@contextlib.contextmanager
+def sources(repo: ManifestRepo, source: str | None, timeout: float) -> Iterator[Sources]:
+    """Where revisions are looked up: the manifest repository, the source, this folder."""
+    with contextlib.ExitStack() as stack:
+        clones = [repo.git]
+        if source is not None:
+            other = stack.enter_context(open_repo(source, repo.branch, timeout=timeout))
+            other.fetch()
+            clones.append(other.git)
+        here = Git(Path.cwd(), timeout=timeout)
+        if here.attempt("rev-parse", "--git-dir")[0] == 0:
+            clones.append(here)
+        yield Sources(clones)
+
+
+@image_app.command("set")
+def image_set(
+    *,
+    env: EnvOption,
+    image: Annotated[
+        list[str], typer.Option("--image", help="NAME=REPOSITORY:TAG@sha256:…; may be repeated.")
+    ],
+    revision: Annotated[
+        str, typer.Option("--revision", envvar="SOURCE_REVISION", help="Commit they are built of.")
+    ],
+    check_registry: Annotated[
+        bool,
+        typer.Option(
+            "--check-registry/--no-check-registry", help="Ask the registry for the digests."
+        ),
+    ] = True,
+    allow_unrelated: AllowUnrelatedOption = False,
+    manifest_repo: RepoOption = None,
+    branch: BranchOption = "main",
+    source: SourceOption = None,
+    git_timeout: GitTimeoutOption = 60.0,
+    sign: SignOption = False,
+    dry_run: DryRunOption = False,
+    json_output: JsonOption = False,
+) -> None:
+    """Write new images into an environment, several in one commit.
+
+    An image named `proxy` is written for every release that runs it (proxy and worker).
+    A release on hold or at a newer build is left alone; if that leaves nothing, the exit
+    code is 4 (held) or 3 (superseded).
+    """
+    with reported(json_output):
+        images = dict(references.image(text, revision) for text in image)
+        if check_registry:
+            for new in images.values():
+                Registry().require(new)
+        with (
+            open_repo(manifest_repo, branch, timeout=git_timeout) as repo,
+            sources(repo, source, git_timeout) as order,
+        ):
+            planner = operations.ImageSet(env, images, order, now(), allow_unrelated)
+            result = change.apply(repo, planner, dry_run=dry_run, sign=sign)
+        output.outcome(json_output, result, dry_run)
+
+
+@model_app.command("set")
+def model_set(
+    *,
+    env: EnvOption,
+    name: Annotated[str, typer.Option("--name", help="Model, like digits.")],
+    version: Annotated[str, typer.Option("--version", help="Its version, like 3.")],
+    uri: Annotated[str, typer.Option("--uri", help="Where it lies, like s3://models/digits/3.")],
+    sha256: Annotated[str, typer.Option("--sha256", help="Digest of its model.onnx.")],
+    release: Annotated[
+        str, typer.Option("--release", help="Release that serves it.")
+    ] = "inference",
+    manifest_repo: RepoOption = None,
+    branch: BranchOption = "main",
+    git_timeout: GitTimeoutOption = 60.0,
+    sign: SignOption = False,
+    dry_run: DryRunOption = False,
+    json_output: JsonOption = False,
+) -> None:
+    """Write a new model into an environment."""
+    with reported(json_output):
+        model = references.model(name, version, uri, sha256)
+        with open_repo(manifest_repo, branch, timeout=git_timeout) as repo:
+            planner = operations.ModelSet(env, release, model, now())
+            result = change.apply(repo, planner, dry_run=dry_run, sign=sign)
+        output.outcome(json_output, result, dry_run)
+
+
+@app.command()
+def promote(
+    *,
+    source_env: Annotated[str, typer.Option("--from", help="Environment to copy from.")],
+    target_env: Annotated[str, typer.Option("--to", help="Environment to copy to.")],
+    service: ServicesOption = None,
+    expect: Annotated[
+        str | None,
+        typer.Option("--expect", help="Commit of the state that is meant; refused if it moved on."),
+    ] = None,
+    allow_unrelated: AllowUnrelatedOption = False,
+    manifest_repo: RepoOption = None,
+    branch: BranchOption = "main",
+    source: SourceOption = None,
+    git_timeout: GitTimeoutOption = 60.0,
+    sign: SignOption = False,
+    dry_run: DryRunOption = False,
+    json_output: JsonOption = False,
+) -> None:
+    """Copy images and models, by digest, from one environment to the next."""
+    with (
+        reported(json_output),
+        open_repo(manifest_repo, branch, timeout=git_timeout) as repo,
+        sources(repo, source, git_timeout) as order,
+    ):
+        planner = operations.Promote(
+            source_env,
+            target_env,
+            order,
+            now(),
+            services=service or (),
+            expect=expect,
+            allow_unrelated=allow_unrelated,
+        )
+        result = change.apply(repo, planner, dry_run=dry_run, sign=sign)
+        output.outcome(json_output, result, dry_run)
+
+
+@app.command()
+def rollback(
+    *,
+    env: EnvOption,
+    service: ServicesOption = None,
+    to: Annotated[str | None, typer.Option("--to", help="Commit whose state is restored.")] = None,
+    reason: Annotated[str, typer.Option("--reason", help="Why; stands in the hold.")] = "",
+    manifest_repo: RepoOption = None,
+    branch: BranchOption = "main",
+    git_timeout: GitTimeoutOption = 60.0,
+    sign: SignOption = False,
+    dry_run: DryRunOption = False,
+    json_output: JsonOption = False,
+) -> None:
+    """Restore an earlier state of an environment in one commit, and put a hold on it."""
+    with (
+        reported(json_output),
+        open_repo(manifest_repo, branch, timeout=git_timeout) as repo,
+    ):
+        planner = Rollback(env, person(repo), reason, now(), services=service or (), to=to)
+        result = change.apply(repo, planner, dry_run=dry_run, sign=sign)
+        output.outcome(json_output, result, dry_run)
+
+
+@app.command()
+def hold(
+    *,
+    env: EnvOption,
+    reason: Annotated[str, typer.Option("--reason", help="Why; shown to whoever is refused.")],
+    service: ServicesOption = None,
+    until: Annotated[
+        datetime | None,
+        typer.Option("--until", help="When it ends by itself (UTC); without it, by `unhold`."),
+    ] = None,
+    owner: Annotated[str | None, typer.Option("--owner", help="Whom to ask.")] = None,
+    manifest_repo: RepoOption = None,
+    branch: BranchOption = "main",
+    git_timeout: GitTimeoutOption = 60.0,
+    sign: SignOption = False,
+    dry_run: DryRunOption = False,
+    json_output: JsonOption = False,
+) -> None:
+    """Forbid changes to an environment, or to some of its releases."""
+    with (
+        reported(json_output),
+        open_repo(manifest_repo, branch, timeout=git_timeout) as repo,
+    ):
+        end = until.replace(tzinfo=UTC) if until is not None and until.tzinfo is None else until
+        made = Hold(tuple(service or (EVERY,)), reason, owner or person(repo), now(), end)
+        result = change.apply(repo, operations.SetHold(env, made), dry_run=dry_run, sign=sign)
+        output.outcome(json_output, result, dry_run)
+
+
+@app.command()
+def unhold(
+    *,
+    env: EnvOption,
+    service: ServicesOption = None,
+    manifest_repo: RepoOption = None,
+    branch: BranchOption = "main",
+    git_timeout: GitTimeoutOption = 60.0,
+    sign: SignOption = False,
+    dry_run: DryRunOption = False,
+    json_output: JsonOption = False,
+) -> None:
+    """End an environment's holds."""
+    with (
+        reported(json_output),
+        open_repo(manifest_repo, branch, timeout=git_timeout) as repo,
+    ):
+        result = change.apply(
+            repo, operations.Unhold(env, service or ()), dry_run=dry_run, sign=sign
+        )
+        output.outcome(json_output, result, dry_run)
+
+
+__all__ = ["Exit", "app", "main"]
+
+if __name__ == "__main__":
+    main()

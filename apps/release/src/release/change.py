@@ -1,0 +1,104 @@
+"""One operation, one commit: plan on the newest state, commit, push, and again if the race is lost.
+
+A planner is a pure function from a commit's files to the edits it wants. It is called anew for
+every attempt, so holds, windows and superseded builds are checked against the very commit that
+the push builds upon.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import stamina
+
+from release.errors import ConflictError
+from release.git import CommitTree, ManifestRepo, PushRaceError
+from release.message import Message
+
+
+@dataclass(frozen=True)
+class Row:
+    """One changed scalar group, for the table and the trailers."""
+
+    release: str
+    kind: str
+    old: str
+    new: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an operation wants to do to one commit; without ``edits`` there is nothing to do."""
+
+    edits: Mapping[str, bytes | None]
+    message: Message
+    rows: list[Row] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """Sentences a person should read: what was skipped, and why."""
+
+
+Planner = Callable[[CommitTree], Plan]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of it: ``commit`` is None when nothing changed or in a dry run."""
+
+    base: str
+    plan: Plan
+    commit: str | None
+    attempts: int
+
+
+@dataclass(frozen=True)
+class Persistence:
+    """How long a lost push race is run again; seconds."""
+
+    timeout: float = 120.0
+    attempts: int = 100
+
+
+def apply(
+    repo: ManifestRepo,
+    planner: Planner,
+    *,
+    dry_run: bool = False,
+    sign: bool = False,
+    persistence: Persistence | None = None,
+) -> Outcome:
+    """Plan, commit and push; a lost race is refetched, planned and pushed again, with jitter.
+
+    Raises ConflictError when it was lost too often, and whatever the planner raises.
+    """
+    patience = persistence or Persistence()
+    try:
+        for attempt in stamina.retry_context(
+            on=PushRaceError,
+            attempts=patience.attempts,
+            timeout=patience.timeout,
+            wait_initial=0.05,
+            wait_max=2.0,
+            wait_jitter=0.5,
+        ):
+            with attempt:
+                base = repo.fetch()
+                tree = repo.tree(base)
+                plan = planner(tree)
+                edits = {
+                    path: content
+                    for path, content in plan.edits.items()
+                    if tree.read(path) != content
+                }
+                if not edits or dry_run:
+                    return Outcome(base, plan, None, attempt.num)
+                commit = repo.commit(base, edits, plan.message.text(), sign=sign)
+                repo.push(base, commit)
+                return Outcome(base, plan, commit, attempt.num)
+    except PushRaceError as error:
+        raise ConflictError(
+            f"{error.message} Gave up after {patience.attempts} attempts or "
+            f"{patience.timeout:g} seconds; nothing was changed.",
+            fix="run the command again",
+        ) from error
+    raise AssertionError("unreachable")  # pragma: no cover

@@ -1,0 +1,336 @@
+"""The planners of image set, model set, promote, hold and unhold."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from release import holds, tree
+from release import message as msg
+from release.change import Plan, Row
+from release.errors import ConflictError, HeldError, NotFoundError, SupersededError
+from release.git import CommitTree
+from release.holds import Hold
+from release.references import Image, Model
+from release.sources import Sources, refuse_older
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Write new images into an environment; ``images`` maps image names to what to write."""
+
+    environment: str
+    images: Mapping[str, Image]
+    sources: Sources
+    now: datetime
+    allow_unrelated: bool = False
+
+    def __call__(self, at: CommitTree) -> Plan:
+        """Releases that are held or run something newer are left alone, each with a note.
+
+        Raises HeldError or SupersededError when that leaves nothing to do, NotFoundError for
+        an image that no release of the environment runs.
+        """
+        tree.require_environment(at, self.environment)
+        current = {
+            release: tree.read_image(at, self.environment, release)
+            for release in tree.image_releases(at, self.environment)
+        }
+        runs = {release: tree.image_name(release, image) for release, image in current.items()}
+        unknown = set(self.images) - set(runs.values())
+        if unknown:
+            raise unknown_service(sorted(unknown)[0], set(runs.values()), self.environment)
+        held = holds.read(at, self.environment)
+        edits: dict[str, bytes | None] = {}
+        rows: list[Row] = []
+        refused: list[HeldError | SupersededError] = []
+        for release, old in current.items():
+            new = self.images.get(runs[release])
+            if new is None or (old.repository, old.digest) == (new.repository, new.digest):
+                continue
+            try:
+                if hold := holds.covering(held, release, self.now):
+                    raise holds.refuse(self.environment, release, hold)
+                refuse_older(
+                    self.sources,
+                    f"{release} in {self.environment}",
+                    old.revision,
+                    new.revision,
+                    allow_unrelated=self.allow_unrelated,
+                )
+            except (HeldError, SupersededError) as error:
+                refused.append(error)
+                continue
+            path = tree.image_file(self.environment, release)
+            edits[path] = tree.write_record(at, path, new)
+            rows.append(Row(release, "image", old.reference, new.reference))
+        if refused and not edits:
+            raise refused[0]
+        revisions = sorted({image.revision for image in self.images.values()})
+        return Plan(
+            edits,
+            deployment_message("image set", self.environment, rows, revisions),
+            rows,
+            [f"Left alone: {error.message}" for error in refused],
+        )
+
+
+@dataclass(frozen=True)
+class ModelSet:
+    """Write a new model into a release of an environment."""
+
+    environment: str
+    release: str
+    model: Model
+    now: datetime
+
+    def __call__(self, at: CommitTree) -> Plan:
+        """Raises NotFoundError when the release serves no model, HeldError when it is held."""
+        tree.require_environment(at, self.environment)
+        known = tree.model_releases(at, self.environment)
+        if self.release not in known:
+            raise unknown_service(self.release, set(known), self.environment, "release with models")
+        old = tree.read_model(at, self.environment, self.release)
+        if old == self.model:
+            return Plan({}, deployment_message("model set", self.environment, [], []))
+        if hold := holds.covering(holds.read(at, self.environment), self.release, self.now):
+            raise holds.refuse(self.environment, self.release, hold)
+        path = tree.model_file(self.environment, self.release)
+        rows = [Row(self.release, "model", model_text(old), model_text(self.model))]
+        return Plan(
+            {path: tree.write_record(at, path, self.model)},
+            deployment_message("model set", self.environment, rows, []),
+            rows,
+        )
+
+
+@dataclass(frozen=True)
+class Promote:
+    """Copy images and models from one environment to another, by digest."""
+
+    source: str
+    target: str
+    sources: Sources
+    now: datetime
+    services: Sequence[str] = ()
+    """Release names; all when empty."""
+    expect: str | None = None
+    """Commit whose state of the source environment is meant; refused when it has moved on."""
+    allow_unrelated: bool = False
+
+    def __call__(self, at: CommitTree) -> Plan:
+        """Promotion is of a whole: one held or newer release refuses all of it.
+
+        Raises HeldError, SupersededError, NotFoundError, and ConflictError when the source
+        environment is not as at ``expect``.
+        """
+        for environment in (self.source, self.target):
+            tree.require_environment(at, environment)
+        self._check_expected(at)
+        held = holds.read(at, self.target)
+        edits: dict[str, bytes | None] = {}
+        rows: list[Row] = []
+        notes: list[str] = []
+        revisions: set[str] = set()
+        records = self._records(at, notes)
+        self._check_services({release for release, *_ in records}, at)
+        for release, path, old, new in records:
+            if self.services and release not in self.services:
+                continue
+            if old == new:
+                continue
+            if not new.deployed:
+                notes.append(f"Left alone: {release} is not deployed in {self.source}.")
+                continue
+            if hold := holds.covering(held, release, self.now):
+                raise holds.refuse(self.target, release, hold)
+            if isinstance(new, Image) and isinstance(old, Image):
+                refuse_older(
+                    self.sources,
+                    f"{release} in {self.target}",
+                    old.revision,
+                    new.revision,
+                    allow_unrelated=self.allow_unrelated,
+                )
+                revisions.add(new.revision)
+                rows.append(Row(release, "image", old.reference, new.reference))
+            elif isinstance(new, Model) and isinstance(old, Model):
+                rows.append(Row(release, "model", model_text(old), model_text(new)))
+            edits[path] = tree.write_record(at, path, new)
+        message = deployment_message("promote", self.target, rows, sorted(revisions))
+        came = (msg.PROMOTED_FROM, f"{self.source}@{at.commit}")
+        return Plan(edits, replace(message, trailers=[*message.trailers, came]), rows, notes)
+
+    def _records(
+        self, at: CommitTree, notes: list[str]
+    ) -> list[tuple[str, str, Image | Model, Image | Model]]:
+        """Release, file in the target, what it says, what the source environment says."""
+        found: list[tuple[str, str, Image | Model, Image | Model]] = []
+        for release in tree.image_releases(at, self.target):
+            path = tree.image_file(self.target, release)
+            if at.read(tree.image_file(self.source, release)) is None:
+                notes.append(f"Left alone: {self.source} has no release {release}.")
+                continue
+            old: Image | Model = tree.read_image(at, self.target, release)
+            found.append((release, path, old, tree.read_image(at, self.source, release)))
+        for release in tree.model_releases(at, self.target):
+            if at.read(tree.model_file(self.source, release)) is None:
+                continue
+            path = tree.model_file(self.target, release)
+            old = tree.read_model(at, self.target, release)
+            found.append((release, path, old, tree.read_model(at, self.source, release)))
+        return found
+
+    def _check_services(self, known: set[str], at: CommitTree) -> None:
+        for service in self.services:
+            if service not in known:
+                raise unknown_service(service, known, self.target, "release")
+
+    def _check_expected(self, at: CommitTree) -> None:
+        if self.expect is None:
+            return
+        commit = at.git.resolve(self.expect)
+        if commit is None:
+            raise NotFoundError(f"The manifest repository has no commit {self.expect!r}.")
+        then = CommitTree(at.git, commit)
+        moved = [
+            path
+            for path in machine_files(at, self.source)
+            if then.blob(path) != at.blob(path) and self._concerns(path)
+        ]
+        if moved:
+            raise ConflictError(
+                f"{self.source} is not as it was at {commit[:12]} any more: "
+                f"{', '.join(moved)} changed.",
+                fix=f"look at `release status --env {self.source}`, then expect its newest commit",
+            )
+
+    def _concerns(self, path: str) -> bool:
+        release = path.rsplit("/", 1)[-1].split(".", 1)[0]
+        return not self.services or release in self.services
+
+
+@dataclass(frozen=True)
+class SetHold:
+    """Add a hold, in place of the same owner's hold on the same services."""
+
+    environment: str
+    hold: Hold
+
+    def __call__(self, at: CommitTree) -> Plan:
+        """Raises NotFoundError for an unknown environment or release."""
+        tree.require_environment(at, self.environment)
+        _check_releases(at, self.environment, self.hold.services)
+        kept = [
+            other
+            for other in holds.read(at, self.environment)
+            if (other.services, other.owner) != (self.hold.services, self.hold.owner)
+        ]
+        return Plan(
+            {tree.hold_file(self.environment): holds.write([*kept, self.hold])},
+            hold_message("hold", self.environment, self.hold.services, self.hold.reason),
+            notes=[str(self.hold)],
+        )
+
+
+@dataclass(frozen=True)
+class Unhold:
+    """End an environment's holds: all of them, or those on the named releases."""
+
+    environment: str
+    services: Sequence[str] = ()
+
+    def __call__(self, at: CommitTree) -> Plan:
+        """A hold on more releases than named stays on the rest; one on ``*`` ends only whole."""
+        tree.require_environment(at, self.environment)
+        _check_releases(at, self.environment, self.services)
+        kept: list[Hold] = []
+        for hold in holds.read(at, self.environment):
+            if not self.services:
+                continue
+            if holds.EVERY in hold.services:
+                raise ConflictError(
+                    f"{self.environment} is held as a whole: {hold}.",
+                    fix=f"end it with `release unhold --env {self.environment}`",
+                )
+            rest = tuple(service for service in hold.services if service not in self.services)
+            if rest:
+                kept.append(replace(hold, services=rest))
+        return Plan(
+            {tree.hold_file(self.environment): holds.write(kept)},
+            hold_message("unhold", self.environment, self.services or (holds.EVERY,), ""),
+        )
+
+
+def machine_files(at: CommitTree, environment: str) -> list[str]:
+    """The image and model files of an environment."""
+    return [
+        path
+        for path in at.files(f"values/{environment}")
+        if path.endswith((tree.IMAGE_SUFFIX, tree.MODEL_SUFFIX))
+    ]
+
+
+def unknown_service(
+    name: str, known: Iterable[str], environment: str, what: str = "service"
+) -> NotFoundError:
+    """The error for a name that is not there, with the nearest one that is."""
+    options = sorted(known)
+    near = difflib.get_close_matches(name, options, n=1)
+    fix = f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(options) or '(none)'}"
+    return NotFoundError(f"{environment} has no {what} {name!r}.", fix=fix)
+
+
+def model_text(model: Model) -> str:
+    """A model for tables and trailers: ``digits/3@sha256:…``, or nothing."""
+    return f"{model.short}@sha256:{model.sha256}" if model.deployed else ""
+
+
+def deployment_message(
+    operation: str, environment: str, rows: Sequence[Row], revisions: Sequence[str]
+) -> msg.Message:
+    """The message of a commit that changes what runs."""
+    releases = list(dict.fromkeys(row.release for row in rows))
+    trailers = [
+        (msg.OPERATION, operation),
+        (msg.ENVIRONMENT, environment),
+        (msg.SERVICES, msg.names(releases)),
+        *((msg.REVISION, revision) for revision in revisions),
+        *(
+            (
+                msg.IMAGE if row.kind == "image" else msg.MODEL,
+                f"{row.release} {row.old or 'none'} -> {row.new or 'none'}",
+            )
+            for row in rows
+        ),
+    ]
+    verb = {"image set": "Deploy", "model set": "Deploy the model of", "promote": "Promote"}
+    subject = f"{environment}: {verb.get(operation, operation.capitalize())} {msg.names(releases)}"
+    if len(revisions) == 1:
+        subject += f" at {revisions[0][:12]}"
+    return msg.Message(subject, trailers)
+
+
+def hold_message(
+    operation: str, environment: str, services: Sequence[str], reason: str
+) -> msg.Message:
+    """The message of a commit that changes holds only."""
+    what = "everything" if holds.EVERY in services else msg.names(services)
+    return msg.Message(
+        f"{environment}: {operation.capitalize()} {what}",
+        [
+            (msg.OPERATION, operation),
+            (msg.ENVIRONMENT, environment),
+            (msg.SERVICES, msg.names(services)),
+            *([(msg.REASON, reason)] if reason else []),
+        ],
+    )
+
+
+def _check_releases(at: CommitTree, environment: str, services: Iterable[str]) -> None:
+    known = set(tree.image_releases(at, environment))
+    for service in services:
+        if service != holds.EVERY and service not in known:
+            raise unknown_service(service, known, environment, "release")

@@ -1,0 +1,94 @@
+"""What a command says: a table for people, one JSON object for programs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from release.change import Outcome
+from release.errors import ReleaseError
+
+
+def printed(json_output: bool, content: Mapping[str, Any], *tables: Table | str) -> None:
+    """Print ``content`` as JSON, or the tables and lines for people.
+
+    Colour only on a terminal; off it lines are not wrapped, so that `grep` works.
+    """
+    if json_output:
+        sys.stdout.write(json.dumps(content, indent=2, default=str) + "\n")
+        return
+    console = Console(soft_wrap=not sys.stdout.isatty(), highlight=False)
+    if not sys.stdout.isatty():
+        console.width = 1000
+    for table in tables:
+        console.print(table, markup=False) if isinstance(table, str) else console.print(table)
+
+
+def failed(json_output: bool, error: ReleaseError) -> None:
+    """Say what went wrong: on standard error, and as JSON on standard output when asked."""
+    if json_output:
+        body = {
+            "error": type(error).__name__.removesuffix("Error"),
+            "message": error.message,
+            "fix": error.fix,
+            "exit_code": int(error.exit),
+        }
+        sys.stdout.write(json.dumps(body, indent=2) + "\n")
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    console.print("release:", error.message, style="red", markup=False)
+    if error.fix:
+        console.print("  fix:", error.fix, markup=False)
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> Table:
+    """A plain table; cells are taken literally."""
+    from rich.text import Text  # noqa: PLC0415
+
+    made = Table(title=title or None, box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        made.add_column(column, overflow="fold")
+    for row in rows:
+        made.add_row(*(Text(cell) for cell in row))
+    return made
+
+
+def outcome(json_output: bool, result: Outcome, dry_run: bool) -> None:
+    """What became of an operation."""
+    plan = result.plan
+    content = {
+        "changed": bool(plan.edits) and (result.commit is not None or dry_run),
+        "dry_run": dry_run,
+        "commit": result.commit,
+        "base": result.base,
+        "attempts": result.attempts,
+        "subject": plan.message.subject if plan.edits else None,
+        "changes": [vars(row) for row in plan.rows],
+        "files": sorted(plan.edits),
+        "notes": plan.notes,
+    }
+    parts: list[Table | str] = []
+    if plan.rows:
+        rows = [
+            (row.release, row.kind, shortened(row.old) or "-", shortened(row.new) or "-")
+            for row in plan.rows
+        ]
+        parts.append(table(("release", "what", "from", "to"), rows))
+    parts += plan.notes
+    if result.commit is not None:
+        parts.append(f"Pushed {result.commit}: {plan.message.subject}")
+    elif plan.edits and dry_run:
+        parts.append(f"Dry run: would commit on {result.base[:12]}:\n\n{plan.message.text()}")
+    else:
+        parts.append("Nothing to change.")
+    printed(json_output, content, *parts)
+
+
+def shortened(reference: str) -> str:
+    """A reference with seven digits of its digest."""
+    head, mark, digest = reference.partition("@sha256:")
+    return f"{head}{mark}{digest[:7]}" if mark else reference

@@ -1,0 +1,250 @@
+"""Going back: which earlier state, and the one commit that restores it and puts a hold on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from release import deployments, holds, tree
+from release import message as msg
+from release.change import Plan, Row
+from release.deployments import State
+from release.errors import ConflictError, NotFoundError
+from release.git import CommitTree
+from release.holds import EVERY, Hold
+from release.operations import model_text, unknown_service
+
+# How far back an earlier state is looked for.
+DEPTH = 200
+
+
+@dataclass
+class Rollback:
+    """Restore an earlier state of an environment: images, models and configuration together.
+
+    It remembers its target over the attempts of one run: what was decided by looking at the
+    first commit stays decided when others push meanwhile.
+    """
+
+    environment: str
+    owner: str
+    reason: str
+    now: datetime
+    services: Sequence[str] = ()
+    to: str | None = None
+    verified: Callable[[State], bool | None] = lambda state: None
+    """The recorded verdict on a state; None when there is none."""
+    any_verdicts: bool = False
+    """Whether verdicts are recorded for this environment at all."""
+    _target: State | None = field(default=None, init=False)
+    _seen: set[Hold] = field(default_factory=set, init=False)
+
+    def __call__(self, at: CommitTree) -> Plan:
+        """Nothing to do when somebody has rolled the same services back already.
+
+        Raises NotFoundError when there is no such commit, service or earlier state.
+        """
+        tree.require_environment(at, self.environment)
+        for service in self.services:
+            known = tree.image_releases(at, self.environment)
+            if service not in known:
+                raise unknown_service(service, known, self.environment, "release")
+        held = holds.read(at, self.environment)
+        if self.to is not None and self._target is None:
+            self._seen = set(held)
+        if other := self._rolled_back(held):
+            if self.to is not None:
+                raise ConflictError(
+                    f"{self.environment} was rolled back meanwhile: {other}.",
+                    fix="look at `release status`, then run the command again if still needed",
+                )
+            note = (
+                f"{self.environment} is rolled back already ({other}). "
+                "To go further back, name the commit with --to."
+            )
+            return Plan({}, msg.Message("", []), notes=[note])
+        current, history = self._history(at)
+        if self._target is None:
+            self._target = self._chosen(at, current, history)
+        return self._restore(at, current, self._target, held)
+
+    def _rolled_back(self, held: Sequence[Hold]) -> Hold | None:
+        wanted = set(self.services) or {EVERY}
+        for hold in held:
+            if hold.operation != "rollback" or not hold.active(self.now) or hold in self._seen:
+                continue
+            if EVERY in hold.services or wanted <= set(hold.services):
+                return hold
+        return None
+
+    def _history(self, at: CommitTree) -> tuple[State, list[State]]:
+        found = deployments.states(at.git, at.commit, self.environment, self.services, DEPTH)
+        if not found:
+            raise NotFoundError(f"{self.environment} has no history at {at.commit[:12]}.")
+        return found[0], found
+
+    def _chosen(self, at: CommitTree, current: State, history: Sequence[State]) -> State:
+        if self.to is not None:
+            commit = at.git.resolve(self.to)
+            if commit is None:
+                raise NotFoundError(f"The manifest repository has no commit {self.to!r}.")
+            entry = deployments.logged(at.git, commit)
+            files = deployments.files_at(
+                CommitTree(at.git, commit), self.environment, self.services
+            )
+            if not files:
+                raise NotFoundError(f"{self.environment} did not exist at {commit[:12]}.")
+            return State(entry, files)
+        target = earlier(history, self.verified if self.any_verdicts else None, self._complete(at))
+        if target is None:
+            raise NotFoundError(
+                f"{self.environment} has no earlier "
+                f"{'verified ' if self.any_verdicts else ''}state to go back to "
+                f"(now at {current.logged.commit[:12]}).",
+                fix="name the commit with --to; `release history` lists them",
+            )
+        return target
+
+    def _complete(self, at: CommitTree) -> Callable[[State], bool]:
+        """Whether a state deploys all that is deployed now: an empty one is no way back."""
+        needed = [
+            release
+            for release in tree.image_releases(at, self.environment)
+            if (not self.services or release in self.services)
+            and tree.read_image(at, self.environment, release).deployed
+        ]
+
+        def complete(state: State) -> bool:
+            then = CommitTree(at.git, state.logged.commit)
+            return all(
+                then.blob(tree.image_file(self.environment, release))
+                and tree.read_image(then, self.environment, release).deployed
+                for release in needed
+            )
+
+        return complete
+
+    def _restore(self, at: CommitTree, current: State, target: State, held: Sequence[Hold]) -> Plan:
+        then = CommitTree(at.git, target.logged.commit)
+        now_files, then_files = dict(current.files), dict(target.files)
+        edits: dict[str, bytes | None] = {}
+        notes: list[str] = []
+        for path in sorted(now_files.keys() | then_files.keys()):
+            if path not in then_files:
+                notes.append(f"Left alone: {path} is newer than {target.logged.commit[:12]}.")
+            elif path not in now_files:
+                notes.append(f"Left alone: {path} was removed since {target.logged.commit[:12]}.")
+            elif now_files[path] != then_files[path]:
+                edits[path] = then.read(path)
+        if not edits:
+            at_target = f"{self.environment} is as at {target.logged.commit[:12]} already."
+            return Plan({}, msg.Message("", []), notes=[at_target])
+        notes += self._shared_changes(at, target)
+        rows = self._rows(at, then, edits)
+        what = msg.names(self.services) if self.services else "everything"
+        hold = Hold(
+            services=tuple(self.services) or (EVERY,),
+            reason=self.reason or f"rolled back from {current.logged.commit[:12]}",
+            owner=self.owner,
+            since=self.now,
+            operation="rollback",
+        )
+        edits[tree.hold_file(self.environment)] = holds.write(
+            [*(h for h in held if h.operation != "rollback" or h.services != hold.services), hold]
+        )
+        revisions = sorted(
+            {
+                tree.read_image(then, self.environment, row.release).revision
+                for row in rows
+                if row.kind == "image"
+            }
+        )
+        message = msg.Message(
+            f"{self.environment}: Roll {what} back to {target.logged.commit[:12]}",
+            [
+                (msg.OPERATION, "rollback"),
+                (msg.ENVIRONMENT, self.environment),
+                (msg.SERVICES, msg.names(dict.fromkeys(row.release for row in rows))),
+                *((msg.REVISION, revision) for revision in revisions),
+                *(
+                    (
+                        msg.IMAGE if row.kind == "image" else msg.MODEL,
+                        f"{row.release} {row.old or 'none'} -> {row.new or 'none'}",
+                    )
+                    for row in rows
+                    if row.kind != "values"
+                ),
+                (msg.RESTORES, target.logged.commit),
+                (msg.REPLACES, current.logged.commit),
+                (msg.REASON, hold.reason),
+            ],
+        )
+        return Plan(edits, message, rows, [*notes, str(hold)])
+
+    def _rows(self, at: CommitTree, then: CommitTree, edits: dict[str, bytes | None]) -> list[Row]:
+        rows = []
+        for path in edits:
+            release = path.rsplit("/", 1)[-1].split(".", 1)[0]
+            if path.endswith(tree.IMAGE_SUFFIX):
+                old = tree.read_image(at, self.environment, release).reference
+                new = tree.read_image(then, self.environment, release).reference
+                rows.append(Row(release, "image", old, new))
+            elif path.endswith(tree.MODEL_SUFFIX):
+                before = tree.read_model(at, self.environment, release)
+                after = tree.read_model(then, self.environment, release)
+                rows.append(Row(release, "model", model_text(before), model_text(after)))
+            else:
+                old, new = at.blob(path) or "", then.blob(path) or ""
+                rows.append(Row(release, "values", old[:12], new[:12]))
+        return rows
+
+    def _shared_changes(self, at: CommitTree, target: State) -> list[str]:
+        """What no environment's rollback restores: the files that all environments share."""
+        shared = ["charts", "values/base", "argocd"]
+        changed = at.git.text(
+            "log", "--first-parent", "--format=%h", f"{target.logged.commit}..{at.commit}", "--",
+            *shared,
+        ).split()  # fmt: skip
+        if not changed:
+            return []
+        return [
+            f"{', '.join(shared)} changed since {target.logged.commit[:12]} and stay as they are "
+            f"({', '.join(changed[:5])}{', …' if len(changed) > 5 else ''}): all environments "
+            "share them. Revert those commits if they are the cause."
+        ]
+
+
+def earlier(
+    history: Sequence[State],
+    verified: Callable[[State], bool | None] | None,
+    complete: Callable[[State], bool],
+) -> State | None:
+    """The state to go back to: the newest earlier one that differs, was verified and is complete.
+
+    A state that was rolled back from is never a target, nor any state between it and what that
+    rollback restored: rolling back twice goes further back, not forward to the fault.
+    ``verified`` is None where no verdicts are recorded; then any earlier state will do.
+    """
+    by_commit = {state.logged.commit: index for index, state in enumerate(history)}
+
+    def restored(index: int) -> int | None:
+        """Where in the history the state stands that this commit, a rollback, went back to."""
+        origin = by_commit.get(history[index].logged.first(msg.RESTORES), -1)
+        # A rollback of some services restores no state of the whole: it is a state like others.
+        return origin if origin > index and history[origin].files == history[index].files else None
+
+    index = 0
+    while index < len(history):
+        if (origin := restored(index)) is not None:
+            index = origin
+            continue
+        state = history[index]
+        if (
+            state.files != history[0].files
+            and complete(state)
+            and (verified is None or verified(state))
+        ):
+            return state
+        index += 1
+    return None

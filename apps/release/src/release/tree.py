@@ -1,0 +1,135 @@
+"""Where things stand in the manifest tree, and what the machine-owned files say.
+
+Pure: it reads through a `Snapshot` (one commit's files) and never touches the disk.
+"""
+
+from __future__ import annotations
+
+from dataclasses import astuple, fields
+from typing import Protocol, TypeVar
+
+from release import scalars
+from release.errors import BadValuesError, NotFoundError
+from release.references import Image, Model
+
+# Releases that run another release's image. `inference-challenger` and its like need no row:
+# a variant `<image>-<anything>` runs <image>.
+RUNS_IMAGE_OF = {"worker": "proxy"}
+
+IMAGE_SUFFIX = ".image.yaml"
+MODEL_SUFFIX = ".model.yaml"
+
+Record = TypeVar("Record", Image, Model)
+
+
+class Snapshot(Protocol):
+    """The files of one commit."""
+
+    commit: str
+
+    def read(self, path: str) -> bytes | None:
+        """A file's bytes; None when the commit has no such file."""
+        ...
+
+    def files(self, folder: str) -> list[str]:
+        """Paths of all files below a folder, sorted."""
+        ...
+
+
+def image_file(environment: str, release: str) -> str:
+    """Path of a release's machine-owned image file."""
+    return f"values/{environment}/{release}{IMAGE_SUFFIX}"
+
+
+def model_file(environment: str, release: str) -> str:
+    """Path of a release's machine-owned model file."""
+    return f"values/{environment}/{release}{MODEL_SUFFIX}"
+
+
+def hold_file(environment: str) -> str:
+    """Path of an environment's holds; the file exists only while there are any."""
+    return f"values/{environment}/hold.yaml"
+
+
+def environments(tree: Snapshot) -> list[str]:
+    """Environments somebody deploys: those with an ApplicationSet *and* values."""
+    with_values = {path.split("/")[1] for path in tree.files("values") if path.count("/") == 2}
+    return sorted(env for env in with_values - {"base"} if tree.read(f"argocd/{env}.yaml"))
+
+
+def require_environment(tree: Snapshot, environment: str) -> None:
+    """Refuse an environment that nobody deploys.
+
+    Raises NotFoundError with the environments there are.
+    """
+    known = environments(tree)
+    if environment not in known:
+        raise NotFoundError(
+            f"Nobody deploys the environment {environment!r}: it needs values/{environment}/ and "
+            f"argocd/{environment}.yaml.",
+            fix=f"use one of {', '.join(known) or '(none)'}, or add both",
+        )
+
+
+def image_releases(tree: Snapshot, environment: str) -> list[str]:
+    """Releases with an image file, sorted."""
+    return _releases(tree, environment, IMAGE_SUFFIX)
+
+
+def model_releases(tree: Snapshot, environment: str) -> list[str]:
+    """Releases with a model file, sorted."""
+    return _releases(tree, environment, MODEL_SUFFIX)
+
+
+def _releases(tree: Snapshot, environment: str, suffix: str) -> list[str]:
+    folder = f"values/{environment}/"
+    return [
+        path.removeprefix(folder).removesuffix(suffix)
+        for path in tree.files(folder)
+        if path.endswith(suffix)
+    ]
+
+
+def image_name(release: str, current: Image) -> str:
+    """Which image a release runs: its repository's last part, or by its name if undeployed."""
+    if current.repository:
+        return current.repository.rsplit("/", 1)[-1]
+    return RUNS_IMAGE_OF.get(release, release.split("-", 1)[0])
+
+
+def read_image(tree: Snapshot, environment: str, release: str) -> Image:
+    """What a release's image file says."""
+    return _record(tree, image_file(environment, release), "image", Image)
+
+
+def read_model(tree: Snapshot, environment: str, release: str) -> Model:
+    """What a release's model file says."""
+    return _record(tree, model_file(environment, release), "model", Model)
+
+
+def write_record(tree: Snapshot, path: str, record: Image | Model) -> bytes:
+    """The file's new bytes with the record's scalars in it."""
+    section = "image" if isinstance(record, Image) else "model"
+    values = zip((f.name for f in fields(record)), astuple(record), strict=True)
+    return scalars.edit(
+        _require(tree, path), {(section, name): value for name, value in values}, path
+    )
+
+
+def _record(tree: Snapshot, path: str, section: str, kind: type[Record]) -> Record:
+    data = _require(tree, path)
+    values = {f.name: scalars.read(data, (section, f.name), path) for f in fields(kind)}
+    if any(values.values()) and not all(values.values()):
+        empty = ", ".join(f"{section}.{name}" for name, value in values.items() if not value)
+        raise BadValuesError(
+            f"{path} is half filled in: {empty} is empty.",
+            fix='restore the file from Git; `release` writes all of them or leaves all ""',
+        )
+    return kind(**values)
+
+
+def _require(tree: Snapshot, path: str) -> bytes:
+    data = tree.read(path)
+    if data is None:
+        raise NotFoundError(f"{path} does not exist at {tree.commit[:12]}.")
+    return data

@@ -1,0 +1,267 @@
+"""A manifest repository to work on: a bare remote, a clone, and a registry that runs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from release.cli import app
+from typer.testing import CliRunner
+
+from tests.programs import require
+
+HEADER = "# Written by `release`; do not edit.\n"
+EMPTY_IMAGE = HEADER + 'image:\n  repository: ""\n  tag: ""\n  digest: ""\n  revision: ""\n'
+EMPTY_MODEL = HEADER + 'model:\n  name: ""\n  version: ""\n  uri: ""\n  sha256: ""\n'
+ENVIRONMENTS = ("dev", "stage", "prod")
+RELEASES = ("inference", "proxy", "unzip", "worker")
+
+
+@dataclass
+class Answer:
+    """What one run of the command said."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+@dataclass
+class World:
+    """A remote with three environments, and a clone of it to make source commits in."""
+
+    folder: Path
+    environment: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def remote(self) -> Path:
+        return self.folder / "remote.git"
+
+    @property
+    def clone(self) -> Path:
+        return self.folder / "clone"
+
+    def git(self, *arguments: str, cwd: Path | None = None) -> str:
+        done = subprocess.run(
+            ["git", *arguments],
+            cwd=cwd or self.clone,
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, **self.environment},
+        )
+        assert done.returncode == 0, f"git {arguments}: {done.stderr}"
+        return done.stdout.strip()
+
+    def head(self) -> str:
+        return self.git("rev-parse", "main", cwd=self.remote)
+
+    def file(self, path: str, commit: str = "main") -> bytes:
+        shown = subprocess.run(
+            ["git", "cat-file", "blob", f"{commit}:{path}"],
+            cwd=self.remote,
+            capture_output=True,
+            check=True,
+        )
+        return shown.stdout
+
+    def exists(self, path: str) -> bool:
+        code = subprocess.run(
+            ["git", "cat-file", "-e", f"main:{path}"], cwd=self.remote, check=False,
+            capture_output=True,
+        )  # fmt: skip
+        return code.returncode == 0
+
+    def push(self, edits: dict[str, str | None], message: str = "Work") -> str:
+        """A person's commit on top of the remote's main."""
+        self.git("fetch", "-q", "origin", "main")
+        self.git("checkout", "-q", "-B", "main", "origin/main")
+        for path, content in edits.items():
+            target = self.clone / path
+            if content is None:
+                self.git("rm", "-q", path)
+                continue
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content.encode())
+            self.git("add", path)
+        self.git("commit", "-q", "--allow-empty", "-m", message)
+        self.git("push", "-q", "origin", "main")
+        return self.git("rev-parse", "HEAD")
+
+    def source(self) -> str:
+        """A new source commit: what images are built of."""
+        return self.push({}, "Change the source")
+
+    def run(self, *arguments: str, repo: Path | None = None, **environment: str) -> Answer:
+        """`release arguments` in this process, on the remote."""
+        result = CliRunner().invoke(
+            app,
+            list(arguments),
+            env={
+                **self.environment,
+                "MANIFEST_REPO": str(repo or self.remote),
+                "COLUMNS": "200",
+                **environment,
+            },
+        )
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return Answer(result.exit_code, result.stdout, result.stderr)
+
+    def spawn(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+        """`release arguments` as a process of its own."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "release.cli", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=self.folder,
+            env={
+                **os.environ,
+                **self.environment,
+                "MANIFEST_REPO": str(self.remote),
+                **environment,
+            },
+        )
+
+    def deploy(self, seed: str, revision: str, *names: str, env: str = "dev") -> Answer:
+        """`image set` of made-up digests, without asking a registry."""
+        images = [f"--image={reference(name, seed)}" for name in names or ("proxy",)]
+        return self.run(
+            "image", "set", "--env", env, *images, "--revision", revision, "--no-check-registry",
+            "--json",
+        )  # fmt: skip
+
+
+def digest(seed: str) -> str:
+    return "sha256:" + hashlib.sha256(seed.encode()).hexdigest()
+
+
+def reference(name: str, seed: str) -> str:
+    return f"{name}=registry.test/slipway/{name}:{seed}@{digest(name + seed)}"
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    """Three environments, nothing deployed in any."""
+    for variable in ("GITHUB_ACTOR", "SOURCE_REPO", "MANIFEST_BRANCH", "SOURCE_REVISION"):
+        monkeypatch.delenv(variable, raising=False)
+    made = World(
+        tmp_path,
+        {
+            "GIT_CONFIG_GLOBAL": os.devnull,
+            "GIT_CONFIG_SYSTEM": os.devnull,
+            "GIT_AUTHOR_NAME": "Ada",
+            "GIT_AUTHOR_EMAIL": "ada@example.org",
+            "GIT_COMMITTER_NAME": "Ada",
+            "GIT_COMMITTER_EMAIL": "ada@example.org",
+            "USER": "ada",
+            "LOGNAME": "ada",
+        },
+    )
+    monkeypatch.chdir(tmp_path)  # so that no test works on the repository it lies in
+    made.git("init", "-q", "--bare", "-b", "main", str(made.remote), cwd=tmp_path)
+    made.git("clone", "-q", str(made.remote), str(made.clone), cwd=tmp_path)
+    made.git("checkout", "-q", "-b", "main")
+    for environment in ENVIRONMENTS:
+        values = made.clone / "values" / environment
+        values.mkdir(parents=True)
+        for release in RELEASES:
+            (values / f"{release}.image.yaml").write_text(EMPTY_IMAGE)
+            (values / f"{release}.yaml").write_text("# what differs here\nreplicas: 1\n")
+        (values / "inference.model.yaml").write_text(EMPTY_MODEL)
+        argocd = made.clone / "argocd"
+        argocd.mkdir(exist_ok=True)
+        (argocd / f"{environment}.yaml").write_text(f"# {environment}\n")
+    base = made.clone / "values" / "base"
+    base.mkdir()
+    for release in RELEASES:
+        (base / f"{release}.yaml").write_text("replicas: 1\n")
+    made.git("add", ".")
+    made.git("commit", "-q", "-m", "Begin")
+    made.git("push", "-q", "origin", "main")
+    return made
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+@pytest.fixture(scope="session")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """`host:port` of a real registry."""
+    program = require("docker-registry")
+    folder = tmp_path_factory.mktemp("registry")
+    port = free_port()
+    config = folder / "config.yaml"
+    config.write_text(
+        f"version: 0.1\nlog: {{level: error}}\n"
+        f"storage: {{filesystem: {{rootdirectory: {folder / 'data'}}}}}\n"
+        f"http: {{addr: '127.0.0.1:{port}'}}\n"
+    )
+    process = subprocess.Popen(
+        [program, "serve", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    host = f"127.0.0.1:{port}"
+    try:
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                httpx.get(f"http://{host}/v2/").raise_for_status()
+                break
+            except httpx.HTTPError:
+                assert time.monotonic() < deadline and process.poll() is None
+                time.sleep(0.05)
+        yield host
+    finally:
+        process.terminate()
+        process.wait(10)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def push_image(host: str, name: str, seed: str) -> str:
+    """Push an image whose config is `seed`; its reference with tag and digest."""
+    with httpx.Client(base_url=f"http://{host}") as client:
+        config = json.dumps({"architecture": "amd64", "os": "linux", "seed": seed}).encode()
+        blob = "sha256:" + hashlib.sha256(config).hexdigest()
+        start = client.post(f"/v2/{name}/blobs/uploads/")
+        place = httpx.URL(start.headers["Location"]).copy_merge_params({"digest": blob})
+        client.put(place, content=config).raise_for_status()
+        manifest = json.dumps(
+            {
+                "schemaVersion": 2,
+                "mediaType": "application/vnd.oci.image.manifest.v1+json",
+                "config": {
+                    "mediaType": "application/vnd.oci.image.config.v1+json",
+                    "digest": blob,
+                    "size": len(config),
+                },
+                "layers": [],
+            }
+        ).encode()
+        answer = client.put(
+            f"/v2/{name}/manifests/{seed}",
+            content=manifest,
+            headers={"Content-Type": "application/vnd.oci.image.manifest.v1+json"},
+        )
+        answer.raise_for_status()
+    return f"{host}/{name}:{seed}@sha256:{hashlib.sha256(manifest).hexdigest()}"

@@ -1,0 +1,116 @@
+"""`release rollback`."""
+
+from __future__ import annotations
+
+from tests.release.conftest import Answer, World, digest
+
+
+def rollback(world: World, *more: str, env: str = "dev") -> Answer:
+    return world.run("rollback", "--env", env, "--json", *more)
+
+
+def running(world: World, release: str = "proxy") -> str:
+    text = world.file(f"values/dev/{release}.image.yaml").decode()
+    return next(line.split('"')[1] for line in text.splitlines() if "digest" in line)
+
+
+def deployed(world: World, *seeds: str) -> list[str]:
+    commits = []
+    for seed in seeds:
+        world.deploy(seed, world.source())
+        commits.append(world.head())
+    return commits
+
+
+def test_it_restores_image_model_and_configuration_in_one_commit(world: World) -> None:
+    world.deploy("1", world.source(), "proxy", "inference")
+    world.run(
+        "model", "set", "--env", "dev", "--name", "digits", "--version", "1",
+        "--uri", "s3://models/digits/1", "--sha256", "1" * 64,
+    )  # fmt: skip
+    good = world.head()
+    files = {path: world.file(path) for path in world.git("ls-files", "values/dev").split()}
+    world.push({"values/dev/proxy.yaml": "replicas: 7\n"}, "Scale")
+    world.deploy("2", world.source(), "proxy", "inference")
+    before = world.head()
+    answer = rollback(world, "--to", good)
+    assert answer.code == 0, answer.out
+    assert world.git("rev-parse", "main^", cwd=world.remote) == before
+    assert {path: world.file(path) for path in files} == files
+    trailers = world.git("log", "-1", "--format=%(trailers:only)", "main", cwd=world.remote)
+    assert f"Release-Restores: {good}" in trailers
+    assert f"Release-Replaces: {before}" in trailers or "Release-Replaces:" in trailers
+
+
+def test_without_a_commit_it_takes_the_state_before(world: World) -> None:
+    deployed(world, "1", "2")
+    assert rollback(world).code == 0
+    assert running(world) == digest("proxy1")
+
+
+def test_it_holds_so_that_nothing_redeploys_the_bad_version(world: World) -> None:
+    deployed(world, "1", "2")
+    rollback(world, "--reason", "errors at checkout")
+    answer = world.deploy("3", world.source())
+    assert answer.code == 4
+    assert "errors at checkout" in answer.json["message"]
+    assert world.run("unhold", "--env", "dev").code == 0
+    assert not world.exists("values/dev/hold.yaml")
+    assert world.deploy("3", world.source()).code == 0
+
+
+def test_a_second_rollback_changes_nothing(world: World) -> None:
+    deployed(world, "1", "2", "3")
+    rollback(world)
+    head = world.head()
+    answer = rollback(world)
+    assert (answer.code, answer.json["changed"]) == (0, False)
+    assert "rolled back already" in answer.json["notes"][0]
+    assert world.head() == head
+
+
+def test_rolling_back_again_goes_further_back_and_never_forward_to_the_fault(world: World) -> None:
+    deployed(world, "1", "2", "3")
+    rollback(world)
+    world.run("unhold", "--env", "dev")
+    assert rollback(world).code == 0
+    assert running(world) == digest("proxy1")
+
+
+def test_after_a_new_fault_it_returns_to_what_the_first_rollback_restored(world: World) -> None:
+    deployed(world, "1", "2")
+    rollback(world)
+    world.run("unhold", "--env", "dev")
+    deployed(world, "3")
+    assert rollback(world).code == 0
+    assert running(world) == digest("proxy1")
+
+
+def test_only_the_named_service_goes_back(world: World) -> None:
+    world.deploy("1", world.source(), "proxy", "unzip")
+    world.deploy("2", world.source(), "proxy", "unzip")
+    assert rollback(world, "--service", "unzip").code == 0
+    assert running(world, "unzip") == digest("unzip1")
+    assert running(world, "proxy") == digest("proxy2")
+    assert world.deploy("3", world.source(), "proxy").code == 0
+    assert world.deploy("3", world.source(), "unzip").code == 4
+
+
+def test_the_first_deployment_has_nothing_before_it(world: World) -> None:
+    deployed(world, "1")
+    assert rollback(world).code == 8
+
+
+def test_what_all_environments_share_is_named_and_left(world: World) -> None:
+    deployed(world, "1")
+    world.push({"values/base/proxy.yaml": "replicas: 9\n"}, "Scale everywhere")
+    deployed(world, "2")
+    answer = rollback(world)
+    assert world.file("values/base/proxy.yaml") == b"replicas: 9\n"
+    assert any("values/base" in note for note in answer.json["notes"])
+
+
+def test_an_unknown_commit_or_service_is_refused(world: World) -> None:
+    deployed(world, "1", "2")
+    assert rollback(world, "--to", "f" * 40).code == 8
+    assert rollback(world, "--service", "nope").code == 8
