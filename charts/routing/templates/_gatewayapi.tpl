@@ -53,11 +53,13 @@ timeouts: {request: {{ .service.timeout | default "60s" }}}
 # Without it Istio tries again on 503, which can carry out a write twice.
 retry: {attempts: {{ if (.service.retries | default dict).idempotent }}{{ .service.retries.attempts | default 2 }}{{ else }}0{{ end }}}
 {{- with .service.mirror }}
+{{- if ne (keys $.split | join ",") .to }}
 filters:
   - type: RequestMirror
     requestMirror:
       backendRef: {name: {{ .to }}, port: {{ (index $root.Values.services .to | default dict).port | default 8080 }}}
       percent: {{ if hasKey . "percent" }}{{ int .percent }}{{ else }}100{{ end }}
+{{- end }}
 {{- end }}
 backendRefs:
   {{- range $to, $weight := .split }}
