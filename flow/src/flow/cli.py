@@ -1,12 +1,149 @@
-"""The `flow` command."""
+"""The `flow` command: image, values, render, sync, route, on one machine."""
 
 from __future__ import annotations
 
-import typer
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Annotated
 
-app = typer.Typer(no_args_is_help=True, help=__doc__)
+import typer
+from cluster.errors import ClusterError
+from rich.console import Console
+from rich.table import Table
+
+from flow import archive, digits, image, stages
+from flow import site as sites
+from flow.errors import FlowError
+
+app = typer.Typer(no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
+
+REPO = Path(__file__).parents[3]
+DEMO_USER = "user-0001"
+EnvOption = Annotated[str, typer.Option("--env", help="Environment: dev, stage or prod.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+class _Stages:
+    def __init__(self) -> None:
+        self._begin = time.monotonic()
+        self._last = self._begin
+
+    def head(self, text: str) -> None:
+        typer.echo(f"[{time.monotonic() - self._begin:6.1f} s] {text}")
+
+
+@app.command()
+def up() -> None:
+    """Run the five stages for dev on the cluster that is up, then the main job."""
+    here, told = sites.one_machine(), _Stages()
+    stages.prepare(here)
+    commit = stages.publish_source(here, REPO)
+    told.head(f"the manifest repo {here.manifest_repo} is at {commit[:12]}")
+    told.head("stage 1, image: a commit becomes images")
+    built = stages.images(here, REPO)
+    told.head("stage 2, values: the digests are written into values/dev")
+    stages.values(here, "dev", built, stages.model(here))
+    told.head(f"stage 3, render: {stages.render(here, 'dev')} objects")
+    told.head("stage 4, sync: Argo CD applies them")
+    stages.sync(here, "dev")
+    about = stages.route("dev")
+    told.head(f"stage 5, route: http://dev.slipway.localhost:8080 answers from {about['pod']}")
+    _digits("dev")
+    told.head("first predictions are there")
+    _archive(here, "dev")
+    told.head("dev is up: http://dev.slipway.localhost:8080")
+
+
+@app.command()
+def demo(env: EnvOption = "dev") -> None:
+    """Run the main job again: ten digits and a zip."""
+    here = sites.one_machine()
+    _digits(env)
+    _archive(here, env)
+
+
+@app.command("image")
+def build_image(
+    name: Annotated[str, typer.Argument(help="The service: inference, proxy or unzip.")],
+    registry: Annotated[
+        str, typer.Option(envvar="IMAGE_REGISTRY", help="Where to push: host/path.")
+    ] = "",
+    base: Annotated[
+        str, typer.Option(envvar="PYTHON_IMAGE", help="Replaces the Dockerfile's base image.")
+    ] = "",
+    fresh: Annotated[bool, typer.Option(help="Build even what the registry has.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Build one service's image from HEAD and push it; print its reference by digest."""
+    if registry:
+        built = image.build(REPO, name, registry=registry, base=base, fresh=fresh)
+    else:
+        here = sites.one_machine()
+        built = image.build(
+            REPO,
+            name,
+            registry=here.registry,
+            base=base or here.base_image,
+            build_volumes=here.build_volumes,
+            fresh=fresh,
+        )
+    typer.echo(built.as_json() if as_json else built.reference)
+
+
+def _digits(environment: str) -> None:
+    rows = digits.predict(sites.GATEWAY, f"{environment}.slipway.localhost")
+    table = Table("true", "predicted", "probability", "model version", "pod", "ms")
+    for row in rows:
+        table.add_row(
+            row.true_label,
+            row.label,
+            f"{row.probability:.4f}",
+            row.model_version,
+            row.pod,
+            f"{row.milliseconds:.1f}",
+        )
+    _console().print(table)
+
+
+def _archive(here: sites.Site, environment: str) -> None:
+    bucket, s3 = stages.archives_bucket(environment), here.s3()
+    content = archive.make_zip(DEMO_USER)
+    etag = archive.put(s3, bucket, DEMO_USER, content)
+    typer.echo(f"s3://{bucket}/{DEMO_USER}/result.zip: {len(content):,} bytes")
+    job = stages.run_extractor(here, environment)
+    arrived = archive.wait(
+        s3,
+        bucket,
+        DEMO_USER,
+        etag,
+        timeout=90,
+        why=lambda: here.kubectl.run(
+            "logs", f"job/{job}", "-n", environment, "--all-containers", "--tail=5", check=False
+        ),
+    )
+    kinds = Counter(one.content_type for one in arrived)
+    table = Table("content type", "files", "bytes", "for example")
+    for kind, count in sorted(kinds.items()):
+        of_kind = [one for one in arrived if one.content_type == kind]
+        table.add_row(kind, str(count), f"{sum(one.size for one in of_kind):,}", of_kind[0].path)
+    table.add_row("all", str(len(arrived)), f"{sum(one.size for one in arrived):,}", "")
+    _console().print(table)
+
+
+def _console() -> Console:
+    # A pipe has no width of its own; pod names and Korean paths are not cut in a log.
+    return Console() if sys.stdout.isatty() else Console(width=140)
 
 
 def main() -> None:
-    """Run the command."""
-    app()
+    """Run the command; a failure is told on standard error and ends with exit code 1."""
+    try:
+        app()
+    except FlowError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(1)
+    except ClusterError as error:
+        typer.echo(f"error: {error.report()}", err=True)
+        sys.exit(1)

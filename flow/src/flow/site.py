@@ -1,0 +1,70 @@
+"""The cluster the stages run against: where its registry, S3, Git repo and gateway are."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import boto3
+from cluster.kube import Kubectl
+from mypy_boto3_s3 import S3Client
+
+from cluster import images, layout, manifest_repo
+from flow.errors import FlowError
+
+ENVIRONMENTS = ("dev", "stage", "prod")
+GATEWAY = f"http://127.0.0.1:{layout.GATEWAY_PORT}"
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Addresses as seen from this machine, except ``repo_url``, which is as Argo CD sees it."""
+
+    kubectl: Kubectl
+    registry: str
+    base_image: str
+    build_volumes: tuple[str, ...]
+    manifest_repo: Path
+    repo_url: str
+    s3_url: str
+    credentials: dict[str, str]
+
+    def aws_environment(self) -> dict[str, str]:
+        """What the AWS SDKs need to reach this S3."""
+        return {
+            **self.credentials,
+            "AWS_ENDPOINT_URL_S3": self.s3_url,
+            "AWS_REGION": "us-east-1",
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }
+
+    def s3(self) -> S3Client:
+        """A client for this S3."""
+        return boto3.client(
+            "s3",
+            endpoint_url=self.s3_url,
+            region_name="us-east-1",
+            aws_access_key_id=self.credentials["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=self.credentials["AWS_SECRET_ACCESS_KEY"],
+        )
+
+
+def one_machine() -> Site:
+    """The cluster that `cluster up` brought up; FlowError where there is none."""
+    where = layout.default_layout()
+    credentials = where.state / "s3-credentials.json"
+    if not where.kubeconfig.is_file() or not credentials.is_file():
+        raise FlowError("there is no cluster on this machine: run `make up`")
+    return Site(
+        kubectl=Kubectl(where.program("kubectl"), where.kubeconfig),
+        registry=f"{layout.REGISTRY}/slipway",
+        base_image=images.BASE,
+        build_volumes=tuple(
+            volume.removeprefix("--volume=") for volume in images.certificate_volumes()
+        ),
+        manifest_repo=where.manifest_repo,
+        repo_url=manifest_repo.URL_IN_CLUSTER,
+        s3_url=f"http://127.0.0.1:{layout.S3_PORT}",
+        credentials=json.loads(credentials.read_text()),
+    )

@@ -1,0 +1,219 @@
+"""The five stages for one environment, each a function that says what it did."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import typer
+import yaml
+from botocore.exceptions import ClientError
+from cluster.layout import default_layout
+
+from flow import command, image, source
+from flow.errors import FlowError
+from flow.site import ENVIRONMENTS, GATEWAY, Site
+
+MODEL = "digits"
+MODELS_BUCKET = "models"
+
+
+def prepare(site: Site) -> None:
+    """Make the buckets, and in each environment the Secret its services reach S3 with."""
+    s3 = site.s3()
+    existing = {bucket["Name"] for bucket in s3.list_buckets()["Buckets"]}
+    for bucket in (MODELS_BUCKET, *(archives_bucket(name) for name in ENVIRONMENTS)):
+        if bucket not in existing:
+            s3.create_bucket(Bucket=bucket)
+    documents: list[dict[str, Any]] = []
+    for name in ENVIRONMENTS:
+        documents.append({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+        documents.append(
+            {
+                "apiVersion": "v1",
+                "kind": "Secret",
+                "metadata": {"name": "s3-credentials", "namespace": name},
+                "stringData": site.credentials,
+            }
+        )
+    site.kubectl.apply(yaml.safe_dump_all(documents))
+
+
+def archives_bucket(environment: str) -> str:
+    """The bucket whose archives an environment extracts, as values/<env>/unzip.yaml says."""
+    return "archives" if environment == "dev" else f"archives-{environment}"
+
+
+def publish_source(site: Site, repo: Path) -> str:
+    """Merge the source into the manifest repo and have Argo CD follow it; return the commit."""
+    if command.run("git", "-C", str(repo), "status", "--porcelain").strip():
+        typer.echo("note: changes that are not committed are not part of what is deployed")
+    commit = source.publish(repo, site.manifest_repo, site.repo_url)
+    for name in ("project", "root"):
+        site.kubectl.apply(_show(site, f"argocd/{name}.yaml"))
+    return commit
+
+
+def images(site: Site, repo: Path) -> list[image.Image]:
+    """Stage 1: build what changed, push it by digest."""
+    found = []
+    for app in image.APPS:
+        begin = time.monotonic()
+        built = image.build(
+            repo,
+            app,
+            registry=site.registry,
+            base=site.base_image,
+            build_volumes=site.build_volumes,
+        )
+        typer.echo(f"  {app} {built.digest[:19]}… ({time.monotonic() - begin:.1f} s)")
+        found.append(built)
+    return found
+
+
+def model(site: Site) -> dict[str, str]:
+    """Train the digits model unless it was published before; return name, version, uri, sha256."""
+    s3 = site.s3()
+    try:
+        key = f"{MODEL}/1/model.json"
+        manifest = json.loads(s3.get_object(Bucket=MODELS_BUCKET, Key=key)["Body"].read())
+        return {
+            "name": MODEL,
+            "version": "1",
+            "uri": f"s3://{MODELS_BUCKET}/{MODEL}/1",
+            "sha256": str(manifest["sha256"]),
+        }
+    except ClientError as error:
+        if error.response["Error"].get("Code") not in ("NoSuchKey", "404"):
+            raise
+    with tempfile.TemporaryDirectory(prefix="slipway-model-") as folder:
+        command.run("trainer", "train", "--to", folder, "--version", "1")
+        published = command.run(
+            *("trainer", "publish", "--from", folder, "--json"),
+            environment=site.aws_environment(),
+        )
+    document = json.loads(published)
+    return {key: str(document[key]) for key in ("name", "version", "uri", "sha256")}
+
+
+def values(
+    site: Site, environment: str, built: list[image.Image], published: dict[str, str]
+) -> None:
+    """Stage 2: `release` writes the digests into the environment's values."""
+    new = [one for one in built if _current(site, environment, one.app) != one.digest]
+    if new:
+        arguments = [f"--image={one.app}={one.reference}" for one in new]
+        release(
+            site,
+            "image",
+            "set",
+            f"--env={environment}",
+            f"--revision={new[0].revision}",
+            *arguments,
+        )
+    release(
+        site,
+        "model",
+        "set",
+        f"--env={environment}",
+        *(f"--{key}={value}" for key, value in published.items()),
+    )
+
+
+def release(site: Site, *arguments: str) -> str:
+    """Run the `release` command on the manifest repo, shown as one would type it."""
+    return command.run(
+        "release",
+        *arguments,
+        environment={"MANIFEST_REPO": str(site.manifest_repo)},
+        shown=True,
+    )
+
+
+def render(site: Site, environment: str) -> int:
+    """Stage 3: charts and values become manifests; return how many objects there are."""
+    with tempfile.TemporaryDirectory(prefix="slipway-render-") as folder:
+        clone = Path(folder) / "clone"
+        command.run(
+            "git", "clone", "--quiet", "--depth=1", f"file://{site.manifest_repo}", str(clone)
+        )
+        count = 0
+        for row in releases(clone, environment):
+            name, chart = row["release"], row["chart"]
+            files = [clone / "values" / "base" / f"{name}.yaml"]
+            files += [
+                clone / "values" / environment / f"{name}{suffix}.yaml"
+                for suffix in ("", ".image", ".model")
+            ]
+            text = command.run(
+                *("helm", "template", name, str(clone / "charts" / chart)),
+                f"--namespace={environment}",
+                *(f"--values={path}" for path in files if path.is_file()),
+                environment={"PATH": _path_with_programs()},
+            )
+            count += sum(1 for document in yaml.safe_load_all(text) if document)
+    return count
+
+
+def releases(clone: Path, environment: str) -> list[dict[str, str]]:
+    """The rows of an environment's ApplicationSet."""
+    document = yaml.safe_load((clone / "argocd" / f"{environment}.yaml").read_text())
+    rows: list[dict[str, str]] = document["spec"]["generators"][0]["list"]["elements"]
+    return rows
+
+
+def sync(site: Site, environment: str, *, timeout: float = 300.0) -> None:
+    """Stage 4: wait for the verdict on what Argo CD did with main."""
+    release_verify = ("verify", f"--env={environment}", f"--timeout={timeout:.0f}")
+    command.run(
+        "release",
+        *release_verify,
+        environment={
+            "MANIFEST_REPO": str(site.manifest_repo),
+            "KUBECONFIG": str(site.kubectl.kubeconfig),
+        },
+        shown=True,
+    )
+
+
+def route(environment: str, *, timeout: float = 60.0) -> dict[str, Any]:
+    """Stage 5: wait until the gateway leads to the proxy; return what it says about itself."""
+    host = f"{environment}.slipway.localhost"
+    deadline = time.monotonic() + timeout
+    said = "no answer"
+    while time.monotonic() < deadline:
+        try:
+            answer = httpx.get(f"{GATEWAY}/v1/about", headers={"Host": host}, timeout=5)
+            if answer.status_code == 200:
+                found: dict[str, Any] = answer.json()
+                return found
+            said = f"{answer.status_code} {answer.text[:200]}"
+        except httpx.HTTPError as error:
+            said = str(error)
+        time.sleep(0.2)
+    raise FlowError(f"http://{host} did not answer in {timeout:.0f} s; last it said: {said}")
+
+
+def run_extractor(site: Site, environment: str) -> str:
+    """Start a Job from the CronJob, as its schedule would, and return its name."""
+    name = f"unzip-demo-{int(time.time())}"
+    site.kubectl.run("create", "job", name, "--from=cronjob/unzip", "-n", environment)
+    return name
+
+
+def _current(site: Site, environment: str, app: str) -> str:
+    document = yaml.safe_load(_show(site, f"values/{environment}/{app}.image.yaml"))
+    return str(document["image"]["digest"])
+
+
+def _show(site: Site, path: str) -> str:
+    return command.run("git", "-C", str(site.manifest_repo), "show", f"main:{path}")
+
+
+def _path_with_programs() -> str:
+    return f"{default_layout().bin}:{os.environ['PATH']}"
