@@ -7,7 +7,7 @@ ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 
 FROM ${PYTHON_IMAGE} AS builder
 ARG APP
-ARG UV_VERSION
+ARG UV_VERSION=0.13.8
 # Where an inspecting proxy stands before the registries, its authority is in the bundle that
 # `make image` mounts; as build arguments these leave nothing in the image.
 ARG SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt
