@@ -1,10 +1,61 @@
-"""The `proxy` command."""
+"""The `proxy` command: the gateway, its job worker, and what they can be told."""
 
 from __future__ import annotations
 
-import typer
+import sys
+from typing import Annotated
 
-app = typer.Typer(no_args_is_help=True, help=__doc__)
+import typer
+from kit import logs, settings
+from kit.health import Health
+from kit.server import serve as run_server
+from pydantic import ValidationError
+
+from proxy.app import create_app
+from proxy.settings import ProxySettings
+
+app = typer.Typer(no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
+
+
+def load() -> ProxySettings:
+    """The settings of the environment; exit 2 with one line for each thing that is wrong."""
+    try:
+        return ProxySettings()
+    except ValidationError as error:
+        for problem in error.errors():
+            where = ".".join(str(part) for part in problem["loc"]) or "settings"
+            typer.echo(f"PROXY_{where.upper()}: {problem['msg']}", err=True)
+        raise typer.Exit(2) from None
+    except ValueError as error:  # pydantic-settings: not even JSON
+        typer.echo(str(error), err=True)
+        raise typer.Exit(2) from None
+
+
+def _configure(loaded: ProxySettings, service: str) -> None:
+    logs.configure(
+        level=loaded.log_level,
+        service=service,
+        release=loaded.release_name,
+        pod=loaded.pod_name,
+        revision=loaded.source_revision,
+    )
+
+
+@app.command()
+def serve() -> None:
+    """Serve the gateway until SIGTERM."""
+    loaded = load()
+    _configure(loaded, "proxy")
+    health = Health()
+    run_server(create_app(loaded, health), loaded, health)
+
+
+@app.command("settings")
+def show_settings(
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Print the settings reference."""
+    sys.stdout.write(settings.reference(ProxySettings, title="proxy", as_json=as_json))
 
 
 def main() -> None:

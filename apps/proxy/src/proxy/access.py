@@ -1,0 +1,67 @@
+"""The access log: one JSON line for each request, written in batches off the hot path."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+
+FLUSH_SECONDS = 0.1
+MOST_LINES = 10_000
+
+
+class AccessLog:
+    """Collects lines and writes them a few times a second.
+
+    A log that cannot be written must not hold up requests: beyond ``MOST_LINES`` waiting lines
+    the newest are dropped and counted (``dropped``).
+    """
+
+    def __init__(self, constant: dict[str, str], *, descriptor: int = 1) -> None:
+        self._constant = {key: value for key, value in constant.items() if value}
+        self._descriptor = descriptor
+        self._lines: list[bytes] = []
+        self._scheduled = False
+        self._writing = False
+        self.dropped = 0
+
+    def write(self, **fields: Any) -> None:
+        """Log one request; None and empty fields are left out."""
+        if len(self._lines) >= MOST_LINES:
+            self.dropped += 1
+            return
+        line = {key: value for key, value in fields.items() if value not in (None, "")}
+        line["time"] = datetime.now(UTC).isoformat()
+        line["level"] = "info"
+        line["message"] = "request"
+        self._lines.append(orjson.dumps(line | self._constant))
+        if not self._scheduled:
+            self._scheduled = True
+            asyncio.get_running_loop().call_later(FLUSH_SECONDS, self._flush_soon)
+
+    def _flush_soon(self) -> None:
+        self._scheduled = False
+        if not self._writing:
+            self._writing = True
+            asyncio.get_running_loop().run_in_executor(None, self._flush_and_mark)
+
+    def _flush_and_mark(self) -> None:
+        try:
+            self.flush()
+        finally:
+            self._writing = False
+
+    def flush(self) -> None:
+        """Write what is waiting; blocks while stdout does."""
+        lines, self._lines = self._lines, []
+        if not lines:
+            return
+        data = memoryview(b"\n".join(lines) + b"\n")
+        try:
+            while data:
+                data = data[os.write(self._descriptor, data) :]
+        except OSError:
+            self.dropped += len(lines)

@@ -1,0 +1,38 @@
+"""Sticky arms of an A/B test: the same user always gets the same arm. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+from proxy.context import Request
+from proxy.settings import Arm, ProxySettings
+
+
+def choose(user: str, arms: Sequence[Arm]) -> str:
+    """The arm of a user: a hash of the name, spread over the weights.
+
+    Changing a weight moves only as many users as the weight says.
+    """
+    total = sum(arm.weight for arm in arms)
+    digest = hashlib.sha256(user.encode()).digest()
+    point = int.from_bytes(digest[:8], "big") / 2**64 * total
+    for arm in arms:
+        point -= arm.weight
+        if point < 0:
+            return arm.name
+    return arms[-1].name
+
+
+def arm_of(settings: ProxySettings, request: Request) -> bytes:
+    """The arm for a request, empty where there is no test; an unnamed user is its address."""
+    if not settings.arms:
+        return b""
+    if request.caller is not None:
+        user = request.caller.name
+    else:
+        named = request.header(settings.user_header.lower().encode())
+        user = named.decode("latin-1") if named else request.client
+    arm = choose(user, settings.arms).encode()
+    request.extra.append((b"x-slipway-arm", arm))
+    return arm

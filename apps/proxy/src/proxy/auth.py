@@ -1,0 +1,218 @@
+"""Who asks: API keys, kept as hashes, and bearer tokens, checked against the issuer's keys."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import jwt
+from kit import logs
+from kit.problem import Problem
+
+from proxy import headers
+from proxy.settings import ApiKey, JwtPolicy, RateLimit
+
+log = logs.get("proxy.auth")
+
+REMEMBERED = 4096
+REMEMBERED_SECONDS = 60.0
+REFRESH_SECONDS = 300.0
+RETRY_SECONDS = 10.0
+
+FetchKeys = Callable[[str], Awaitable[bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Somebody known: ``name`` for logs and limits, and what they may do."""
+
+    name: str
+    scopes: frozenset[str]
+    rate_limit: RateLimit | None = None
+
+    def may(self, action: str, thing: str) -> bool:
+        """Whether a scope allows ``action:thing``, ``action:*`` or everything (``*``)."""
+        return (
+            "*" in self.scopes or f"{action}:*" in self.scopes or f"{action}:{thing}" in self.scopes
+        )
+
+
+@dataclass(slots=True)
+class _Remembered:
+    caller: Caller
+    until: float
+
+
+def unauthorized(detail: str, *, error: str = "invalid_token") -> Problem:
+    """401 with the challenge RFC 6750 asks for."""
+    challenge = 'Bearer realm="slipway"' + (f', error="{error}"' if error else "")
+    return Problem(401, "unauthorized", detail, headers={"www-authenticate": challenge})
+
+
+def forbidden(caller: Caller, action: str, thing: str) -> Problem:
+    """403 that names the scope that is missing."""
+    return Problem(
+        403,
+        "forbidden",
+        f"{caller.name} may not do this: it needs the scope `{action}:{thing}`",
+        headers={
+            "www-authenticate": 'Bearer realm="slipway", error="insufficient_scope", '
+            f'scope="{action}:{thing}"'
+        },
+    )
+
+
+@dataclass(slots=True)
+class Authenticator:
+    """Turns a request's credential into a Caller."""
+
+    keys: dict[str, ApiKey]
+    policy: JwtPolicy | None
+    required: bool
+    fetch_keys: FetchKeys
+    _by_hash: dict[str, Caller] = field(init=False)
+    _tokens: dict[bytes, _Remembered] = field(init=False, default_factory=dict)
+    _jwks: dict[str, jwt.PyJWK] = field(init=False, default_factory=dict)
+    _read_at: float = field(init=False, default=float("-inf"))
+    _tried_at: float = field(init=False, default=float("-inf"))
+    _lock: asyncio.Lock = field(init=False, default_factory=asyncio.Lock)
+
+    def __post_init__(self) -> None:
+        self._by_hash = {
+            key.sha256: Caller(f"key:{name}", frozenset(key.scopes), key.rate_limit)
+            for name, key in self.keys.items()
+        }
+
+    async def caller(self, request_headers: list[tuple[bytes, bytes]]) -> Caller | None:
+        """The caller; None where there is no credential and none is needed. Problem 401 else."""
+        key = headers.get(request_headers, b"x-api-key")
+        authorization = headers.get(request_headers, b"authorization")
+        if key is not None and authorization is not None:
+            raise unauthorized("send either X-API-Key or Authorization, not both")
+        if key is not None:
+            return self._by_key(key)
+        if authorization is not None:
+            scheme, _, token = authorization.partition(b" ")
+            if scheme.lower() != b"bearer" or not token.strip():
+                raise unauthorized("Authorization must be `Bearer <token>`", error="")
+            return await self._by_token(token.strip())
+        if self.required:
+            raise unauthorized(
+                "this needs a credential: `X-API-Key: <key>` or `Authorization: Bearer <token>`",
+                error="",
+            )
+        return None
+
+    def _by_key(self, key: bytes) -> Caller:
+        # The look-up is by the hash of a long random key: its timing tells nothing about keys.
+        digest = hashlib.sha256(key).hexdigest()
+        caller = self._by_hash.get(digest)
+        if caller is None:
+            raise unauthorized("the API key is not known")
+        return caller
+
+    async def _by_token(self, token: bytes) -> Caller:
+        if self.policy is None:
+            return self._by_key(token)  # keys may be sent as bearer tokens, as OpenAI's are
+        digest = hashlib.sha256(token).digest()
+        remembered = self._tokens.get(digest)
+        if remembered is not None and time.time() < remembered.until:
+            return remembered.caller
+        if token.count(b".") != 2:
+            return self._by_key(token)
+        caller, expires = await self._verify(token, self.policy)
+        if len(self._tokens) >= REMEMBERED:
+            self._tokens.clear()
+        self._tokens[digest] = _Remembered(caller, min(expires, time.time() + REMEMBERED_SECONDS))
+        return caller
+
+    async def _verify(self, token: bytes, policy: JwtPolicy) -> tuple[Caller, float]:
+        try:
+            header = jwt.get_unverified_header(token)
+        except jwt.InvalidTokenError as error:
+            raise unauthorized(f"the token is not a JWT: {error}") from None
+        if header.get("alg") not in policy.algorithms:
+            raise unauthorized(f"tokens must be signed with one of {', '.join(policy.algorithms)}")
+        key = await self._key(header.get("kid"), policy)
+        try:
+            claims: dict[str, Any] = jwt.decode(
+                token,
+                key.key,
+                algorithms=list(policy.algorithms),
+                issuer=policy.issuer,
+                audience=policy.audience,
+                leeway=policy.leeway_seconds,
+                options={"require": ["exp", "iss", "aud", "sub"]},
+            )
+        except jwt.ExpiredSignatureError:
+            raise unauthorized("the token has expired; get a new one") from None
+        except jwt.InvalidTokenError as error:
+            raise unauthorized(f"the token is not accepted: {error}") from None
+        except (TypeError, ValueError) as error:  # a key of another kind than the algorithm's
+            raise unauthorized(f"the token is not accepted: {error}") from None
+        return (
+            Caller(f"sub:{claims['sub']}", scopes(claims, policy.scope_claim)),
+            float(claims["exp"]) + policy.leeway_seconds,
+        )
+
+    async def _key(self, kid: object, policy: JwtPolicy) -> jwt.PyJWK:
+        key = self._find(kid)
+        now = time.monotonic()
+        stale = now - self._read_at > REFRESH_SECONDS
+        if key is None or stale:
+            async with self._lock:
+                # An unknown kid must not let anybody make us ask the issuer at will.
+                if self._tried_at <= now and now - self._tried_at > RETRY_SECONDS:
+                    self._tried_at = now
+                    await self._refresh(policy)
+            key = self._find(kid) or key
+        if key is None and not self._jwks:
+            raise Problem(
+                503,
+                "issuer-unavailable",
+                "the issuer's keys could not be read; the token cannot be checked now",
+                headers={"retry-after": "5"},
+            )
+        if key is None:
+            raise unauthorized("the token is signed with a key the issuer does not publish")
+        return key
+
+    def _find(self, kid: object) -> jwt.PyJWK | None:
+        if isinstance(kid, str):
+            return self._jwks.get(kid)
+        return next(iter(self._jwks.values())) if len(self._jwks) == 1 and kid is None else None
+
+    async def _refresh(self, policy: JwtPolicy) -> None:
+        try:
+            document = json.loads(await self.fetch_keys(policy.jwks_url))
+            keys: dict[str, jwt.PyJWK] = {}
+            for position, item in enumerate(document["keys"]):
+                if item.get("use", "sig") != "sig" or item.get("kty") == "oct":
+                    continue
+                try:
+                    keys[str(item.get("kid", position))] = jwt.PyJWK(item)
+                except jwt.PyJWTError as error:
+                    log.warning("issuer key skipped", kid=item.get("kid"), reason=str(error))
+            if not keys:
+                raise ValueError("it publishes no usable key")
+        except Exception as error:  # whatever it is, the keys we have are better than none
+            log.warning("issuer keys not read", url=policy.jwks_url, reason=repr(error))
+            return
+        self._jwks = keys
+        self._read_at = time.monotonic()
+        self._tokens.clear()  # a key that was withdrawn takes its tokens with it
+
+
+def scopes(claims: dict[str, Any], claim: str) -> frozenset[str]:
+    """The scopes in a token: a string with blanks between them (RFC 8693), or a list."""
+    value = claims.get(claim, "")
+    if isinstance(value, str):
+        return frozenset(value.split())
+    if isinstance(value, list):
+        return frozenset(str(item) for item in value)
+    return frozenset()

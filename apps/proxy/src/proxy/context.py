@@ -1,0 +1,92 @@
+"""What the proxy knows about the request it is serving."""
+
+from __future__ import annotations
+
+import secrets
+from typing import TYPE_CHECKING
+
+from starlette.types import Receive, Scope, Send
+
+from proxy import headers
+
+if TYPE_CHECKING:
+    from proxy.auth import Caller
+
+
+class Request:
+    """One request on its way: its identity, its deadline, and what is reported about it."""
+
+    __slots__ = (
+        "arm",
+        "body_bytes",
+        "cache",
+        "caller",
+        "client",
+        "deadline",
+        "error",
+        "extra",
+        "forwarded",
+        "headers",
+        "method",
+        "model",
+        "pod",
+        "raw_path",
+        "receive",
+        "request_id",
+        "route",
+        "scope",
+        "send",
+        "shadow",
+        "started",
+        "status",
+        "traceparent",
+        "upstream_seconds",
+        "variant",
+    )
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, started: float) -> None:
+        self.scope = scope
+        self.receive = receive
+        self.send = send
+        self.started = started
+        self.method: str = scope.get("method", "GET")
+        self.headers: list[tuple[bytes, bytes]] = scope["headers"]
+        self.raw_path: bytes = scope["raw_path"]
+        self.request_id = b""
+        self.traceparent = b""
+        self.client = ""
+        self.forwarded: list[str] = []
+        self.deadline = 0.0
+        self.caller: Caller | None = None
+        self.arm = b""
+        self.shadow = False
+        self.route = "other"
+        self.model = ""
+        self.variant = ""
+        self.pod = ""
+        self.cache = ""
+        self.error = ""
+        self.status = 0
+        self.upstream_seconds = 0.0
+        self.body_bytes = 0
+        self.extra: list[tuple[bytes, bytes]] = []  # headers every answer to this one carries
+
+    def header(self, name: bytes) -> bytes | None:
+        """The first header of that name (lower case)."""
+        return headers.get(self.headers, name)
+
+    def note(self, answer_headers: list[tuple[bytes, bytes]]) -> None:
+        """Remember which model, variant and pod a backend said it was."""
+        for name, value in answer_headers:
+            if name[:10].lower() != b"x-slipway-":
+                continue
+            lower = name.lower()
+            if lower == b"x-slipway-variant":
+                self.variant = value.decode("latin-1")
+            elif lower == b"x-slipway-pod":
+                self.pod = value.decode("latin-1")
+
+
+def new_request_id() -> bytes:
+    """An id for a request that came without one: 32 hex digits."""
+    return secrets.token_hex(16).encode()

@@ -1,0 +1,93 @@
+"""A model's contract: what it takes and gives, and how a picture becomes what it takes.
+
+It comes from `GET /v2/models/{model}`: the protocol's metadata, and beside it `properties`
+with the labels and the named transforms of the model's `model.json`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from kit.transforms import Finish, Preparation, TransformError
+
+
+class BadContractError(ValueError):
+    """The metadata of a model that cannot be served from here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """Name, datatype (the protocol's) and shape of an input or output; -1 is any size."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Contract:
+    """Everything the proxy needs to know of a model."""
+
+    model: str
+    version: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    labels: tuple[str, ...] = ()
+    preparation: Preparation | None = None
+    finish: Finish | None = None
+    preprocess: tuple[Mapping[str, Any], ...] = ()
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def document(self) -> dict[str, Any]:
+        """For people and programs that ask what the model takes."""
+        return {
+            "inputs": [_tensor_document(tensor) for tensor in self.inputs],
+            "outputs": [_tensor_document(tensor) for tensor in self.outputs],
+            "labels": list(self.labels),
+            "takes_images": self.preparation is not None,
+        }
+
+
+def parse(metadata: Mapping[str, Any], *, max_pixels: int) -> Contract:
+    """The contract in a model's metadata; BadContractError names what is wrong with it.
+
+    ``max_pixels`` bounds the images that are decoded, whatever the model allows.
+    """
+    properties = metadata.get("properties") or {}
+    versions = metadata.get("versions") or [""]
+    labels = tuple(str(label) for label in properties.get("labels") or ())
+    steps = [dict(step) for step in properties.get("preprocess") or ()]
+    for step in steps:
+        if step.get("transform") == "decode_image":
+            allowed = step.get("max_pixels")
+            step["max_pixels"] = min(allowed, max_pixels) if allowed else max_pixels
+    try:
+        preparation = Preparation(steps) if steps else None
+        post = properties.get("postprocess") or ()
+        finish = Finish(post, labels) if post else None
+        return Contract(
+            model=str(metadata["name"]),
+            version=str(metadata.get("version") or versions[-1]),
+            inputs=tuple(_tensor(item) for item in metadata["inputs"]),
+            outputs=tuple(_tensor(item) for item in metadata["outputs"]),
+            labels=labels,
+            preparation=preparation,
+            finish=finish,
+            preprocess=tuple(steps),
+        )
+    except TransformError as error:
+        raise BadContractError(str(error)) from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise BadContractError(f"the model's metadata lacks or garbles {error}") from error
+
+
+def _tensor(item: Mapping[str, Any]) -> Tensor:
+    return Tensor(
+        str(item["name"]), str(item["datatype"]), tuple(int(size) for size in item["shape"])
+    )
+
+
+def _tensor_document(tensor: Tensor) -> dict[str, Any]:
+    return {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape)}

@@ -1,0 +1,287 @@
+"""Passing a request through: bytes in, bytes out, nothing decoded on the way."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from time import monotonic
+
+from kit.problem import Problem
+from starlette.types import Receive
+
+from proxy import deadline as deadlines
+from proxy import headers
+from proxy.context import Request
+from proxy.destination import Body, Destination, Exchange
+from proxy.upstream import Pool, UpstreamError
+
+COLLECTED_BYTES = 1024 * 1024
+HANG_UP_WATCH_SECONDS = 0.05
+SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+class HungUp(Exception):  # noqa: N818 - what happened, not a fault
+    """The caller closed the connection before the answer was there."""
+
+
+def too_large(limit: int) -> Problem:
+    """The answer to a body beyond the limit."""
+    return Problem(
+        413,
+        "body-too-large",
+        f"the request body is larger than {limit} bytes; send less, or raise PROXY_MAX_BODY_BYTES",
+        headers={"connection": "close"},
+    )
+
+
+def declared_length(request: Request, limit: int) -> int | None:
+    """The Content-Length, None where the body is chunked or absent; 413 beyond ``limit``."""
+    value = request.header(b"content-length")
+    if value is None:
+        return None
+    length = int(value)
+    if length > limit:
+        raise too_large(limit)
+    return length
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """The whole body, counted as it arrives."""
+    declared_length(request, limit)
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise HungUp
+        part = message.get("body", b"")
+        size += len(part)
+        if size > limit:
+            raise too_large(limit)
+        parts.append(part)
+        if not message.get("more_body", False):
+            request.body_bytes = size
+            return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+async def body_of(request: Request, limit: int) -> tuple[Body, int | None]:
+    """The body as bytes where it is small, as a stream where it is large or of unknown length.
+
+    The second value is its length, None for a stream that must be sent chunked.
+    """
+    length = declared_length(request, limit)
+    if length is None and request.header(b"transfer-encoding") is None:
+        return b"", 0
+    if length is not None and length <= COLLECTED_BYTES:
+        return await read_body(request, limit), length
+    return _streamed(request, limit, chunked=length is None), length
+
+
+async def _streamed(request: Request, limit: int, *, chunked: bool) -> AsyncIterator[bytes]:
+    size = 0
+    while True:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise HungUp
+        part = message.get("body", b"")
+        size += len(part)
+        if size > limit:
+            raise too_large(limit)
+        if part:
+            yield b"%x\r\n%b\r\n" % (len(part), part) if chunked else part
+        if not message.get("more_body", False):
+            request.body_bytes = size
+            if chunked:
+                yield b"0\r\n\r\n"
+            return
+
+
+def request_head(
+    request: Request,
+    pool: Pool,
+    target: bytes,
+    *,
+    length: int | None,
+    left: float,
+    margin: float,
+    dropped: frozenset[bytes],
+    more: bytes = b"",
+) -> bytes:
+    """The head of the request to the next hop. ``target`` is path and query."""
+    parts = [
+        request.method.encode(),
+        b" ",
+        pool.base_path,
+        target,
+        b" HTTP/1.1\r\nhost: ",
+        pool.authority,
+        b"\r\nx-request-id: ",
+        request.request_id,
+        b"\r\ntraceparent: ",
+        request.traceparent,
+        b"\r\nx-request-timeout: ",
+        deadlines.passed_on(left, margin=margin),
+        b"\r\n",
+        more,
+    ]
+    if length is None:
+        parts.append(b"transfer-encoding: chunked\r\n")
+    elif length or request.method not in SAFE:
+        parts.append(b"content-length: %d\r\n" % length)
+    if request.shadow:
+        parts.append(b"x-slipway-shadow: true\r\n")
+    if request.arm:
+        parts += (b"x-slipway-arm: ", request.arm, b"\r\n")
+    for name, value in headers.passable(request.headers, dropped):
+        parts += (name, b": ", value, b"\r\n")
+    parts.append(b"\r\n")
+    return b"".join(parts)
+
+
+def forwarding_headers(request: Request) -> bytes:
+    """Who asked, for upstreams that want to know."""
+    host = request.header(b"host") or b""
+    scheme = request.header(b"x-forwarded-proto") or request.scope["scheme"].encode()
+    proto = b"https" if scheme == b"https" else b"http"
+    return b"x-forwarded-for: %b\r\nx-forwarded-host: %b\r\nx-forwarded-proto: %b\r\n" % (
+        ", ".join(request.forwarded).encode("latin-1", "replace"),
+        host,
+        proto,
+    )
+
+
+class HangUpWatch:
+    """Cancels the serving task when the caller hangs up.
+
+    Watching costs a task, so it begins only once a request has taken a while. The body must
+    have been read; what the watch takes from ``receive`` is lost.
+    """
+
+    __slots__ = ("_handle", "_receive", "_serving", "_watcher", "hung_up")
+
+    def __init__(self, receive: Receive) -> None:
+        loop = asyncio.get_running_loop()
+        self._receive = receive
+        self._serving = asyncio.current_task()
+        self._watcher: asyncio.Task[None] | None = None
+        self._handle = loop.call_later(HANG_UP_WATCH_SECONDS, self._begin)
+        self.hung_up = False
+
+    def _begin(self) -> None:
+        self._watcher = asyncio.get_running_loop().create_task(self._watch())
+
+    async def _watch(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self.hung_up = True
+        if self._serving is not None:
+            self._serving.cancel()
+
+    def stop(self) -> None:
+        """Look no more."""
+        self._handle.cancel()
+        if self._watcher is not None:
+            self._watcher.cancel()
+
+    def turned(self, error: asyncio.CancelledError) -> BaseException:
+        """HungUp where the cancellation was ours, the cancellation itself where not."""
+        if self.hung_up and self._serving is not None:
+            self._serving.uncancel()
+            return HungUp()
+        return error
+
+
+async def forward(
+    request: Request,
+    destination: Destination,
+    target: bytes,
+    *,
+    limit: int,
+    margin: float,
+    dropped: frozenset[bytes],
+    repeatable: bool,
+    now: float,
+    more: bytes = b"",
+    idle_seconds: float | None = None,
+) -> None:
+    """Send the request on and its answer back.
+
+    ``idle_seconds``: once the headers of the answer are there, the body may take as long as it
+    likes while bytes arrive this often. Event streams always may. Raises Problem before the
+    answer began; afterwards a failure closes the caller's connection, so that it cannot take
+    half an answer for a whole one.
+    """
+    body, length = await body_of(request, limit)
+    watch = HangUpWatch(request.receive) if isinstance(body, bytes) else None
+    try:
+        exchange = await destination.ask(
+            lambda pool, left: request_head(
+                request,
+                pool,
+                target,
+                length=length,
+                left=left,
+                margin=margin,
+                dropped=dropped,
+                more=more,
+            ),
+            body,
+            deadline=min(request.deadline, now + destination.timeout),
+            repeatable=repeatable,
+            head_only=request.method == "HEAD",
+        )
+        try:
+            if watch is None:
+                watch = HangUpWatch(request.receive)
+            await _answer(request, exchange, watch, idle_seconds)
+        finally:
+            exchange.end()
+    except asyncio.CancelledError as error:
+        raise (watch.turned(error) if watch is not None else error) from None
+    finally:
+        if watch is not None:
+            watch.stop()
+
+
+async def _answer(
+    request: Request, exchange: Exchange, watch: HangUpWatch, idle_seconds: float | None
+) -> None:
+    connection = exchange.connection
+    request.upstream_seconds += exchange.seconds
+    request.note(connection.headers)
+    passed = headers.passable(
+        [(name.lower(), value) for name, value in connection.headers], headers.ANSWER_DROPPED
+    )
+    send = request.send
+    start = {"type": "http.response.start", "status": connection.status, "headers": passed}
+    if connection.complete:
+        watch.stop()
+        data = await connection.chunk()
+        await send(start)
+        await send({"type": "http.response.body", "body": data})
+        return
+    await send(start)
+    if idle_seconds is None and _is_event_stream(passed):
+        idle_seconds = 300.0
+    try:
+        while True:
+            if idle_seconds is not None:
+                connection.extend(monotonic() + idle_seconds)
+            data = await connection.chunk()
+            if not data:
+                break
+            await send({"type": "http.response.body", "body": data, "more_body": True})
+    except UpstreamError as error:
+        request.error = error.reason
+        raise Truncated(str(error)) from error
+    watch.stop()
+    await send({"type": "http.response.body", "body": b""})
+
+
+class Truncated(Exception):  # noqa: N818 - what happened, not a fault
+    """The backend failed in the middle of its answer."""
+
+
+def _is_event_stream(answer_headers: list[tuple[bytes, bytes]]) -> bool:
+    value = headers.get(answer_headers, b"content-type") or b""
+    return value.startswith(b"text/event-stream")

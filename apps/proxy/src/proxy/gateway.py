@@ -1,0 +1,377 @@
+"""The door: every request gets its identity and deadline here, and leaves its trace.
+
+Plain ASGI. `/v2` and `/api` are passed through from here; everything else goes to FastAPI.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from time import monotonic
+from urllib.parse import unquote
+
+from kit import logs, tracing
+from kit.health import Health
+from kit.problem import MEDIA_TYPE, Problem
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from proxy import auth, headers, paths, v2
+from proxy import deadline as deadlines
+from proxy.arms import arm_of
+from proxy.context import Request, new_request_id
+from proxy.deadline import BadTimeoutError
+from proxy.forward import HungUp, Truncated, forward, forwarding_headers
+from proxy.headers import BadHeadersError
+from proxy.paths import BadPathError
+from proxy.services import Services
+from proxy.websocket import pass_websocket
+
+log = logs.get("proxy.gateway")
+
+IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
+CLIENT_CLOSED = 499  # nginx's number for a caller that hung up; it never reaches anybody
+
+Handler = Callable[[Request], Awaitable[None]]
+
+
+class Gateway:
+    """The proxy as an ASGI application."""
+
+    def __init__(self, services: Services, app: ASGIApp, health: Health) -> None:
+        self.services = services
+        self.settings = services.settings
+        self.app = app
+        self.health = health
+        self._stages = [prefix.encode() for prefix in self.settings.stage_prefixes]
+        self._in_flight = 0
+        services.metrics.gauge(
+            "http_server_active_requests",
+            "Requests under way.",
+            (),
+            lambda: [((), float(self._in_flight))],
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request, WebSocket, or the lifespan."""
+        kind = scope["type"]
+        if kind == "http":
+            await self._http(scope, receive, send)
+        elif kind == "websocket":
+            await self._websocket(scope, receive, send)
+        else:
+            await self._lifespan(receive, send)
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        while True:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                try:
+                    await self.services.start()
+                except Exception as error:
+                    log.error("start failed", reason=repr(error))
+                    await send({"type": "lifespan.startup.failed", "message": str(error)})
+                    return
+                self.health.ready("start")
+                await send({"type": "lifespan.startup.complete"})
+            else:
+                await self.services.stop()
+                await send({"type": "lifespan.shutdown.complete"})
+                return
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive, send, monotonic())
+        begun = False
+
+        async def answer(message: Message) -> None:
+            nonlocal begun
+            if message["type"] == "http.response.start":
+                begun = True
+                message["headers"] = self._dress(request, message)
+            await send(message)
+
+        request.send = answer
+        self._in_flight += 1
+        try:
+            await self._serve(request)
+        except Problem as problem:
+            request.error = problem.type
+            if not begun:
+                await self._problem(request, problem)
+        except HungUp:
+            request.status = CLIENT_CLOSED
+            request.error = "caller-hung-up"
+        except Truncated:
+            pass  # uvicorn closes a connection whose answer was left unfinished
+        except Exception as error:
+            log.error("request failed", path=scope["path"], exc_info=error)
+            request.error = "internal"
+            if not begun:
+                await self._problem(
+                    request, Problem(500, "internal", "the proxy failed; its log says why")
+                )
+        finally:
+            self._in_flight -= 1
+            self._report(request)
+
+    async def _serve(self, request: Request) -> None:
+        settings = self.settings
+        sent = request.headers
+        request.request_id = (
+            headers.valid_request_id(request.header(b"x-request-id")) or new_request_id()
+        )
+        context = tracing.parse_traceparent(
+            (request.header(b"traceparent") or b"").decode("latin-1")
+        )
+        context = context.child() if context else tracing.new_trace()
+        request.traceparent = context.traceparent().encode()
+        tracing.current.set(context)
+        tracing.request_id.set(request.request_id.decode())
+        peer = request.scope.get("client") or ("", 0)
+        request.client, request.forwarded = headers.client_address(
+            peer[0], request.header(b"x-forwarded-for"), settings.trusted_hops
+        )
+        try:
+            headers.check(sent, http_version=request.scope["http_version"])
+            timeout = deadlines.parse(
+                request.header(b"x-request-timeout"),
+                default=settings.timeout_seconds,
+                longest=settings.max_timeout_seconds,
+            )
+        except BadHeadersError as error:
+            raise Problem(400, "bad-request", str(error), headers={"connection": "close"}) from None
+        except BadTimeoutError as error:
+            raise Problem(400, "bad-timeout", str(error)) from None
+        request.deadline = request.started + timeout
+        request.shadow = is_shadow(request)
+        if self._stages:
+            request.raw_path = paths.without_stage(request.raw_path, self._stages)
+        raw = request.raw_path
+        if raw.startswith(b"/v2") and (len(raw) == 3 or raw[3] == 0x2F):
+            await self._v2(request)
+        elif raw.startswith(b"/api/"):
+            await self._api(request)
+        else:
+            await self._application(request)
+
+    async def _admit(self, request: Request) -> None:
+        request.caller = await self.services.auth.caller(request.headers)
+        request.arm = arm_of(self.settings, request)
+        await self.services.limits.admit(request)
+
+    async def _v2(self, request: Request) -> None:
+        request.route = "/v2"
+        try:
+            path = paths.model_path(request.raw_path)
+            if path is None:
+                await v2.answer(self.services, request)
+                return
+            request.route = "/v2/models/{model}" + (f"/{path.verb}" if path.verb else "")
+            await self._admit(request)
+            self._allow(request, "predict", path.model)
+            backend = self.services.models.choose(
+                path.model, request.scope["query_string"], request.headers
+            )
+            request.model = backend.name
+            await v2.pass_on(self.services, request, backend, path)
+        except Problem as problem:
+            problem.extra.setdefault("error", problem.detail)  # where the protocol's clients look
+            raise
+
+    def _allow(self, request: Request, action: str, thing: str) -> None:
+        caller = request.caller
+        if caller is not None and not caller.may(action, thing):
+            raise auth.forbidden(caller, action, thing)
+
+    async def _api(self, request: Request) -> None:
+        request.route = "/api/{path}"
+        try:
+            raw = paths.check(request.raw_path)
+        except BadPathError as error:
+            raise Problem(400, "bad-path", str(error)) from None
+        await self._admit(request)
+        key, rest, repeatable = self._upstream(request, raw)
+        upstream = self.settings.upstreams[key]
+        request.route = f"/api/{key}/{{path}}" if key else "/api/{path}"
+        query = request.scope["query_string"]
+        target = rest + (b"?" + query if query else b"")
+        more = forwarding_headers(request)
+        dropped = headers.DROPPED_WITH_CREDENTIALS
+        if upstream.forward_authorization:
+            dropped = headers.DROPPED
+        await forward(
+            request,
+            self.services.upstreams[key],
+            target,
+            limit=self.settings.max_body_bytes,
+            margin=self.settings.hop_margin_seconds,
+            dropped=dropped,
+            repeatable=repeatable,
+            now=monotonic(),
+            more=more,
+            idle_seconds=upstream.idle_seconds,
+        )
+
+    def _upstream(self, request: Request, raw: bytes) -> tuple[str, bytes, bool]:
+        below = raw.removeprefix(b"/api/")
+        key = paths.longest_prefix(below, self.settings.upstreams)
+        if key is None:
+            raise Problem(404, "unknown-upstream", "no upstream is configured for this path")
+        upstream = self.settings.upstreams[key]
+        rest = b"/" + below[len(key) :].lstrip(b"/") if key else b"/" + below
+        if upstream.paths and not any(
+            rest == prefix.encode() or rest.startswith(prefix.rstrip("/").encode() + b"/")
+            for prefix in upstream.paths
+        ):
+            raise Problem(404, "unknown-upstream", f"{key} is not open at this path")
+        method = "GET" if request.scope["type"] == "websocket" else request.method
+        if method not in upstream.methods:
+            allowed = ", ".join(upstream.methods)
+            raise Problem(
+                405, "method-not-allowed", f"{key} takes {allowed}", headers={"allow": allowed}
+            )
+        self._allow(request, "api", upstream.scope or key)
+        return key, rest if upstream.strip_prefix else raw, method in IDEMPOTENT
+
+    async def _application(self, request: Request) -> None:
+        raw = request.raw_path
+        scope = request.scope
+        try:
+            paths.check(raw)
+        except BadPathError as error:
+            raise Problem(400, "bad-path", str(error)) from None
+        scope["path"] = headers_path(raw)
+        scope["slipway"] = request
+        if raw.startswith(b"/v1/") and raw != b"/v1/about":
+            await self._admit(request)
+        try:
+            await self.app(scope, request.receive, request.send)
+        finally:
+            route = scope.get("route")
+            request.route = getattr(route, "path", request.route)
+
+    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive, send, monotonic())
+        try:
+            request.request_id = (
+                headers.valid_request_id(request.header(b"x-request-id")) or new_request_id()
+            )
+            request.traceparent = tracing.new_trace().traceparent().encode()
+            request.deadline = request.started + self.settings.timeout_seconds
+            peer = scope.get("client") or ("", 0)
+            request.client, request.forwarded = headers.client_address(
+                peer[0], request.header(b"x-forwarded-for"), self.settings.trusted_hops
+            )
+            try:
+                headers.check(request.headers)
+                raw = paths.check(paths.without_stage(request.raw_path, self._stages))
+            except (BadHeadersError, BadPathError) as error:
+                raise Problem(400, "bad-request", str(error)) from None
+            if not raw.startswith(b"/api/"):
+                raise Problem(404, "not-found", "WebSockets are served below /api/")
+            await self._admit(request)
+            key, rest, _ = self._upstream(request, raw)
+            request.route = f"/api/{key}/{{path}}"
+            await pass_websocket(self.services, request, key, rest)
+        except Problem as problem:
+            request.error = problem.type
+            request.status = problem.status
+            await refuse_websocket(send, scope, problem, request.request_id.decode())
+        finally:
+            self._report(request)
+
+    def _dress(self, request: Request, message: Message) -> list[tuple[bytes, bytes]]:
+        request.status = message["status"]
+        overhead = monotonic() - request.started - request.upstream_seconds
+        dressed: list[tuple[bytes, bytes]] = [
+            *message["headers"],
+            (b"x-request-id", request.request_id),
+            (b"x-slipway-overhead-ms", b"%.3f" % (overhead * 1000)),
+            *request.extra,
+        ]
+        self.services.metrics.overhead.observe(overhead, request.route)
+        if self.health.draining:
+            dressed.append((b"connection", b"close"))
+        return dressed
+
+    async def _problem(self, request: Request, problem: Problem) -> None:
+        body = problem.body(request_id=request.request_id.decode())
+        start: Message = {
+            "type": "http.response.start",
+            "status": problem.status,
+            "headers": [
+                (b"content-type", MEDIA_TYPE.encode()),
+                (b"content-length", b"%d" % len(body)),
+                (b"cache-control", b"no-store"),
+                *(
+                    (name.lower().encode(), value.encode())
+                    for name, value in problem.headers.items()
+                ),
+            ],
+        }
+        await request.send(start)
+        await request.send({"type": "http.response.body", "body": body})
+
+    def _report(self, request: Request) -> None:
+        services = self.services
+        seconds = monotonic() - request.started
+        status = request.status
+        services.metrics.requests.observe(
+            seconds, request.route, request.method, str(status), request.model, request.variant
+        )
+        if request.error:
+            services.metrics.failures.add(request.route, request.error)
+        if self.settings.access_log == "off" or (
+            self.settings.access_log == "errors" and status < 400 and not request.error
+        ):
+            return
+        services.access.write(
+            method=request.method,
+            path=request.raw_path.decode("latin-1"),
+            route=request.route,
+            status=status,
+            seconds=round(seconds, 6),
+            upstream_seconds=round(request.upstream_seconds, 6),
+            client=request.client,
+            caller=request.caller.name if request.caller else None,
+            model=request.model,
+            variant=request.variant,
+            cache=request.cache,
+            arm=request.arm.decode(),
+            shadow=request.shadow or None,
+            error=request.error,
+            bytes=request.body_bytes,
+            request_id=request.request_id.decode(),
+            trace_id=request.traceparent[3:35].decode(),
+        )
+
+
+def headers_path(raw: bytes) -> str:
+    """A checked raw path as the routing table wants it, decoded."""
+    return unquote(raw.decode("ascii"))
+
+
+def is_shadow(request: Request) -> bool:
+    """Whether this is a mirrored copy: Istio appends ``-shadow`` to the host's name."""
+    if request.header(b"x-slipway-shadow") == b"true":
+        return True
+    host = (request.header(b"host") or b"").rsplit(b":", 1)[0]
+    return host.endswith(b"-shadow")
+
+
+async def refuse_websocket(send: Send, scope: Scope, problem: Problem, request_id: str) -> None:
+    """Refuse a handshake with an HTTP answer where the server can send one."""
+    if "websocket.http.response" not in scope.get("extensions", {}):
+        await send({"type": "websocket.close", "code": 1008, "reason": problem.detail[:120]})
+        return
+    body = problem.body(request_id=request_id)
+    await send(
+        {
+            "type": "websocket.http.response.start",
+            "status": problem.status,
+            "headers": [
+                (b"content-type", MEDIA_TYPE.encode()),
+                (b"content-length", b"%d" % len(body)),
+                (b"x-request-id", request_id.encode()),
+            ],
+        }
+    )
+    await send({"type": "websocket.http.response.body", "body": body})

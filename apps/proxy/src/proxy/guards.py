@@ -1,0 +1,122 @@
+"""What keeps one bad backend from becoming everybody's problem: limits, breaker, budget."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+State = Literal["closed", "open", "half-open"]
+
+
+@dataclass(slots=True)
+class Concurrency:
+    """A bound on requests in flight; past it, 429 at once rather than a queue."""
+
+    limit: int
+    in_flight: int = 0
+
+    def enter(self) -> bool:
+        """Take a place; False where there is none."""
+        if self.in_flight >= self.limit:
+            return False
+        self.in_flight += 1
+        return True
+
+    def leave(self) -> None:
+        """Give the place back."""
+        self.in_flight -= 1
+
+
+@dataclass(slots=True)
+class Breaker:
+    """Opens when at least ``failures`` requests of a window failed and they are ``ratio`` of it.
+
+    Open: nothing passes for ``open_seconds``. Then one request is let through (half-open); its
+    outcome closes or opens the breaker. Times are the caller's clock, in seconds.
+    """
+
+    failures: int
+    ratio: float
+    window: float
+    open_seconds: float
+    state: State = "closed"
+    _started: float = 0.0
+    _good: int = 0
+    _bad: int = 0
+    _until: float = 0.0
+    _trial: bool = field(default=False)
+
+    def allows(self, now: float) -> bool:
+        """Whether a request may pass now. True must be followed by ``record`` or ``abandon``."""
+        if self.state == "closed":
+            return True
+        if self.state == "open":
+            if now < self._until:
+                return False
+            self.state = "half-open"
+            self._trial = False
+        if self._trial:
+            return False
+        self._trial = True
+        return True
+
+    def record(self, now: float, *, failed: bool) -> None:
+        """The outcome of a request that was allowed."""
+        if self.state == "half-open":
+            self._trial = False
+            if failed:
+                self._open(now)
+            else:
+                self.state = "closed"
+                self._restart(now)
+            return
+        if self.state == "open":
+            return
+        if now - self._started > self.window:
+            self._restart(now)
+        if failed:
+            self._bad += 1
+            if self._bad >= self.failures and self._bad >= self.ratio * (self._bad + self._good):
+                self._open(now)
+        else:
+            self._good += 1
+
+    def abandon(self) -> None:
+        """A request that was allowed ended without telling anything (the caller hung up)."""
+        self._trial = False
+
+    def retry_after(self, now: float) -> float:
+        """Seconds until a request may pass again, at least a tenth."""
+        return max(0.1, self._until - now)
+
+    def _open(self, now: float) -> None:
+        self.state = "open"
+        self._until = now + self.open_seconds
+
+    def _restart(self, now: float) -> None:
+        self._started = now
+        self._good = self._bad = 0
+
+
+@dataclass(slots=True)
+class RetryBudget:
+    """Retries as a share of requests: each request earns ``ratio``, each retry costs one.
+
+    A backend that fails everything gets ``ratio`` more load, not twice the load.
+    """
+
+    ratio: float
+    cap: float = 10.0
+    tokens: float = 1.0
+
+    def earn(self) -> None:
+        """A first attempt was made."""
+        if self.tokens < self.cap:
+            self.tokens += self.ratio
+
+    def spend(self) -> bool:
+        """Whether a retry may be made now; it is then paid for."""
+        if self.tokens < 1.0 or self.ratio == 0:
+            return False
+        self.tokens -= 1.0
+        return True

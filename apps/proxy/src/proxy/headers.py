@@ -1,0 +1,138 @@
+"""Which headers pass, which end here, and which requests are refused for theirs. All pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+Headers = list[tuple[bytes, bytes]]
+
+# RFC 9110 section 7.6.1, and what is only about the connection to us.
+HOP_BY_HOP = frozenset(
+    {
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    }
+)
+# Written anew for the next hop; what a caller claims about them is not believed.
+REPLACED = frozenset(
+    {
+        b"host",
+        b"content-length",
+        b"expect",
+        b"traceparent",
+        b"forwarded",
+        b"x-forwarded-for",
+        b"x-forwarded-host",
+        b"x-forwarded-proto",
+        b"x-forwarded-prefix",
+        b"x-real-ip",
+        b"x-request-id",
+        b"x-request-timeout",
+        b"x-slipway-shadow",
+        b"x-slipway-arm",
+        b"x-slipway-caller",
+    }
+)
+CREDENTIALS = frozenset({b"authorization", b"x-api-key", b"cookie"})
+DROPPED = HOP_BY_HOP | REPLACED
+DROPPED_WITH_CREDENTIALS = DROPPED | CREDENTIALS
+ANSWER_DROPPED = HOP_BY_HOP | {b"x-request-id", b"x-slipway-overhead-ms"}
+
+_REQUEST_ID = re.compile(rb"^[A-Za-z0-9._:@/+=-]{1,128}$")
+
+
+class BadHeadersError(ValueError):
+    """Headers that two servers could read in two ways."""
+
+
+def check(headers: Iterable[tuple[bytes, bytes]], *, http_version: str = "1.1") -> None:
+    """Refuse what request smuggling is made of (RFC 9112 sections 3.2 and 6.3).
+
+    More than one Host, none in HTTP/1.1, a Host with blanks or a path, several or malformed
+    Content-Lengths, Content-Length beside Transfer-Encoding, any Transfer-Encoding but
+    ``chunked``, names with an underscore that imitate one of ours.
+    """
+    hosts = lengths = codings = 0
+    for name, value in headers:
+        if name == b"host":
+            hosts += 1
+            if hosts > 1:
+                raise BadHeadersError("the request has more than one Host header")
+            if not _HOST.match(value):
+                raise BadHeadersError("the Host header is not a host name with an optional port")
+        elif name == b"content-length":
+            lengths += 1
+            if lengths > 1 or not value.isdigit():
+                raise BadHeadersError("the request needs one Content-Length, a number")
+        elif name == b"transfer-encoding":
+            codings += 1
+            if codings > 1 or value.strip().lower() != b"chunked":
+                raise BadHeadersError("the only Transfer-Encoding accepted is `chunked`")
+            if http_version == "1.0":
+                raise BadHeadersError("HTTP/1.0 knows no Transfer-Encoding")
+    if lengths and codings:
+        raise BadHeadersError("the request has both Content-Length and Transfer-Encoding")
+    if hosts == 0 and http_version == "1.1":
+        raise BadHeadersError("the request has no Host header")
+
+
+_HOST = re.compile(rb"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]*)(:\d{1,5})?$")
+
+
+def get(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> bytes | None:
+    """The first header of that name (lower case), or None."""
+    for key, value in headers:
+        if key == name:
+            return value
+    return None
+
+
+def listed_in_connection(headers: Iterable[tuple[bytes, bytes]]) -> frozenset[bytes]:
+    """The names a Connection header declares to be about this hop only.
+
+    ``host`` and the like cannot be declared away.
+    """
+    names: set[bytes] = set()
+    for key, value in headers:
+        if key == b"connection":
+            names.update(token.strip().lower() for token in value.split(b","))
+    return frozenset(names - {b"close", b"keep-alive", b"upgrade", b""})
+
+
+def passable(
+    headers: Iterable[tuple[bytes, bytes]], dropped: frozenset[bytes]
+) -> list[tuple[bytes, bytes]]:
+    """The headers without ``dropped`` and without what Connection declares."""
+    headers = list(headers)
+    for key, _ in headers:
+        if key == b"connection":
+            dropped = dropped | listed_in_connection(headers)
+            break
+    return [pair for pair in headers if pair[0] not in dropped]
+
+
+def valid_request_id(value: bytes | None) -> bytes | None:
+    """A caller's request id where it is one we would log: short, visible ASCII."""
+    return value if value is not None and _REQUEST_ID.match(value) else None
+
+
+def client_address(
+    peer: str, forwarded_for: bytes | None, trusted_hops: int
+) -> tuple[str, list[str]]:
+    """Who asked, and the chain for the next hop.
+
+    ``trusted_hops`` proxies in front of us appended to X-Forwarded-For; the entry that the
+    outermost of them wrote is the client, everything left of it the client's own invention.
+    """
+    entries = [part.strip() for part in (forwarded_for or b"").decode("latin-1").split(",")]
+    chain = [entry for entry in entries if entry]
+    trusted = chain[-trusted_hops:] if trusted_hops else []
+    return (trusted[0] if trusted else peer), [*trusted, peer]

@@ -1,0 +1,128 @@
+"""Rate limits: so many requests in a window for each caller, over all pods together.
+
+A round trip to Redis for every request would cost more than most requests do, so a pod leases
+places in batches and hands them out from memory. Leased places are counted as used: several
+pods together never admit more than the limit, they may admit a few less.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import redis.asyncio as redis
+from kit.problem import Problem
+
+from proxy.context import Request
+from proxy.redis_store import Store
+from proxy.settings import ProxySettings, RateLimit
+
+# Take up to ARGV[1] places of ARGV[2] in the window of ARGV[3] ms.
+# Answers: places granted, places taken so far by everybody, ms until the window ends.
+LEASE = """
+local used = tonumber(redis.call('GET', KEYS[1]) or '0')
+local grant = math.max(0, math.min(tonumber(ARGV[1]), tonumber(ARGV[2]) - used))
+if grant > 0 then
+  used = redis.call('INCRBY', KEYS[1], grant)
+end
+local left = redis.call('PTTL', KEYS[1])
+if left < 0 and grant > 0 then
+  redis.call('PEXPIRE', KEYS[1], ARGV[3])
+  left = tonumber(ARGV[3])
+end
+return {grant, used, left}
+"""
+
+LEASED_SHARE = 50  # a pod leases at most a fiftieth of the limit at once
+LEASE_SECONDS = 1.0
+MOST_CALLERS = 10_000
+
+
+@dataclass(slots=True)
+class Window:
+    """What this pod knows of a caller's window: places it holds, taken by all, its end."""
+
+    held: int
+    used: int
+    ends: float
+    leased_at: float
+
+
+class Limits:
+    """Admits requests, or answers 429."""
+
+    def __init__(self, settings: ProxySettings, store: Store) -> None:
+        self._default = settings.rate_limit
+        self._store = store
+        self._windows: dict[str, Window] = {}
+
+    async def admit(self, request: Request) -> None:
+        """Count the request; Problem 429 past the limit. Without Redis everybody is admitted."""
+        caller = request.caller
+        limit = caller.rate_limit if caller is not None and caller.rate_limit else self._default
+        if limit is None or not self._store.configured:
+            return
+        name = caller.name if caller is not None else f"address:{request.client}"
+        now = request.started
+        window = self._windows.get(name)
+        if window is None or now >= window.ends or not self._holds(window, limit, now):
+            window = await self._lease(name, limit, now)
+            if window is None:
+                return
+        if window.held <= 0:
+            wait = max(1, math.ceil(window.ends - now))
+            raise Problem(
+                429,
+                "rate-limited",
+                f"{name} may send {limit.requests} requests in {limit.window_seconds:g} s; "
+                f"the window ends in {wait} s",
+                headers={
+                    "retry-after": str(wait),
+                    "ratelimit-policy": _policy(limit),
+                    "ratelimit": f'"default";r=0;t={wait}',
+                },
+            )
+        window.held -= 1
+        remaining = max(0, limit.requests - window.used) + window.held
+        seconds = max(0, math.ceil(window.ends - now))
+        request.extra += (
+            (b"ratelimit-policy", _policy(limit).encode()),
+            (b"ratelimit", b'"default";r=%d;t=%d' % (remaining, seconds)),
+        )
+
+    @staticmethod
+    def _holds(window: Window, limit: RateLimit, now: float) -> bool:
+        """Whether this pod can decide alone: it holds places, or knows that none are left."""
+        if window.held > 0:
+            return True
+        return window.used >= limit.requests and now - window.leased_at < LEASE_SECONDS
+
+    async def _lease(self, name: str, limit: RateLimit, now: float) -> Window | None:
+        want = max(1, limit.requests // LEASED_SHARE)
+        key = f"{self._store.prefix}:rate:{name}:{limit.requests}:{limit.window_seconds:g}"
+        milliseconds = round(limit.window_seconds * 1000)
+
+        async def ask(client: redis.Redis) -> list[int]:
+            answer: list[int] = await client.eval(LEASE, 1, key, want, limit.requests, milliseconds)
+            return answer
+
+        answer = await self._store.aside("rate-limit", ask)
+        if answer is None:
+            return None
+        granted, used, left = answer
+        if len(self._windows) >= MOST_CALLERS:
+            self._windows = {k: w for k, w in self._windows.items() if w.ends > now}
+            if len(self._windows) >= MOST_CALLERS:
+                self._windows.clear()
+        window = self._windows.get(name)
+        if window is None or now >= window.ends:
+            window = self._windows[name] = Window(0, 0, 0.0, 0.0)
+        window.held += granted  # another request may have leased while we waited
+        window.used = used
+        window.ends = now + max(0.001, left / 1000)
+        window.leased_at = now
+        return window
+
+
+def _policy(limit: RateLimit) -> str:
+    return f'"default";q={limit.requests};w={limit.window_seconds:g}'

@@ -1,0 +1,300 @@
+"""The models behind the proxy: which backend serves a request, and how it is asked."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Protocol
+from urllib.parse import parse_qsl
+
+import orjson
+from kit.problem import Problem
+
+from proxy import contract as contracts
+from proxy import deadline as deadlines
+from proxy.contract import BadContractError, Contract
+from proxy.destination import Destination
+from proxy.metrics import Metrics
+from proxy.settings import Backend, HttpBackend, ProxySettings, Rule
+from proxy.tensors import bytes_tensor, encode
+from proxy.upstream import Pool, UpstreamError
+
+LARGEST_ANSWER = 256 * 1024 * 1024
+
+
+@dataclass(slots=True)
+class Asking:
+    """Whose question it is: carried to the backend, and reported."""
+
+    request_id: bytes
+    traceparent: bytes
+    deadline: float
+    arm: bytes = b""
+    shadow: bool = False
+    upstream_seconds: float = 0.0
+
+
+@dataclass(slots=True)
+class Answer:
+    """What a backend said: status, headers with lower-case names, body."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+    seconds: float = field(default=0.0)
+
+
+class ModelBackend(Protocol):
+    """Where one model is served."""
+
+    name: str
+
+    @property
+    def settings(self) -> Backend:
+        """What was configured."""
+        ...
+
+    async def contract(self, asking: Asking) -> Contract:
+        """What the model takes; a recent one may be answered from memory."""
+        ...
+
+    async def infer(self, body: bytes, json_length: int | None, asking: Asking) -> Answer:
+        """An infer request of the Open Inference Protocol."""
+        ...
+
+    async def invoke(self, body: bytes, content_type: str, accept: str, asking: Asking) -> Answer:
+        """A request in the caller's own form, for a server that prepares its inputs itself."""
+        ...
+
+    async def state(self, asking: Asking) -> dict[str, str]:
+        """``state`` (ready, unavailable) and what is known beside it."""
+        ...
+
+    def breakers(self) -> list[tuple[str, str]]:
+        """Address and breaker state."""
+        ...
+
+    def in_flight(self) -> int:
+        """Requests under way."""
+        ...
+
+    def sweep(self) -> None:
+        """Drop idle connections."""
+        ...
+
+    async def close(self) -> None:
+        """Release everything."""
+        ...
+
+
+class HttpModel:
+    """A model on a server of the Open Inference Protocol."""
+
+    def __init__(
+        self, name: str, backend: HttpBackend, settings: ProxySettings, metrics: Metrics
+    ) -> None:
+        self.name = name
+        self.settings = backend
+        self.remote = backend.model or name
+        self.destination = Destination(
+            name,
+            backend.addresses(),
+            backend,
+            metrics,
+            retry_ratio=settings.retry_ratio,
+            connect_timeout=settings.connect_timeout_seconds,
+            idle_seconds=settings.pool_idle_seconds,
+        )
+        self._path = b"/v2/models/" + self.remote.encode()
+        self._margin = settings.hop_margin_seconds
+        self._ttl = settings.contract_ttl_seconds
+        self._max_pixels = settings.max_image_pixels
+        self._contract: Contract | None = None
+        self._read_at = 0.0
+        self._reading: asyncio.Task[Contract] | None = None
+
+    async def contract(self, asking: Asking) -> Contract:
+        """From memory for ``contract_ttl_seconds``; one reading at a time."""
+        loop = asyncio.get_running_loop()
+        if self._contract is not None and monotonic() - self._read_at < self._ttl:
+            return self._contract
+        if self._reading is None:
+            self._reading = loop.create_task(self._read(asking))
+            self._reading.add_done_callback(self._read_done)
+        if self._contract is not None and monotonic() - self._read_at < 10 * self._ttl:
+            return self._contract  # an old one now rather than a wait for everybody
+        return await asyncio.shield(self._reading)
+
+    def _read_done(self, task: asyncio.Task[Contract]) -> None:
+        self._reading = None
+        if not task.cancelled():
+            task.exception()  # whoever waits for it has it
+
+    async def _read(self, asking: Asking) -> Contract:
+        answer = await self._ask(b"GET", b"", b"", asking)
+        if answer.status != 200:
+            raise Problem(
+                503,
+                "model-unavailable",
+                f"{self.name}: its server answers {answer.status} for the model's metadata",
+                headers={"retry-after": "2"},
+            )
+        try:
+            contract = contracts.parse(orjson.loads(answer.body), max_pixels=self._max_pixels)
+        except (orjson.JSONDecodeError, BadContractError) as error:
+            raise Problem(502, "bad-contract", f"{self.name}: {error}") from error
+        self._contract = contract
+        self._read_at = monotonic()
+        return contract
+
+    def expire_contract(self) -> None:
+        """Read the contract anew at the next request: the model's version has changed."""
+        self._read_at = -1e9
+
+    async def infer(self, body: bytes, json_length: int | None, asking: Asking) -> Answer:
+        """POST …/infer; a prediction changes nothing, so it may be repeated."""
+        more = b"content-type: application/json\r\n"
+        if json_length is not None:
+            more = (
+                b"content-type: application/octet-stream\r\n"
+                b"inference-header-content-length: %d\r\n" % json_length
+            )
+        answer = await self._ask(b"POST", b"/infer", body, asking, more)
+        version = answer.headers.get("x-slipway-model-version")
+        if version and self._contract is not None and version != self._contract.version:
+            self.expire_contract()
+        return answer
+
+    async def invoke(self, body: bytes, content_type: str, accept: str, asking: Asking) -> Answer:
+        """The raw payload as a BYTES tensor; the server prepares it."""
+        contract = await self.contract(asking)
+        name = contract.inputs[0].name
+        framed, length = encode(
+            {name: ("BYTES", (1,), bytes_tensor(body))}, identity=asking.request_id.decode()
+        )
+        return await self.infer(framed, length, asking)
+
+    async def state(self, asking: Asking) -> dict[str, str]:
+        """Asks the server whether the model is ready."""
+        try:
+            answer = await self._ask(b"GET", b"/ready", b"", asking)
+        except Problem as problem:
+            return {"state": "unavailable", "reason": problem.detail}
+        if answer.status == 200:
+            return {"state": "ready"}
+        return {"state": "unavailable", "reason": f"its server answers {answer.status}"}
+
+    async def _ask(
+        self, method: bytes, rest: bytes, body: bytes, asking: Asking, more: bytes = b""
+    ) -> Answer:
+        def head(pool: Pool, left: float) -> bytes:
+            lines = [
+                method,
+                b" ",
+                pool.base_path,
+                self._path,
+                rest,
+                b" HTTP/1.1\r\nhost: ",
+                pool.authority,
+                b"\r\nx-request-id: ",
+                asking.request_id,
+                b"\r\ntraceparent: ",
+                asking.traceparent,
+                b"\r\nx-request-timeout: ",
+                deadlines.passed_on(left, margin=self._margin),
+                b"\r\ncontent-length: %d\r\n" % len(body),
+                more,
+            ]
+            if asking.arm:
+                lines += (b"x-slipway-arm: ", asking.arm, b"\r\n")
+            if asking.shadow:
+                lines.append(b"x-slipway-shadow: true\r\n")
+            lines.append(b"\r\n")
+            return b"".join(lines)
+
+        started = monotonic()
+        exchange = await self.destination.ask(
+            head,
+            body,
+            deadline=min(asking.deadline, started + self.settings.timeout_seconds),
+            repeatable=True,
+        )
+        try:
+            connection = exchange.connection
+            data = await connection.body(LARGEST_ANSWER)
+        except UpstreamError as error:
+            raise self.destination.problem(error) from error
+        finally:
+            exchange.end()
+        seconds = monotonic() - started
+        asking.upstream_seconds += seconds
+        fields = {
+            name.decode("latin-1").lower(): value.decode("latin-1")
+            for name, value in connection.headers
+        }
+        return Answer(connection.status, fields, data, seconds)
+
+    def breakers(self) -> list[tuple[str, str]]:
+        """Address and breaker state of each target."""
+        return self.destination.states()
+
+    def in_flight(self) -> int:
+        """Requests under way."""
+        return self.destination.places.in_flight
+
+    def sweep(self) -> None:
+        """Drop idle connections."""
+        self.destination.sweep()
+
+    async def close(self) -> None:
+        """Close every connection."""
+        if self._reading is not None:
+            self._reading.cancel()
+        self.destination.close()
+
+
+class Models:
+    """Every model by name, and the rules that choose among backends."""
+
+    def __init__(self, backends: Mapping[str, ModelBackend], rules: list[Rule]) -> None:
+        self.backends = dict(backends)
+        self._rules: dict[str, list[Rule]] = {}
+        for rule in rules:
+            self._rules.setdefault(rule.model, []).append(rule)
+
+    def named(self, model: str) -> ModelBackend:
+        """The backend of that name; Problem 404 where there is none."""
+        backend = self.backends.get(model)
+        if backend is None:
+            known = ", ".join(sorted(self.backends)) or "none"
+            raise Problem(404, "unknown-model", f"there is no model {model!r}; there are: {known}")
+        return backend
+
+    def choose(
+        self, model: str, query: bytes, request_headers: list[tuple[bytes, bytes]]
+    ) -> ModelBackend:
+        """The backend for a request: the first rule that fits, else the model's own."""
+        rules = self._rules.get(model)
+        if rules:
+            for rule in rules:
+                if fits(rule, query, request_headers):
+                    return self.named(rule.backend)
+        return self.named(model)
+
+
+def fits(rule: Rule, query: bytes, request_headers: list[tuple[bytes, bytes]]) -> bool:
+    """Whether a request meets every condition of a rule."""
+    if rule.query:
+        given = dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True))
+        for name, wanted in rule.query.items():
+            if name not in given or wanted not in ("*", given[name]):
+                return False
+    if rule.headers:
+        sent = {name.decode("latin-1"): value.decode("latin-1") for name, value in request_headers}
+        for name, wanted in rule.headers.items():
+            value = sent.get(name.lower())
+            if value is None or wanted not in ("*", value):
+                return False
+    return True

@@ -1,0 +1,99 @@
+"""Paths as callers write them: what is refused, what is taken off, where they lead. All pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from urllib.parse import unquote_to_bytes
+
+_ALLOWED = re.compile(rb"^[A-Za-z0-9\-._~!$&'()*+,;=:@/%]*$")
+_BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
+_HIDDEN = re.compile(rb"%(2f|5c|00)", re.IGNORECASE)
+
+
+class BadPathError(ValueError):
+    """A path that means one thing here and might mean another thing behind us."""
+
+
+def check(raw: bytes) -> bytes:
+    """The path as it may be passed on, or BadPathError.
+
+    RefusedError: dot segments, plain, encoded or encoded twice; encoded slashes, backslashes and
+    NULs; empty segments; characters and escapes outside RFC 3986.
+    """
+    if not raw.startswith(b"/"):
+        raise BadPathError("the path must begin with a slash")
+    if not _ALLOWED.match(raw):
+        raise BadPathError("the path holds characters that need percent-encoding")
+    if b"//" in raw:
+        raise BadPathError("the path has an empty segment")
+    decoded = raw
+    if b"%" in raw:
+        if _BAD_ESCAPE.search(raw):
+            raise BadPathError("the path has a broken percent escape")
+        for _ in range(3):
+            if _HIDDEN.search(decoded):
+                raise BadPathError("the path hides a slash, backslash or NUL in an escape")
+            following = unquote_to_bytes(decoded)
+            if following == decoded:
+                break
+            decoded = following
+        else:
+            if b"%" in decoded:
+                raise BadPathError("the path is percent-encoded more than twice")
+    if b"\\" in decoded or any(code < 0x20 or code == 0x7F for code in decoded):
+        raise BadPathError("the path holds a backslash or a control character")
+    for segment in decoded.split(b"/"):
+        if segment.split(b";", 1)[0] in (b".", b".."):
+            raise BadPathError("the path climbs: it has a dot segment")
+    return raw
+
+
+def without_stage(raw: bytes, prefixes: Iterable[bytes]) -> bytes:
+    """``/dev/v2/…`` as ``/v2/…`` where ``/dev`` is a stage prefix; once, and whole segments."""
+    for prefix in prefixes:
+        if raw.startswith(prefix) and (len(raw) == len(prefix) or raw[len(prefix)] == 0x2F):
+            return raw[len(prefix) :] or b"/"
+    return raw
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPath:
+    """A ``/v2/models/…`` path: the model, and what follows its name (``/infer``, or empty)."""
+
+    model: str
+    rest: bytes
+
+    @property
+    def verb(self) -> str:
+        """The last segment where it is one of the protocol's, else empty."""
+        last = self.rest.rsplit(b"/", 1)[-1]
+        return last.decode() if last in _VERBS else ""
+
+
+_VERBS = frozenset({b"infer", b"ready", b"stats", b"generate", b"generate_stream"})
+_MODEL = re.compile(
+    rb"^/v2/models/([A-Za-z0-9][A-Za-z0-9._-]{0,127})"
+    rb"((?:/versions/[A-Za-z0-9][A-Za-z0-9._-]{0,63})?"
+    rb"(?:/(?:infer|ready|stats|generate|generate_stream))?)$"
+)
+
+
+def model_path(raw: bytes) -> ModelPath | None:
+    """The parts of a model's path, or None where it is not one of the protocol's."""
+    match = _MODEL.match(raw)
+    if match is None:
+        return None
+    return ModelPath(match.group(1).decode(), match.group(2))
+
+
+def longest_prefix(path: bytes, keys: Iterable[str]) -> str | None:
+    """The key with the most segments that ``path`` (without leading slash) begins with."""
+    best: str | None = None
+    for key in keys:
+        encoded = key.encode()
+        fits = key == "" or path == encoded or path.startswith(encoded + b"/")
+        if fits and (best is None or len(key) > len(best)):
+            best = key
+    return best

@@ -1,0 +1,288 @@
+"""Prediction for people: an image, JSON or CSV in; labels and probabilities out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import orjson
+from kit.problem import Problem
+from kit.transforms import TransformError
+from numpy.typing import NDArray
+
+from proxy import tensors
+from proxy.contract import Contract
+from proxy.models import Answer, Asking, ModelBackend
+from proxy.settings import HttpBackend
+from proxy.tensors import BadAnswerError, BadInputError
+
+Array = NDArray[Any]
+Wire = dict[str, tuple[str, tuple[int, ...], bytes]]
+
+IMAGES = ("image/png", "image/jpeg", "image/webp")
+JSON = "application/json"
+CSV = "text/csv"
+TAKEN = (*IMAGES, JSON, CSV)
+INLINE_DECODE_BYTES = 16 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """An input as the model server will get it."""
+
+    inputs: Wire
+    rows: int
+
+    def canonical(self) -> bytes:
+        """The same bytes for the same input, whatever form it came in: what a cache keys by."""
+        parts: list[bytes] = []
+        for name in sorted(self.inputs):
+            datatype, shape, raw = self.inputs[name]
+            parts.append(f"{name}\0{datatype}\0{','.join(map(str, shape))}\0".encode())
+            parts.append(raw)
+        return b"".join(parts)
+
+    def dump(self) -> bytes:
+        """For keeping elsewhere: a JSON line, then the tensors."""
+        header = {
+            "rows": self.rows,
+            "inputs": [[n, d, list(s), len(raw)] for n, (d, s, raw) in self.inputs.items()],
+        }
+        return orjson.dumps(header) + b"\n" + b"".join(raw for _, _, raw in self.inputs.values())
+
+    @classmethod
+    def load(cls, data: bytes) -> Prepared:
+        """What ``dump`` made."""
+        line, _, rest = data.partition(b"\n")
+        header = orjson.loads(line)
+        inputs: Wire = {}
+        offset = 0
+        for name, datatype, shape, size in header["inputs"]:
+            inputs[name] = (datatype, tuple(shape), rest[offset : offset + size])
+            offset += size
+        return cls(inputs, int(header["rows"]))
+
+    def part(self, start: int, stop: int) -> Prepared:
+        """Rows ``start`` to ``stop`` of a numeric batch."""
+        inputs: Wire = {}
+        for name, (datatype, shape, raw) in self.inputs.items():
+            size = len(raw) // shape[0]
+            rows = min(stop, shape[0]) - start
+            inputs[name] = (datatype, (rows, *shape[1:]), raw[start * size : stop * size])
+        return Prepared(inputs, min(stop, self.rows) - start)
+
+
+def media_type(content_type: str | None) -> str:
+    """The bare, lower-case media type; Problem 415 where it is none that is taken."""
+    bare = (content_type or "").partition(";")[0].strip().lower()
+    if bare not in TAKEN:
+        raise Problem(
+            415,
+            "unsupported-media-type",
+            f"Content-Type {bare or 'is missing'}: send one of {', '.join(TAKEN)}",
+            headers={"accept": ", ".join(TAKEN)},
+        )
+    return bare
+
+
+async def prepare(
+    payload: bytes, content_type: str, contract: Contract, *, on_server: bool
+) -> Prepared:
+    """The input as tensors, by the model's contract. Problem 400, 415 or 422.
+
+    Images larger than a few kilobytes are decoded off the event loop. ``on_server`` leaves an
+    image as it is, for a server that prepares it.
+    """
+    if not payload:
+        raise Problem(400, "empty-body", "the request has no body; send an image, JSON or CSV")
+    try:
+        if content_type in IMAGES:
+            if contract.preparation is None:
+                raise Problem(
+                    415,
+                    "unsupported-media-type",
+                    f"{contract.model} takes no images (its contract has no `preprocess`); "
+                    f"send {JSON} or {CSV}",
+                )
+            tensor = contract.inputs[0]
+            if on_server:
+                raw = tensors.bytes_tensor(payload)
+                return Prepared({tensor.name: ("BYTES", (1,), raw)}, 1)
+            if len(payload) <= INLINE_DECODE_BYTES:
+                row = contract.preparation(payload)
+            else:
+                row = await asyncio.to_thread(contract.preparation, payload)
+            return Prepared(
+                tensors.wire(tensor.name, tensors.rows(row, tensor), tensor.datatype), 1
+            )
+        read = tensors.from_json if content_type == JSON else tensors.from_csv
+        if len(payload) <= INLINE_DECODE_BYTES:
+            arrays = read(payload, contract)
+        else:
+            arrays = await asyncio.to_thread(read, payload, contract)
+    except (TransformError, BadInputError) as error:
+        raise Problem(422, "bad-input", f"{contract.model}: {error}") from None
+    datatypes = {tensor.name: tensor.datatype for tensor in contract.inputs}
+    inputs: Wire = {}
+    for name, array in arrays.items():
+        inputs |= tensors.wire(name, array, datatypes[name])
+    return Prepared(inputs, len(next(iter(arrays.values()))))
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """A model's outputs and who made them."""
+
+    model: str
+    version: str
+    variant: str
+    pod: str
+    outputs: dict[str, Array]
+    labels: tuple[str, ...]
+    probabilities: str = ""
+    label: str = ""
+    queue_ms: str = ""
+    compute_ms: str = ""
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Each row for people: label, probability and probabilities, or the bare outputs."""
+        scores = self.outputs.get(self.probabilities)
+        given = self.outputs.get(self.label)
+        if scores is None or not self.labels:
+            return _bare(self.outputs)
+        rows: list[dict[str, Any]] = []
+        for position, row in enumerate(scores):
+            best = int(row.argmax())
+            label = self.labels[best] if given is None else str(given.reshape(-1)[position])
+            rows.append(
+                {
+                    "label": label,
+                    "probability": _number(row[best]),
+                    "probabilities": {
+                        name: _number(score) for name, score in zip(self.labels, row, strict=True)
+                    },
+                }
+            )
+        return rows
+
+    def document(self, request_id: str) -> dict[str, Any]:
+        """The answer of `/v1/predict`: one row's fields stand beside the model's."""
+        head = {
+            "model": self.model,
+            "version": self.version,
+            "variant": self.variant,
+            "pod": self.pod,
+        }
+        rows = self.rows()
+        body = rows[0] if len(rows) == 1 else {"predictions": rows}
+        return {**head, **body, "request_id": request_id}
+
+
+def _number(value: Any) -> float | None:
+    number = float(value)
+    return round(number, 6) if np.isfinite(number) else None
+
+
+def _bare(outputs: Mapping[str, Array]) -> list[dict[str, Any]]:
+    count = min((len(array) for array in outputs.values() if array.ndim), default=1)
+    if any(array.ndim == 0 for array in outputs.values()):
+        return [{"outputs": {name: _plain(array) for name, array in outputs.items()}}]
+    return [
+        {"outputs": {name: _plain(array[row]) for name, array in outputs.items()}}
+        for row in range(count)
+    ]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return value
+
+
+async def predict(
+    backend: ModelBackend, contract: Contract, prepared: Prepared, asking: Asking
+) -> Prediction:
+    """Ask a model of the Open Inference Protocol. Problem 422, 502, 503 or 504."""
+    body, length = tensors.encode(prepared.inputs, identity=asking.request_id.decode())
+    answer = await backend.infer(body, length, asking)
+    return interpret(answer, contract)
+
+
+def interpret(answer: Answer, contract: Contract) -> Prediction:
+    """The prediction in a server's answer; its errors become ours."""
+    if answer.status != 200:
+        raise refused(answer, contract.model)
+    size = answer.headers.get("inference-header-content-length")
+    try:
+        document, outputs = tensors.decode(answer.body, int(size) if size else None)
+        probabilities, label = _roles(contract, outputs)
+        if contract.finish is not None and not all(n in outputs for n in contract.finish.outputs):
+            outputs = contract.finish(outputs)
+            probabilities, label = _roles(contract, outputs)
+    except (BadAnswerError, TransformError, ValueError) as error:
+        raise Problem(502, "bad-answer", f"{contract.model}: {error}") from error
+    return Prediction(
+        model=contract.model,
+        version=answer.headers.get("x-slipway-model-version")
+        or str(document.get("model_version") or contract.version),
+        variant=answer.headers.get("x-slipway-variant", ""),
+        pod=answer.headers.get("x-slipway-pod", ""),
+        outputs=outputs,
+        labels=contract.labels,
+        probabilities=probabilities,
+        label=label,
+        queue_ms=answer.headers.get("x-slipway-queue-ms", ""),
+        compute_ms=answer.headers.get("x-slipway-compute-ms", ""),
+    )
+
+
+def _roles(contract: Contract, outputs: Mapping[str, Array]) -> tuple[str, str]:
+    """Which output holds probabilities, and which the label.
+
+    The label is what a ``label_lookup`` made; the probabilities are what it looked at, else the
+    one output of floats that is as wide as there are labels.
+    """
+    for step in reversed(contract.finish.steps if contract.finish else ()):
+        if step.transform == "label_lookup":
+            return step.input, step.output if step.output in outputs else ""
+    for name, array in outputs.items():
+        if array.dtype.kind == "f" and array.ndim == 2 and array.shape[1] == len(contract.labels):
+            return name, ""
+    return "", ""
+
+
+def refused(answer: Answer, model: str) -> Problem:
+    """A model server's refusal as ours: its 4xx are the caller's, its 5xx are not."""
+    try:
+        document = orjson.loads(answer.body)
+        said = document.get("error") or document.get("detail") or ""
+    except (orjson.JSONDecodeError, AttributeError):
+        said = ""
+    said = str(said)[:500]
+    retry = (
+        {"retry-after": answer.headers["retry-after"]} if "retry-after" in answer.headers else {}
+    )
+    detail = f"{model}: its server answered {answer.status}" + (f": {said}" if said else "")
+    if answer.status in (400, 413, 422):
+        return Problem(422, "bad-input", detail)
+    if answer.status == 429:
+        return Problem(429, "backend-busy", detail, headers=retry or {"retry-after": "1"})
+    if answer.status == 404:
+        return Problem(503, "model-unavailable", detail, headers={"retry-after": "5"})
+    if answer.status == 503:
+        return Problem(503, "model-unavailable", detail, headers=retry or {"retry-after": "2"})
+    if answer.status == 504:
+        return Problem(504, "deadline-exceeded", detail)
+    return Problem(502, "model-failed", detail, upstream_status=answer.status)
+
+
+def prepares_on_server(backend: ModelBackend) -> bool:
+    """Whether the model's server turns images into tensors itself."""
+    return isinstance(backend.settings, HttpBackend) and backend.settings.prepare == "server"

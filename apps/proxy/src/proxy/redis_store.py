@@ -1,0 +1,92 @@
+"""Redis: what may do without it steps aside at once, what cannot says so."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from time import monotonic
+from typing import TypeVar
+
+import redis.asyncio as redis
+from kit import logs
+from kit.problem import Problem
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from proxy.metrics import Metrics
+from proxy.settings import ProxySettings
+
+log = logs.get("proxy.redis")
+
+T = TypeVar("T")
+ASIDE_SECONDS = 1.0  # after a failure Redis is not asked again for this long
+DURABLE_TIMEOUT_SECONDS = 5.0
+
+
+class Store:
+    """Two clients of one Redis: an impatient one and one for jobs."""
+
+    def __init__(self, settings: ProxySettings, metrics: Metrics) -> None:
+        self.prefix = settings.redis_prefix
+        self.configured = bool(settings.redis_url)
+        self._timeout = settings.redis_timeout_seconds
+        self._metrics = metrics
+        self._aside_until = float("-inf")
+        if self.configured:
+            self.fast = _client(settings.redis_url, timeout=settings.redis_timeout_seconds)
+            self.durable = _client(settings.redis_url, timeout=DURABLE_TIMEOUT_SECONDS)
+
+    async def aside(self, use: str, work: Callable[[redis.Redis], Awaitable[T]]) -> T | None:
+        """The result of ``work``, or None within 50 ms where Redis does not answer.
+
+        ``use`` names the step aside in the metric ``slipway_proxy_redis_stepped_aside``.
+        """
+        if not self.configured:
+            return None
+        now = monotonic()
+        if now < self._aside_until:
+            self._metrics.stepped_aside.add(use)
+            return None
+        try:
+            async with asyncio.timeout(self._timeout):
+                return await work(self.fast)
+        except (RedisError, OSError, TimeoutError) as error:
+            if now >= self._aside_until:
+                log.warning("redis does not answer", use=use, reason=repr(error))
+            self._aside_until = monotonic() + ASIDE_SECONDS
+            self._metrics.stepped_aside.add(use)
+            return None
+
+    def need(self) -> redis.Redis:
+        """The patient client; Problem 503 where no Redis is configured."""
+        if not self.configured:
+            raise Problem(503, "jobs-unavailable", "jobs need Redis: set PROXY_REDIS_URL")
+        return self.durable
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self.configured:
+            await self.fast.aclose()
+            await self.durable.aclose()
+
+
+def unavailable(error: Exception) -> Problem:
+    """The answer where jobs cannot reach Redis."""
+    log.warning("redis does not answer", use="jobs", reason=repr(error))
+    return Problem(
+        503,
+        "jobs-unavailable",
+        "the job store does not answer; predictions still work",
+        headers={"retry-after": "2"},
+    )
+
+
+def _client(url: str, *, timeout: float) -> redis.Redis:
+    return redis.Redis.from_url(
+        url,
+        socket_timeout=timeout,
+        socket_connect_timeout=timeout,
+        retry=redis.Retry(NoBackoff(), 0) if hasattr(redis, "Retry") else None,
+        health_check_interval=0,
+        max_connections=256,
+    )

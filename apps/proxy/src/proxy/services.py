@@ -1,0 +1,131 @@
+"""Everything a running proxy holds: backends, upstreams, credentials, limits, metrics."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+
+import aiohttp
+
+from proxy.access import AccessLog
+from proxy.auth import Authenticator
+from proxy.destination import Destination, guard_of
+from proxy.limits import Limits
+from proxy.metrics import Metrics
+from proxy.models import HttpModel, ModelBackend, Models
+from proxy.redis_store import Store
+from proxy.sagemaker import SageMakerModel
+from proxy.settings import HttpBackend, ProxySettings, Target
+
+SWEEP_SECONDS = 5.0
+BREAKER_STATES = {"closed": 0.0, "half-open": 1.0, "open": 2.0}
+
+
+class Services:
+    """Made before the loop runs, ``start``ed in it."""
+
+    models: Models
+    upstreams: dict[str, Destination]
+    auth: Authenticator
+    limits: Limits
+    store: Store
+    session: aiohttp.ClientSession
+    loop: asyncio.AbstractEventLoop
+
+    def __init__(self, settings: ProxySettings, metrics: Metrics | None = None) -> None:
+        self.settings = settings
+        self.metrics = metrics or Metrics()
+        self.access = AccessLog(
+            {
+                "service": "proxy",
+                "release": settings.release_name,
+                "pod": settings.pod_name,
+                "revision": settings.source_revision,
+            }
+        )
+        self._sweeper: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Open what needs the event loop."""
+        settings, metrics = self.settings, self.metrics
+        self.loop = asyncio.get_running_loop()
+        self.session = aiohttp.ClientSession(
+            timeout=aiohttp.ClientTimeout(total=10, sock_connect=3), auto_decompress=False
+        )
+        backends: dict[str, ModelBackend] = {}
+        for name, backend in settings.backends.items():
+            backends[name] = (
+                HttpModel(name, backend, settings, metrics)
+                if isinstance(backend, HttpBackend)
+                else SageMakerModel(name, backend, settings, metrics)
+            )
+        self.models = Models(backends, settings.rules)
+        self.upstreams = {
+            key: Destination(
+                f"api/{key}",
+                [Target(url=upstream.url)],
+                guard_of(upstream),
+                metrics,
+                retry_ratio=settings.retry_ratio,
+                connect_timeout=settings.connect_timeout_seconds,
+                idle_seconds=min(4.0, settings.pool_idle_seconds),
+            )
+            for key, upstream in settings.upstreams.items()
+        }
+        self.auth = Authenticator(
+            settings.api_keys, settings.jwt, settings.auth_required, self._fetch
+        )
+        self.store = Store(settings, metrics)
+        self.limits = Limits(settings, self.store)
+        metrics.gauge(
+            "slipway_proxy_breaker_state",
+            "Circuit breaker of each backend address: 0 closed, 1 half-open, 2 open.",
+            ("backend", "address"),
+            self._breakers,
+        )
+        metrics.gauge(
+            "slipway_proxy_backend_in_flight",
+            "Requests under way at each backend.",
+            ("backend",),
+            self._in_flight,
+        )
+        self._sweeper = self.loop.create_task(self._sweep())
+
+    async def stop(self) -> None:
+        """Close everything; the requests have ended."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        for backend in self.models.backends.values():
+            await backend.close()
+        for upstream in self.upstreams.values():
+            upstream.close()
+        await self.session.close()
+        await self.store.close()
+        self.access.flush()
+
+    async def _fetch(self, url: str) -> bytes:
+        async with self.session.get(url, allow_redirects=False) as answer:
+            answer.raise_for_status()
+            return await answer.content.read(1024 * 1024)
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            for backend in self.models.backends.values():
+                backend.sweep()
+            for upstream in self.upstreams.values():
+                upstream.sweep()
+
+    def _breakers(self) -> Iterable[tuple[tuple[str, ...], float]]:
+        for name, backend in self.models.backends.items():
+            for address, state in backend.breakers():
+                yield (name, address), BREAKER_STATES[state]
+        for key, upstream in self.upstreams.items():
+            for address, state in upstream.states():
+                yield (f"api/{key}", address), BREAKER_STATES[state]
+
+    def _in_flight(self) -> Iterable[tuple[tuple[str, ...], float]]:
+        for name, backend in self.models.backends.items():
+            yield (name,), float(backend.in_flight())
+        for key, upstream in self.upstreams.items():
+            yield (f"api/{key}",), float(upstream.places.in_flight)

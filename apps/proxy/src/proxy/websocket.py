@@ -1,0 +1,121 @@
+"""WebSockets passed through to `/api/` upstreams, message by message, both ways at once."""
+
+from __future__ import annotations
+
+import asyncio
+
+import aiohttp
+from kit.problem import Problem
+
+from proxy import headers
+from proxy.context import Request
+from proxy.services import Services
+
+LARGEST_MESSAGE = 4 * 1024 * 1024
+_HANDSHAKE = frozenset(
+    {
+        b"sec-websocket-key",
+        b"sec-websocket-version",
+        b"sec-websocket-extensions",
+        b"sec-websocket-protocol",
+        b"sec-websocket-accept",
+    }
+)
+
+
+async def pass_websocket(services: Services, request: Request, key: str, rest: bytes) -> None:
+    """Connect to the upstream, accept the caller, and carry messages until one side closes.
+
+    The upstream is asked first, so a caller is only accepted by somebody who is there.
+    """
+    upstream = services.settings.upstreams[key]
+    destination = services.upstreams[key]
+    if not destination.places.enter():
+        raise Problem(429, "backend-busy", f"{key} has as many connections as it may have")
+    try:
+        query = request.scope["query_string"]
+        url = upstream.url + rest.decode() + ("?" + query.decode("latin-1") if query else "")
+        dropped = (
+            headers.DROPPED
+            if upstream.forward_authorization
+            else (headers.DROPPED_WITH_CREDENTIALS)
+        )
+        passed = {
+            name.decode(): value.decode("latin-1")
+            for name, value in headers.passable(request.headers, dropped | _HANDSHAKE)
+        }
+        passed["x-request-id"] = request.request_id.decode()
+        passed["traceparent"] = request.traceparent.decode()
+        passed["x-forwarded-for"] = ", ".join(request.forwarded)
+        try:
+            connection = await services.session.ws_connect(
+                url,
+                headers=passed,
+                protocols=request.scope.get("subprotocols") or (),
+                max_msg_size=LARGEST_MESSAGE,
+                autoping=True,
+                heartbeat=30.0,
+            )
+        except aiohttp.WSServerHandshakeError as error:
+            raise Problem(
+                502, "upstream-refused", f"{key} refused the WebSocket with {error.status}"
+            ) from error
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise Problem(503, "upstream-unreachable", f"{key} cannot be reached") from error
+        try:
+            await _carry(request, connection)
+        finally:
+            await connection.close()
+    finally:
+        destination.places.leave()
+
+
+async def _carry(request: Request, upstream: aiohttp.ClientWebSocketResponse) -> None:
+    message = await request.receive()
+    if message["type"] != "websocket.connect":
+        return
+    request.status = 101
+    accept = {"type": "websocket.accept", "headers": [(b"x-request-id", request.request_id)]}
+    if upstream.protocol:
+        accept["subprotocol"] = upstream.protocol
+    await request.send(accept)
+
+    async def to_upstream() -> None:
+        while True:
+            event = await request.receive()
+            if event["type"] == "websocket.disconnect":
+                await upstream.close(code=_sendable(event.get("code", 1000)))
+                return
+            if event.get("text") is not None:
+                await upstream.send_str(event["text"])
+            else:
+                await upstream.send_bytes(event["bytes"])
+
+    async def to_caller() -> None:
+        async for event in upstream:
+            if event.type == aiohttp.WSMsgType.TEXT:
+                await request.send({"type": "websocket.send", "text": event.data})
+            elif event.type == aiohttp.WSMsgType.BINARY:
+                await request.send({"type": "websocket.send", "bytes": event.data})
+            else:
+                break
+        code = _sendable(upstream.close_code or 1011)
+        await request.send({"type": "websocket.close", "code": code})
+
+    tasks = {asyncio.create_task(to_upstream()), asyncio.create_task(to_caller())}
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            if (error := task.exception()) is not None and not isinstance(
+                error, ConnectionError | aiohttp.ClientError | RuntimeError
+            ):
+                raise error
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _sendable(code: int) -> int:
+    """A close code that may stand in a frame (RFC 6455 section 7.4)."""
+    return code if code in range(1000, 1004) or code in range(1007, 1015) or code >= 3000 else 1011
