@@ -3,7 +3,7 @@
 # PYTHON_IMAGE is the official slim image by digest, or on the one-machine cluster a base made
 # by debootstrap. Two builds of the same commit are the same digest: the lock file decides what
 # is installed, bytecode is left out and every file gets the same time.
-ARG PYTHON_IMAGE=python:3.11-slim-bookworm
+ARG PYTHON_IMAGE=python:3.11-slim-bookworm@sha256:a36c24f9cbdf4fd0f52d67f0823eeac19c2028c637cecc392d97f980d4fec56b
 
 FROM ${PYTHON_IMAGE} AS builder
 ARG APP
