@@ -1,10 +1,70 @@
-"""The `inference` command."""
+"""Serves ONNX models over the Open Inference Protocol, and fetches them into a pod."""
 
 from __future__ import annotations
 
-import typer
+import asyncio
+import json
+from pathlib import Path
+from typing import Annotated
 
-app = typer.Typer(no_args_is_help=True, help=__doc__)
+import typer
+from kit import logs
+from kit.settings import reference
+
+from inference import fetch as fetching
+from inference import service
+from inference.errors import ModelError
+from inference.settings import InferenceSettings
+
+app = typer.Typer(no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command()
+def serve() -> None:
+    """Run the server; its settings come from the environment."""
+    service.run(InferenceSettings())
+
+
+@app.command()
+def fetch(
+    *,
+    uri: Annotated[str, typer.Option(help="A version: s3://bucket/name/version or a folder.")],
+    to: Annotated[Path, typer.Option(help="Model repository it is put into.")] = Path("/models"),
+    sha256: Annotated[
+        str, typer.Option(help="Refuse a model.onnx with another sha256 (64 hex digits).")
+    ] = "",
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds until giving up.")] = 600.0,
+    as_json: AsJson = False,
+) -> None:
+    """Fetch a model into a repository folder: what the init container does."""
+    settings = InferenceSettings()
+    logs.configure(level=settings.log_level, service="inference", pod=settings.pod_name)
+    try:
+        fetched = asyncio.run(fetching.fetch(uri, to, sha256=sha256.lower(), time_limit=timeout))
+    except ModelError as error:
+        typer.echo(f"inference fetch: {error}", err=True)
+        raise typer.Exit(1) from None
+    document = {
+        "folder": str(fetched.folder),
+        "name": fetched.name,
+        "version": fetched.version,
+        "sha256": fetched.sha256,
+        "bytes_read": fetched.bytes_read,
+    }
+    typer.echo(
+        json.dumps(document)
+        if as_json
+        else f"{fetched.folder}: {fetched.name} {fetched.version}, sha256 {fetched.sha256}, "
+        f"{fetched.bytes_read} bytes read"
+    )
+
+
+@app.command()
+def settings(*, as_json: AsJson = False) -> None:
+    """Print the reference of all settings."""
+    typer.echo(reference(InferenceSettings, title="inference", as_json=as_json), nl=False)
 
 
 def main() -> None:

@@ -1,0 +1,430 @@
+"""The ASGI application: one look-up for the path that is hot, plain routing for the rest."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+from urllib.parse import unquote
+
+import onnxruntime as ort  # type: ignore[import-untyped]
+from kit import logs, tracing
+from kit.health import Health
+from starlette.types import Receive, Scope, Send
+
+from inference import sagemaker, v1
+from inference.engine import Answer, Call, Engine, count_failure
+from inference.errors import (
+    BadRequest,
+    Cancelled,
+    Forbidden,
+    InferenceError,
+    MethodNotAllowed,
+    ModelError,
+    NotFound,
+    Overloaded,
+    TooLarge,
+)
+from inference.http import (
+    Exchange,
+    Headers,
+    content_length,
+    hung_up,
+    parse_timeout,
+    read_body,
+    respond,
+)
+from inference.models import Registry, ServedModel, json_bytes
+from inference.protocol import encode, parse
+from inference.repository import NAME, version_order
+from inference.settings import InferenceSettings
+
+log = logs.get("inference.app")
+
+SERVER_NAME = "slipway-inference"
+EXTENSIONS = ["binary_tensor_data", "model_repository", "statistics"]
+_PARSE_OFF_LOOP = 256 * 1024
+_JSON = (b"content-type", b"application/json")
+_REQUEST_ID = b"x-request-id"
+
+
+class InferenceApp:
+    """Open Inference Protocol v2, V1 and SageMaker's contract over one engine."""
+
+    def __init__(
+        self, engine: Engine, registry: Registry, health: Health, settings: InferenceSettings
+    ) -> None:
+        self.engine = engine
+        self.registry = registry
+        self.health = health
+        self.settings = settings
+        self._identity: Headers = [
+            (name, value.encode("latin-1", "replace"))
+            for name, value in (
+                (b"x-slipway-variant", settings.release_name),
+                (b"x-slipway-pod", settings.pod_name),
+            )
+            if value
+        ]
+        self._ids = itertools.count()
+        self._id_prefix = secrets.token_hex(6)
+        self._hot: dict[str, tuple[str, str | None]] = {}
+        self._hot_generation = -1
+        self._model_headers: dict[int, Headers] = {}
+        self.startup: list[Callable[[], Awaitable[None]]] = []
+        self.shutdown: list[Callable[[], Awaitable[None]]] = []
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        if scope["type"] == "http":
+            if scope["method"] == "POST":
+                if self._hot_generation != self.registry.generation:
+                    self._learn_paths()
+                hot = self._hot.get(scope["path"])
+                if hot is not None:
+                    await self._infer(scope, receive, send, hot[0], hot[1])
+                    return
+            await self._route(scope, receive, send)
+        elif scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        while True:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                for step in self.startup:
+                    await step()
+                await send({"type": "lifespan.startup.complete"})
+            else:
+                for step in reversed(self.shutdown):
+                    await step()
+                await send({"type": "lifespan.shutdown.complete"})
+                return
+
+    def _learn_paths(self) -> None:
+        """The paths of every model there is now, so that a request costs one look-up."""
+        self._hot = {}
+        self._model_headers = {}
+        for name, entry in self.registry.entries.items():
+            self._hot[f"/v2/models/{name}/infer"] = (name, None)
+            for version in entry.serving:
+                self._hot[f"/v2/models/{name}/versions/{version}/infer"] = (name, version)
+        self._hot_generation = self.registry.generation
+
+    # -- inference ---------------------------------------------------------------------------
+
+    async def _infer(
+        self, scope: Scope, receive: Receive, send: Send, name: str, version: str | None
+    ) -> None:
+        """POST …/infer, the path that is hot."""
+        call = Call("rest", time.monotonic())
+        served: ServedModel | None = None
+        try:
+            headers = self.read_headers(scope, call)
+            self.engine.admit()
+            try:
+                body = await self.body(scope, receive, headers)
+                served = self.registry.get(name, version)
+                json_length = content_length(
+                    headers.get(b"inference-header-content-length"),
+                    "Inference-Header-Content-Length",
+                )
+                self.check_json_size(len(body) if json_length is None else json_length)
+                if len(body) < _PARSE_OFF_LOOP:
+                    request = parse(body, json_length, served)
+                else:
+                    request = await asyncio.to_thread(parse, body, json_length, served)
+                call.hang_up = lambda: hung_up(receive)
+                answer = await self.engine.infer(served, request, call)
+                out, out_json_length = encode(served, request, answer.outputs)
+            finally:
+                self.engine.leave()
+        except InferenceError as error:
+            count_failure(served, call, error)
+            await self.refuse(send, error, call)
+            return
+        answer_headers = self.answer_headers(served, answer, call)
+        if out_json_length is None:
+            answer_headers.append(_JSON)
+        else:
+            answer_headers.append((b"content-type", b"application/octet-stream"))
+            answer_headers.append((b"inference-header-content-length", b"%d" % out_json_length))
+        await respond(send, 200, answer_headers, out)
+        self.count(served, call, answer, request.rows)
+
+    def read_headers(self, scope: Scope, call: Call) -> dict[bytes, bytes]:
+        """The headers by name, and what they say about the call."""
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        identity = headers.get(_REQUEST_ID)
+        if identity is not None and len(identity) <= 200 and identity.isascii():
+            call.request_id = identity.decode()
+        else:
+            call.request_id = f"{self._id_prefix}{next(self._ids):x}"
+        timeout = headers.get(b"x-request-timeout")
+        if timeout is not None:
+            call.timeout = parse_timeout(timeout.decode("latin-1"))
+        traceparent = headers.get(b"traceparent")
+        if traceparent is not None:
+            context = tracing.parse_traceparent(traceparent.decode("latin-1"))
+            if context is not None:
+                call.traceparent = context.child().traceparent()
+        return headers
+
+    async def body(self, scope: Scope, receive: Receive, headers: dict[bytes, bytes]) -> bytes:
+        """The request's body, within the limit."""
+        return await read_body(
+            scope,
+            receive,
+            self.settings.max_body_bytes,
+            length=headers.get(b"content-length"),
+            encoding=headers.get(b"content-encoding"),
+        )
+
+    def check_json_size(self, size: int) -> None:
+        """TooLarge where JSON would take so long to parse that probes had to wait."""
+        if size > self.settings.max_json_bytes:
+            raise TooLarge(
+                f"{size} bytes of JSON: at most {self.settings.max_json_bytes} are taken "
+                "(max_json_bytes); send the tensors as binary data"
+            )
+
+    def count(self, served: ServedModel, call: Call, answer: Answer, rows: int) -> None:
+        """A request was answered."""
+        now = time.monotonic()
+        served.statistics.succeeded(
+            call.protocol,
+            rows,
+            decode=answer.decode,
+            queue=answer.queue,
+            compute=answer.compute,
+            encode=now - answer.finished,
+            total=now - call.started,
+        )
+
+    def answer_headers(self, served: ServedModel, answer: Answer, call: Call) -> Headers:
+        """Who answered, and where its time went."""
+        return [
+            (b"x-slipway-model", served.name.encode()),
+            (b"x-slipway-model-version", served.version.encode()),
+            *self._identity,
+            (b"x-slipway-queue-ms", b"%.3f" % (answer.queue * 1000)),
+            (b"x-slipway-compute-ms", b"%.3f" % (answer.compute * 1000)),
+            (_REQUEST_ID, call.request_id.encode()),
+        ]
+
+    async def refuse(self, send: Send, error: InferenceError, call: Call) -> None:
+        """The protocol's error body, with the status the error has."""
+        if isinstance(error, Cancelled):
+            return  # nobody is there to read it
+        headers: Headers = [
+            _JSON,
+            (_REQUEST_ID, call.request_id.encode()),
+            *self._identity,
+        ]
+        if isinstance(error, Overloaded):
+            headers.append((b"retry-after", b"%d" % error.retry_after))
+        elif isinstance(error, MethodNotAllowed):
+            headers.append((b"allow", error.allow.encode()))
+        elif isinstance(error, TooLarge):
+            headers.append((b"connection", b"close"))  # the rest of the body is not read
+        if error.status >= 500:
+            log.warning("request failed", status=error.status, reason=error.reason,
+                        error=error.message, request_id=call.request_id)  # fmt: skip
+        await respond(send, error.status, headers, json_bytes({"error": error.message}))
+
+    # -- everything else ---------------------------------------------------------------------
+
+    async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
+        call = Call("rest", time.monotonic())
+        try:
+            headers = self.read_headers(scope, call)
+            await self._dispatch(Exchange(scope, receive, send, headers, call))
+        except InferenceError as error:
+            await self.refuse(send, error, call)
+        except ModelError as error:
+            await self.refuse(send, BadRequest(str(error)), call)
+
+    async def _dispatch(self, exchange: Exchange) -> None:
+        raw = exchange.scope.get("raw_path") or exchange.scope["path"].encode()
+        parts = [unquote(part) for part in raw.decode("latin-1").split("/")[1:]]
+        match parts:
+            case ["v2"] | ["v2", ""]:
+                exchange.need("GET")
+                await exchange.json(self.server_metadata())
+            case ["v2", "health", "live"]:
+                exchange.need("GET")
+                status, _ = self.health.liveness()
+                await exchange.json({"live": status == 200}, status)
+            case ["v2", "health", "ready"]:
+                exchange.need("GET")
+                status, why = self.health.readiness()
+                document = {"ready": status == 200} | ({} if status == 200 else {"error": str(why)})
+                await exchange.json(document, status)
+            case ["v2", "models", "stats"]:
+                exchange.need("GET")
+                await exchange.json(self.statistics_document())
+            case ["v2", "models", name, *rest]:
+                await self._model(exchange, name, rest)
+            case ["v2", "repository", "index"]:
+                exchange.need("POST")
+                await exchange.json(await self._index(exchange))
+            case ["v2", "repository", "models", name, "load" | "unload" as verb]:
+                exchange.need("POST")
+                await self._control(exchange, name, verb)
+                await exchange.json({})
+            case ["v1", "models", *rest]:
+                await v1.handle(self, exchange, rest)
+            case ["ping"]:
+                exchange.need("GET")
+                status, why = self.health.readiness()
+                await exchange.json({} if status == 200 else {"error": str(why)}, status)
+            case ["invocations"]:
+                exchange.need("POST")
+                await sagemaker.handle(self, exchange)
+            case _:
+                raise exchange.no_such_path()
+
+    async def _model(self, exchange: Exchange, name: str, rest: list[str]) -> None:
+        version: str | None = None
+        if rest[:1] == ["versions"] and len(rest) >= 2:
+            version, rest = rest[1], rest[2:]
+        match rest:
+            case [] | [""]:
+                exchange.need("GET")
+                await exchange.json(self.model_metadata(name, version))
+            case ["ready"]:
+                exchange.need("GET")
+                served = self.registry.get(name, version)
+                await exchange.json({"name": served.name, "version": served.version, "ready": True})
+            case ["stats"]:
+                exchange.need("GET")
+                self.registry.get(name, version)
+                await exchange.json(self.statistics_document(name, version))
+            case ["infer"]:
+                exchange.need("POST")
+                await self._infer(exchange.scope, exchange.receive, exchange.send, name, version)
+            case _:
+                raise exchange.no_such_path()
+
+    def server_metadata(self) -> dict[str, Any]:
+        """The protocol's server metadata."""
+        return {
+            "name": SERVER_NAME,
+            "version": self.settings.source_revision or "unknown",
+            "extensions": EXTENSIONS,
+            "properties": {"onnxruntime": ort.__version__},
+        }
+
+    def model_metadata(self, name: str, version: str | None) -> dict[str, Any]:
+        """The protocol's model metadata; ``version`` is the one the tensors are those of."""
+        served = self.registry.get(name, version)
+        versions = sorted(self.registry.entries[name].serving, key=version_order)
+        return served.metadata_document | {"versions": versions, "version": served.version}
+
+    def statistics_document(self, name: str = "", version: str | None = None) -> dict[str, Any]:
+        """The statistics extension's answer."""
+        return {
+            "model_stats": [
+                statistics.document()
+                for statistics in self.registry.statistics
+                if name in ("", statistics.model) and version in (None, statistics.version)
+            ]
+        }
+
+    async def _index(self, exchange: Exchange) -> list[dict[str, str]]:
+        asked = await self.json_body(exchange)
+        ready = asked.get("ready", False)
+        if type(ready) is not bool:
+            raise BadRequest("ready must be true or false")
+        rows = await self.registry.index()
+        return [row for row in rows if not ready or row["state"] == "READY"]
+
+    async def _control(self, exchange: Exchange, name: str, verb: str) -> None:
+        await self.json_body(exchange)
+        self.allow_control()
+        if not NAME.match(name):
+            raise NotFound(f"model {name!r} is unknown")
+        if verb == "load":
+            await self.registry.load(name)
+        else:
+            await self.registry.unload(name)
+
+    def allow_control(self) -> None:
+        """Forbidden unless the operator lets callers load and unload models."""
+        if not self.settings.repository_control:
+            raise Forbidden(
+                "loading and unloading by callers is switched off: "
+                "set INFERENCE_REPOSITORY_CONTROL=true to allow it"
+            )
+
+    async def json_body(self, exchange: Exchange) -> dict[str, Any]:
+        """An optional JSON object."""
+        body = await self.body(exchange.scope, exchange.receive, exchange.headers)
+        if not body:
+            return {}
+        self.check_json_size(len(body))
+        return v1.load_object(body)
+
+
+async def keep_loading(registry: Registry, health: Health, settings: InferenceSettings) -> None:
+    """Load the repository, then follow it if polling is on; readiness says how far it is."""
+    pause = 0.2
+    while True:
+        try:
+            await registry.load_all()
+            break
+        except ModelError as error:
+            health.wait_for("models", str(error))
+            log.warning("repository not read", reason=str(error), next_try_seconds=pause)
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, 15.0)
+    report_models(registry, health, settings)
+    while settings.repository_poll_seconds > 0:
+        await asyncio.sleep(settings.repository_poll_seconds)
+        try:
+            await registry.refresh()
+        except ModelError as error:
+            log.warning("repository not read", reason=str(error))
+        report_models(registry, health, settings)
+
+
+def report_models(registry: Registry, health: Health, settings: InferenceSettings) -> None:
+    """Not ready, and why, while a model that should be there has no version that serves."""
+    missing = {
+        name: "; ".join(f"{version}: {why}" for version, why in sorted(entry.failures.items()))
+        for name, entry in registry.entries.items()
+        if entry.default is None and not entry.unloaded
+    }
+    may_come = settings.repository_control or settings.repository_poll_seconds > 0
+    if missing:
+        health.wait_for("models", str(missing))
+    elif not registry.entries and not may_come:
+        health.wait_for("models", f"there is no model in {settings.model_repository}")
+    else:
+        health.ready("models")
+
+
+def start_loading(
+    app: InferenceApp, registry: Registry, health: Health, settings: InferenceSettings
+) -> None:
+    """Have the application load its models once it runs, and let go of them when it stops."""
+    health.wait_for("models", "loading")
+    tasks: list[asyncio.Task[None]] = []
+
+    async def start() -> None:
+        tasks.append(asyncio.create_task(keep_loading(registry, health, settings)))
+
+    async def stop() -> None:
+        for task in tasks:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        await registry.close()
+        app.engine.close()
+
+    app.startup.append(start)
+    app.shutdown.append(stop)

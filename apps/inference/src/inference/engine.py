@@ -1,0 +1,234 @@
+"""What every protocol does with a checked request: prepare, queue, run, finish, count."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from kit.transforms import TransformError
+
+from inference.batcher import Batcher, Item
+from inference.errors import (
+    BadRequest,
+    DeadlineExceeded,
+    InferenceError,
+    ModelFailed,
+    Overloaded,
+)
+from inference.models import Registry, ServedModel
+from inference.protocol import InferRequest
+from inference.settings import InferenceSettings
+from inference.tensors import Array
+
+WATCH_AFTER = 0.05
+"""Seconds after which a request that is still waiting is watched for its caller hanging up."""
+
+HangUp = Callable[[], Awaitable[None]]
+
+
+@dataclass(slots=True)
+class Call:
+    """A request under way. ``hang_up`` returns when its caller is gone; times are monotonic."""
+
+    protocol: str
+    started: float
+    request_id: str = ""
+    traceparent: str = ""
+    mirrored: bool = False
+    timeout: float | None = None
+    hang_up: HangUp | None = None
+
+
+class Answer:
+    """Outputs in order, and where the time went, in seconds."""
+
+    __slots__ = ("compute", "decode", "finished", "outputs", "queue")
+
+    def __init__(
+        self,
+        outputs: dict[str, Array],
+        *,
+        decode: float,
+        queue: float,
+        compute: float,
+        finished: float,
+    ) -> None:
+        self.outputs = outputs
+        self.decode = decode
+        self.queue = queue
+        self.compute = compute
+        self.finished = finished
+
+
+class Engine:
+    """Runs requests on the models of a registry. Use it from the event loop only."""
+
+    def __init__(self, registry: Registry, settings: InferenceSettings) -> None:
+        self.registry = registry
+        self.settings = settings
+        self.in_flight = 0
+        self._default_timeout = settings.default_timeout_seconds
+        self._max_timeout = settings.max_timeout_seconds
+        self._max_in_flight = settings.max_in_flight
+        self.pool = ThreadPoolExecutor(2, thread_name_prefix="prepare")
+        self._watchable: dict[Item, tuple[Batcher, HangUp]] = {}
+        self._watchers: dict[Item, asyncio.Task[None]] = {}
+        self._watch_timer: asyncio.TimerHandle | None = None
+
+    def admit(self) -> None:
+        """Count a request in, before its body is read; Overloaded where there are too many."""
+        if self.in_flight >= self._max_in_flight:
+            raise Overloaded(f"{self.in_flight} requests are under way: try again later")
+        self.in_flight += 1
+
+    def leave(self) -> None:
+        """Count it out."""
+        self.in_flight -= 1
+
+    def timeout(self, call: Call, request: InferRequest) -> float:
+        """Seconds the request has, from its start: the shortest of what it and we say."""
+        asked = call.timeout
+        if request.timeout is not None and (asked is None or request.timeout < asked):
+            asked = request.timeout
+        if asked is None or asked == math.inf:
+            return self._default_timeout
+        return min(asked, self._max_timeout)
+
+    async def infer(self, served: ServedModel, request: InferRequest, call: Call) -> Answer:
+        """The outputs that ``request`` wants; every error is an InferenceError."""
+        decoded = time.monotonic()
+        deadline = call.started + self.timeout(call, request)
+        served.lease()
+        try:
+            if request.images is not None:
+                await self._prepare(served, request, deadline)
+                decoded = time.monotonic()
+            item = await self._run(served, request, call, deadline)
+            results = item.results
+            outputs: dict[str, Array] = dict(zip(item.outputs, results, strict=True))
+            if served.finish is not None and (request.images is not None or request.wanted):
+                outputs = self._finish(served, request, outputs)
+            if request.wanted is not None:
+                outputs = {name: outputs[name] for name, _ in request.wanted}
+            return Answer(
+                outputs,
+                decode=decoded - call.started,
+                queue=item.started - item.enqueued,
+                compute=item.finished - item.started,
+                finished=item.finished,
+            )
+        finally:
+            served.release()
+
+    async def _run(
+        self, served: ServedModel, request: InferRequest, call: Call, deadline: float
+    ) -> Item:
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def done(item: Item) -> None:
+            if not future.done():
+                future.set_result(None)
+
+        item = Item(
+            request.feeds, request.rows, request.run_outputs, done,
+            key=request.key, deadline=deadline,
+        )  # fmt: skip
+        served.batcher.submit(item)
+        if call.hang_up is not None:
+            self._watchable[item] = (served.batcher, call.hang_up)
+            if self._watch_timer is None:
+                loop = future.get_loop()
+                self._watch_timer = loop.call_later(WATCH_AFTER, self._watch, loop)
+        try:
+            await future
+        except asyncio.CancelledError:
+            served.batcher.cancel(item)
+            raise
+        finally:
+            self._watchable.pop(item, None)
+            if (watcher := self._watchers.pop(item, None)) is not None:
+                watcher.cancel()
+        if item.error is not None:
+            raise item.error
+        return item
+
+    def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Start watching the callers of requests that have been waiting for a while.
+
+        Watching costs a task per request; nearly all are answered before it is worth one.
+        """
+        self._watch_timer = None
+        now = time.monotonic()
+        for item in list(self._watchable):
+            if now - item.enqueued >= WATCH_AFTER / 2:
+                batcher, hang_up = self._watchable.pop(item)
+                self._watchers[item] = loop.create_task(_watched(item, batcher, hang_up))
+        if self._watchable:
+            self._watch_timer = loop.call_later(WATCH_AFTER, self._watch, loop)
+
+    async def _prepare(self, served: ServedModel, request: InferRequest, deadline: float) -> None:
+        """Raw images become the model's one input, in a thread: pictures can be large."""
+        prepare = served.prepare
+        images = request.images
+        assert prepare is not None and images is not None
+        spec = served.model.inputs[0]
+
+        def rows() -> Array:
+            return np.stack([prepare(image) for image in images])
+
+        try:
+            async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                values = await asyncio.get_running_loop().run_in_executor(self.pool, rows)
+        except TimeoutError:
+            raise DeadlineExceeded(
+                "the request's time ran out while its images were prepared"
+            ) from None
+        except TransformError as error:
+            raise BadRequest(f"input {spec.name!r}: {error}") from None
+        except ValueError as error:
+            raise BadRequest(f"input {spec.name!r}: images differ in shape: {error}") from None
+        if not served.batched and list(values.shape) != spec.shape:
+            values = values.reshape([size if size >= 0 else 1 for size in spec.shape])
+        request.feeds = {spec.name: values}
+
+    def _finish(
+        self, served: ServedModel, request: InferRequest, outputs: dict[str, Array]
+    ) -> dict[str, Array]:
+        finish = served.finish
+        assert finish is not None
+        if request.wanted is not None and all(name in outputs for name, _ in request.wanted):
+            return outputs
+        try:
+            return finish(outputs)
+        except TransformError as error:
+            raise ModelFailed(f"post-processing of model {served.name!r}: {error}") from None
+
+    def close(self) -> None:
+        """Stop the helper threads."""
+        self.pool.shutdown(wait=False, cancel_futures=True)
+
+
+async def _watched(item: Item, batcher: Batcher, hang_up: HangUp) -> None:
+    await hang_up()
+    if not item.settled:
+        batcher.cancel(item)
+        item.done(item)
+
+
+def count_failure(served: ServedModel | None, call: Call, error: InferenceError) -> None:
+    """Into the statistics of the model it was for, if that is known."""
+    if served is not None:
+        served.statistics.failed(
+            call.protocol, error.status, error.reason, time.monotonic() - call.started
+        )
+
+
+def document_of(outputs: dict[str, Array]) -> dict[str, Any]:
+    """Outputs as nested lists, for the protocols that have no tensors."""
+    return {name: values.tolist() for name, values in outputs.items()}

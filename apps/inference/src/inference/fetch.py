@@ -1,0 +1,201 @@
+"""Gets one version of a model into a folder, whole and with the right sha256, or not at all."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import stamina
+from kit import logs
+from obstore.exceptions import BaseError, NotFoundError, PermissionDeniedError, UnauthenticatedError
+from obstore.store import LocalStore, S3Store
+
+from inference import manifest
+from inference.errors import ModelError
+
+log = logs.get("inference.fetch")
+
+CHUNK = 8 * 1024 * 1024
+ATTEMPTS = 8
+_FINAL = (NotFoundError, PermissionDeniedError, UnauthenticatedError)
+
+Store = S3Store | LocalStore
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """Where a model lies now. ``bytes_read`` is 0 where it was there already."""
+
+    folder: Path
+    name: str
+    version: str
+    sha256: str
+    bytes_read: int
+
+
+def open_store(uri: str, *, timeout: float = 30.0) -> Store:
+    """The store behind ``s3://bucket[/prefix]``, ``file:///folder`` or a folder's path.
+
+    S3's address and credentials are those of the AWS SDKs' variables; ``timeout`` is for one
+    request, in seconds. ModelError where the URI is neither.
+    """
+    parts = urlsplit(uri)
+    if parts.scheme == "s3" and parts.netloc:
+        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        config: dict[str, Any] = {"virtual_hosted_style_request": endpoint is None}
+        if endpoint:
+            config["endpoint"] = endpoint
+        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+        if region:
+            config["region"] = region
+        return S3Store(
+            parts.netloc,
+            prefix=unquote(parts.path.strip("/")) or None,
+            config=config,  # type: ignore[arg-type]
+            client_options={
+                "allow_http": bool(endpoint and endpoint.startswith("http://")),
+                "timeout": timedelta(seconds=timeout),
+            },
+            # retries are ours: they resume where the last attempt stopped
+            retry_config={"max_retries": 1, "retry_timeout": timedelta(seconds=timeout)},
+        )
+    if parts.scheme in ("", "file"):
+        folder = Path(unquote(parts.path) if parts.scheme else uri)
+        if not folder.is_dir():
+            raise ModelError(f"{uri}: there is no such folder")
+        return LocalStore(folder)
+    raise ModelError(f"{uri!r} is neither s3://bucket/prefix nor a folder")
+
+
+async def fetch(
+    uri: str,
+    to: Path,
+    *,
+    sha256: str = "",
+    time_limit: float = 600.0,
+    request_timeout: float = 30.0,
+    attempts: int = ATTEMPTS,
+) -> Fetched:
+    """Copy ``uri`` (a version's folder) to ``to/<name>/<version>``.
+
+    ``sha256`` (lower-case hex, of ``model.onnx``) must be that of the bytes and that of
+    ``model.json``; "" leaves it at the latter. What a broken connection left is resumed, with
+    pauses, until ``time_limit`` seconds are over. The folder appears by one rename when all is
+    right, so nobody ever sees half a model. ModelError says why there is none.
+    """
+    try:
+        async with asyncio.timeout(time_limit):
+            return await _fetch(uri, to, sha256, request_timeout, attempts)
+    except TimeoutError:
+        raise ModelError(f"{uri}: not fetched within {time_limit:g} s") from None
+
+
+async def _fetch(uri: str, to: Path, sha256: str, request_timeout: float, attempts: int) -> Fetched:
+    store = open_store(uri, timeout=request_timeout)
+    retry = _retrying(attempts)
+    document = await retry(lambda: _read(store, manifest.FILE), f"{uri}/{manifest.FILE}")
+    described = manifest.parse(document, where=f"{uri}/{manifest.FILE}")
+    if sha256 and described.sha256 and described.sha256 != sha256:
+        raise ModelError(
+            f"{uri}: sha256 of the model is {described.sha256} by its model.json, but "
+            f"{sha256} was asked for: refused"
+        )
+    expected = sha256 or described.sha256
+    folder = to / described.name / described.version
+    if (there := _sha256_of(folder / manifest.MODEL_FILE)) is not None and there == expected:
+        return Fetched(folder, described.name, described.version, there, 0)
+    staging = to / f".{described.name}-{described.version}.part"
+    staging.mkdir(parents=True, exist_ok=True)
+    part = staging / manifest.MODEL_FILE
+    read = await retry(
+        lambda: _resume(store, manifest.MODEL_FILE, part), f"{uri}/{manifest.MODEL_FILE}"
+    )
+    digest = await asyncio.to_thread(_sha256_of, part)
+    if expected is not None and digest != expected:
+        shutil.rmtree(staging)
+        raise ModelError(
+            f"{uri}/{manifest.MODEL_FILE} has sha256 {digest}, but {expected} was expected: refused"
+        )
+    part.with_suffix(".tag").unlink()
+    (staging / manifest.FILE).write_bytes(document)
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    staging.rename(folder)
+    return Fetched(folder, described.name, described.version, digest or "", read)
+
+
+def _retrying(attempts: int) -> Any:
+    async def run(step: Callable[[], Any], what: str) -> Any:
+        try:
+            async for attempt in stamina.retry_context(
+                on=lambda error: (
+                    isinstance(error, (BaseError, OSError)) and not isinstance(error, _FINAL)
+                ),
+                attempts=attempts,
+                timeout=None,
+                wait_initial=0.2,
+                wait_max=10.0,
+            ):
+                with attempt:
+                    return await step()
+        except NotFoundError:
+            raise ModelError(f"{what} does not exist") from None
+        except (BaseError, OSError) as error:
+            raise ModelError(f"{what} cannot be read: {_first_line(error)}") from None
+
+    return run
+
+
+async def _read(store: Store, path: str) -> bytes:
+    return bytes(await (await store.get_async(path)).bytes_async())
+
+
+async def _resume(store: Store, path: str, part: Path) -> int:
+    """Bytes read now; what ``part`` holds of the same object is kept."""
+    meta = await store.head_async(path)
+    size, tag = meta["size"], meta["e_tag"] or ""
+    at = started = _kept(part, tag, size)
+    with part.open("ab") as file:
+        while at < size:
+            chunk = await store.get_range_async(path, start=at, end=min(at + CHUNK, size))
+            file.write(memoryview(chunk))
+            file.flush()
+            at += len(chunk)
+    if started:
+        log.info("resumed", path=path, kept_bytes=started)
+    return size - started
+
+
+def _kept(part: Path, tag: str, size: int) -> int:
+    """Bytes of the object with this tag that an earlier attempt left, the rest cleared away."""
+    mark = part.with_suffix(".tag")
+    if not mark.exists() or mark.read_text() != tag:
+        part.unlink(missing_ok=True)
+        mark.write_text(tag)
+    kept = part.stat().st_size if part.exists() else 0
+    if kept <= size:
+        return kept
+    part.unlink()
+    return 0
+
+
+def _sha256_of(path: Path) -> str | None:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        return None
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:300]

@@ -1,0 +1,185 @@
+"""The little of HTTP the server needs on top of ASGI: bodies with a limit, answers, headers."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import re
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from starlette.types import Receive, Scope, Send
+
+from inference.engine import Call
+from inference.errors import (
+    BadRequest,
+    Cancelled,
+    MethodNotAllowed,
+    NotFound,
+    TooLarge,
+    UnsupportedMediaType,
+)
+
+Headers = list[tuple[bytes, bytes]]
+
+
+@dataclass(slots=True)
+class Exchange:
+    """One request on its way through the slower routes: ASGI's three parts and what was read."""
+
+    scope: Scope
+    receive: Receive
+    send: Send
+    headers: dict[bytes, bytes]
+    call: Call
+
+    @property
+    def method(self) -> str:
+        """GET, POST and so on."""
+        return str(self.scope["method"])
+
+    def need(self, allowed: str) -> None:
+        """MethodNotAllowed unless the method is the allowed one (HEAD goes for GET)."""
+        if self.method != allowed and not (allowed == "GET" and self.method == "HEAD"):
+            allow = "GET, HEAD" if allowed == "GET" else allowed
+            raise MethodNotAllowed(f"{self.method} is not allowed here, {allow} is", allow)
+
+    def no_such_path(self) -> NotFound:
+        """The error for a path that leads nowhere."""
+        return NotFound(f"no such path: {self.scope['path']}")
+
+    async def hung_up(self) -> None:
+        """Returns when the caller is gone; the body must have been read."""
+        await hung_up(self.receive)
+
+    async def json(self, document: Any, status: int = 200) -> None:
+        """Answer with JSON."""
+        body = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"x-request-id", self.call.request_id.encode()),
+        ]
+        await respond(self.send, status, headers, body)
+
+
+_TIMEOUT = re.compile(r"^(\d+(?:\.\d+)?)(us|ms|s|m|h)?$")
+_UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_OFF_LOOP = 256 * 1024
+
+
+def parse_timeout(value: str) -> float:
+    """``X-Request-Timeout`` in seconds: ``0.25``, or with a unit, ``250ms``; 0 means none."""
+    match = _TIMEOUT.match(value.strip())
+    if match is None:
+        raise BadRequest(
+            f"X-Request-Timeout is {value!r}: it must be seconds, or a number with us, ms, s, m, h"
+        )
+    return float(match[1]) * _UNITS[match[2] or "s"] or math.inf
+
+
+def content_length(value: bytes | None, name: str) -> int | None:
+    """A header that holds a length; BadRequest names it where it does not."""
+    if value is None:
+        return None
+    if not value.isdigit() or len(value) > 15:
+        raise BadRequest(f"{name} is {value.decode('latin-1')!r}: it must be a whole number")
+    return int(value)
+
+
+async def read_body(
+    scope: Scope, receive: Receive, limit: int, *, length: bytes | None, encoding: bytes | None
+) -> bytes:
+    """The body, decompressed; TooLarge as soon as more than ``limit`` bytes are announced or come.
+
+    Chunked bodies count as they arrive, compressed ones as they are unpacked. Cancelled where
+    the caller hangs up before the end.
+    """
+    if length is not None and (content_length(length, "Content-Length") or 0) > limit:
+        raise TooLarge(
+            f"body of {length.decode()} bytes: at most {limit} are taken (max_body_bytes)"
+        )
+    message = await receive()
+    if message["type"] == "http.disconnect":
+        raise Cancelled("the caller hung up")
+    body: bytes = message.get("body", b"")
+    if message.get("more_body", False):
+        parts = [body]
+        size = len(body)
+        while message.get("more_body", False):
+            if size > limit:
+                break
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise Cancelled("the caller hung up")
+            part = message.get("body", b"")
+            size += len(part)
+            parts.append(part)
+        body = b"".join(parts) if size <= limit else b""
+        if size > limit:
+            raise TooLarge(f"body of more than {limit} bytes: that is the limit (max_body_bytes)")
+    if encoding is not None and encoding != b"identity":
+        if len(body) > _OFF_LOOP:
+            return await asyncio.to_thread(unpack, body, encoding, limit)
+        return unpack(body, encoding, limit)
+    return body
+
+
+def unpack(body: bytes, encoding: bytes, limit: int) -> bytes:
+    """A gzip or deflate body, never more than ``limit`` bytes of it in memory."""
+    if encoding not in (b"gzip", b"x-gzip", b"deflate"):
+        raise UnsupportedMediaType(
+            f"Content-Encoding {encoding.decode('latin-1')!r} is not known: "
+            "send gzip, deflate or none"
+        )
+    decompressor = zlib.decompressobj(zlib.MAX_WBITS | 32)  # 32: gzip or zlib, by its header
+    try:
+        plain = decompressor.decompress(body, limit + 1)
+    except zlib.error as error:
+        raise BadRequest(f"body is no {encoding.decode()}: {error}") from None
+    if len(plain) > limit:
+        raise TooLarge(f"body unpacks to more than {limit} bytes: that is the limit")
+    if not decompressor.eof or decompressor.unused_data:
+        raise BadRequest(f"{encoding.decode()} body is cut short or has something after its end")
+    return plain
+
+
+async def hung_up(receive: Receive) -> None:
+    """Returns when the caller is gone; the body must have been read."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def respond(send: Send, status: int, headers: Headers, body: bytes) -> None:
+    """One answer, whole."""
+    headers.append((b"content-length", b"%d" % len(body)))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def accepts(accept: str, offered: Sequence[str]) -> str | None:
+    """The first of ``offered`` that an Accept header allows, by its weights; None for none."""
+    if not accept.strip():
+        return offered[0]
+    weights: dict[str, float] = {}
+    for part in accept.split(","):
+        media, *options = (piece.strip() for piece in part.split(";"))
+        weight = 1.0
+        for option in options:
+            if option.startswith("q="):
+                try:
+                    weight = float(option[2:])
+                except ValueError:
+                    weight = 0.0
+        weights[media.lower()] = weight
+
+    def weight_of(media: str) -> float:
+        for pattern in (media, media.split("/", maxsplit=1)[0] + "/*", "*/*"):
+            if pattern in weights:
+                return weights[pattern]
+        return 0.0
+
+    best = max(offered, key=weight_of)
+    return best if weight_of(best) > 0 else None

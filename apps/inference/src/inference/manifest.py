@@ -1,0 +1,66 @@
+"""``model.json``: what stands beside ``model.onnx``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from inference.errors import ModelError
+
+FILE = "model.json"
+MODEL_FILE = "model.onnx"
+
+Datatype = Literal[
+    "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64",
+    "FP16", "FP32", "FP64", "BYTES",
+]  # fmt: skip
+
+
+class TensorSpec(BaseModel):
+    """A tensor's name, datatype and shape; -1 is a dimension of any size."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    datatype: Datatype
+    shape: list[Annotated[int, Field(ge=-1)]]
+
+
+class Batching(BaseModel):
+    """How requests for a model are put together; what is absent comes from the settings."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    enabled: bool = True
+    max_batch_size: Annotated[int, Field(ge=1)] | None = None
+    max_queue_size: Annotated[int, Field(ge=1)] | None = None
+    max_queue_delay_ms: Annotated[float, Field(ge=0)] | Literal["auto"] | None = None
+    instances: Annotated[int, Field(ge=1, le=64)] | None = None
+
+
+class Manifest(BaseModel):
+    """The part of ``model.json`` the server reads; the rest is for people and registries."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    name: str
+    version: str
+    format: Literal["onnx"] = "onnx"
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+    inputs: list[TensorSpec] | None = None
+    outputs: list[TensorSpec] | None = None
+    labels: list[str] = []
+    preprocess: list[dict[str, Any]] = []
+    postprocess: list[dict[str, Any]] = []
+    batching: Batching = Batching()
+
+
+def parse(document: bytes, *, where: str) -> Manifest:
+    """The manifest; ModelError names the file and the first field that is wrong."""
+    try:
+        return Manifest.model_validate_json(document)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "document"
+        raise ModelError(f"{where}: {field}: {first['msg']}") from None

@@ -1,0 +1,413 @@
+"""The models that are served: loaded, warmed, swapped and let go without a failed request."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+from kit import logs
+from kit.transforms import Finish, Preparation, TransformError
+
+from inference import manifest as manifests
+from inference.batcher import Batcher
+from inference.cgroup import usable_cpus
+from inference.errors import InferenceError, ModelError, NotFound, Unavailable
+from inference.manifest import Manifest, TensorSpec
+from inference.repository import Found, Repository, newest, version_order
+from inference.runtime import OnnxModel, check_manifest, row_independent
+from inference.settings import InferenceSettings
+from inference.statistics import ModelStatistics
+
+log = logs.get("inference.models")
+
+
+@dataclass(slots=True)
+class Loaded:
+    """A version read from its folder, not served yet. Made off the event loop."""
+
+    manifest: Manifest
+    model: OnnxModel
+    prepare: Preparation | None
+    finish: Finish | None
+    batching: bool
+    why_not_batching: str
+
+
+class ServedModel:
+    """One version of one model, and everything a request for it needs."""
+
+    def __init__(
+        self, loaded: Loaded, stamp: str, statistics: ModelStatistics, settings: InferenceSettings
+    ) -> None:
+        described, model = loaded.manifest, loaded.model
+        batching = described.batching
+        delay = (
+            settings.max_queue_delay_ms
+            if batching.max_queue_delay_ms is None
+            else batching.max_queue_delay_ms
+        )
+        self.name = described.name
+        self.version = described.version
+        self.stamp = stamp
+        self.manifest = described
+        self.model = model
+        self.prepare = loaded.prepare
+        self.finish = loaded.finish
+        self.statistics = statistics
+        self.batched = loaded.batching
+        self.inputs: dict[str, TensorSpec] = {spec.name: spec for spec in model.inputs}
+        self.output_names = model.output_names
+        added = loaded.finish.outputs if loaded.finish is not None else ()
+        self.outputs_known = frozenset((*model.output_names, *added))
+        self.variable_shapes = any(size < 0 for spec in model.inputs for size in spec.shape[1:])
+        self.max_rows = batching.max_queue_size or settings.max_queue_size
+        self.batcher = Batcher(
+            model,
+            name=described.name,
+            batching=loaded.batching,
+            max_batch_size=batching.max_batch_size or settings.max_batch_size,
+            max_queue_size=self.max_rows,
+            max_queue_delay=delay if delay == "auto" else delay / 1000,
+            instances=batching.instances or settings.instances,
+            observer=statistics,
+        )
+        self.leases = 0
+        self.released = asyncio.Event()
+        self.released.set()
+        self.metadata_document = metadata(described, model)
+
+    def lease(self) -> None:
+        """A request is about to use this version; it stays until :meth:`release`."""
+        self.leases += 1
+        if self.leases == 1:
+            self.released.clear()
+
+    def release(self) -> None:
+        """The request is over."""
+        self.leases -= 1
+        if self.leases == 0:
+            self.released.set()
+
+    async def retire(self) -> None:
+        """Let every request that uses this version finish, then let go of its threads."""
+        await self.released.wait()
+        await self.batcher.close()
+
+
+@dataclass(slots=True)
+class Entry:
+    """The versions of one model: those that serve, and why others do not."""
+
+    serving: dict[str, ServedModel] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+    default: ServedModel | None = None
+    unloaded: bool = False
+
+
+class Registry:
+    """All models by name. Changes happen one at a time per model, look-ups at any time."""
+
+    def __init__(self, repository: Repository, settings: InferenceSettings) -> None:
+        self._repository = repository
+        self._settings = settings
+        self._threads = settings.threads or usable_cpus()
+        self._entries: dict[str, Entry] = {}
+        self._statistics: dict[tuple[str, str], ModelStatistics] = {}
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._retiring: set[asyncio.Task[None]] = set()
+        self.generation = 0
+
+    @property
+    def statistics(self) -> Iterable[ModelStatistics]:
+        """Of every version that was ever served by this process."""
+        return self._statistics.values()
+
+    @property
+    def entries(self) -> dict[str, Entry]:
+        """By name; for reading."""
+        return self._entries
+
+    def get(self, name: str, version: str | None = None) -> ServedModel:
+        """The version that answers; NotFound or Unavailable say what is wrong and what is there."""
+        entry = self._entries.get(name)
+        if entry is None:
+            known = ", ".join(sorted(self._entries)) or "none"
+            raise NotFound(f"model {name!r} is unknown; loaded models: {known}")
+        served = entry.default if version is None else entry.serving.get(version)
+        if served is not None:
+            return served
+        if version is not None and version in entry.failures:
+            raise Unavailable(
+                f"model {name!r} version {version!r} is not served: {entry.failures[version]}"
+            )
+        if version is not None and entry.serving:
+            known = ", ".join(sorted(entry.serving, key=version_order))
+            raise NotFound(f"model {name!r} has no version {version!r}; loaded versions: {known}")
+        if entry.unloaded:
+            raise NotFound(f"model {name!r} is unloaded")
+        why = "; ".join(f"{number}: {text}" for number, text in sorted(entry.failures.items()))
+        raise Unavailable(f"model {name!r} has no version that can be served ({why})")
+
+    def only(self) -> ServedModel:
+        """The model behind paths that name none: the default one or the only one."""
+        if self._settings.default_model:
+            return self.get(self._settings.default_model)
+        serving = [entry.default for entry in self._entries.values() if entry.default]
+        if len(serving) == 1:
+            return serving[0]
+        raise NotFound(
+            f"{len(serving)} models are loaded: set INFERENCE_DEFAULT_MODEL to the one "
+            "that this path should ask"
+        )
+
+    def all_serving(self) -> list[ServedModel]:
+        """Every version that serves, by name and version."""
+        return [
+            entry.serving[version]
+            for _, entry in sorted(self._entries.items())
+            for version in sorted(entry.serving, key=version_order)
+        ]
+
+    async def load_all(self) -> None:
+        """Load what the settings name, or everything there. Failures stay in the entries."""
+        wanted = self._settings.models
+        by_name: dict[str, list[Found]] = {name: [] for name in wanted}
+        for found in await self._repository.scan():
+            if not wanted or found.name in wanted:
+                by_name.setdefault(found.name, []).append(found)
+        for name, versions in by_name.items():
+            async with self._lock(name):
+                await self._update(name, versions)
+
+    async def load(self, name: str) -> None:
+        """Bring one model to what the repository says now.
+
+        What serves goes on serving until its successor is warm, and beyond if that cannot be
+        loaded: then ModelError says why. NotFound where the repository has no such model.
+        """
+        async with self._lock(name):
+            versions = await self._repository.scan(name)
+            if not versions:
+                raise NotFound(f"model {name!r} is not in the repository")
+            await self._update(name, versions)
+            entry = self._entries[name]
+            if entry.failures:
+                raise ModelError(
+                    "; ".join(
+                        f"version {version}: {why}"
+                        for version, why in sorted(entry.failures.items())
+                    )
+                )
+
+    async def unload(self, name: str) -> None:
+        """Stop serving a model; requests that use it are finished first."""
+        async with self._lock(name):
+            entry = self._entries.get(name)
+            if entry is None:
+                raise NotFound(f"model {name!r} is not loaded")
+            gone = list(entry.serving.values())
+            self._entries[name] = Entry(unloaded=True)
+            self.generation += 1
+            for served in gone:
+                self._retire(served)
+
+    async def refresh(self) -> None:
+        """What polling does: load what is new or changed, keep what was unloaded that way."""
+        by_name: dict[str, list[Found]] = {}
+        for found in await self._repository.scan():
+            if not self._settings.models or found.name in self._settings.models:
+                by_name.setdefault(found.name, []).append(found)
+        for name, versions in by_name.items():
+            if (entry := self._entries.get(name)) is not None and entry.unloaded:
+                continue
+            async with self._lock(name):
+                await self._update(name, versions)
+
+    async def index(self) -> list[dict[str, str]]:
+        """The repository index: every version there or served, its state and reason."""
+        there = {(found.name, found.version) for found in await self._repository.scan()}
+        for name, entry in self._entries.items():
+            there |= {(name, version) for version in entry.serving}
+        rows = []
+        for name, version in sorted(there, key=lambda pair: (pair[0], version_order(pair[1]))):
+            entry = self._entries.get(name) or Entry()
+            ready = version in entry.serving
+            reason = entry.failures.get(version, "" if ready else "not loaded")
+            rows.append(
+                {
+                    "name": name,
+                    "version": version,
+                    "state": "READY" if ready else "UNAVAILABLE",
+                    "reason": reason,
+                }
+            )
+        return rows
+
+    async def close(self) -> None:
+        """Finish what is under way and stop every thread."""
+        for entry in self._entries.values():
+            for served in entry.serving.values():
+                self._retire(served)
+        self._entries = {}
+        await asyncio.gather(*self._retiring)
+
+    def _lock(self, name: str) -> asyncio.Lock:
+        return self._locks.setdefault(name, asyncio.Lock())
+
+    async def _update(self, name: str, versions: list[Found]) -> None:
+        old = self._entries.get(name, Entry())
+        wanted = {found.version: found for found in versions}
+        if self._settings.version_policy == "latest" and wanted:
+            keep = {newest(list(wanted))} | ({self._settings.pinned_versions.get(name, "")})
+            wanted = {version: found for version, found in wanted.items() if version in keep}
+        entry = Entry()
+        for version, found in sorted(wanted.items(), key=lambda pair: version_order(pair[0])):
+            there = old.serving.get(version)
+            if there is not None and there.stamp == found.stamp:
+                entry.serving[version] = there
+                continue
+            try:
+                entry.serving[version] = await self._serve(found)
+            except ModelError as error:
+                entry.failures[version] = str(error)
+                log.error("model not loaded", model=name, version=version, reason=str(error))
+                if there is not None:
+                    entry.serving[version] = there
+        if not entry.serving and old.serving:
+            # an empty or broken repository takes nothing away from those who are served
+            entry.serving = dict(old.serving)
+        pinned = self._settings.pinned_versions.get(name)
+        if pinned is not None and pinned not in wanted:
+            entry.failures[pinned] = "pinned, but not in the repository"
+        elif not wanted:
+            entry.failures["any"] = "there is no version of it in the repository"
+        if entry.serving:
+            entry.default = entry.serving.get(pinned or newest(list(entry.serving)))
+        self._entries[name] = entry
+        self.generation += 1
+        kept = set(map(id, entry.serving.values()))
+        for served in old.serving.values():
+            if id(served) not in kept:
+                self._retire(served)
+
+    async def _serve(self, found: Found) -> ServedModel:
+        folder = await self._repository.folder_of(found)
+        settings = self._settings
+        loaded = await asyncio.to_thread(
+            read, folder, found, threads=self._threads, settings=settings
+        )
+        statistics = self._statistics.setdefault(
+            (found.name, found.version), ModelStatistics(found.name, found.version)
+        )
+        log.info(
+            "model loaded",
+            model=found.name,
+            version=found.version,
+            sha256=loaded.manifest.sha256,
+            threads=self._threads,
+            batching=loaded.batching,
+            why_not_batching=loaded.why_not_batching or None,
+        )
+        return ServedModel(loaded, found.stamp, statistics, settings)
+
+    def _retire(self, served: ServedModel) -> None:
+        task = asyncio.create_task(served.retire())
+        self._retiring.add(task)
+        task.add_done_callback(self._retiring.discard)
+
+
+def read(folder: Path, found: Found, *, threads: int, settings: InferenceSettings) -> Loaded:
+    """Read, check, load and warm a version; ModelError says what is wrong with it."""
+    try:
+        model_bytes = (folder / manifests.MODEL_FILE).read_bytes()
+    except OSError as error:
+        raise ModelError(f"{folder / manifests.MODEL_FILE}: {error.strerror or error}") from None
+    described = _describe(folder, found)
+    if described.sha256 is not None:
+        digest = hashlib.sha256(model_bytes).hexdigest()
+        if digest != described.sha256:
+            raise ModelError(
+                f"{manifests.MODEL_FILE} has sha256 {digest}, {manifests.FILE} says "
+                f"{described.sha256}"
+            )
+    model = OnnxModel(model_bytes, threads=threads)
+    check_manifest(model, described)
+    try:
+        prepare = Preparation(described.preprocess) if described.preprocess else None
+        finish = Finish(described.postprocess, described.labels) if described.postprocess else None
+    except TransformError as error:
+        raise ModelError(f"{manifests.FILE}: {error}") from None
+    batching, why = _batching(model, described)
+    _warm(model, described, batching=batching, settings=settings)
+    return Loaded(described, model, prepare, finish, batching, why)
+
+
+def metadata(described: Manifest, model: OnnxModel) -> dict[str, Any]:
+    """The protocol's model metadata without ``versions``, and what a caller needs to prepare."""
+    return {
+        "name": described.name,
+        "platform": "onnxruntime_onnx",
+        "inputs": [spec.model_dump() for spec in model.inputs],
+        "outputs": [spec.model_dump() for spec in model.outputs],
+        "properties": {
+            "labels": described.labels,
+            "preprocess": described.preprocess,
+            "postprocess": described.postprocess,
+        },
+    }
+
+
+def _describe(folder: Path, found: Found) -> Manifest:
+    path = folder / manifests.FILE
+    try:
+        document = path.read_bytes()
+    except FileNotFoundError:
+        return Manifest(name=found.name, version=found.version)
+    except OSError as error:
+        raise ModelError(f"{path}: {error.strerror or error}") from None
+    described = manifests.parse(document, where=manifests.FILE)
+    if (described.name, described.version) != (found.name, found.version):
+        raise ModelError(
+            f"{manifests.FILE} says it is {described.name} {described.version}, but it lies in "
+            f"{found.name}/{found.version}"
+        )
+    return described
+
+
+def _batching(model: OnnxModel, described: Manifest) -> tuple[bool, str]:
+    asked = "batching" in described.model_fields_set
+    if not described.batching.enabled:
+        return False, "switched off in model.json"
+    if not model.has_row_dimension:
+        why = "the first dimension of its tensors is not one variable"
+    elif not row_independent(model):
+        why = "rows do not give the same together as alone"
+    else:
+        return True, ""
+    if asked:
+        raise ModelError(f"model.json asks for batching, but {why}")
+    return False, why
+
+
+def _warm(
+    model: OnnxModel, described: Manifest, *, batching: bool, settings: InferenceSettings
+) -> None:
+    largest = described.batching.max_batch_size or settings.max_batch_size
+    for rows in (1, largest) if batching else (1,):
+        for _ in range(settings.warmup_runs):
+            try:
+                model.run(None, model.sample(rows))
+            except InferenceError as error:
+                if all(size >= 0 for spec in model.inputs for size in spec.shape[1:]):
+                    raise ModelError(f"warm-up with {rows} rows: {error.message}") from None
+                return  # a size that our sample guessed wrong proves nothing
+
+
+def json_bytes(document: Any) -> bytes:
+    """JSON with numpy arrays in it."""
+    return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)

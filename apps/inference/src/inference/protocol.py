@@ -1,0 +1,306 @@
+"""Open Inference Protocol v2 over REST: a request's bytes become tensors, tensors a body.
+
+Source: the protocol's "HTTP/REST" chapter and its "Binary Tensor Data" extension.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from inference.datatypes import NUMPY, of_array
+from inference.errors import BadRequest
+from inference.manifest import TensorSpec
+from inference.models import ServedModel
+from inference.tensors import Array, as_text, from_binary, from_json, to_binary, to_json
+
+MAX_ID = 1024
+
+
+class InferRequest:
+    """A checked request. ``feeds`` are complete unless ``images`` are still to be prepared.
+
+    ``wanted`` are the names asked for, with whether each is to be binary, or None for all;
+    ``timeout`` is in seconds.
+    """
+
+    __slots__ = ("binary", "feeds", "id", "images", "key", "rows", "run_outputs", "timeout",
+                 "wanted")  # fmt: skip
+
+    def __init__(self) -> None:
+        self.id: str | None = None
+        self.feeds: dict[str, Array] = {}
+        self.images: list[bytes] | None = None
+        self.rows = 1
+        self.key: object = None
+        self.wanted: list[tuple[str, bool]] | None = None
+        self.run_outputs: tuple[str, ...] = ()
+        self.binary = False
+        self.timeout: float | None = None
+
+
+def parse(body: bytes, json_length: int | None, served: ServedModel) -> InferRequest:
+    """A REST body; ``json_length`` is the Inference-Header-Content-Length, if there was one.
+
+    BadRequest names the field that is wrong.
+    """
+    if json_length is None:
+        document, binary = body, memoryview(b"")
+    else:
+        if json_length > len(body):
+            raise BadRequest(
+                f"Inference-Header-Content-Length is {json_length}, the body has {len(body)} bytes"
+            )
+        document, binary = body[:json_length], memoryview(body)[json_length:]
+    try:
+        request = orjson.loads(document)
+    except orjson.JSONDecodeError as error:
+        raise BadRequest(f"body is no JSON: {error}") from None
+    if type(request) is not dict:
+        raise BadRequest(f"body must be a JSON object, got {_kind(request)}")
+    return build(request, binary, served)
+
+
+def build(request: dict[str, Any], binary: memoryview, served: ServedModel) -> InferRequest:
+    """A decoded request and the binary data behind it."""
+    result = InferRequest()
+    identity = request.get("id")
+    if identity is not None:
+        if type(identity) is not str or len(identity) > MAX_ID:
+            raise BadRequest(f"id must be text of at most {MAX_ID} characters")
+        result.id = identity
+    parameters = request.get("parameters")
+    if parameters:
+        _read_parameters(parameters, result)
+    tensors = request.get("inputs")
+    if type(tensors) is not list or not tensors:
+        raise BadRequest("inputs must be a list of at least one tensor")
+    at = 0
+    for tensor in tensors:
+        at = _read_input(tensor, binary, at, served, result)
+    if at != len(binary):
+        raise BadRequest(
+            f"{len(binary) - at} bytes of binary data are left over after every input's "
+            "binary_data_size"
+        )
+    settle_inputs(result, served)
+    outputs = request.get("outputs")
+    if outputs is not None:
+        _read_outputs(outputs, result)
+    settle_outputs(result, served)
+    return result
+
+
+def _read_parameters(parameters: Any, result: InferRequest) -> None:
+    if type(parameters) is not dict:
+        raise BadRequest("parameters must be an object")
+    timeout = parameters.get("timeout")
+    if timeout is not None:
+        result.timeout = timeout_of(timeout)
+    result.binary = _flag(parameters, "binary_data_output")
+
+
+def timeout_of(microseconds: object) -> float:
+    """The ``timeout`` parameter in seconds; 0 means none, as in Triton."""
+    if type(microseconds) is str and microseconds.isdecimal():
+        microseconds = int(microseconds)
+    if type(microseconds) is not int or microseconds < 0:
+        raise BadRequest(
+            f"parameters.timeout is {microseconds!r}: it must be a whole number of microseconds"
+        )
+    return microseconds / 1e6 or math.inf
+
+
+def _read_input(
+    tensor: Any, binary: memoryview, at: int, served: ServedModel, result: InferRequest
+) -> int:
+    """Adds one input; returns where the next one's binary data begin."""
+    if type(tensor) is not dict:
+        raise BadRequest(f"inputs must be objects, got {_kind(tensor)}")
+    name = tensor.get("name")
+    if type(name) is not str:
+        raise BadRequest("inputs[].name must be text")
+    spec = input_spec(name, served, result)
+    datatype: Any = tensor.get("datatype")
+    shape = tensor.get("shape")
+    if type(shape) is not list or not all(type(size) is int and size >= 0 for size in shape):
+        raise BadRequest(f"input {name!r}: shape must be a list of whole numbers, 0 or more")
+    images = check_input(spec, datatype, shape, served)
+    parameters = tensor.get("parameters") or {}
+    if type(parameters) is not dict:
+        raise BadRequest(f"input {name!r}: parameters must be an object")
+    size = parameters.get("binary_data_size")
+    if size is None:
+        if "data" not in tensor:
+            raise BadRequest(
+                f"input {name!r}: data is missing (and there is no binary_data_size either)"
+            )
+        encoded = images or parameters.get("content_type") == "base64"
+        values = from_json(name, datatype, shape, tensor["data"], base64_bytes=encoded)
+    else:
+        if type(size) is not int or size < 0:
+            raise BadRequest(f"input {name!r}: binary_data_size must be a whole number")
+        if "data" in tensor:
+            raise BadRequest(f"input {name!r}: both data and binary_data_size are given")
+        if at + size > len(binary):
+            raise BadRequest(
+                f"input {name!r}: binary_data_size is {size}, but {len(binary) - at} bytes of "
+                "binary data are left"
+            )
+        values = from_binary(name, datatype, shape, binary[at : at + size])
+        at += size
+    add_input(spec, values, images=images, result=result)
+    return at
+
+
+def input_spec(name: str, served: ServedModel, result: InferRequest) -> TensorSpec:
+    """The model's input of that name, which no tensor before it had."""
+    spec = served.inputs.get(name)
+    if spec is None:
+        raise BadRequest(
+            f"input {name!r} is unknown: model {served.name!r} takes {sorted(served.inputs)}"
+        )
+    if name in result.feeds:
+        raise BadRequest(f"input {name!r} is given twice")
+    return spec
+
+
+def check_input(spec: TensorSpec, datatype: Any, shape: Sequence[int], served: ServedModel) -> bool:
+    """Whether the tensor holds raw images; BadRequest where it suits the model neither way."""
+    if datatype != spec.datatype:
+        if datatype == "BYTES" and served.prepare is not None and len(served.inputs) == 1:
+            if len(shape) not in (1, 2) or shape[1:] not in ([], [1], (1,), ()):
+                raise BadRequest(f"input {spec.name!r}: images have shape [n], got {list(shape)}")
+            return True
+        if type(datatype) is not str or datatype not in NUMPY:
+            raise BadRequest(f"input {spec.name!r}: datatype {datatype!r} is unknown")
+        raise BadRequest(f"input {spec.name!r} is {spec.datatype}, got {datatype}")
+    expected = spec.shape
+    if len(shape) != len(expected):
+        raise BadRequest(f"input {spec.name!r} has shape {expected}, got {list(shape)}")
+    for size, wanted in zip(shape, expected, strict=True):
+        if size != wanted and wanted >= 0:
+            raise BadRequest(f"input {spec.name!r} has shape {expected}, got {list(shape)}")
+    return False
+
+
+def add_input(spec: TensorSpec, values: Array, *, images: bool, result: InferRequest) -> None:
+    """Put a checked tensor into the request."""
+    if images:
+        result.images = [
+            value if isinstance(value, bytes) else value.encode() for value in values.ravel()
+        ]
+        result.feeds[spec.name] = values
+    elif spec.datatype == "BYTES":
+        result.feeds[spec.name] = as_text(spec.name, values)
+    else:
+        result.feeds[spec.name] = values
+
+
+def settle_inputs(result: InferRequest, served: ServedModel) -> None:
+    """Every input is there, with as many rows as the others."""
+    feeds = result.feeds
+    if len(feeds) != len(served.inputs):
+        missing = sorted(set(served.inputs) - set(feeds))
+        raise BadRequest(f"input {missing[0]!r} is missing")
+    if not served.batched:
+        if result.images is not None and len(result.images) != 1:
+            raise BadRequest(f"model {served.name!r} takes one image at a time")
+        return
+    if result.images is not None:
+        result.rows = len(result.images)
+    else:
+        rows = -1
+        for name, values in feeds.items():
+            if rows < 0:
+                rows = values.shape[0]
+            elif values.shape[0] != rows:
+                raise BadRequest(f"input {name!r} has {values.shape[0]} rows, others have {rows}")
+        result.rows = rows
+        if served.variable_shapes:
+            result.key = tuple(feeds[name].shape[1:] for name in served.inputs)
+    if result.rows == 0:
+        raise BadRequest("inputs have no rows: send at least one")
+
+
+def _read_outputs(outputs: Any, result: InferRequest) -> None:
+    if type(outputs) is not list:
+        raise BadRequest("outputs must be a list")
+    wanted: list[tuple[str, bool]] = []
+    for output in outputs:
+        if type(output) is not dict or type(output.get("name")) is not str:
+            raise BadRequest("outputs must be objects with a name")
+        parameters = output.get("parameters") or {}
+        if type(parameters) is not dict:
+            raise BadRequest(f"output {output['name']!r}: parameters must be an object")
+        binary = _flag(parameters, "binary_data", default=result.binary)
+        wanted.append((output["name"], binary))
+    if wanted:
+        result.wanted = wanted
+
+
+def settle_outputs(result: InferRequest, served: ServedModel) -> None:
+    """Which of the model's outputs must be run for the ones that are wanted."""
+    if result.wanted is None:
+        result.run_outputs = served.output_names
+        return
+    seen: set[str] = set()
+    for name, _ in result.wanted:
+        if name in seen:
+            raise BadRequest(f"output {name!r} is asked for twice")
+        if name not in served.outputs_known:
+            raise BadRequest(
+                f"output {name!r} is unknown: model {served.name!r} gives "
+                f"{sorted(served.outputs_known)}"
+            )
+        seen.add(name)
+    if seen <= set(served.output_names):
+        result.run_outputs = tuple(name for name in served.output_names if name in seen)
+    else:  # what post-processing adds may need any of them
+        result.run_outputs = served.output_names
+
+
+def encode(
+    served: ServedModel, request: InferRequest, outputs: Mapping[str, Array]
+) -> tuple[bytes, int | None]:
+    """The body, and the length of its JSON where binary data follow.
+
+    ``outputs`` are in the order in which they are to appear.
+    """
+    tensors: list[dict[str, Any]] = []
+    binary: list[bytes] = []
+    wanted = request.wanted
+    for position, (name, values) in enumerate(outputs.items()):
+        tensor: dict[str, Any] = {
+            "name": name,
+            "datatype": of_array(values.dtype),
+            "shape": values.shape,
+        }
+        as_binary = request.binary if wanted is None else wanted[position][1]
+        if as_binary:
+            data = to_binary(values)
+            tensor["parameters"] = {"binary_data_size": len(data)}
+            binary.append(data)
+        else:
+            tensor["data"] = to_json(values)
+        tensors.append(tensor)
+    document: dict[str, Any] = {"model_name": served.name, "model_version": served.version}
+    if request.id is not None:
+        document["id"] = request.id
+    document["outputs"] = tensors
+    body = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+    return (b"".join([body, *binary]), len(body)) if binary else (body, None)
+
+
+def _flag(parameters: Mapping[str, Any], name: str, *, default: bool = False) -> bool:
+    value = parameters.get(name, default)
+    if type(value) is not bool:
+        raise BadRequest(f"parameters.{name} is {value!r}: it must be true or false")
+    return value
+
+
+def _kind(value: object) -> str:
+    return "null" if value is None else type(value).__name__

@@ -1,0 +1,242 @@
+"""SageMaker's container contract: ``POST /invocations`` in several content types.
+
+Source: Amazon SageMaker, "Use your own inference code with hosting services"; the binary form
+is the one Triton uses there.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import orjson
+
+from inference.datatypes import NUMPY
+from inference.engine import count_failure
+from inference.errors import BadRequest, InferenceError, NotAcceptable, UnsupportedMediaType
+from inference.http import Exchange, Headers, accepts, respond
+from inference.models import ServedModel, json_bytes
+from inference.protocol import (
+    InferRequest,
+    build,
+    check_input,
+    encode,
+    parse,
+    settle_inputs,
+    settle_outputs,
+)
+from inference.tensors import Array, from_binary, to_binary
+from inference.v1 import array_of, predictions, read_instances
+
+if TYPE_CHECKING:
+    from inference.app import InferenceApp
+
+BINARY_JSON = "application/vnd.sagemaker-triton.binary+json"
+_HEADER_SIZE = re.compile(r"json-header-size\s*=\s*(\d{1,12})")
+
+
+async def handle(app: InferenceApp, exchange: Exchange) -> None:
+    """Ask the default model, or the one that X-Amzn-SageMaker-Target-Model names."""
+    call, headers = exchange.call, exchange.headers
+    call.protocol = "sagemaker"
+    served: ServedModel | None = None
+    app.engine.admit()
+    try:
+        body = await app.body(exchange.scope, exchange.receive, headers)
+        target = headers.get(b"x-amzn-sagemaker-target-model")
+        served = app.registry.get(target.decode("latin-1")) if target else app.registry.only()
+        content_type = headers.get(b"content-type", b"application/json").decode("latin-1")
+        media = content_type.split(";", 1)[0].strip().lower()
+        if "json" in media and media != BINARY_JSON:
+            app.check_json_size(len(body))
+        request, style = read(body, media, content_type, served)
+        accept = headers.get(b"accept", b"").decode("latin-1")
+        if style == "v2-binary":
+            accept = ""
+        out_media = accepts(accept, _offers(style))
+        if out_media is None:
+            raise NotAcceptable(f"Accept {accept!r} allows none of {', '.join(_offers(style))}")
+        call.hang_up = exchange.hung_up
+        answer = await app.engine.infer(served, request, call)
+        out_type, out = write(served, request, answer.outputs, style, out_media)
+        out_headers: Headers = [
+            *app.answer_headers(served, answer, call),
+            (b"content-type", out_type.encode()),
+        ]
+        await respond(exchange.send, 200, out_headers, out)
+        app.count(served, call, answer, request.rows)
+    except InferenceError as error:
+        count_failure(served, call, error)
+        raise
+    finally:
+        app.engine.leave()
+
+
+def read(
+    body: bytes, media: str, content_type: str, served: ServedModel
+) -> tuple[InferRequest, str]:
+    """The request, and the style in which it is to be answered."""
+    if media == "application/json" or not media:
+        return _read_json(body, served)
+    if media == BINARY_JSON:
+        match = _HEADER_SIZE.search(content_type)
+        if match is None:
+            raise BadRequest(f"Content-Type {content_type!r} lacks json-header-size=…")
+        return parse(body, int(match[1]), served), "v2-binary"
+    if media == "text/csv":
+        return _read_csv(body, served), "csv"
+    if media == "application/octet-stream":
+        return _read_octets(body, served), "octets"
+    if media.startswith("image/"):
+        if served.prepare is None:
+            raise UnsupportedMediaType(
+                f"model {served.name!r} takes no images: its model.json has no preprocess"
+            )
+        return _of_images([body], served), "v1"
+    raise UnsupportedMediaType(
+        f"Content-Type {media!r} is not known: send application/json, text/csv, "
+        f"application/octet-stream, image/* or {BINARY_JSON}"
+    )
+
+
+def _read_json(body: bytes, served: ServedModel) -> tuple[InferRequest, str]:
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise BadRequest(f"body is no JSON: {error}") from None
+    if type(document) is dict:
+        inputs = document.get("inputs")
+        if type(inputs) is list and inputs and type(inputs[0]) is dict and "name" in inputs[0]:
+            return build(document, memoryview(b""), served), "v2"
+        return read_instances(document, served), "v1"
+    if type(document) is list:
+        return read_instances({"instances": document}, served), "v1"
+    raise BadRequest("body must be a JSON object or list")
+
+
+def _read_csv(body: bytes, served: ServedModel) -> InferRequest:
+    """Rows of numbers or text for a model with one input; no header line."""
+    spec = _only(served, "CSV")
+    try:
+        rows = [row for row in csv.reader(io.StringIO(body.decode()), strict=True) if row]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise BadRequest(f"body is no CSV: {error}") from None
+    width = math.prod(spec.shape[1:])
+    data: list[Any] = []
+    for number, row in enumerate(rows, start=1):
+        if width >= 0 and len(row) != width:
+            raise BadRequest(f"CSV line {number} has {len(row)} values, the model takes {width}")
+        data.append([_cell(value, spec.datatype, number) for value in row])
+    if not data:
+        raise BadRequest("CSV has no lines")
+    if len(spec.shape) > 2:
+        flat = [value for row in data for value in row]
+        values = array_of(spec.model_copy(update={"shape": [-1]}), flat).reshape(
+            [len(data), *spec.shape[1:]]
+        )
+    else:
+        values = array_of(spec, data if len(spec.shape) == 2 else [row[0] for row in data])
+    return _request(spec.name, values, served)
+
+
+def _cell(text: str, datatype: str, line: int) -> Any:
+    if datatype == "BYTES":
+        return text
+    try:
+        if datatype == "BOOL":
+            return {"true": True, "1": True, "false": False, "0": False}[text.strip().lower()]
+        return float(text) if datatype.startswith("FP") else int(text)
+    except (ValueError, KeyError):
+        raise BadRequest(f"CSV line {line}: {text!r} is no {datatype}") from None
+
+
+def _read_octets(body: bytes, served: ServedModel) -> InferRequest:
+    """Little-endian rows of a model's one input, as many as there are."""
+    spec = _only(served, "application/octet-stream")
+    if served.prepare is not None and body[:4] in (b"\x89PNG", b"RIFF", b"\xff\xd8\xff\xe0"):
+        return _of_images([body], served)
+    if spec.datatype == "BYTES" or any(size < 0 for size in spec.shape[1:]):
+        raise BadRequest(
+            f"input {spec.name!r} is {spec.datatype} {spec.shape}: its rows have no fixed size in "
+            "bytes, send JSON"
+        )
+    size = NUMPY[spec.datatype].itemsize * math.prod(spec.shape[1:])
+    rows = len(body) // size
+    if rows == 0 or len(body) % size:
+        raise BadRequest(f"body has {len(body)} bytes, a row of {spec.name!r} takes {size}")
+    shape = [rows, *spec.shape[1:]] if spec.shape else []
+    check_input(spec, spec.datatype, shape, served)
+    return _request(spec.name, from_binary(spec.name, spec.datatype, shape, body), served)
+
+
+def _of_images(images: list[bytes], served: ServedModel) -> InferRequest:
+    result = InferRequest()
+    name = served.model.inputs[0].name
+    result.images = images
+    result.feeds[name] = np.empty(0, dtype=object)
+    settle_inputs(result, served)
+    settle_outputs(result, served)
+    return result
+
+
+def _request(name: str, values: Array, served: ServedModel) -> InferRequest:
+    result = InferRequest()
+    result.feeds[name] = values
+    settle_inputs(result, served)
+    settle_outputs(result, served)
+    return result
+
+
+def _only(served: ServedModel, what: str) -> Any:
+    if len(served.inputs) != 1:
+        raise BadRequest(
+            f"model {served.name!r} takes inputs {sorted(served.inputs)}: {what} can hold but one"
+        )
+    return served.model.inputs[0]
+
+
+def _offers(style: str) -> tuple[str, ...]:
+    first = {"csv": "text/csv", "octets": "application/octet-stream"}.get(style)
+    every = ("application/json", "text/csv", "application/octet-stream")
+    return tuple(dict.fromkeys((first, *every))) if first else every
+
+
+def write(
+    served: ServedModel,
+    request: InferRequest,
+    outputs: dict[str, Array],
+    style: str,
+    media: str,
+) -> tuple[str, bytes]:
+    """Content type and body of the answer."""
+    if style == "v2-binary":
+        body, length = encode(served, request, outputs)
+        if length is None:
+            return "application/json", body
+        return f"{BINARY_JSON};json-header-size={length}", body
+    if media == "text/csv":
+        return "text/csv; charset=utf-8", _csv(outputs, request.rows)
+    if media == "application/octet-stream":
+        return media, b"".join(to_binary(values) for values in outputs.values())
+    if style == "v2":
+        return "application/json", encode(served, request, outputs)[0]
+    return "application/json", json_bytes(
+        {"predictions": predictions(outputs, request.rows, served)}
+    )
+
+
+def _csv(outputs: dict[str, Array], rows: int) -> bytes:
+    """A line per row: every output's values side by side."""
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    columns = [
+        values.reshape(rows, -1).tolist() if values.size % max(rows, 1) == 0 else [values.tolist()]
+        for values in outputs.values()
+    ]
+    for row in zip(*columns, strict=True):
+        writer.writerow([value for cell in row for value in cell])
+    return table.getvalue().encode()

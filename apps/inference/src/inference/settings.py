@@ -1,0 +1,100 @@
+"""The settings of the model server."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from kit.settings import ServiceSettings
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+MEBIBYTE = 1024 * 1024
+
+
+class InferenceSettings(ServiceSettings):
+    """What the model server is told by its environment."""
+
+    model_config = SettingsConfigDict(env_prefix="INFERENCE_")
+
+    model_repository: Annotated[
+        str,
+        Field(description="Where models lie: a folder or s3://bucket[/prefix], <name>/<version>/."),
+    ] = "/models"
+    cache_folder: Annotated[
+        str, Field(description="Where models from S3 are kept while they are served.")
+    ] = "/tmp/models"  # noqa: S108 - an emptyDir of the pod
+    models: Annotated[
+        list[str], Field(description="Names of the models to load; empty loads all of them.")
+    ] = []  # noqa: RUF012 - pydantic copies it
+    version_policy: Annotated[
+        Literal["all", "latest"],
+        Field(description="Load every version of a model, or its newest alone."),
+    ] = "all"
+    pinned_versions: Annotated[
+        dict[str, str],
+        Field(description="Version that answers where none is named, by model name."),
+    ] = {}  # noqa: RUF012 - pydantic copies it
+    default_model: Annotated[
+        str,
+        Field(description="Model behind /invocations; default the only one that is loaded."),
+    ] = ""
+    repository_control: Annotated[
+        bool,
+        Field(description="Let callers load and unload models (/v2/repository)."),
+    ] = False
+    repository_poll_seconds: Annotated[
+        float,
+        Field(ge=0, description="How often to look for new versions; 0 never looks."),
+    ] = 0.0
+    fetch_timeout_seconds: Annotated[
+        float, Field(gt=0, description="Time limit for fetching one model.")
+    ] = 600.0
+
+    grpc_enabled: Annotated[bool, Field(description="Serve the protocol over gRPC too.")] = True
+    grpc_port: Annotated[int, Field(ge=0, le=65535, description="Port of gRPC.")] = 8081
+
+    max_batch_size: Annotated[
+        int, Field(ge=1, description="Most rows run at once, where model.json says nothing.")
+    ] = 64
+    max_queue_size: Annotated[
+        int,
+        Field(ge=1, description="Most rows waiting for a model, where model.json says nothing."),
+    ] = 1024
+    max_queue_delay_ms: Annotated[
+        float | Literal["auto"],
+        Field(
+            description="How long a free instance may wait for more rows while another one runs; "
+            "`auto` learns it from measured durations."
+        ),
+    ] = 0.0
+    instances: Annotated[
+        int, Field(ge=1, le=64, description="Batches of one model that may run side by side.")
+    ] = 1
+    threads: Annotated[
+        int,
+        Field(ge=0, description="Threads of ONNX Runtime; 0 follows the cgroup's CPU quota."),
+    ] = 0
+    warmup_runs: Annotated[
+        int, Field(ge=0, description="Runs of each batch size before a model is ready.")
+    ] = 2
+
+    max_body_bytes: Annotated[
+        int, Field(gt=0, description="Largest body taken, counted as it arrives.")
+    ] = 64 * MEBIBYTE
+    max_json_bytes: Annotated[
+        int,
+        Field(
+            gt=0,
+            description="Largest JSON taken: parsing it holds up everything else, so larger "
+            "tensors are sent as binary data.",
+        ),
+    ] = 8 * MEBIBYTE
+    max_in_flight: Annotated[
+        int, Field(ge=1, description="Most requests under way at once; past it they get 429.")
+    ] = 1024
+    default_timeout_seconds: Annotated[
+        float, Field(gt=0, description="Time a request gets that names none.")
+    ] = 30.0
+    max_timeout_seconds: Annotated[
+        float, Field(gt=0, description="Most time a request can ask for.")
+    ] = 300.0
