@@ -1,5 +1,6 @@
 {{/*
-HTTPRoute rules of one service, from the same values as "routing.routes".
+HTTPRoute rules of one service, from the same values as "routing.routes". An HTTPRoute cannot forbid
+retries: Istio's default for the whole mesh holds (docs/operations.md has the one to set).
 Sample: rules: {{- include "routing.gatewayApiRules" (dict "root" $ "name" "inference" "path" "") | nindent 4 }}
 */}}
 {{- define "routing.gatewayApiRules" -}}
@@ -7,7 +8,7 @@ Sample: rules: {{- include "routing.gatewayApiRules" (dict "root" $ "name" "infe
 {{- $name := .name }}
 {{- $path := .path }}
 {{- $service := index $root.Values.services $name | default dict }}
-{{- range $key := list "fault" "subsets" "cors" }}
+{{- range $key := list "fault" "subsets" "cors" "retries" }}
 {{- if hasKey $service $key }}
 {{- fail (printf "services.%s.%s has no counterpart in the Gateway API: take it out, or set api to istio" $name $key) }}
 {{- end }}
@@ -50,8 +51,6 @@ matches:
       {{- end }}
     {{- end }}
 timeouts: {request: {{ .service.timeout | default "60s" }}}
-# Without it Istio tries again on 503, which can carry out a write twice.
-retry: {attempts: {{ if (.service.retries | default dict).idempotent }}{{ .service.retries.attempts | default 2 }}{{ else }}0{{ end }}}
 {{- with .service.mirror }}
 {{- if ne (keys $.split | join ",") .to }}
 filters:
