@@ -167,6 +167,8 @@ def istiod(helm: str, charts: Path, site: Site) -> Addon:
                     "limits": {"cpu": "1", "memory": "256Mi"},
                 },
             },
+            # The init container that checks istio-cni's work.
+            "proxy_init": {"image": site.images["istio-proxy"]},
             "defaultPodDisruptionBudget": {"enabled": False},
         },
         "pilot": {

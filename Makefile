@@ -1,0 +1,91 @@
+# Slipway. `make help` lists what there is to do.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+UV_VERSION := 0.13.8
+CACHE := $(or $(SLIPWAY_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/slipway)
+export PATH := $(CURDIR)/.venv/bin:$(CURDIR)/.tools/bin:$(CACHE)/bin:$(PATH):/usr/sbin:/sbin
+# Where `release` reads and writes; the one-machine cluster's repo unless told otherwise.
+export MANIFEST_REPO ?= $(CACHE)/cluster/git/slipway.git
+export KUBECONFIG ?= $(CACHE)/cluster/kubeconfig
+# What starts Kubernetes: machine (this one), kind, or current (whatever kubectl points at).
+export CLUSTER ?= machine
+
+.PHONY: help
+help: ## Show this list
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+##@ The system
+
+.PHONY: up
+up: setup ## Bring up Kubernetes, Argo CD and Istio, deploy dev, and run the main job
+	cluster up
+	flow up
+
+.PHONY: down
+down: setup ## Stop everything and leave nothing of it in the machine
+	cluster down
+
+.PHONY: status
+status: setup ## Show what each environment runs (ENV=dev for one)
+	release status $(if $(ENV),--env $(ENV))
+
+.PHONY: demo
+demo: setup ## Send ten digits and a zip again (ENV=dev)
+	flow demo --env $(or $(ENV),dev)
+
+.PHONY: image
+image: setup ## Build and push one service's image: make image APP=proxy
+	@flow image $(or $(APP),$(error name the service: make image APP=proxy)) $(ARGS)
+
+.PHONY: promote
+promote: setup ## Copy digests from one environment to the next: make promote FROM=dev TO=stage
+	release promote --from $(or $(FROM),$(error name the environment: FROM=dev)) \
+	  --to $(or $(TO),$(error name the environment: TO=stage)) $(ARGS)
+	release verify --env $(TO)
+
+.PHONY: rollback
+rollback: setup ## Restore what an environment ran before: make rollback ENV=dev
+	release rollback --env $(or $(ENV),$(error name the environment: ENV=dev)) $(ARGS)
+
+##@ The code
+
+.PHONY: setup
+setup: .venv/.synced
+
+.venv/.synced: pyproject.toml uv.lock $(wildcard apps/*/pyproject.toml) cluster/pyproject.toml flow/pyproject.toml
+	@command -v uv >/dev/null || { \
+	  python3 -m venv .tools 2>/dev/null \
+	    || { apt-get update -qq && apt-get install -qq -y python3-venv && python3 -m venv .tools; }; \
+	  .tools/bin/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION); }
+	uv sync --quiet --frozen --all-packages --python python3
+	@touch $@
+
+.PHONY: programs
+programs: setup ## Build and install the programs that the tests drive
+	cluster build --for-tests
+
+.PHONY: test
+test: programs ## Run the tests that need no cluster
+	pytest -m 'not e2e' $(ARGS)
+
+.PHONY: e2e
+e2e: up ## Run the tests that need the cluster
+	pytest -m e2e --timeout=600 $(ARGS)
+
+.PHONY: lint
+lint: setup ## Check style and types
+	ruff check .
+	ruff format --check .
+	mypy
+
+.PHONY: format
+format: setup ## Format the code
+	ruff check --fix .
+	ruff format .
+
+.PHONY: trim
+trim: setup ## Drop old builds and Go's caches
+	cluster trim
