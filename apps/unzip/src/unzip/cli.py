@@ -1,36 +1,62 @@
-"""The `unzip` command."""
+"""The `unzip` command.
+
+Exit codes: 0 done (refused archives included: they are recorded), 1 S3 or an archive failed,
+2 wrong usage, 3 the S3 server cannot be relied on, 4 the archive was refused (`extract` only).
+"""
 
 from __future__ import annotations
 
-from typing import Annotated
+import json
+import logging
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from types import FrameType
+from typing import Annotated, Any, NoReturn
+from urllib.parse import urlsplit
 
+import boto3
 import typer
-from kit import logs
+from kit import logs, server
+from kit.health import Health
 from kit.settings import reference
+from prometheus_client import push_to_gateway
+from pydantic import ValidationError
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+from rich.table import Table
 
-from unzip.extract import MANIFEST, SOURCE_TAG, Extractor, Options, Replaced, Source
-from unzip.find import archives, result_prefix
-from unzip.process import extract_once
+from unzip import find, service, startup, watch
+from unzip.directory import Kind
+from unzip.extract import MANIFEST, SOURCE_TAG, Extractor, Replaced, Source
+from unzip.ledger import Archive, Claim, Ledger, Outcome, State, key_hash
+from unzip.manifest import manifest
 from unzip.refusals import Refused
 from unzip.settings import UnzipSettings
 from unzip.store import S3, Missing, StoreError
+from unzip.worker import Clock, Stop
 
 app = typer.Typer(no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
 log = logs.get("unzip")
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Change nothing; say what would be done.")]
 
 
-def _options(settings: UnzipSettings) -> Options:
-    return Options(
-        readers=settings.readers,
-        writers=settings.writers,
-        span_bytes=settings.span_bytes,
-        part_bytes=settings.part_bytes,
-        buffer_bytes=settings.buffer_bytes,
-    )
+def _fail(code: int, message: str) -> NoReturn:
+    Console(stderr=True, highlight=False).print(f"unzip: {message}", markup=False, soft_wrap=True)
+    raise typer.Exit(code)
 
 
 def _configured() -> UnzipSettings:
-    settings = UnzipSettings()
+    try:
+        settings = UnzipSettings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = "UNZIP_" + "_".join(str(part) for part in first["loc"]).upper()
+        _fail(2, f"{name}: {first['msg']}, got {first.get('input')!r}")
     logs.configure(
         level=settings.log_level,
         service="unzip",
@@ -38,68 +64,307 @@ def _configured() -> UnzipSettings:
         release=settings.release_name,
         revision=settings.source_revision,
     )
+    # At every start it tells where it found credentials and endpoint.
+    logging.getLogger("botocore").setLevel(logging.WARNING)
     return settings
 
 
+def _store(settings: UnzipSettings, bucket: str = "") -> S3:
+    return S3(
+        bucket or settings.bucket,
+        concurrency=settings.writers + settings.readers,
+        attempts=settings.request_attempts,
+        patience_seconds=settings.request_patience_seconds,
+    )
+
+
+def _stop_on_signals(settings: UnzipSettings) -> Stop:
+    stop = Stop()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if stop.requested.is_set():
+            sys.exit(128 + number)
+        log.info("draining", signal=number, seconds=settings.drain_seconds)
+        stop.request(settings.drain_seconds)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, handle)
+    return stop
+
+
+def _guarded(work: Callable[[], int]) -> NoReturn:
+    try:
+        code = work()
+    except startup.UnfitStore as error:
+        log.error("unfit store", error=str(error))
+        raise typer.Exit(3) from None
+    except StoreError as error:
+        log.error("storage failed", code=error.code, error=str(error))
+        raise typer.Exit(1) from None
+    raise typer.Exit(code)
+
+
 @app.command()
-def run() -> None:
-    """Extract every archive that is waiting, then exit."""
+def run(dry_run: DryRun = False) -> None:
+    """Extract every archive that is waiting, tell whoever is to be told, then exit."""
     settings = _configured()
-    store = S3(settings.bucket, concurrency=settings.writers)
-    found = published = refused = failed = 0
-    with Extractor(_options(settings)) as extractor:
-        for entry in archives(
-            store,
-            prefix=settings.prefix,
-            suffix=settings.suffix,
-            state_prefix=settings.state_prefix,
+    stop = _stop_on_signals(settings)
+    store = _store(settings)
+
+    def work() -> int:
+        with service.assembled(settings, store, stop) as ours:
+            if dry_run:
+                for archive in ours.waiting(service.Tally()):
+                    log.info("would extract", key=archive.key, size=archive.size)
+                return 0
+            startup.check_conditional_writes(store, settings.state_prefix)
+            try:
+                tally = ours.sweep()
+            finally:
+                _push(settings, ours)
+            log.info("done", **asdict(tally))
+        return 0
+
+    _guarded(work)
+
+
+def _push(settings: UnzipSettings, ours: service.Service) -> None:
+    if not settings.pushgateway_url:
+        return
+    try:
+        push_to_gateway(
+            settings.pushgateway_url,
+            job=settings.release_name or "unzip",
+            registry=ours.metrics.registry,
+            timeout=5,
+        )
+    except OSError as error:
+        log.warning("metrics not pushed", error=str(error))
+
+
+@app.command("watch")
+def watch_command() -> None:
+    """Extract archives as notifications come (SQS, webhook at /events), until SIGTERM."""
+    settings = _configured()
+    stop = Stop()
+    store = _store(settings)
+
+    def work() -> int:
+        startup.check_conditional_writes(store, settings.state_prefix)
+        with service.assembled(settings, store, stop) as ours:
+            watcher = watch.Watcher(ours)
+            watcher.start()
+            threads = []
+            if settings.sqs_queue_url:
+                queue = watch.Queue(boto3.client("sqs"), settings.sqs_queue_url, ours)
+                threads.append(threading.Thread(target=queue.run, name="sqs", daemon=True))
+                threads[0].start()
+            health = Health()
+            server.serve(watch.create_app(ours, watcher, health), settings, health)
+            stop.request(settings.drain_seconds)
+            watcher.join()
+            for thread in threads:
+                thread.join(timeout=settings.drain_seconds)
+        return 0
+
+    _guarded(work)
+
+
+@app.command()
+def extract(
+    source: Annotated[str, typer.Argument(help="s3://bucket/key.zip")],
+    target: Annotated[str, typer.Argument(help="s3://bucket/folder/")],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Prove the archive and write nothing.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Extract one archive by hand, without the ledger; its manifest is written last."""
+    settings = _configured()
+    logs.configure(level="warning", service="unzip")
+    bucket, key = _address(source)
+    target_bucket, prefix = _address(target)
+    prefix = prefix.rstrip("/") + "/" if prefix else ""
+    stop = _stop_on_signals(settings)
+    here = _store(settings, bucket)
+    there = here if target_bucket == bucket else _store(settings, target_bucket)
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+    try:
+        head = here.head(key)
+        reader = Source(here, key, head.etag, head.size)
+        clock = Clock()
+        with (
+            Extractor(service.options(settings, here)) as extractor,
+            Progress(
+                *columns, TransferSpeedColumn(), console=console, disable=not console.is_terminal
+            ) as bar,
         ):
-            found += 1
-            prefix = result_prefix(entry.key)
-            try:
-                done = store.head(prefix + MANIFEST).metadata.get(SOURCE_TAG)
-            except Missing:
-                done = None
-            if done == entry.etag.strip('"'):
-                continue
-            try:
-                document = extract_once(
-                    extractor,
-                    Source(store, entry.key, entry.etag, entry.size),
-                    store,
+            limits = settings.limits(key_bytes=len(prefix.encode()))
+            directory = extractor.read_directory(reader, limits)
+            total = sum(member.size for member in directory.members)
+            proving = bar.add_task("proving", total=total)
+            types = extractor.verify(
+                reader,
+                directory.members,
+                check=stop.check,
+                progress=lambda size: bar.advance(proving, size),
+            )
+            clock.lap("verify")
+            if not dry_run:
+                writing = bar.add_task("writing", total=total)
+                extractor.publish(
+                    reader,
+                    directory.members,
+                    types,
+                    there,
                     prefix,
-                    settings.limits(key_bytes=len(prefix.encode())),
-                    bucket=settings.bucket,
+                    check=stop.check,
+                    fenced=stop.check,
+                    existing={entry.key: entry.etag for entry in there.entries(prefix)},
+                    published=lambda index: bar.advance(writing, directory.members[index].size),
                 )
-            except Refused as error:
-                refused += 1
-                log.warning(
-                    "refused",
-                    key=entry.key,
-                    reason=error.reason,
-                    detail=error.detail,
-                    member=error.member,
-                )
-            except (Replaced, StoreError) as error:
-                failed += 1
-                log.error("failed", key=entry.key, error=str(error))
-            else:
-                published += 1
-                log.info(
-                    "published",
-                    key=entry.key,
-                    members=len(document["members"]),
-                    bytes=document["bytes"],
-                    skipped=len(document["skipped"]),
-                    seconds=document["seconds"],
-                )
-    log.info("done", found=found, published=published, refused=refused, failed=failed)
+                clock.lap("publish")
+            document = manifest(
+                bucket=bucket,
+                key=key,
+                etag=head.etag,
+                size=head.size,
+                directory=directory,
+                types=types,
+                seconds=clock.seconds,
+            )
+            if not dry_run:
+                body = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+                there.put(prefix + MANIFEST, body, "application/json", {SOURCE_TAG: reader.tag})
+    except Refused as error:
+        _fail(4, f"{source} is refused: {error}")
+    except Missing:
+        _fail(1, f"{source} is not there")
+    except (Replaced, StoreError) as error:
+        _fail(1, str(error))
+    if as_json:
+        typer.echo(json.dumps(document, ensure_ascii=False))
+    else:
+        files = sum(member.kind is Kind.FILE for member in directory.members)
+        verb = "would become" if dry_run else "became"
+        typer.echo(f"{source} {verb} {files} files, {document['bytes']} bytes, in {target}")
+
+
+def _address(url: str) -> tuple[str, str]:
+    parts = urlsplit(url, allow_fragments=False)
+    key = url.removeprefix(f"s3://{parts.netloc}").removeprefix("/")
+    if parts.scheme != "s3" or not parts.netloc:
+        _fail(2, f"{url!r} is no address: write s3://bucket/key")
+    return parts.netloc, key
+
+
+@app.command()
+def retry(
+    key: Annotated[str, typer.Argument(help="The archive's key, e.g. kim/result.zip")],
+    force: Annotated[
+        bool, typer.Option("--force", help="Extract again what was published, too.")
+    ] = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Have a refused or failed archive tried again by the next run."""
+    settings = _configured()
+    logs.configure(level="warning", service="unzip")
+    store = _store(settings)
+    ledger = Ledger(store, settings.state_prefix, owner="retry")
+    try:
+        head = store.head(key)
+        archive = Archive(settings.bucket, key, head.etag, head.size)
+        outcome = ledger.outcome(archive)
+        if outcome is None:
+            typer.echo(f"{key} is not closed: it waits or is under way")
+            return
+        if outcome.state is State.PUBLISHED and not force:
+            _fail(2, f"{key} was published; --force extracts it again")
+        if not dry_run:
+            if outcome.state is State.PUBLISHED:
+                store.delete(find.result_prefix(key) + MANIFEST)
+            ledger.reopen(outcome)
+    except Missing:
+        _fail(1, f"there is no {key} in {settings.bucket}")
+    except StoreError as error:
+        _fail(1, str(error))
+    typer.echo(f"{key} {'would be' if dry_run else 'is'} open again, as run {outcome.run + 1}")
+
+
+@app.command()
+def status(
+    key: Annotated[str, typer.Argument(help="Only this archive.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Show the ledger: what is under way, what became of the rest."""
+    settings = _configured()
+    logs.configure(level="warning", service="unzip")
+    ledger = Ledger(_store(settings), settings.state_prefix, owner="status")
+    try:
+        rows = _rows(ledger, key_hash(settings.bucket, key) if key else "")
+    except StoreError as error:
+        _fail(1, str(error))
+    if as_json:
+        typer.echo(json.dumps(rows, ensure_ascii=False))
+        return
+    table = Table("archive", "state", "reason", "files", "bytes", "attempts", "when", "detail")
+    for row in rows:
+        table.add_row(*(str(row[name]) for name in _COLUMNS))
+    Console().print(table)
+
+
+_COLUMNS = ("key", "state", "reason", "members", "bytes", "attempts", "when", "detail")
+
+
+def _rows(ledger: Ledger, begins: str) -> list[dict[str, Any]]:
+    def read(kind: str, identity: str) -> dict[str, Any] | None:
+        try:
+            document = ledger.store.get(f"{ledger.prefix}{kind}/{identity}.json")
+        except Missing:
+            return None
+        if kind == "closed":
+            outcome = Outcome.from_json(document.body)
+            return {
+                "key": outcome.archive.key,
+                "state": str(outcome.state),
+                "reason": outcome.reason,
+                "members": outcome.members,
+                "bytes": outcome.total_bytes,
+                "attempts": outcome.attempts,
+                "when": outcome.finished_at,
+                "detail": outcome.detail,
+                "etag": outcome.archive.etag.strip('"'),
+            }
+        claim = Claim.from_json(document.body)
+        state = "waiting" if claim.released else "under way"
+        if not claim.released and document.age > claim.lease_seconds:
+            state = "stale"
+        return {
+            "key": claim.archive.key,
+            "state": state,
+            "reason": "",
+            "members": sum(end - start for start, end in claim.done),
+            "bytes": claim.archive.size,
+            "attempts": claim.attempts,
+            "when": claim.claimed_at,
+            "detail": claim.error or claim.owner,
+            "etag": claim.archive.etag.strip('"'),
+        }
+
+    wanted = [
+        (kind, identity)
+        for kind in ("open", "closed")
+        for identity in ledger.ids(kind)
+        if identity.startswith(begins)
+    ]
+    with ThreadPoolExecutor(16) as pool:
+        rows = [row for row in pool.map(lambda pair: read(*pair), wanted) if row is not None]
+    return sorted(rows, key=lambda row: (row["key"], row["when"]))
 
 
 @app.command("settings")
-def show_settings(
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
-) -> None:
+def show_settings(as_json: AsJson = False) -> None:
     """Print the reference of the settings."""
     typer.echo(reference(UnzipSettings, title="unzip", as_json=as_json), nl=False)
 

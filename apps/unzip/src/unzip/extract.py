@@ -7,7 +7,7 @@ again and uploads. So nothing of a bad archive is ever visible (docs/adr/0030).
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -53,14 +53,17 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How wide the work is; memory is about ``readers * (span + part) + buffer`` bytes."""
+    """How wide the work is; memory is about ``readers * (span + part) + buffer`` bytes.
+
+    ``copies_rightly`` is asked before a stored member is copied by S3 itself.
+    """
 
     readers: int = 3
     writers: int = 24
     span_bytes: int = 4 << 20
     part_bytes: int = 8 << 20
     buffer_bytes: int = 32 << 20
-    copy_stored: bool = True
+    copies_rightly: Callable[[], bool] = lambda: False
 
 
 Check = Callable[[], None]
@@ -88,6 +91,16 @@ class Extractor:
     ) -> None:
         for pool in (self._readers, self._ahead, self._writers):
             pool.shutdown(wait=True, cancel_futures=True)
+
+    def each(self, calls: Iterable[Callable[[], object]]) -> None:
+        """Make all calls side by side; the first error is raised."""
+        crew = Crew(self._writers, self.options.writers * 2)
+        try:
+            for call in calls:
+                crew.submit(call)
+            crew.finish()
+        finally:
+            crew.settle()
 
     def read_directory(self, source: Source, limits: Limits) -> Directory:
         """The archive's members, as far as the directory alone can prove them."""
@@ -180,7 +193,7 @@ class Extractor:
             key = prefix + member.path
             identity = target.create_upload(key, types[index], metadata)
             try:
-                if member.method == directory.STORED and self.options.copy_stored:
+                if self._can_copy(source, member, target):
                     parts = self._copy_parts(
                         source, member, target, key=key, identity=identity, check=check
                     )
@@ -228,6 +241,13 @@ class Extractor:
             crew.finish()
         finally:
             crew.settle()
+
+    def _can_copy(self, source: Source, member: Member, target: Store) -> bool:
+        return (
+            member.method == directory.STORED
+            and source.store.bucket == target.bucket
+            and self.options.copies_rightly()
+        )
 
     def _copy_parts(
         self,

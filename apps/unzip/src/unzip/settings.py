@@ -41,7 +41,7 @@ class UnzipSettings(ServiceSettings):
     ] = 10_000
     archives_at_once: Annotated[
         int, Field(gt=0, le=16, description="Archives one process extracts side by side.")
-    ] = 1
+    ] = 2
     lease_seconds: Annotated[
         float,
         Field(ge=2, description="How long a claimed archive stays claimed without a heartbeat."),
@@ -50,6 +50,11 @@ class UnzipSettings(ServiceSettings):
         int,
         Field(gt=0, description="An archive whose worker died this often is recorded as failed."),
     ] = 5
+
+    checkpoint_members: Annotated[
+        int,
+        Field(gt=0, description="The ledger learns of progress after this many files."),
+    ] = 1000
 
     max_members: Annotated[int, Field(gt=0, description="Members an archive may have.")] = 100_000
     max_total_bytes: Annotated[
@@ -85,6 +90,13 @@ class UnzipSettings(ServiceSettings):
     buffer_bytes: Annotated[
         int, Field(ge=16 * _MIB, description="Bytes that may wait for their upload at most.")
     ] = 32 * _MIB
+
+    request_attempts: Annotated[
+        int, Field(gt=0, description="How often a request to S3 is tried in all.")
+    ] = 10
+    request_patience_seconds: Annotated[
+        float, Field(gt=0, description="For how long a request to S3 is repeated at most.")
+    ] = 120.0
 
     backend_url: Annotated[
         str, Field(description="Where outcomes are POSTed as CloudEvents; empty: nobody is told.")

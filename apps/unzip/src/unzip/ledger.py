@@ -1,0 +1,366 @@
+"""The ledger: which archive is whose, and what became of it, in S3 itself.
+
+Layout below the state prefix, ``<id>`` being the hashes of bucket and key, and of the ETag::
+
+    open/<id>.json      claimed; its owner renews it, anyone may take it once it is stale
+    closed/<id>.json    what became of it; never changes
+    plan/<id>.json      the verified content types, so that a resumed job need not verify again
+
+Every write is conditional. A claim's age is the server's ``Date`` minus ``Last-Modified``, so
+pods need not agree on the time. ``token`` grows with each change of owner (fencing).
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from enum import StrEnum
+from hashlib import sha256
+from typing import Any, Self
+
+from unzip.extract import RangeSet
+from unzip.store import Absent, Conflict, Matching, Missing, Store, Transient
+
+_JSON = "application/json"
+
+
+class LeaseLost(Exception):  # noqa: N818 - a fact, and nobody's error
+    """Somebody else owns the archive now; what is under way must stop."""
+
+
+class State(StrEnum):
+    """What became of an archive."""
+
+    PUBLISHED = "published"
+    REFUSED = "refused"
+    FAILED = "failed"
+    SUPERSEDED = "superseded"
+
+
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """One version of one archive; ``etag`` with its quotes, ``size`` in bytes."""
+
+    bucket: str
+    key: str
+    etag: str
+    size: int
+
+    @property
+    def id(self) -> str:
+        """Key of the ledger: two archives never share one, a replaced archive has a new one."""
+        return f"{key_hash(self.bucket, self.key)}-{sha256(self.etag.encode()).hexdigest()[:24]}"
+
+
+def key_hash(bucket: str, key: str) -> str:
+    """What the ids of all versions of an archive begin with."""
+    return sha256(f"{bucket}\0{key}".encode()).hexdigest()[:24]
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """An ``open`` record. ``done`` holds ranges of members that are uploaded."""
+
+    archive: Archive
+    owner: str
+    token: int = 1
+    run: int = 1
+    attempts: int = 1
+    lease_seconds: float = 60.0
+    released: bool = False
+    verified: bool = False
+    done: tuple[tuple[int, int], ...] = ()
+    error: str = ""
+    claimed_at: str = ""
+
+    def to_json(self) -> bytes:
+        """The object's body."""
+        return json.dumps(asdict(self), ensure_ascii=False).encode()
+
+    @classmethod
+    def from_json(cls, body: bytes) -> Self:
+        """The record in an object's body."""
+        fields: dict[str, Any] = json.loads(body)
+        fields["archive"] = Archive(**fields["archive"])
+        fields["done"] = tuple((a, b) for a, b in fields["done"])
+        return cls(**fields)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A ``closed`` record."""
+
+    archive: Archive
+    state: State
+    run: int = 1
+    attempts: int = 1
+    reason: str = ""
+    detail: str = ""
+    member: str = ""
+    members: int = 0
+    total_bytes: int = 0
+    skipped: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+    finished_at: str = ""
+
+    @property
+    def event_id(self) -> str:
+        """Identifies the announcement, and is its idempotency key."""
+        return f"{self.archive.id}-{self.run}"
+
+    def to_json(self) -> bytes:
+        """The object's body."""
+        return json.dumps(asdict(self), ensure_ascii=False).encode()
+
+    @classmethod
+    def from_json(cls, body: bytes) -> Self:
+        """The record in an object's body."""
+        fields: dict[str, Any] = json.loads(body)
+        fields["archive"] = Archive(**fields["archive"])
+        fields["state"] = State(fields["state"])
+        return cls(**fields)
+
+
+def now() -> str:
+    """The time for records, ISO 8601 in UTC; nothing is decided by it."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+class Lease:
+    """A claim that is ours for now.
+
+    ``check`` is cheap and local: it raises once our own clock says that others may have taken
+    over. ``renew`` asks the ledger, and is what must come before a step that cannot be undone.
+    """
+
+    def __init__(self, ledger: Ledger, claim: Claim, etag: str, sent_at: float) -> None:
+        self._ledger = ledger
+        self._lock = threading.Lock()
+        self._etag = etag
+        self.claim = claim
+        self.done = RangeSet(claim.done)
+        self._deadline = 0.0
+        self._lost = ""
+        self._extend(sent_at)
+
+    def _extend(self, sent_at: float) -> None:
+        lease = self.claim.lease_seconds
+        # Last-Modified and Date count whole seconds, so a claim may look a second too old.
+        self._deadline = sent_at + lease - min(2.0, lease / 2)
+
+    def check(self) -> None:
+        """Raise LeaseLost if the lease may no longer be ours."""
+        if self._lost or time.monotonic() > self._deadline:
+            raise LeaseLost(self._lost or f"no heartbeat for {self.claim.lease_seconds} s")
+
+    def renew(self, **changes: Any) -> None:
+        """Prolong the lease, recording progress and ``changes``; LeaseLost if it is not ours."""
+        with self._lock:
+            if self._lost:
+                raise LeaseLost(self._lost)
+            claim = replace(self.claim, done=tuple(self.done.ranges()), **changes)
+            sent_at = time.monotonic()
+            try:
+                self._etag = self._ledger.replace_claim(claim, self._etag)
+            except (Conflict, Missing) as error:
+                self._confirm(claim, error)
+            self.claim = claim
+            self._extend(sent_at)
+
+    def _confirm(self, claim: Claim, error: Exception) -> None:
+        """A retried write answers Conflict when its first answer was lost: look before we leap."""
+        try:
+            document = self._ledger.store.get(self._ledger.open_key(claim.archive))
+        except Missing:
+            self._lost = "the claim is gone"
+            raise LeaseLost(self._lost) from error
+        if document.body != claim.to_json():
+            self._lost = "somebody else has taken the archive over"
+            raise LeaseLost(self._lost) from error
+        self._etag = document.etag
+
+    def release(self, error: str = "") -> None:
+        """Give the archive back with its progress, to be taken by anyone at once."""
+        self.renew(released=True, error=error[:500])
+
+    def drop(self) -> None:
+        """Delete the claim, if it is still ours."""
+        with self._lock:
+            self._ledger.delete_claim(self.claim.archive, self._etag)
+            self._lost = "closed"
+
+
+class Heartbeat:
+    """Renews a lease in the background while a ``with`` block runs."""
+
+    def __init__(self, lease: Lease) -> None:
+        self._lease = lease
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _beat(self) -> None:
+        while not self._stop.wait(self._lease.claim.lease_seconds / 3):
+            try:
+                self._lease.renew()
+            except LeaseLost:
+                return  # `check` tells the workers
+            except Transient:
+                continue  # the deadline decides, not one failed request
+            except Exception:
+                return
+
+
+class Ledger:
+    """The records of one state prefix."""
+
+    def __init__(
+        self, store: Store, prefix: str, *, owner: str, lease_seconds: float = 60.0
+    ) -> None:
+        self.store = store
+        self.prefix = prefix
+        self.owner = owner
+        self.lease_seconds = lease_seconds
+
+    def open_key(self, archive: Archive) -> str:
+        """Where an archive's claim is."""
+        return f"{self.prefix}open/{archive.id}.json"
+
+    def closed_key(self, archive: Archive) -> str:
+        """Where an archive's outcome is."""
+        return f"{self.prefix}closed/{archive.id}.json"
+
+    def plan_key(self, archive: Archive) -> str:
+        """Where a verified archive's content types are."""
+        return f"{self.prefix}plan/{archive.id}.json"
+
+    def ids(self, kind: str) -> Iterator[str]:
+        """Ids of the records of a ``kind`` (open, closed) by listing alone."""
+        folder = f"{self.prefix}{kind}/"
+        for entry in self.store.entries(folder):
+            yield entry.key.removeprefix(folder).removesuffix(".json")
+
+    def claim(self, archive: Archive) -> Lease | None:
+        """Take an archive that nobody has, or None: it is somebody's, or closed."""
+        claim = Claim(
+            archive,
+            owner=self.owner,
+            lease_seconds=self.lease_seconds,
+            claimed_at=now(),
+        )
+        key = self.open_key(archive)
+        sent_at = time.monotonic()
+        try:
+            etag = self._put(key, claim.to_json(), Absent())
+        except Conflict:
+            try:
+                document = self.store.get(key)
+            except Missing:
+                return None  # closed between our two requests
+            found = Claim.from_json(document.body)
+            stale = document.age > found.lease_seconds
+            if not (stale or found.released or document.body == claim.to_json()):
+                return None
+            counts = stale or bool(found.error)
+            claim = replace(
+                found,
+                owner=self.owner,
+                token=found.token + 1,
+                attempts=found.attempts + (1 if counts else 0),
+                lease_seconds=self.lease_seconds,
+                released=False,
+                error="",
+                claimed_at=now(),
+            )
+            sent_at = time.monotonic()
+            try:
+                etag = self._put(key, claim.to_json(), Matching(document.etag))
+            except (Conflict, Missing):
+                return None
+        lease = Lease(self, claim, etag, sent_at)
+        outcome = self.outcome(archive)
+        if outcome is not None:
+            if outcome.run >= claim.run:  # its owner died while closing, or we listed too early
+                self._forget(lease)
+                return None
+            self.store.delete(self.closed_key(archive))  # `retry` died half-way
+        return lease
+
+    def replace_claim(self, claim: Claim, etag: str) -> str:
+        """Overwrite our claim; Conflict if it is no longer ours."""
+        return self._put(self.open_key(claim.archive), claim.to_json(), Matching(etag))
+
+    def delete_claim(self, archive: Archive, etag: str) -> None:
+        """Delete our claim; somebody else's stays."""
+        try:
+            self.store.delete(self.open_key(archive), etag)
+        except Conflict:
+            return
+
+    def outcome(self, archive: Archive) -> Outcome | None:
+        """What became of an archive, or None while it is open."""
+        try:
+            return Outcome.from_json(self.store.get(self.closed_key(archive)).body)
+        except Missing:
+            return None
+
+    def close(self, lease: Lease, outcome: Outcome) -> Outcome:
+        """Record what became of the archive and drop the claim; the record that counts."""
+        lease.renew()
+        try:
+            self._put(self.closed_key(outcome.archive), outcome.to_json(), Absent())
+        except Conflict:
+            outcome = self.outcome(outcome.archive) or outcome
+        self._forget(lease)
+        return outcome
+
+    def _forget(self, lease: Lease) -> None:
+        if lease.claim.verified:
+            self.store.delete(self.plan_key(lease.claim.archive))
+        lease.drop()
+
+    def reopen(self, outcome: Outcome) -> None:
+        """Have a closed archive processed again, as the next run of it."""
+        claim = Claim(
+            outcome.archive,
+            owner=self.owner,
+            run=outcome.run + 1,
+            attempts=0,
+            released=True,
+            error="reopened",
+            claimed_at=now(),
+        )
+        try:
+            self._put(self.open_key(outcome.archive), claim.to_json(), Absent())
+        except Conflict:
+            return  # it is being reopened, or was never dropped
+        self.store.delete(self.closed_key(outcome.archive))
+
+    def save_plan(self, archive: Archive, types: list[str]) -> None:
+        """Keep the verdict of the verification."""
+        distinct = sorted(set(types))
+        number = {name: index for index, name in enumerate(distinct)}
+        body = json.dumps({"types": distinct, "members": [number[name] for name in types]})
+        self._put(self.plan_key(archive), body.encode(), None)
+
+    def plan(self, archive: Archive) -> list[str] | None:
+        """The content types of a verified archive's members, or None."""
+        try:
+            document = json.loads(self.store.get(self.plan_key(archive)).body)
+        except Missing:
+            return None
+        return [document["types"][number] for number in document["members"]]
+
+    def _put(self, key: str, body: bytes, condition: Absent | Matching | None) -> str:
+        return self.store.put(key, body, _JSON, {}, condition)

@@ -1,0 +1,364 @@
+"""Archives under the ledger: claimed, proved, published, announced; resumable anywhere.
+
+Order of one archive's steps, each of which may be the last one before the power goes:
+claim, verify, (plan,) unpublish the old version, files, manifest, leftovers, outbox, close.
+A step that cannot be undone comes right behind a renewal of the lease.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from kit import logs
+
+from unzip.directory import Directory, Kind
+from unzip.extract import MANIFEST, SOURCE_TAG, Extractor, Replaced, Source
+from unzip.find import result_prefix
+from unzip.ledger import Archive, Heartbeat, Lease, LeaseLost, Ledger, Outcome, State, now
+from unzip.manifest import manifest
+from unzip.metrics import Metrics
+from unzip.outbox import Outbox
+from unzip.refusals import Reason, Refused
+from unzip.settings import UnzipSettings
+from unzip.store import Absent, Condition, Conflict, Matching, Missing, Store, StoreError
+
+log = logs.get("unzip.worker")
+_DELETED_PER_RENEWAL = 100
+
+
+class Draining(Exception):  # noqa: N818 - not an error
+    """The process was told to stop and its time to finish is over."""
+
+
+@dataclass(slots=True)
+class Stop:
+    """Set by SIGTERM: no new archive at once, and none under way after ``deadline``."""
+
+    requested: threading.Event = field(default_factory=threading.Event)
+    deadline: float = float("inf")
+
+    def request(self, grace_seconds: float) -> None:
+        """Stop within ``grace_seconds``."""
+        self.deadline = min(self.deadline, time.monotonic() + grace_seconds)
+        self.requested.set()
+
+    def check(self) -> None:
+        """Raise Draining when the time is over."""
+        if self.requested.is_set() and time.monotonic() > self.deadline:
+            raise Draining
+
+
+@dataclass(slots=True)
+class Clock:
+    """Seconds by phase, for manifest and metrics."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    _since: float = field(default_factory=time.monotonic)
+
+    def lap(self, name: str) -> None:
+        """The time since the last lap was spent on ``name``."""
+        at = time.monotonic()
+        self.seconds[name] = self.seconds.get(name, 0.0) + at - self._since
+        self._since = at
+
+
+class Worker:
+    """Processes archives of one bucket; safe to call from several threads."""
+
+    def __init__(
+        self,
+        settings: UnzipSettings,
+        *,
+        store: Store,
+        ledger: Ledger,
+        outbox: Outbox,
+        extractor: Extractor,
+        metrics: Metrics,
+        stop: Stop,
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._ledger = ledger
+        self._outbox = outbox
+        self._extractor = extractor
+        self._metrics = metrics
+        self._stop = stop
+
+    def process(self, archive: Archive) -> Outcome | None:
+        """Bring an archive to its end; None if it is somebody else's, or was given back.
+
+        A replacement in mid-read closes this version and goes on with the new one.
+        """
+        for _ in range(10):
+            lease = self._ledger.claim(archive)
+            if lease is None:
+                return None
+            outcome = self._guarded(lease)
+            if outcome is None or outcome.state is not State.SUPERSEDED:
+                return outcome
+            try:
+                head = self._store.head(archive.key)
+            except Missing:
+                return outcome
+            archive = Archive(archive.bucket, archive.key, head.etag, head.size)
+        return None  # replaced faster than it can be read: the next run has it
+
+    def _guarded(self, lease: Lease) -> Outcome | None:
+        archive = lease.claim.archive
+        bound = log.bind(
+            key=archive.key, etag=archive.etag.strip('"'), attempt=lease.claim.attempts
+        )
+        bound.info("claimed", size=archive.size, token=lease.claim.token, done=len(lease.done))
+        clock = Clock()
+        try:
+            with Heartbeat(lease):
+                try:
+                    if lease.claim.attempts > self._settings.max_attempts:
+                        raise Refused(
+                            Reason.TOO_MANY_ATTEMPTS,
+                            f"given up after {lease.claim.attempts - 1} attempts; "
+                            f"`unzip retry {archive.key}` has it tried again",
+                        )
+                    outcome = self._extract(lease, clock)
+                except Refused as error:
+                    outcome = self._outcome(
+                        lease,
+                        State.FAILED if error.reason is Reason.TOO_MANY_ATTEMPTS else State.REFUSED,
+                        clock,
+                        reason=error.reason,
+                        detail=error.detail,
+                        member=error.member,
+                    )
+                except Replaced as error:
+                    outcome = self._outcome(lease, State.SUPERSEDED, clock, detail=str(error))
+                outcome = self._close(lease, outcome)
+        except LeaseLost as error:
+            bound.warning("lease lost", why=str(error))
+            return None
+        except Draining:
+            bound.info("given back", done=len(lease.done))
+            self._release(lease, "")
+            return None
+        except StoreError as error:
+            bound.error("storage failed", code=error.code, error=str(error)[:500])
+            self._release(lease, str(error))
+            return None
+        self._count(outcome)
+        bound.log(
+            20 if outcome.state in (State.PUBLISHED, State.SUPERSEDED) else 30,
+            str(outcome.state),
+            reason=outcome.reason,
+            detail=outcome.detail,
+            member=outcome.member,
+            members=outcome.members,
+            bytes=outcome.total_bytes,
+            skipped=outcome.skipped,
+            seconds=outcome.seconds,
+        )
+        return outcome
+
+    def _release(self, lease: Lease, error: str) -> None:
+        try:
+            lease.release(error)
+        except (LeaseLost, StoreError):
+            return  # it will be found stale
+
+    def _close(self, lease: Lease, outcome: Outcome) -> Outcome:
+        if outcome.state is not State.SUPERSEDED:
+            lease.renew()
+            self._outbox.write(outcome)
+        return self._ledger.close(lease, outcome)
+
+    def _outcome(self, lease: Lease, state: State, clock: Clock, **fields: Any) -> Outcome:
+        claim = lease.claim
+        return Outcome(
+            claim.archive,
+            state,
+            run=claim.run,
+            attempts=claim.attempts,
+            seconds={name: round(value, 3) for name, value in clock.seconds.items()},
+            finished_at=now(),
+            **fields,
+        )
+
+    def _extract(self, lease: Lease, clock: Clock) -> Outcome:
+        archive = lease.claim.archive
+        until = time.monotonic() + self._settings.max_archive_seconds
+
+        def check() -> None:
+            lease.check()
+            self._stop.check()
+            if time.monotonic() > until:
+                raise Refused(
+                    Reason.TOO_SLOW, f"over {self._settings.max_archive_seconds:.0f} seconds"
+                )
+
+        prefix = result_prefix(archive.key)
+        source = Source(self._store, archive.key, archive.etag, archive.size)
+        limits = self._settings.limits(key_bytes=len(prefix.encode()))
+        directory = self._extractor.read_directory(source, limits)
+        clock.lap("directory")
+        types = self._ledger.plan(archive) if lease.claim.verified else None
+        if types is None or len(types) != len(directory.members):
+            types = self._extractor.verify(source, directory.members, check=check)
+            clock.lap("verify")
+        self._metrics.bytes.labels("read").inc(archive.size)
+        self._publish(lease, source, directory, types, check=check, clock=clock)
+        files = [member for member in directory.members if member.kind is Kind.FILE]
+        return self._outcome(
+            lease,
+            State.PUBLISHED,
+            clock,
+            members=len(files),
+            total_bytes=sum(member.size for member in files),
+            skipped=sum(
+                member.kind in (Kind.SYMBOLIC_LINK, Kind.DEVICE) for member in directory.members
+            ),
+        )
+
+    def _publish(
+        self,
+        lease: Lease,
+        source: Source,
+        directory: Directory,
+        types: list[str],
+        *,
+        check: Callable[[], None],
+        clock: Clock,
+    ) -> None:
+        prefix = result_prefix(source.key)
+        manifest_key = prefix + MANIFEST
+        existing = {entry.key: entry.etag for entry in self._store.entries(prefix)}
+        published = self._is_published(existing, manifest_key, source)
+        if not published:
+            lease.renew()
+            self._abort_orphans(prefix)
+            if manifest_key in existing:
+                # From here on the files are of two versions: nothing is published.
+                self._store.delete(manifest_key, existing.pop(manifest_key))
+            self._extractor.publish(
+                source,
+                directory.members,
+                types,
+                self._store,
+                prefix,
+                check=check,
+                fenced=lease.renew,
+                existing=existing,
+                skip=lease.done,
+                published=self._progress(lease, types),
+            )
+            clock.lap("publish")
+            document = manifest(
+                bucket=lease.claim.archive.bucket,
+                key=source.key,
+                etag=source.etag,
+                size=source.size,
+                directory=directory,
+                types=types,
+                seconds=clock.seconds,
+            )
+            lease.renew()
+            self._put_manifest(lease, manifest_key, document, source.tag)
+        self._remove_leftovers(lease, source, prefix, directory, existing)
+
+    def _is_published(self, existing: dict[str, str], key: str, source: Source) -> bool:
+        if key not in existing:
+            return False
+        try:
+            return self._store.head(key).metadata.get(SOURCE_TAG) == source.tag
+        except Missing:
+            return False
+
+    def _progress(self, lease: Lease, types: list[str]) -> Callable[[int], None]:
+        """What to call for each uploaded member: now and then the ledger learns of it."""
+        every = self._settings.checkpoint_members
+        turn = threading.Lock()
+        seen = 0
+        saved = lease.claim.verified
+
+        def published(index: int) -> None:
+            nonlocal seen, saved
+            lease.done.add(index)
+            with turn:
+                seen += 1
+                due = seen % every == 0
+                if due and not saved:
+                    self._ledger.save_plan(lease.claim.archive, types)
+                    saved = True
+            if due:
+                lease.renew(verified=True)
+
+        return published
+
+    def _put_manifest(self, lease: Lease, key: str, document: dict[str, Any], tag: str) -> None:
+        body = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+        condition: Condition = Absent()
+        for _ in range(5):
+            try:
+                self._store.put(key, body, "application/json", {SOURCE_TAG: tag}, condition)
+                return
+            except Conflict:
+                lease.renew()
+                try:
+                    head = self._store.head(key)
+                except Missing:
+                    condition = Absent()
+                    continue
+                if head.metadata.get(SOURCE_TAG) == tag:
+                    return  # our own first answer was lost
+                condition = Matching(head.etag)
+        raise StoreError(f"{key} is written by somebody else again and again")
+
+    def _abort_orphans(self, prefix: str) -> None:
+        """Drop what dead workers left under way; a live one that lost its lease is fenced so."""
+        for upload in self._store.list_uploads(prefix):
+            self._store.abort_upload(upload.key, upload.id)
+
+    def _remove_leftovers(
+        self,
+        lease: Lease,
+        source: Source,
+        prefix: str,
+        directory: Directory,
+        existing: dict[str, str],
+    ) -> None:
+        """Delete what an earlier version of the archive left and this one does not have.
+
+        Only objects that carry our tag: what others put below ``result/`` is theirs.
+        """
+        ours = {prefix + member.path for member in directory.members} | {prefix + MANIFEST}
+        strange = [(key, etag) for key, etag in existing.items() if key not in ours]
+        stale: list[tuple[str, str]] = []
+
+        def examine(key: str, etag: str) -> None:
+            with suppress(Missing):
+                tag = self._store.head(key).metadata.get(SOURCE_TAG)
+                if tag and tag != source.tag:
+                    stale.append((key, etag))
+
+        def remove(key: str, etag: str) -> None:
+            with suppress(Conflict):
+                self._store.delete(key, etag)
+
+        self._extractor.each(partial(examine, *row) for row in strange)
+        for begin in range(0, len(stale), _DELETED_PER_RENEWAL):
+            lease.renew()
+            rows = stale[begin : begin + _DELETED_PER_RENEWAL]
+            self._extractor.each(partial(remove, *row) for row in rows)
+
+    def _count(self, outcome: Outcome) -> None:
+        self._metrics.archives.labels(outcome.state).inc()
+        if outcome.reason:
+            self._metrics.refusals.labels(outcome.reason).inc()
+        self._metrics.members.inc(outcome.members)
+        self._metrics.bytes.labels("published").inc(outcome.total_bytes)
+        for phase, seconds in outcome.seconds.items():
+            self._metrics.seconds.labels(phase).observe(seconds)
