@@ -93,7 +93,7 @@ def page(chart: str) -> str:
     lines = [
         f"# Values of charts/{chart}",
         "",
-        f"{schema['description']} Written by `make reference` from the chart's schema; do not edit.",
+        f"{schema['description']} Written by `make reference` from its schema; do not edit.",
         "",
         "| key | type | default | meaning |",
         "|---|---|---|---|",

@@ -1,0 +1,103 @@
+"""Renders what Argo CD would: the releases of argocd/<env>.yaml with their value files."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests import programs
+
+ROOT = Path(__file__).resolve().parents[2]
+CHARTS = ("environment", "routing", "service")
+ENVIRONMENTS = ("dev", "stage", "prod")
+# What `release` would have written: no image is deployed in a fresh repository.
+DEPLOYED = ROOT / "charts/service/tests/deployed.yaml"
+MODEL = ROOT / "charts/service/tests/model.yaml"
+
+Manifest = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """A row of an environment's ApplicationSet."""
+
+    environment: str
+    name: str
+    chart: str
+    files: tuple[Path, ...]
+    missing: tuple[Path, ...]
+
+    def __str__(self) -> str:
+        return f"{self.environment}-{self.name}"
+
+
+def application_set(environment: str) -> Manifest:
+    """The ApplicationSet of an environment."""
+    text = (ROOT / "argocd" / f"{environment}.yaml").read_text(encoding="utf-8")
+    document: Manifest = yaml.safe_load(text)
+    return document
+
+
+def releases(environment: str) -> list[Release]:
+    """Every release of an environment, with the value files that exist and those that do not."""
+    spec = application_set(environment)["spec"]
+    [generator] = spec["generators"]
+    found = []
+    for row in generator["list"]["elements"]:
+        source = spec["template"]["spec"]["source"]
+        folder = ROOT / source["path"].replace("{{ .chart }}", row["chart"])
+        files = [
+            (folder / path.replace("{{ .release }}", row["release"])).resolve()
+            for path in source["helm"]["valueFiles"]
+        ]
+        found.append(
+            Release(
+                environment,
+                row["release"],
+                row["chart"],
+                tuple(path for path in files if path.exists()),
+                tuple(path for path in files if not path.exists()),
+            )
+        )
+    return found
+
+
+ALL_RELEASES = [release for name in ENVIRONMENTS for release in releases(name)]
+
+
+def helm(
+    chart: Path,
+    name: str,
+    namespace: str,
+    files: Iterable[Path] = (),
+    sets: Sequence[str] = (),
+) -> subprocess.CompletedProcess[str]:
+    """Run `helm template`."""
+    command = [programs.require("helm"), "template", name, str(chart), "--namespace", namespace]
+    for path in files:
+        command += ["--values", str(path)]
+    for one in sets:
+        command += ["--set", one]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def render(release: Release, charts: Path = ROOT / "charts") -> str:
+    """A release's manifests as YAML, as if an image and a model were deployed."""
+    files = [*release.files]
+    if release.chart == "service":
+        files.append(DEPLOYED)
+        if any(path.name.endswith(".model.yaml") for path in release.files):
+            files.append(MODEL)
+    answer = helm(charts / release.chart, release.name, release.environment, files)
+    assert answer.returncode == 0, f"{release}: {answer.stderr}"
+    return answer.stdout
+
+
+def manifests(text: str) -> list[Manifest]:
+    """The documents of a YAML stream."""
+    return [document for document in yaml.load_all(text, yaml.CSafeLoader) if document]

@@ -1,0 +1,67 @@
+"""values.yaml and the reference pages are what the schemas say."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from tests.charts.rendering import CHARTS, ROOT
+
+
+def _load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "charts" / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+reference = _load("reference")
+
+
+@pytest.mark.parametrize(
+    ("path", "text"), list(reference.files()), ids=lambda value: getattr(value, "name", "text")
+)
+def test_generated_file_is_current(path: Path, text: str) -> None:
+    assert path.read_text(encoding="utf-8") == text, (
+        f"{path.relative_to(ROOT)} differs from its schema: run `python charts/reference.py`"
+    )
+
+
+@pytest.mark.parametrize("chart", CHARTS)
+def test_schema_is_closed_and_every_key_is_explained(chart: str) -> None:
+    schema = reference.load(chart)
+    wrong = list(_open_or_unexplained(schema, schema, chart))
+    assert wrong == []
+
+
+def _open_or_unexplained(node: dict[str, Any], root: dict[str, Any], where: str) -> Any:
+    node = reference.resolve(node, root)
+    if node.get("type") == "object" or "properties" in node:
+        if "additionalProperties" not in node:
+            yield f"{where} takes any key: set additionalProperties"
+        for key, raw in node.get("properties", {}).items():
+            child = reference.resolve(raw, root)
+            if not child.get("description"):
+                yield f"{where}.{key} has no description"
+            yield from _open_or_unexplained(child, root, f"{where}.{key}")
+        if isinstance(entry := node.get("additionalProperties"), dict):
+            yield from _open_or_unexplained(entry, root, f"{where}.<name>")
+    if isinstance(item := node.get("items"), dict):
+        yield from _open_or_unexplained(item, root, f"{where}[]")
+
+
+@pytest.mark.parametrize("chart", CHARTS)
+def test_defaults_fit_their_own_schema(chart: str) -> None:
+    import jsonschema
+    import yaml
+
+    text = (ROOT / "charts" / chart / "values.yaml").read_text(encoding="utf-8")
+    schema = json.loads((ROOT / "charts" / chart / "values.schema.json").read_text("utf-8"))
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.validate(yaml.safe_load(text), schema)

@@ -1,0 +1,72 @@
+"""kubeconform, strict, with the closed schemas of charts/schemas: no key the API does not know."""
+
+from __future__ import annotations
+
+import subprocess
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+from tests import programs
+from tests.charts.rendering import ALL_RELEASES, CHARTS, ROOT, Release, helm, render
+
+LOCATION = str(ROOT / "charts/schemas/{{.Group}}/{{.ResourceKind}}_{{.ResourceAPIVersion}}.json")
+VALID = sorted((ROOT / "tests/fixtures/valid").glob("*.yaml"))
+
+
+def kubeconform(text: str) -> subprocess.CompletedProcess[str]:
+    """Check manifests; exit code and findings."""
+    command = [programs.require("kubeconform"), "-strict", "-schema-location", LOCATION, "-"]
+    return subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("release", ALL_RELEASES, ids=str)
+def test_shipped_values_render_valid_manifests(release: Release) -> None:
+    answer = kubeconform(render(release))
+    assert answer.returncode == 0, answer.stdout
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "argocd").glob("*.yaml")), ids=lambda path: path.name
+)
+def test_argocd_objects_are_valid(path: Path) -> None:
+    if "argoproj.io" not in path.read_text(encoding="utf-8"):
+        pytest.skip(f"{path.name} holds no object of Argo CD's own kinds")
+    answer = kubeconform(path.read_text(encoding="utf-8"))
+    assert answer.returncode == 0, answer.stdout
+
+
+@pytest.mark.parametrize("path", VALID, ids=lambda path: path.stem)
+def test_valid_fixture_renders_valid_manifests(path: Path) -> None:
+    answer = _render_fixture(path)
+    assert answer.returncode == 0, answer.stderr
+    checked = kubeconform(answer.stdout)
+    assert checked.returncode == 0, checked.stdout
+
+
+def test_fixtures_render_every_template() -> None:
+    rendered = defaultdict(set)
+    for path in VALID:
+        for line in _render_fixture(path).stdout.splitlines():
+            if line.startswith("# Source: "):
+                chart, _, template = line.removeprefix("# Source: ").partition("/templates/")
+                rendered[chart].add(template)
+    for chart in CHARTS:
+        templates = {path.name for path in (ROOT / "charts" / chart / "templates").glob("*.yaml")}
+        assert templates - rendered[chart] == set(), (
+            f"no valid fixture makes charts/{chart} render these"
+        )
+
+
+def test_a_misspelt_field_is_refused() -> None:
+    text = render(ALL_RELEASES[0]).replace("podSelector", "podSelectr")
+    answer = kubeconform(text)
+    assert answer.returncode != 0
+    assert "podSelectr" in answer.stdout
+
+
+def _render_fixture(path: Path) -> subprocess.CompletedProcess[str]:
+    header = path.read_text(encoding="utf-8").splitlines()[0]
+    chart, release = header.removeprefix("# chart: ").split(", release: ")
+    return helm(ROOT / "charts" / chart, release, "dev", [path])
