@@ -11,13 +11,12 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import unquote
 
-import onnxruntime as ort  # type: ignore[import-untyped]
 from kit import logs, tracing
 from kit.health import Health
 from starlette.types import Receive, Scope, Send
 
-from inference import sagemaker, v1
-from inference.engine import Answer, Call, Engine, count_failure
+from inference import runtime, sagemaker, v1
+from inference.engine import Answer, Call, Engine
 from inference.errors import (
     BadRequest,
     Cancelled,
@@ -50,6 +49,7 @@ EXTENSIONS = ["binary_tensor_data", "model_repository", "statistics"]
 _PARSE_OFF_LOOP = 256 * 1024
 _JSON = (b"content-type", b"application/json")
 _REQUEST_ID = b"x-request-id"
+_SHADOW = b"x-slipway-shadow"
 
 
 class InferenceApp:
@@ -70,6 +70,7 @@ class InferenceApp:
             )
             if value
         ]
+        self._traces = engine.traces
         self._ids = itertools.count()
         self._id_prefix = secrets.token_hex(6)
         self._hot: dict[str, tuple[str, str | None]] = {}
@@ -144,7 +145,7 @@ class InferenceApp:
             finally:
                 self.engine.leave()
         except InferenceError as error:
-            count_failure(served, call, error)
+            self.engine.failed(served, call, error)
             await self.refuse(send, error, call)
             return
         answer_headers = self.answer_headers(served, answer, call)
@@ -154,7 +155,7 @@ class InferenceApp:
             answer_headers.append((b"content-type", b"application/octet-stream"))
             answer_headers.append((b"inference-header-content-length", b"%d" % out_json_length))
         await respond(send, 200, answer_headers, out)
-        self.count(served, call, answer, request.rows)
+        self.engine.succeeded(served, request, call, answer)
 
     def read_headers(self, scope: Scope, call: Call) -> dict[bytes, bytes]:
         """The headers by name, and what they say about the call."""
@@ -163,16 +164,22 @@ class InferenceApp:
         if identity is not None and len(identity) <= 200 and identity.isascii():
             call.request_id = identity.decode()
         else:
-            call.request_id = f"{self._id_prefix}{next(self._ids):x}"
+            call.request_id = self.new_request_id()
         timeout = headers.get(b"x-request-timeout")
         if timeout is not None:
             call.timeout = parse_timeout(timeout.decode("latin-1"))
         traceparent = headers.get(b"traceparent")
         if traceparent is not None:
-            context = tracing.parse_traceparent(traceparent.decode("latin-1"))
-            if context is not None:
-                call.traceparent = context.child().traceparent()
+            call.take_trace(traceparent.decode("latin-1"))
+        elif self._traces:
+            call.trace = tracing.new_trace(sampled=True)
+        if _SHADOW in headers or headers.get(b"host", b"").partition(b":")[0].endswith(b"-shadow"):
+            call.mirrored = True
         return headers
+
+    def new_request_id(self) -> str:
+        """An id for a request that came without one."""
+        return f"{self._id_prefix}{next(self._ids):08x}"
 
     async def body(self, scope: Scope, receive: Receive, headers: dict[bytes, bytes]) -> bytes:
         """The request's body, within the limit."""
@@ -191,19 +198,6 @@ class InferenceApp:
                 f"{size} bytes of JSON: at most {self.settings.max_json_bytes} are taken "
                 "(max_json_bytes); send the tensors as binary data"
             )
-
-    def count(self, served: ServedModel, call: Call, answer: Answer, rows: int) -> None:
-        """A request was answered."""
-        now = time.monotonic()
-        served.statistics.succeeded(
-            call.protocol,
-            rows,
-            decode=answer.decode,
-            queue=answer.queue,
-            compute=answer.compute,
-            encode=now - answer.finished,
-            total=now - call.started,
-        )
 
     def answer_headers(self, served: ServedModel, answer: Answer, call: Call) -> Headers:
         """Who answered, and where its time went."""
@@ -316,7 +310,7 @@ class InferenceApp:
             "name": SERVER_NAME,
             "version": self.settings.source_revision or "unknown",
             "extensions": EXTENSIONS,
-            "properties": {"onnxruntime": ort.__version__},
+            "properties": {"onnxruntime": runtime.VERSION},
         }
 
     def model_metadata(self, name: str, version: str | None) -> dict[str, Any]:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from kit import tracing
+from kit.spans import Spans
+from kit.tracing import TraceContext
 from kit.transforms import TransformError
 
 from inference.batcher import Batcher, Item
@@ -22,6 +26,7 @@ from inference.errors import (
     Overloaded,
 )
 from inference.models import Registry, ServedModel
+from inference.predictionlog import Prediction, PredictionLog
 from inference.protocol import InferRequest
 from inference.settings import InferenceSettings
 from inference.tensors import Array
@@ -39,10 +44,17 @@ class Call:
     protocol: str
     started: float
     request_id: str = ""
-    traceparent: str = ""
+    caller: TraceContext | None = None
+    trace: TraceContext | None = None
     mirrored: bool = False
     timeout: float | None = None
     hang_up: HangUp | None = None
+
+    def take_trace(self, traceparent: str) -> None:
+        """Go on with the caller's trace, if the header is well formed."""
+        self.caller = tracing.parse_traceparent(traceparent)
+        if self.caller is not None:
+            self.trace = self.caller.child()
 
 
 class Answer:
@@ -69,10 +81,19 @@ class Answer:
 class Engine:
     """Runs requests on the models of a registry. Use it from the event loop only."""
 
-    def __init__(self, registry: Registry, settings: InferenceSettings) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        settings: InferenceSettings,
+        prediction_log: PredictionLog,
+        spans: Spans | None = None,
+    ) -> None:
         self.registry = registry
         self.settings = settings
         self.in_flight = 0
+        self.refused: Counter[str] = Counter()
+        self._log = prediction_log
+        self._spans = spans
         self._default_timeout = settings.default_timeout_seconds
         self._max_timeout = settings.max_timeout_seconds
         self._max_in_flight = settings.max_in_flight
@@ -80,6 +101,11 @@ class Engine:
         self._watchable: dict[Item, tuple[Batcher, HangUp]] = {}
         self._watchers: dict[Item, asyncio.Task[None]] = {}
         self._watch_timer: asyncio.TimerHandle | None = None
+
+    @property
+    def traces(self) -> bool:
+        """Whether spans are exported, so that a request without a trace starts one."""
+        return self._spans is not None
 
     def admit(self) -> None:
         """Count a request in, before its body is read; Overloaded where there are too many."""
@@ -209,9 +235,91 @@ class Engine:
         except TransformError as error:
             raise ModelFailed(f"post-processing of model {served.name!r}: {error}") from None
 
+    def succeeded(
+        self, served: ServedModel, request: InferRequest, call: Call, answer: Answer
+    ) -> None:
+        """The answer is on its way: count it, and log and trace it where that is on."""
+        now = time.monotonic()
+        total = now - call.started
+        served.statistics.succeeded(
+            call.protocol,
+            request.rows,
+            decode=answer.decode,
+            queue=answer.queue,
+            compute=answer.compute,
+            encode=now - answer.finished,
+            total=total,
+        )
+        if self._log.enabled:
+            self._log.record(
+                Prediction(
+                    call.request_id, call.protocol, served.name, served.version, 200,
+                    finished=time.time(), total=total, trace=call.trace, mirrored=call.mirrored,
+                    rows=request.rows, inputs=request.feeds, outputs=answer.outputs,
+                    queue=answer.queue, compute=answer.compute,
+                )
+            )  # fmt: skip
+        if self._spans is not None and call.trace is not None:
+            self._trace(call, call.trace, served, total, 200, "", answer)
+
+    def failed(self, served: ServedModel | None, call: Call, error: InferenceError) -> None:
+        """The same for an error; ``served`` is None where no model was found for it."""
+        total = time.monotonic() - call.started
+        if served is None:
+            self.refused[error.reason] += 1
+        else:
+            served.statistics.failed(call.protocol, error.status, error.reason, total)
+        if self._log.enabled:
+            self._log.record(
+                Prediction(
+                    call.request_id, call.protocol, served.name if served else "",
+                    served.version if served else "", error.status,
+                    finished=time.time(), total=total, trace=call.trace, mirrored=call.mirrored,
+                    reason=error.reason, error=error.message,
+                )
+            )  # fmt: skip
+        if self._spans is not None and call.trace is not None:
+            self._trace(call, call.trace, served, total, error.status, error.reason, None)
+
+    def _trace(
+        self,
+        call: Call,
+        context: TraceContext,
+        served: ServedModel | None,
+        total: float,
+        *outcome: Any,
+    ) -> None:
+        spans, end = self._spans, time.time_ns()
+        assert spans is not None
+        status, reason, answer = outcome
+        attributes: dict[str, str | int | float | bool] = {
+            "slipway.protocol": call.protocol,
+            "slipway.request_id": call.request_id,
+            "http.response.status_code": status,
+        }
+        if served is not None:
+            attributes |= {"slipway.model": served.name, "slipway.version": served.version}
+        if answer is not None:
+            attributes |= {
+                "slipway.queue_ms": round(answer.queue * 1000, 3),
+                "slipway.compute_ms": round(answer.compute * 1000, 3),
+            }
+        spans.add(
+            f"infer {served.name}" if served else "infer",
+            context,
+            parent=call.caller,
+            start_ns=end - int(total * 1e9),
+            end_ns=end,
+            attributes=attributes,
+            error=reason,
+        )
+
     def close(self) -> None:
-        """Stop the helper threads."""
+        """Stop the helper threads and send what is left of log and spans."""
         self.pool.shutdown(wait=False, cancel_futures=True)
+        self._log.close()
+        if self._spans is not None:
+            self._spans.close()
 
 
 async def _watched(item: Item, batcher: Batcher, hang_up: HangUp) -> None:
@@ -219,16 +327,3 @@ async def _watched(item: Item, batcher: Batcher, hang_up: HangUp) -> None:
     if not item.settled:
         batcher.cancel(item)
         item.done(item)
-
-
-def count_failure(served: ServedModel | None, call: Call, error: InferenceError) -> None:
-    """Into the statistics of the model it was for, if that is known."""
-    if served is not None:
-        served.statistics.failed(
-            call.protocol, error.status, error.reason, time.monotonic() - call.started
-        )
-
-
-def document_of(outputs: dict[str, Array]) -> dict[str, Any]:
-    """Outputs as nested lists, for the protocols that have no tensors."""
-    return {name: values.tolist() for name, values in outputs.items()}

@@ -16,7 +16,6 @@ import numpy as np
 import orjson
 
 from inference.datatypes import NUMPY
-from inference.engine import count_failure
 from inference.errors import BadRequest, InferenceError, NotAcceptable, UnsupportedMediaType
 from inference.http import Exchange, Headers, accepts, respond
 from inference.models import ServedModel, json_bytes
@@ -68,9 +67,9 @@ async def handle(app: InferenceApp, exchange: Exchange) -> None:
             (b"content-type", out_type.encode()),
         ]
         await respond(exchange.send, 200, out_headers, out)
-        app.count(served, call, answer, request.rows)
+        app.engine.succeeded(served, request, call, answer)
     except InferenceError as error:
-        count_failure(served, call, error)
+        app.engine.failed(served, call, error)
         raise
     finally:
         app.engine.leave()

@@ -7,11 +7,15 @@ from pathlib import Path
 from kit import logs, server
 from kit.health import Health
 from kit.probes import Probes
-from prometheus_client import CollectorRegistry
+from kit.spans import configure
+from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
 
 from inference.app import InferenceApp, start_loading
 from inference.engine import Engine
+from inference.grpc_server import GrpcServer
+from inference.metrics import InferenceCollector
 from inference.models import Registry
+from inference.predictionlog import open_log
 from inference.repository import open_repository
 from inference.settings import InferenceSettings
 
@@ -24,10 +28,23 @@ def create_app(settings: InferenceSettings, health: Health) -> tuple[Probes, Inf
         timeout=settings.fetch_timeout_seconds,
     )
     registry = Registry(repository, settings)
-    engine = Engine(registry, settings)
+    prediction_log = open_log(settings)
+    spans = configure(
+        "inference", release=settings.release_name, pod=settings.pod_name,
+        revision=settings.source_revision,
+    )  # fmt: skip
+    engine = Engine(registry, settings, prediction_log, spans)
     app = InferenceApp(engine, registry, health, settings)
     start_loading(app, registry, health, settings)
-    return Probes(app, health, CollectorRegistry()), app
+    if settings.grpc_enabled:
+        grpc_server = GrpcServer(app, address=f"{settings.host}:{settings.grpc_port}")
+        app.startup.append(grpc_server.start)
+        app.shutdown.append(grpc_server.stop)
+    metrics = CollectorRegistry()
+    metrics.register(InferenceCollector(engine, prediction_log))
+    ProcessCollector(registry=metrics)
+    PlatformCollector(registry=metrics)
+    return Probes(app, health, metrics), app
 
 
 def run(settings: InferenceSettings) -> None:

@@ -98,3 +98,25 @@ class InferenceSettings(ServiceSettings):
     max_timeout_seconds: Annotated[
         float, Field(gt=0, description="Most time a request can ask for.")
     ] = 300.0
+
+    prediction_log: Annotated[
+        str,
+        Field(
+            pattern="^(off|stdout|s3://.+|https?://.+)$",
+            description="Where every prediction is written: off, stdout, s3://bucket/prefix or "
+            "a URL that takes CloudEvents batches.",
+        ),
+    ] = "off"
+    prediction_log_sample: Annotated[
+        float, Field(ge=0, le=1, description="Share of requests that are written, by request id.")
+    ] = 1.0
+    prediction_log_inputs: Annotated[
+        Literal["digest", "full", "none"],
+        Field(description="Inputs in the log: their sha256, all of them, or nothing."),
+    ] = "digest"
+    prediction_log_buffer: Annotated[
+        int, Field(ge=1, description="Most events waiting to be written; more are dropped.")
+    ] = 10_000
+    prediction_log_flush_seconds: Annotated[
+        float, Field(gt=0, description="Longest an event waits for its batch.")
+    ] = 5.0

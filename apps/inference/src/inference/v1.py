@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from inference.engine import count_failure
 from inference.errors import BadRequest, InferenceError
 from inference.http import Exchange, respond
 from inference.manifest import TensorSpec
@@ -55,9 +54,9 @@ async def _predict(app: InferenceApp, exchange: Exchange, name: str) -> None:
         headers = app.answer_headers(served, answer, call)
         headers.append((b"content-type", b"application/json"))
         await respond(exchange.send, 200, headers, json_bytes(document))
-        app.count(served, call, answer, request.rows)
+        app.engine.succeeded(served, request, call, answer)
     except InferenceError as error:
-        count_failure(served, call, error)
+        app.engine.failed(served, call, error)
         raise
     finally:
         app.engine.leave()

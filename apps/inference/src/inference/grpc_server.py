@@ -1,0 +1,319 @@
+"""The protocol over gRPC, with the standard health and reflection services."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import grpc  # type: ignore[import-untyped]
+import numpy as np
+from google.protobuf.message import Message  # type: ignore[import-untyped]
+from grpc_health.v1 import (  # type: ignore[import-untyped]
+    health,
+    health_pb2,
+    health_pb2_grpc,
+)
+from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
+from kit import logs
+
+from inference.app import SERVER_NAME, InferenceApp
+from inference.datatypes import NUMPY, of_array
+from inference.engine import Call
+from inference.errors import BadRequest, Cancelled, InferenceError, ModelError, Overloaded
+from inference.models import ServedModel
+from inference.oip import grpc_predict_v2_pb2 as pb
+from inference.protocol import (
+    InferRequest,
+    add_input,
+    check_input,
+    input_spec,
+    settle_inputs,
+    settle_outputs,
+    timeout_of,
+)
+from inference.tensors import Array, from_binary, to_binary
+
+log = logs.get("inference.grpc")
+
+SERVICE = "inference.GRPCInferenceService"
+
+Context = Any  # grpc.aio.ServicerContext: the package has no types
+
+_CONTENTS = {
+    "BOOL": "bool_contents",
+    "UINT8": "uint_contents",
+    "UINT16": "uint_contents",
+    "UINT32": "uint_contents",
+    "UINT64": "uint64_contents",
+    "INT8": "int_contents",
+    "INT16": "int_contents",
+    "INT32": "int_contents",
+    "INT64": "int64_contents",
+    "FP32": "fp32_contents",
+    "FP64": "fp64_contents",
+    "BYTES": "bytes_contents",
+}
+
+
+class GrpcServer:
+    """Serves the engine of an :class:`InferenceApp` on a second port, in the same loop."""
+
+    def __init__(self, app: InferenceApp, *, address: str) -> None:
+        """``address`` is host and port; port 0 takes a free one, see :attr:`port`."""
+        self._app = app
+        self._address = address
+        self._server: grpc.aio.Server | None = None
+        self._health = health.aio.HealthServicer()
+        self._reporter: asyncio.Task[None] | None = None
+        self.port = 0
+
+    async def start(self) -> None:
+        """Listen."""
+        limit = self._app.settings.max_body_bytes
+        self._server = grpc.aio.server(
+            options=[
+                ("grpc.max_receive_message_length", limit),
+                ("grpc.max_send_message_length", -1),
+                ("grpc.so_reuseport", 0),
+            ]
+        )
+        self._server.add_generic_rpc_handlers((self._handlers(),))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        reflection.enable_server_reflection(
+            (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
+        )
+        self.port = self._server.add_insecure_port(self._address)
+        await self._server.start()
+        self._reporter = asyncio.create_task(self._report())
+        log.info("grpc listening", port=self.port)
+
+    async def stop(self) -> None:
+        """Finish what is under way, within the drain time."""
+        if self._reporter is not None:
+            self._reporter.cancel()
+        if self._server is not None:
+            await self._server.stop(self._app.settings.drain_seconds)
+
+    async def _report(self) -> None:
+        """Keep the health service at what readiness says; it has no way to ask us."""
+        serving = health_pb2.HealthCheckResponse.SERVING
+        not_serving = health_pb2.HealthCheckResponse.NOT_SERVING
+        while True:
+            status, _ = self._app.health.readiness()
+            for service in ("", SERVICE):
+                await self._health.set(service, serving if status == 200 else not_serving)
+            await asyncio.sleep(0.2)
+
+    def _handlers(self) -> grpc.GenericRpcHandler:
+        methods: dict[str, Callable[[Any, Context], Awaitable[Message]]] = {
+            "ServerLive": self._live,
+            "ServerReady": self._ready,
+            "ModelReady": self._model_ready,
+            "ServerMetadata": self._metadata,
+            "ModelMetadata": self._model_metadata,
+            "ModelInfer": self._infer,
+            "ModelStatistics": self._statistics,
+            "RepositoryIndex": self._index,
+            "RepositoryModelLoad": self._load,
+            "RepositoryModelUnload": self._unload,
+        }
+        described = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].methods_by_name
+        return grpc.method_handlers_generic_handler(
+            SERVICE,
+            {
+                name: grpc.unary_unary_rpc_method_handler(
+                    _guarded(method),
+                    getattr(pb, described[name].input_type.name).FromString,
+                    getattr(pb, described[name].output_type.name).SerializeToString,
+                )
+                for name, method in methods.items()
+            },
+        )
+
+    async def _live(self, _request: Any, _context: Context) -> Message:
+        return pb.ServerLiveResponse(live=self._app.health.liveness()[0] == 200)
+
+    async def _ready(self, _request: Any, _context: Context) -> Message:
+        return pb.ServerReadyResponse(ready=self._app.health.readiness()[0] == 200)
+
+    async def _model_ready(self, request: Any, _context: Context) -> Message:
+        self._app.registry.get(request.name, request.version or None)
+        return pb.ModelReadyResponse(ready=True)
+
+    async def _metadata(self, _request: Any, _context: Context) -> Message:
+        document = self._app.server_metadata()
+        return pb.ServerMetadataResponse(
+            name=SERVER_NAME, version=document["version"], extensions=document["extensions"]
+        )
+
+    async def _model_metadata(self, request: Any, _context: Context) -> Message:
+        document = self._app.model_metadata(request.name, request.version or None)
+        tensor = pb.ModelMetadataResponse.TensorMetadata
+        return pb.ModelMetadataResponse(
+            name=document["name"],
+            versions=document["versions"],
+            platform=document["platform"],
+            inputs=[tensor(**spec) for spec in document["inputs"]],
+            outputs=[tensor(**spec) for spec in document["outputs"]],
+        )
+
+    async def _statistics(self, request: Any, _context: Context) -> Message:
+        if request.name:
+            self._app.registry.get(request.name, request.version or None)
+        document = self._app.statistics_document(request.name, request.version or None)
+        return pb.ModelStatisticsResponse(
+            model_stats=[pb.ModelStatistics(**row) for row in document["model_stats"]]
+        )
+
+    async def _index(self, request: Any, _context: Context) -> Message:
+        rows = await self._app.registry.index()
+        index = pb.RepositoryIndexResponse.ModelIndex
+        return pb.RepositoryIndexResponse(
+            models=[index(**row) for row in rows if not request.ready or row["state"] == "READY"]
+        )
+
+    async def _load(self, request: Any, _context: Context) -> Message:
+        self._app.allow_control()
+        await self._app.registry.load(request.model_name)
+        return pb.RepositoryModelLoadResponse()
+
+    async def _unload(self, request: Any, _context: Context) -> Message:
+        self._app.allow_control()
+        await self._app.registry.unload(request.model_name)
+        return pb.RepositoryModelUnloadResponse()
+
+    async def _infer(self, request: Any, context: Context) -> Message:
+        app = self._app
+        call = self._call(context)
+        served: ServedModel | None = None
+        try:
+            app.engine.admit()
+            try:
+                served = app.registry.get(request.model_name, request.model_version or None)
+                parsed = parse(request, served)
+                answer = await app.engine.infer(served, parsed, call)
+                response = encode(served, parsed, answer.outputs)
+            finally:
+                app.engine.leave()
+        except InferenceError as error:
+            app.engine.failed(served, call, error)
+            raise
+        headers = app.answer_headers(served, answer, call)
+        context.set_trailing_metadata([(name.decode(), value.decode()) for name, value in headers])
+        app.engine.succeeded(served, parsed, call, answer)
+        return response
+
+    def _call(self, context: Context) -> Call:
+        call = Call("grpc", time.monotonic(), self._app.new_request_id())
+        for name, value in context.invocation_metadata() or ():
+            if name == "x-request-id" and isinstance(value, str) and len(value) <= 200:
+                call.request_id = value
+            elif name == "traceparent" and isinstance(value, str):
+                call.take_trace(value)
+        call.timeout = context.time_remaining()
+        return call
+
+
+def _guarded(
+    method: Callable[[Any, Context], Awaitable[Message]],
+) -> Callable[[Any, Context], Awaitable[Message]]:
+    """The method with our errors as gRPC statuses."""
+
+    async def run(request: Any, context: Context) -> Message:
+        try:
+            return await method(request, context)
+        except Cancelled:
+            raise asyncio.CancelledError from None
+        except InferenceError as error:
+            if isinstance(error, Overloaded):
+                pushback = str(error.retry_after * 1000)
+                context.set_trailing_metadata((("grpc-retry-pushback-ms", pushback),))
+            await context.abort(grpc.StatusCode[error.grpc], error.message)
+        except ModelError as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        raise AssertionError("abort always raises")
+
+    return run
+
+
+def parse(request: Any, served: ServedModel) -> InferRequest:
+    """A ModelInferRequest as a checked request; BadRequest names the field that is wrong."""
+    result = InferRequest()
+    result.id = request.id or None
+    result.binary = bool(request.raw_input_contents)
+    if "timeout" in request.parameters:
+        parameter = request.parameters["timeout"]
+        kind = parameter.WhichOneof("parameter_choice")
+        result.timeout = timeout_of(getattr(parameter, kind) if kind else None)
+    raw = request.raw_input_contents
+    if raw and len(raw) != len(request.inputs):
+        raise BadRequest(
+            f"raw_input_contents has {len(raw)} elements for {len(request.inputs)} inputs"
+        )
+    if not request.inputs:
+        raise BadRequest("inputs must be a list of at least one tensor")
+    for position, tensor in enumerate(request.inputs):
+        spec = input_spec(tensor.name, served, result)
+        shape = list(tensor.shape)
+        if any(size < 0 for size in shape):
+            raise BadRequest(f"input {tensor.name!r}: shape must not be negative, got {shape}")
+        images = check_input(spec, tensor.datatype, shape, served)
+        if raw:
+            if tensor.HasField("contents"):
+                raise BadRequest(
+                    f"input {tensor.name!r}: both contents and raw_input_contents are given"
+                )
+            values = from_binary(tensor.name, tensor.datatype, shape, raw[position])
+        else:
+            values = _from_contents(tensor, shape)
+        add_input(spec, values, images=images, result=result)
+    settle_inputs(result, served)
+    if request.outputs:
+        result.wanted = [(output.name, result.binary) for output in request.outputs]
+    settle_outputs(result, served)
+    return result
+
+
+def _from_contents(tensor: Any, shape: list[int]) -> Array:
+    field = _CONTENTS.get(tensor.datatype)
+    if field is None:
+        raise BadRequest(f"input {tensor.name!r}: {tensor.datatype} goes into raw_input_contents")
+    values = getattr(tensor.contents, field)
+    if len(values) != math.prod(shape):
+        raise BadRequest(
+            f"input {tensor.name!r}: shape {shape} holds {math.prod(shape)} elements, "
+            f"contents.{field} has {len(values)}"
+        )
+    if tensor.datatype == "BYTES":
+        texts = np.empty(len(values), dtype=object)
+        texts[:] = list(values)
+        return texts.reshape(shape)
+    try:
+        return np.array(values, dtype=NUMPY[tensor.datatype]).reshape(shape)
+    except OverflowError as error:
+        raise BadRequest(
+            f"input {tensor.name!r}: contents are not all {tensor.datatype}: {error}"
+        ) from None
+
+
+def encode(served: ServedModel, request: InferRequest, outputs: dict[str, Array]) -> Message:
+    """The response: raw where the request was raw or the datatype has no other form."""
+    response = pb.ModelInferResponse(
+        model_name=served.name, model_version=served.version, id=request.id or ""
+    )
+    raw = request.binary or any(
+        of_array(values.dtype) not in _CONTENTS for values in outputs.values()
+    )
+    for name, values in outputs.items():
+        datatype = of_array(values.dtype)
+        tensor = response.outputs.add(name=name, datatype=datatype, shape=values.shape)
+        if raw:
+            response.raw_output_contents.append(to_binary(values))
+        elif datatype == "BYTES":
+            tensor.contents.bytes_contents.extend(str(value).encode() for value in values.ravel())
+        else:
+            getattr(tensor.contents, _CONTENTS[datatype]).extend(values.ravel().tolist())
+    return response

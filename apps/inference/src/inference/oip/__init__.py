@@ -1,0 +1,1 @@
+"""The protocol's gRPC messages, generated from the ``.proto`` beside this file."""
