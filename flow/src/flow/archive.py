@@ -40,7 +40,7 @@ def make_zip(user_id: str) -> bytes:
             kind = number % 6
             if kind == 0:
                 row = held_out.pixels[number]
-                name = f"{folder}/숫자-{held_out.labels[number]}.png"
+                name = f"{folder}/숫자-{number}-{held_out.labels[number]}.png"
                 archive.writestr(name, digits.png(row))
             elif kind == 1:
                 archive.writestr(f"{folder}/메모 {number}.txt", f"{user_id}의 {number}번째 메모\n")
