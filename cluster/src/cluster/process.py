@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -84,28 +83,16 @@ class Supervisor:
         self._run.mkdir(parents=True, exist_ok=True)
         self._logs.mkdir(parents=True, exist_ok=True)
         log = self.log(daemon.name)
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                daemon.argv,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, **daemon.environment},
-                start_new_session=True,
-                cwd="/",
-            )
-        record = {
-            "pid": process.pid,
-            "start": _start_time(process.pid),
-            "fingerprint": fingerprint,
-        }
+        pid = _spawn(daemon, log)
+        record = {"pid": pid, "start": _start_time(pid), "fingerprint": fingerprint}
         (self._run / f"{daemon.name}.json").write_text(json.dumps(record))
         deadline = time.monotonic() + daemon.ready_timeout
         while missing := daemon.ready():
-            if process.poll() is not None:
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if ended:
+                code = os.waitstatus_to_exitcode(status)
                 raise ClusterError(
-                    f"{daemon.name} ended with exit code {process.returncode} while starting",
-                    log=log,
+                    f"{daemon.name} ended with exit code {code} while starting", log=log
                 )
             if time.monotonic() > deadline:
                 raise ClusterError(
@@ -121,6 +108,22 @@ class Supervisor:
             if isinstance(record, dict) and {"pid", "start", "fingerprint"} <= record.keys():
                 return record
         return None
+
+
+def _spawn(daemon: Daemon, log: Path) -> int:
+    # Not subprocess.Popen: its object would warn of a child that outlives it, as ours are to.
+    # The new session keeps the terminal's Ctrl-C away from it.
+    return os.posix_spawnp(
+        daemon.argv[0],
+        daemon.argv,
+        {**os.environ, **daemon.environment},
+        file_actions=[
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, str(log), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644),
+            (os.POSIX_SPAWN_DUP2, 1, 2),
+        ],
+        setsid=True,
+    )
 
 
 def stop_processes(pids: Iterable[int], *, grace: float) -> None:

@@ -1,0 +1,107 @@
+"""Daemons are started once, found again, restarted on change, and stopped for good."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+from cluster.errors import ClusterError
+from cluster.process import Daemon, Supervisor, stop_processes
+
+WAITS = "import time, pathlib, sys; pathlib.Path(sys.argv[1]).touch(); time.sleep(60)"
+IGNORES_TERM = (
+    "import signal, time, pathlib, sys; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
+    "pathlib.Path(sys.argv[1]).touch(); time.sleep(60)"
+)
+
+
+@pytest.fixture
+def supervisor(tmp_path: Path) -> Supervisor:
+    return Supervisor(tmp_path / "run", tmp_path / "logs")
+
+
+def daemon(tmp_path: Path, code: str = WAITS, *, inputs: tuple[Path, ...] = ()) -> Daemon:
+    flag = tmp_path / "ready"
+    return Daemon(
+        "part",
+        (sys.executable, "-c", code, str(flag)),
+        ready=lambda: "" if flag.exists() else "no flag yet",
+        inputs=inputs,
+        ready_timeout=20,
+    )
+
+
+def test_a_running_daemon_is_kept_and_a_killed_one_is_started_again(
+    supervisor: Supervisor, tmp_path: Path
+) -> None:
+    part = daemon(tmp_path)
+    assert supervisor.ensure(part) == "started"
+    first = supervisor.process_id("part")
+    assert first is not None
+    assert supervisor.ensure(part) == "kept"
+    assert supervisor.process_id("part") == first
+    os.kill(first, signal.SIGKILL)
+    os.waitpid(first, 0)
+    assert supervisor.ensure(part) == "started"
+    assert supervisor.process_id("part") != first
+    supervisor.stop("part")
+    assert not supervisor.alive("part")
+    assert supervisor.names() == []
+
+
+def test_a_changed_input_restarts(supervisor: Supervisor, tmp_path: Path) -> None:
+    settings = tmp_path / "settings"
+    settings.write_text("one")
+    part = daemon(tmp_path, inputs=(settings,))
+    supervisor.ensure(part)
+    first = supervisor.process_id("part")
+    settings.write_text("two")
+    assert supervisor.ensure(part) == "restarted"
+    assert supervisor.process_id("part") != first
+    supervisor.stop("part")
+
+
+def test_one_that_ignores_sigterm_is_killed(supervisor: Supervisor, tmp_path: Path) -> None:
+    supervisor.ensure(daemon(tmp_path, IGNORES_TERM))
+    pid = supervisor.process_id("part")
+    assert pid is not None
+    supervisor.stop("part", grace=0.2)
+    assert not Path(f"/proc/{pid}").exists()
+
+
+def test_one_that_ends_early_is_told_with_its_log(supervisor: Supervisor, tmp_path: Path) -> None:
+    with pytest.raises(ClusterError) as told:
+        supervisor.ensure(daemon(tmp_path, "import sys; print('no such disk'); sys.exit(7)"))
+    assert "ended with exit code 7" in told.value.cause
+    assert "no such disk" in told.value.report()
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"pid": 1}'])
+def test_a_record_half_written_counts_as_none(
+    supervisor: Supervisor, tmp_path: Path, content: str
+) -> None:
+    records = tmp_path / "run" / "processes"
+    records.mkdir(parents=True)
+    (records / "part.json").write_text(content)
+    assert not supervisor.alive("part")
+    assert supervisor.ensure(daemon(tmp_path)) == "started"
+    supervisor.stop("part")
+
+
+def test_a_reused_process_id_is_not_ours(supervisor: Supervisor, tmp_path: Path) -> None:
+    records = tmp_path / "run" / "processes"
+    records.mkdir(parents=True)
+    # This very process, with a start time that is not its own.
+    (records / "part.json").write_text(
+        json.dumps({"pid": os.getpid(), "start": "1", "fingerprint": ""})
+    )
+    assert not supervisor.alive("part")
+    supervisor.stop("part")
+
+
+def test_stopping_nothing_is_no_error() -> None:
+    stop_processes([], grace=0.1)
