@@ -134,7 +134,7 @@ def read_directory(size: int, read: Read, limits: Limits, *, reserved: str) -> D
 
     def chunks() -> Iterator[Buffer]:
         position, stop = ends.offset, ends.offset + ends.size
-        if position >= start:
+        if start <= position < stop:
             yield memoryview(tail)[position - start : stop - start]
             return
         while position < stop:
@@ -196,6 +196,7 @@ def _find_end(size: int, start: int, tail: bytes) -> tuple[int, tuple[int, ...]]
     """Where the one end record is that reaches exactly to the last byte, and its fields."""
     ending: list[int] = []
     shorter: list[int] = []
+    beyond: list[int] = []
     at = tail.find(END_SIGNATURE)
     while at >= 0:
         if at + _END.size <= len(tail):
@@ -206,16 +207,19 @@ def _find_end(size: int, start: int, tail: bytes) -> tuple[int, tuple[int, ...]]
                 ending.append(at)
             elif stop < len(tail) and plausible:
                 shorter.append(at)
+            elif stop > len(tail) and plausible:
+                beyond.append(at)
         at = tail.find(END_SIGNATURE, at + 1)
     if not ending:
-        if shorter:
+        # The last record is the archive's own; one before it may be a nested zip's.
+        if shorter and shorter[-1] > max(beyond, default=-1):
             at = shorter[-1]
             stop = start + at + _END.size + _END.unpack_from(tail, at)[-1]
             raise Refused(
                 Reason.TRAILING_DATA, f"{size - stop} bytes follow the end of the archive at {stop}"
             )
         raise Refused(
-            Reason.NO_END_RECORD, f"no end record in the last {len(tail)} of {size} bytes"
+            Reason.NO_END_RECORD, f"no whole end record in the last {len(tail)} of {size} bytes"
         )
     if len(ending) > 1 or any(at > ending[0] for at in shorter):
         raise Refused(

@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from types import ModuleType
 
-from unzip import directory
+from unzip import directory, names
 from unzip.directory import Buffer, Member
 from unzip.refusals import Reason, Refused
 
@@ -40,7 +40,7 @@ def data_start(member: Member, header: Buffer) -> int:
     """
     view = memoryview(header)
     if len(view) < _LOCAL.size:
-        raise _refused(Reason.TRUNCATED, "the archive ends within a local header", member)
+        raise _refused(Reason.OVERLAPPING_MEMBERS, "no room for a local header", member)
     signature, _, flags, method, _, _, crc, compressed, size, name_length, extra_length = (
         _LOCAL.unpack_from(view)
     )
@@ -59,6 +59,10 @@ def data_start(member: Member, header: Buffer) -> int:
         ("method", method, member.method),
         ("flags", flags & _COMPARED_FLAGS, member.flags & _COMPARED_FLAGS),
     ]
+    unicode = names.unicode_path(raw, extra.get(names.UNICODE_PATH))
+    if unicode is not None and unicode != member.path:
+        # Only a name that was rewritten for its backslashes may look different.
+        pairs.append(("Unicode name", unicode.replace("\\", "/"), member.path))
     if flags & directory.FLAG_DESCRIPTOR:
         # A streaming writer leaves zeros here and tells the truth in the descriptor.
         if crc or compressed or size:

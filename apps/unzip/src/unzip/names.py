@@ -30,7 +30,7 @@ _DOS_SYSTEMS = (0, 10, 14)
 
 def flagged_name(raw: bytes, flags: int, extra: dict[int, bytes]) -> tuple[str, str] | None:
     """Name and its source where the archive itself says how to read it; else None."""
-    unicode = _unicode_path(raw, extra.get(UNICODE_PATH))
+    unicode = unicode_path(raw, extra.get(UNICODE_PATH))
     if flags & FLAG_UTF8:
         try:
             name = raw.decode("utf-8")
@@ -48,6 +48,18 @@ def flagged_name(raw: bytes, flags: int, extra: dict[int, bytes]) -> tuple[str, 
     if raw.isascii():
         return raw.decode("ascii"), "ascii"
     return None
+
+
+def unicode_path(raw: bytes, field: bytes | None) -> str | None:
+    """The name in an 0x7075 field, or None where it is absent, stale or of another version."""
+    if field is None or len(field) < 5 or field[0] != 1:
+        return None
+    if struct.unpack_from("<I", field, 1)[0] != zlib.crc32(raw):
+        return None  # the name was changed by a tool that does not know the field
+    try:
+        return field[5:].decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise Refused(Reason.NAME_UNDECODABLE, f"the Unicode extra field: {error}") from None
 
 
 def guess_encoding(names: Iterable[bytes]) -> str:
@@ -133,15 +145,3 @@ def check_together(paths: Iterable[str], *, reserved: str) -> None:
             raise Refused(
                 Reason.FILE_AS_FOLDER, "a file has members below it", member=files[parent]
             )
-
-
-def _unicode_path(raw: bytes, field: bytes | None) -> str | None:
-    """The name in an 0x7075 field, or None where it is absent, stale or of another version."""
-    if field is None or len(field) < 5 or field[0] != 1:
-        return None
-    if struct.unpack_from("<I", field, 1)[0] != zlib.crc32(raw):
-        return None  # the name was changed by a tool that does not know the field
-    try:
-        return field[5:].decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise Refused(Reason.NAME_UNDECODABLE, f"the Unicode extra field: {error}") from None

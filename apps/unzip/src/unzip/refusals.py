@@ -16,7 +16,6 @@ class Reason(StrEnum):
     UNACCOUNTED_DATA = "unaccounted_data"
     MULTI_DISK = "multi_disk"
     MALFORMED_HEADER = "malformed_header"
-    TRUNCATED = "truncated"
 
     NAME_EMPTY = "name_empty"
     NAME_ABSOLUTE = "name_absolute"

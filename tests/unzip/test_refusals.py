@@ -1,0 +1,86 @@
+"""Every bad kind is refused with its reason, every good kind is kept, byte for byte."""
+
+from __future__ import annotations
+
+import dataclasses
+import zlib
+from pathlib import Path
+
+import pytest
+from tests.unzip import zips
+from tests.unzip.support import verdict
+from unzip.directory import Limits
+from unzip.extract import Extractor, Options
+from unzip.refusals import Reason
+
+
+@pytest.mark.parametrize(("data", "reason"), zips.BAD.values(), ids=zips.names(zips.BAD))
+def test_bad_archive_is_refused(extractor: Extractor, data: bytes, reason: Reason) -> None:
+    assert verdict(extractor, data) is reason
+
+
+@pytest.mark.parametrize(("data", "files"), zips.GOOD.values(), ids=zips.names(zips.GOOD))
+def test_good_archive_is_kept(extractor: Extractor, data: bytes, files: dict[str, bytes]) -> None:
+    assert verdict(extractor, data) == {
+        path: (len(body), zlib.crc32(body)) for path, body in files.items()
+    }
+
+
+@pytest.mark.parametrize(("data", "reason"), zips.BUDGET.values(), ids=zips.names(zips.BUDGET))
+def test_budget(extractor: Extractor, data: bytes, reason: Reason) -> None:
+    limits = Limits(members=20, total_bytes=1200, member_bytes=1000)
+    assert verdict(extractor, data, limits) is reason
+    assert isinstance(verdict(extractor, data), dict)
+
+
+def test_ratio_counts_above_the_free_bytes_only(extractor: Extractor) -> None:
+    assert verdict(extractor, zips.BOMB) is Reason.RATIO_TOO_HIGH
+    assert isinstance(
+        verdict(extractor, zips.BOMB, Limits(ratio_free_bytes=64 << 20)), dict
+    )
+
+
+@pytest.mark.parametrize("size", [1 << 10, 60_000, 5 << 20])
+def test_a_liar_is_stopped_one_byte_past_its_size(size: int) -> None:
+    """The bomb says it is small: no more than declared plus one byte ever comes out."""
+    entry = zips.Entry(
+        b"b", bytes(size + 4_000_000), local={"size": size}, central={"size": size}
+    )
+    with Extractor(Options(readers=1, writers=1, part_bytes=1 << 20)) as narrow:
+        assert verdict(narrow, zips.build(entry)) is Reason.WRONG_SIZE
+
+
+@pytest.mark.parametrize("data", [zips.GOOD[name][0] for name in ("plain", "bzip2", "zip64 fields")])
+def test_large_members_are_read_as_small_ones_are(data: bytes, extractor: Extractor) -> None:
+    """The same archive through the streaming path: every member counts as large there."""
+    with Extractor(dataclasses.replace(Options(), span_bytes=64, part_bytes=0)) as narrow:
+        # A local header needs to be in the first piece; these fit.
+        assert verdict(narrow, data) == verdict(extractor, data)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        zips.BAD[name]
+        for name in zips.BAD
+        if "crc" in name or "deflate" in name or "descriptor" in name or "said" in name
+    ],
+)
+def test_large_bad_members_are_refused_as_small_ones_are(data: bytes, reason: Reason) -> None:
+    with Extractor(dataclasses.replace(Options(), span_bytes=256, part_bytes=0)) as narrow:
+        assert verdict(narrow, data) is reason
+
+
+def test_every_reason_has_a_fixture() -> None:
+    tested = {reason for _, reason in (*zips.BAD.values(), *zips.BUDGET.values())}
+    elsewhere = {
+        Reason.RATIO_TOO_HIGH,  # above
+        Reason.TOO_SLOW,  # test_worker
+        Reason.TOO_MANY_ATTEMPTS,  # test_worker
+    }
+    assert tested | elsewhere == set(Reason)
+
+
+def test_every_reason_is_explained() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "unzip.md").read_text()
+    assert [reason for reason in Reason if f"| `{reason}` |" not in page] == []

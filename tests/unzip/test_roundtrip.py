@@ -1,0 +1,112 @@
+"""Any tree of names and bytes comes out as it went in; any damage is refused or harmless."""
+
+from __future__ import annotations
+
+import unicodedata
+import zlib
+from typing import Any
+
+from hypothesis import assume, example, given, settings
+from hypothesis import strategies as st
+from tests.unzip import zips
+from tests.unzip.support import OPTIONS, in_memory, verdict
+from unzip.directory import Kind, Limits
+from unzip.extract import Extractor
+from unzip.refusals import Reason, Refused
+
+_EXTRACTOR = Extractor(OPTIONS)
+_components = st.text(
+    st.characters(exclude_categories=("Cc", "Cs"), exclude_characters="/\\"),
+    min_size=1,
+    max_size=20,
+).filter(lambda part: part not in (".", "..") and len(part.encode()) < 250)
+_paths = st.lists(_components, min_size=1, max_size=4).map("/".join)
+
+
+def _coexist(paths: list[str]) -> bool:
+    normal = [unicodedata.normalize("NFC", path) for path in paths]
+    parents = {"/".join(p.split("/")[:n]) for p in normal for n in range(1, p.count("/") + 1)}
+    return len(set(normal)) == len(normal) and not parents & set(normal)
+
+
+@st.composite
+def entries(draw: st.DrawFn) -> list[zips.Entry]:
+    paths = draw(st.lists(_paths, max_size=6))
+    assume(_coexist(paths) and "_manifest.json" not in paths)
+    assume(not any(path[1:2] == ":" and path[0].isascii() and path[0].isalpha() for path in paths))
+    made = []
+    for path in paths:
+        descriptor: Any = draw(st.sampled_from(["", "signed", "unsigned", "signed64"]))
+        made.append(
+            zips.Entry(
+                path.encode(),
+                draw(st.binary(max_size=200)) * draw(st.sampled_from([1, 1, 50])),
+                method=draw(st.sampled_from([0, 8, 12])),
+                flags=zips.UTF8,
+                descriptor=descriptor,
+                zip64=draw(st.booleans()) and not descriptor,
+            )
+        )
+    return made
+
+
+@given(entries(), st.booleans())
+@settings(max_examples=150, deadline=None)
+def test_any_tree_round_trips(made: list[zips.Entry], zip64: bool) -> None:
+    data = zips.build(*made, zip64=zip64)
+    assert verdict(_EXTRACTOR, data) == {
+        entry.name.decode(): (len(entry.data), zlib.crc32(entry.data)) for entry in made
+    }
+
+
+def _listed(data: bytes) -> dict[str, tuple[int, int]] | Reason:
+    """Every member that is not a folder: a flipped bit of the attributes may call it a link."""
+    source = in_memory(data)
+    try:
+        directory = _EXTRACTOR.read_directory(source, Limits())
+        _EXTRACTOR.verify(source, directory.members, check=lambda: None)
+    except Refused as error:
+        return error.reason
+    return {m.path: (m.size, m.crc) for m in directory.members if m.kind is not Kind.FOLDER}
+
+
+_SEEDS = [
+    data
+    for name, (data, files) in zips.GOOD.items()
+    if files and name not in ("backslashes from Windows",)
+]
+
+
+@st.composite
+def mutants(draw: st.DrawFn) -> tuple[bytes, bytes]:
+    data = draw(st.sampled_from(_SEEDS))
+    mutant = bytearray(data)
+    for _ in range(draw(st.integers(1, 3))):
+        at = draw(st.integers(0, max(0, len(mutant) - 1)))
+        kind = draw(st.sampled_from(["flip", "set", "cut", "insert", "truncate", "copy"]))
+        if not mutant:
+            break
+        if kind == "flip":
+            mutant[at] ^= 1 << draw(st.integers(0, 7))
+        elif kind == "set":
+            mutant[at] = draw(st.integers(0, 255))
+        elif kind == "cut":
+            del mutant[at : at + draw(st.integers(1, 40))]
+        elif kind == "insert":
+            mutant[at:at] = draw(st.binary(min_size=1, max_size=40))
+        elif kind == "truncate":
+            del mutant[at:]
+        else:
+            length = draw(st.integers(1, 60))
+            to = draw(st.integers(0, len(mutant) - 1))
+            mutant[to : to + length] = mutant[at : at + length]
+    return data, bytes(mutant)
+
+
+@given(mutants())
+@settings(max_examples=600, deadline=None)
+@example((_SEEDS[0], _SEEDS[0]))
+def test_any_damage_is_refused_or_harmless(pair: tuple[bytes, bytes]) -> None:
+    data, mutant = pair
+    found = _listed(mutant)
+    assert isinstance(found, Reason) or found == _listed(data)
