@@ -12,12 +12,15 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from release import verdicts, verify
 from release.cli import app
+from release.git import open_repo
 from typer.testing import CliRunner
 
 from tests.programs import require
@@ -106,7 +109,11 @@ class World:
 
     def source(self) -> str:
         """A new source commit: what images are built of."""
-        return self.push({}, "Change the source")
+        commit = self.git(
+            "commit-tree", "main^{tree}", "-p", "main", "-m", "Change the source", cwd=self.remote
+        )
+        self.git("update-ref", "refs/heads/main", commit, cwd=self.remote)
+        return commit
 
     def run(self, *arguments: str, repo: Path | None = None, **environment: str) -> Answer:
         """`release arguments` in this process, on the remote."""
@@ -157,27 +164,24 @@ def reference(name: str, seed: str) -> str:
     return f"{name}=registry.test/slipway/{name}:{seed}@{digest(name + seed)}"
 
 
-@pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
-    """Three environments, nothing deployed in any."""
-    for variable in ("GITHUB_ACTOR", "SOURCE_REPO", "MANIFEST_BRANCH", "SOURCE_REVISION"):
-        monkeypatch.delenv(variable, raising=False)
-    made = World(
-        tmp_path,
-        {
-            "GIT_CONFIG_GLOBAL": os.devnull,
-            "GIT_CONFIG_SYSTEM": os.devnull,
-            "GIT_AUTHOR_NAME": "Ada",
-            "GIT_AUTHOR_EMAIL": "ada@example.org",
-            "GIT_COMMITTER_NAME": "Ada",
-            "GIT_COMMITTER_EMAIL": "ada@example.org",
-            "USER": "ada",
-            "LOGNAME": "ada",
-        },
-    )
-    monkeypatch.chdir(tmp_path)  # so that no test works on the repository it lies in
-    made.git("init", "-q", "--bare", "-b", "main", str(made.remote), cwd=tmp_path)
-    made.git("clone", "-q", str(made.remote), str(made.clone), cwd=tmp_path)
+IDENTITY = {
+    "GIT_CONFIG_GLOBAL": os.devnull,
+    "GIT_CONFIG_SYSTEM": os.devnull,
+    "GIT_AUTHOR_NAME": "Ada",
+    "GIT_AUTHOR_EMAIL": "ada@example.org",
+    "GIT_COMMITTER_NAME": "Ada",
+    "GIT_COMMITTER_EMAIL": "ada@example.org",
+    "USER": "ada",
+    "LOGNAME": "ada",
+}
+
+
+@pytest.fixture(scope="session")
+def first_world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """What every test begins with: three environments, nothing deployed in any."""
+    made = World(tmp_path_factory.mktemp("world"), dict(IDENTITY))
+    made.git("init", "-q", "--bare", "-b", "main", str(made.remote), cwd=made.folder)
+    made.git("clone", "-q", str(made.remote), str(made.clone), cwd=made.folder)
     made.git("checkout", "-q", "-b", "main")
     for environment in ENVIRONMENTS:
         values = made.clone / "values" / environment
@@ -188,7 +192,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
         (values / "inference.model.yaml").write_text(EMPTY_MODEL)
         argocd = made.clone / "argocd"
         argocd.mkdir(exist_ok=True)
-        (argocd / f"{environment}.yaml").write_text(f"# {environment}\n")
+        (argocd / f"{environment}.yaml").write_text(application_set(environment))
     base = made.clone / "values" / "base"
     base.mkdir()
     for release in RELEASES:
@@ -197,6 +201,28 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     made.git("commit", "-q", "-m", "Begin")
     made.git("push", "-q", "origin", "main")
     return made
+
+
+@pytest.fixture
+def world(first_world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    """A copy of `first_world` of the test's own."""
+    for variable in ("GITHUB_ACTOR", "SOURCE_REPO", "MANIFEST_BRANCH", "SOURCE_REVISION"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.chdir(tmp_path)  # so that no test works on the repository it lies in
+    shutil.copytree(first_world.folder, tmp_path, dirs_exist_ok=True)
+    made = World(tmp_path, dict(IDENTITY))
+    config = made.clone / ".git" / "config"
+    config.write_text(config.read_text().replace(str(first_world.remote), str(made.remote)))
+    return made
+
+
+def application_set(environment: str, *more: str) -> str:
+    rows = "".join(f"          - {{release: {r}, chart: service}}\n" for r in (*RELEASES, *more))
+    return (
+        "apiVersion: argoproj.io/v1alpha1\nkind: ApplicationSet\n"
+        f"metadata: {{name: {environment}}}\n"
+        f"spec:\n  generators:\n    - list:\n        elements:\n{rows}"
+    )
 
 
 def free_port() -> int:
@@ -265,3 +291,16 @@ def push_image(host: str, name: str, seed: str) -> str:
         )
         answer.raise_for_status()
     return f"{host}/{name}:{seed}@sha256:{hashlib.sha256(manifest).hexdigest()}"
+
+
+def seen_healthy(
+    world: World, env: str, *, verdict: str = "deployed", when: str = "", past: bool = False
+) -> None:
+    """Record a verdict on what the environment is now; ``past`` forgets the earlier ones."""
+    with open_repo(str(world.remote), "main", environment=world.environment) as repo:
+        if past:
+            world.git("update-ref", "-d", verdicts.REF, cwd=world.remote)
+        target = verify.target(repo, env, None)
+        time = datetime.fromisoformat(when) if when else datetime.now(UTC)
+        made = verdicts.make(env, verdict, target.files, by="test", now=time)
+        verdicts.record(repo, target.commit, made)

@@ -88,6 +88,7 @@ def test_of_several_images_only_the_superseded_ones_are_left_alone(world: World)
 def test_a_build_of_another_line_is_refused(world: World) -> None:
     base = world.source()
     world.deploy("1", world.source())
+    world.git("fetch", "-q", "origin")
     world.git("checkout", "-q", base)
     world.git("commit", "-q", "--allow-empty", "-m", "A branch")
     branch = world.git("rev-parse", "HEAD")

@@ -6,6 +6,7 @@ import contextlib
 import getpass
 import os
 import sys
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,14 +14,30 @@ from typing import Annotated
 
 import stamina
 import typer
+from rich.console import Console, Group
+from rich.live import Live
+from rich.text import Text
 
-from release import change, operations, output, references
-from release.errors import Exit, ReleaseError
-from release.git import Git, ManifestRepo, open_repo
+from release import (
+    change,
+    deployments,
+    operations,
+    output,
+    references,
+    tree,
+    verdicts,
+    verify,
+)
+from release import status as status_table
+from release.cluster import Cluster
+from release.diagnosis import Finding
+from release.errors import Exit, FailedError, ReleaseError, TimedOutError
+from release.git import CommitTree, Git, ManifestRepo, open_repo
 from release.holds import EVERY, Hold
 from release.registry import Registry
 from release.rollback import Rollback
 from release.sources import Sources
+from release.status import Line
 
 app = typer.Typer(no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
 image_app = typer.Typer(no_args_is_help=True, help="The images an environment runs.")
@@ -56,6 +73,19 @@ SignOption = Annotated[bool, typer.Option("--sign", help="Sign the commit (Git's
 EnvOption = Annotated[str, typer.Option("--env", help="Environment, like dev.")]
 ServicesOption = Annotated[
     list[str] | None, typer.Option("--service", help="Only this release; may be repeated.")
+]
+ContextOption = Annotated[
+    str | None,
+    typer.Option("--context", envvar="KUBE_CONTEXT", help="Context of the kubeconfig."),
+]
+KubeconfigOption = Annotated[
+    str | None, typer.Option("--kubeconfig", help="Kubeconfig; else KUBECONFIG, as kubectl does.")
+]
+ArgocdOption = Annotated[
+    str, typer.Option("--argocd-namespace", help="Namespace of the Applications.")
+]
+TimeoutOption = Annotated[
+    float, typer.Option("--timeout", min=0, help="Seconds to wait for a verdict.")
 ]
 AllowUnrelatedOption = Annotated[
     bool,
@@ -201,7 +231,18 @@ def promote(
         str | None,
         typer.Option("--expect", help="Commit of the state that is meant; refused if it moved on."),
     ] = None,
+    verify_first: Annotated[
+        bool, typer.Option("--verify", help="Get a verdict on the environment copied from first.")
+    ] = False,
+    override: Annotated[
+        str,
+        typer.Option("--override", help="Why this goes without verdict, soak time or window."),
+    ] = "",
+    timeout: TimeoutOption = 300.0,
     allow_unrelated: AllowUnrelatedOption = False,
+    context: ContextOption = None,
+    kubeconfig: KubeconfigOption = None,
+    argocd_namespace: ArgocdOption = "argocd",
     manifest_repo: RepoOption = None,
     branch: BranchOption = "main",
     source: SourceOption = None,
@@ -210,12 +251,19 @@ def promote(
     dry_run: DryRunOption = False,
     json_output: JsonOption = False,
 ) -> None:
-    """Copy images and models, by digest, from one environment to the next."""
+    """Copy images and models, by digest, from one environment to the next.
+
+    Only what has a verdict: what `release verify` saw healthy there, for the soak time and in
+    the windows that values/promotion.yaml sets for the target.
+    """
     with (
         reported(json_output),
         open_repo(manifest_repo, branch, timeout=git_timeout) as repo,
         sources(repo, source, git_timeout) as order,
     ):
+        if verify_first:
+            cluster = Cluster(context, kubeconfig, argocd_namespace=argocd_namespace)
+            deployed(repo, cluster, verify.target(repo, source_env, expect), timeout)
         planner = operations.Promote(
             source_env,
             target_env,
@@ -223,7 +271,10 @@ def promote(
             now(),
             services=service or (),
             expect=expect,
+            branch=branch,
             allow_unrelated=allow_unrelated,
+            verdicts=verdicts.Log([]) if override else verdicts.read(repo),
+            override=override,
         )
         result = change.apply(repo, planner, dry_run=dry_run, sign=sign)
         output.outcome(json_output, result, dry_run)
@@ -236,6 +287,13 @@ def rollback(
     service: ServicesOption = None,
     to: Annotated[str | None, typer.Option("--to", help="Commit whose state is restored.")] = None,
     reason: Annotated[str, typer.Option("--reason", help="Why; stands in the hold.")] = "",
+    verify_after: Annotated[
+        bool, typer.Option("--verify", help="Wait for the verdict on what was restored.")
+    ] = False,
+    timeout: TimeoutOption = 300.0,
+    context: ContextOption = None,
+    kubeconfig: KubeconfigOption = None,
+    argocd_namespace: ArgocdOption = "argocd",
     manifest_repo: RepoOption = None,
     branch: BranchOption = "main",
     git_timeout: GitTimeoutOption = 60.0,
@@ -243,14 +301,215 @@ def rollback(
     dry_run: DryRunOption = False,
     json_output: JsonOption = False,
 ) -> None:
-    """Restore an earlier state of an environment in one commit, and put a hold on it."""
+    """Restore an earlier state of an environment in one commit, and put a hold on it.
+
+    Images, models and configuration go back together, to the newest earlier state that has a
+    verdict (any earlier one where no verdicts are kept). Charts and values/base stay: all
+    environments share them.
+    """
     with (
         reported(json_output),
         open_repo(manifest_repo, branch, timeout=git_timeout) as repo,
     ):
-        planner = Rollback(env, person(repo), reason, now(), services=service or (), to=to)
+        known = verdicts.read(repo)
+        planner = Rollback(
+            env,
+            person(repo),
+            reason,
+            now(),
+            services=service or (),
+            to=to,
+            verified=lambda state: known.on_state(
+                env, deployments.files_at(CommitTree(repo.git, state.logged.commit), env)
+            ),
+            any_verdicts=any(entry.verdict == "deployed" for entry in known.of(env)),
+        )
         result = change.apply(repo, planner, dry_run=dry_run, sign=sign)
         output.outcome(json_output, result, dry_run)
+        if verify_after and not dry_run:
+            cluster = Cluster(context, kubeconfig, argocd_namespace=argocd_namespace)
+            found = deployed(repo, cluster, verify.target(repo, env, result.commit), timeout)
+            if not json_output:
+                output.printed(False, {}, status_table.findings(found))
+
+
+@app.command("verify")
+def verify_command(
+    *,
+    env: EnvOption,
+    commit: Annotated[
+        str | None, typer.Option("--commit", help="Commit to wait for; else the newest deployment.")
+    ] = None,
+    service: ServicesOption = None,
+    timeout: TimeoutOption = 300.0,
+    poll: Annotated[
+        float, typer.Option("--poll", min=0.05, help="Seconds between two looks.")
+    ] = 1.0,
+    run_cronjobs: Annotated[
+        bool,
+        typer.Option(
+            "--run-cronjobs/--no-run-cronjobs",
+            help="Run a CronJob's new image once as a Job: being applied proves nothing.",
+        ),
+    ] = True,
+    record: Annotated[
+        bool, typer.Option("--record/--no-record", help="Keep the verdict in refs/notes/verdicts.")
+    ] = True,
+    revert_on_failure: Annotated[
+        bool,
+        typer.Option(
+            "--revert-on-failure",
+            help="Take the deployment back when it fails, unless anybody changed the environment.",
+        ),
+    ] = False,
+    context: ContextOption = None,
+    kubeconfig: KubeconfigOption = None,
+    argocd_namespace: ArgocdOption = "argocd",
+    manifest_repo: RepoOption = None,
+    branch: BranchOption = "main",
+    git_timeout: GitTimeoutOption = 60.0,
+    json_output: JsonOption = False,
+) -> None:
+    """Wait for the verdict: 0 deployed, 6 failed, 7 timed out, 3 superseded, 8 not found."""
+    with (
+        reported(json_output),
+        open_repo(manifest_repo, branch, timeout=git_timeout) as repo,
+    ):
+        cluster = Cluster(context, kubeconfig, argocd_namespace=argocd_namespace)
+        target = verify.target(repo, env, commit, service or ())
+        try:
+            found = deployed(
+                repo, cluster, target, timeout, poll=poll, run_cronjobs=run_cronjobs, record=record
+            )
+        except FailedError as error:
+            if revert_on_failure:
+                error.message += f" {reverted(repo, target, error.message)}"
+            raise
+        output.printed(
+            json_output,
+            {
+                "verdict": "deployed",
+                "environment": env,
+                "commit": target.commit,
+                "releases": [
+                    {"release": f.release, "state": f.state.value, "running": list(f.running)}
+                    for f in found
+                ],
+            },
+            status_table.findings(found),
+            f"{env} at {target.commit[:12]}: deployed.",
+        )
+
+
+def deployed(
+    repo: ManifestRepo,
+    cluster: Cluster,
+    target: verify.Target,
+    timeout: float,
+    *,
+    poll: float = 1.0,
+    run_cronjobs: bool = True,
+    record: bool = True,
+) -> list[Finding]:
+    """Wait for a verdict and keep it; the findings of a deployment that succeeded."""
+    verdict, causes = "deployed", [""]
+    try:
+        watch = verify.Watch(
+            repo, cluster, target, timeout=timeout, poll=poll, run_cronjobs=run_cronjobs
+        )
+        return watch.wait()
+    except (FailedError, TimedOutError) as error:
+        verdict = "failed" if isinstance(error, FailedError) else "timed out"
+        causes = [error.message]
+        raise
+    except BaseException:
+        record = False
+        raise
+    finally:
+        # A verdict on some services says nothing of the environment.
+        if record and not target.services:
+            made = verdicts.make(
+                target.environment,
+                verdict,
+                target.files,
+                by=person(repo),
+                now=now(),
+                causes=[cause for cause in causes if cause],
+            )
+            try:
+                verdicts.record(repo, target.commit, made)
+            except ReleaseError as error:
+                output.warned(f"The verdict is not recorded: {error}")
+
+
+def reverted(repo: ManifestRepo, target: verify.Target, reason: str) -> str:
+    """Take a failed deployment back; a sentence on what came of it."""
+    parent = f"{target.commit}^"
+    touched = repo.git.text(
+        "diff", "--name-only", parent, target.commit, "--", f"values/{target.environment}"
+    ).split()
+    services = sorted({path.rsplit("/", 1)[-1].split(".", 1)[0] for path in touched})
+    planner = Rollback(
+        target.environment, person(repo), reason, now(), services=services, to=parent, hold=False
+    )
+    try:
+        result = change.apply(repo, verify.Revert(target, planner))
+    except ReleaseError as error:
+        return f"It was not reverted: {error.message}"
+    return f"It was reverted by {result.commit}." if result.commit else "Nothing to revert."
+
+
+@app.command()
+def status(
+    *,
+    env: Annotated[
+        list[str] | None, typer.Option("--env", help="Environment; all when left out.")
+    ] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Keep the table up to date.")] = False,
+    interval: Annotated[
+        float, typer.Option("--interval", min=0.5, help="Seconds between looks with --watch.")
+    ] = 2.0,
+    context: ContextOption = None,
+    kubeconfig: KubeconfigOption = None,
+    argocd_namespace: ArgocdOption = "argocd",
+    manifest_repo: RepoOption = None,
+    branch: BranchOption = "main",
+    git_timeout: GitTimeoutOption = 60.0,
+    json_output: JsonOption = False,
+) -> None:
+    """What is wanted, what runs, and what is wrong; exit code 6 when a release has failed."""
+    with (
+        reported(json_output),
+        open_repo(manifest_repo, branch, timeout=git_timeout) as repo,
+    ):
+        cluster = Cluster(context, kubeconfig, argocd_namespace=argocd_namespace)
+
+        def look() -> list[Line]:
+            at = repo.tree(repo.fetch())
+            environments = env or tree.environments(at)
+            found: list[Line] = []
+            for environment in environments:
+                tree.require_environment(at, environment)
+                seen = cluster.observe(environment, list(tree.releases(at, environment)))
+                found += status_table.lines(at, environment, seen, now())
+            return found
+
+        found = look()
+        if watch and not json_output:
+            with Live(status_table.render(found, now()), console=Console()) as live:
+                while True:
+                    time.sleep(interval)
+                    found = look()
+                    notes = [Text(text) for text in status_table.explanations(found)]
+                    live.update(Group(status_table.render(found, now()), *notes))
+        output.printed(
+            json_output,
+            {"releases": [line.as_json() for line in found]},
+            status_table.render(found, now()),
+            *status_table.explanations(found),
+        )
+        if status_table.failing(found):
+            raise typer.Exit(int(Exit.FAILED))
 
 
 @app.command()

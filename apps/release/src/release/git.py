@@ -242,7 +242,7 @@ class ManifestRepo:
             self.git.run(
                 *("commit-tree", *signature, new, "-p", parent, "-F", "-"),
                 stdin=message.encode(),
-                env=self._identity(),
+                env=self.identity(),
             )
             .decode()
             .strip()
@@ -314,7 +314,7 @@ class ManifestRepo:
         code, out, _ = self.git.attempt("config", "--bool", "commit.gpgSign")
         return code == 0 and out.strip() == b"true"
 
-    def _identity(self) -> dict[str, str]:
+    def identity(self) -> dict[str, str]:
         """Variables for a machine that has no Git identity configured."""
         missing: dict[str, str] = {}
         for role in ("AUTHOR", "COMMITTER"):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 
-from release import holds, tree
+from release import deployments, holds, policy, tree, verdicts
 from release import message as msg
 from release.change import Plan, Row
-from release.errors import ConflictError, HeldError, NotFoundError, SupersededError
+from release.errors import ConflictError, FailedError, HeldError, NotFoundError, SupersededError
 from release.git import CommitTree
 from release.holds import Hold
 from release.references import Image, Model
@@ -118,17 +118,23 @@ class Promote:
     """Release names; all when empty."""
     expect: str | None = None
     """Commit whose state of the source environment is meant; refused when it has moved on."""
+    branch: str = "main"
     allow_unrelated: bool = False
+    verdicts: verdicts.Log = field(default_factory=lambda: verdicts.Log([]))
+    override: str = ""
+    """Why it goes without a verdict, before its soak time or outside the window, if it does."""
 
     def __call__(self, at: CommitTree) -> Plan:
         """Promotion is of a whole: one held or newer release refuses all of it.
 
-        Raises HeldError, SupersededError, NotFoundError, and ConflictError when the source
-        environment is not as at ``expect``.
+        Raises HeldError, SupersededError, NotFoundError, FailedError when the source environment
+        has no verdict, and ConflictError when it is not as at ``expect``.
         """
         for environment in (self.source, self.target):
             tree.require_environment(at, environment)
         self._check_expected(at)
+        if not self.override:
+            self._check_rules(at)
         held = holds.read(at, self.target)
         edits: dict[str, bytes | None] = {}
         rows: list[Row] = []
@@ -154,14 +160,57 @@ class Promote:
                     new.revision,
                     allow_unrelated=self.allow_unrelated,
                 )
+                self._check_branch(release, new)
                 revisions.add(new.revision)
                 rows.append(Row(release, "image", old.reference, new.reference))
             elif isinstance(new, Model) and isinstance(old, Model):
                 rows.append(Row(release, "model", model_text(old), model_text(new)))
             edits[path] = tree.write_record(at, path, new)
         message = deployment_message("promote", self.target, rows, sorted(revisions))
-        came = (msg.PROMOTED_FROM, f"{self.source}@{at.commit}")
-        return Plan(edits, replace(message, trailers=[*message.trailers, came]), rows, notes)
+        more = [(msg.PROMOTED_FROM, f"{self.source}@{at.commit}")]
+        more += [(msg.REASON, self.override)] if self.override else []
+        return Plan(edits, replace(message, trailers=[*message.trailers, *more]), rows, notes)
+
+    def _check_rules(self, at: CommitTree) -> None:
+        """Verdict, soak time and calendar, at the moment of this very attempt."""
+        rules = policy.read(at, self.target)
+        if rules.sources and self.source not in rules.sources:
+            raise HeldError(
+                f"{self.target} is promoted from {', '.join(rules.sources)} only "
+                f"({policy.PATH}), not from {self.source}.",
+                fix=f"promote to {rules.sources[0]} first",
+            )
+        if not rules.open(self.now):
+            raise HeldError(
+                f"Promotion to {self.target} is closed now; it is open "
+                f"{' or '.join(str(window) for window in rules.windows)} ({policy.PATH}).",
+                fix="wait, or pass --override REASON",
+            )
+        files = deployments.files_at(at, self.source)
+        since = self.verdicts.verified_since(self.source, files)
+        if since is None:
+            raise FailedError(
+                f"What {self.source} runs has no verdict that it is healthy.",
+                fix=f"`release verify --env {self.source}`, or promote with --verify",
+            )
+        # The verdict's clock may be ahead of ours.
+        soaked = max(self.now - since, timedelta(0))
+        if soaked < rules.soak:
+            raise HeldError(
+                f"{self.source} has run this for {soaked}; {self.target} wants "
+                f"{rules.soak} ({policy.PATH}).",
+                fix=f"wait until {(since + rules.soak):%Y-%m-%d %H:%M} UTC, or --override REASON",
+            )
+
+    def _check_branch(self, release: str, new: Image) -> None:
+        """Builds of branches go no further than where they are tried."""
+        heads = [f"refs/remotes/origin/{self.branch}", f"refs/heads/{self.branch}"]
+        if not self.allow_unrelated and self.sources.on_branch(new.revision, heads) is not True:
+            raise SupersededError(
+                f"{release} in {self.source} is a build of {new.revision[:12]}, which is not in "
+                f"the history of {self.branch}.",
+                fix="merge it and deploy the build of the merge, or name the source with --source",
+            )
 
     def _records(
         self, at: CommitTree, notes: list[str]

@@ -45,6 +45,12 @@ def failed(json_output: bool, error: ReleaseError) -> None:
         console.print("  fix:", error.fix, markup=False)
 
 
+def warned(text: str) -> None:
+    """Say on standard error what went wrong without being the outcome."""
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    console.print("release: warning:", text, style="yellow", markup=False)
+
+
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> Table:
     """A plain table; cells are taken literally."""
     from rich.text import Text  # noqa: PLC0415

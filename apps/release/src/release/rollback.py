@@ -33,6 +33,8 @@ class Rollback:
     now: datetime
     services: Sequence[str] = ()
     to: str | None = None
+    hold: bool = True
+    """Whether a hold follows; a deployment that never got healthy is taken back without one."""
     verified: Callable[[State], bool | None] = lambda state: None
     """The recorded verdict on a state; None when there is none."""
     any_verdicts: bool = False
@@ -150,9 +152,10 @@ class Rollback:
             since=self.now,
             operation="rollback",
         )
-        edits[tree.hold_file(self.environment)] = holds.write(
-            [*(h for h in held if h.operation != "rollback" or h.services != hold.services), hold]
-        )
+        if self.hold:
+            others = (h for h in held if (h.operation, h.services) != ("rollback", hold.services))
+            edits[tree.hold_file(self.environment)] = holds.write([*others, hold])
+            notes.append(str(hold))
         revisions = sorted(
             {
                 tree.read_image(then, self.environment, row.release).revision
@@ -180,7 +183,7 @@ class Rollback:
                 (msg.REASON, hold.reason),
             ],
         )
-        return Plan(edits, message, rows, [*notes, str(hold)])
+        return Plan(edits, message, rows, notes)
 
     def _rows(self, at: CommitTree, then: CommitTree, edits: dict[str, bytes | None]) -> list[Row]:
         rows = []

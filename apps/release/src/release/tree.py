@@ -71,6 +71,26 @@ def require_environment(tree: Snapshot, environment: str) -> None:
         )
 
 
+def releases(tree: Snapshot, environment: str) -> dict[str, str]:
+    """Releases listed in an environment's ApplicationSet, each with its chart's name.
+
+    Raises BadValuesError when the file is no ApplicationSet with list generators.
+    """
+    path = f"argocd/{environment}.yaml"
+    try:
+        generators = scalars.load(_require(tree, path), path)["spec"]["generators"]
+        return {
+            str(row["release"]): str(row["chart"])
+            for generator in generators
+            for row in generator["list"]["elements"]
+        }
+    except (KeyError, TypeError) as error:
+        raise BadValuesError(
+            f"{path} does not list its releases ({error!r}).",
+            fix="give it list generators whose elements have `release` and `chart`",
+        ) from error
+
+
 def image_releases(tree: Snapshot, environment: str) -> list[str]:
     """Releases with an image file, sorted."""
     return _releases(tree, environment, IMAGE_SUFFIX)

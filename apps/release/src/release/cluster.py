@@ -1,0 +1,194 @@
+"""What the cluster says: plain reads (and the few writes a verdict needs) over the Kubernetes API.
+
+Objects are the API's own JSON; what they mean is decided in `diagnosis`, which is pure.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from release.errors import NotFoundError, ReleaseError, UnreachableError
+
+Object = dict[str, Any]
+
+APPLICATIONS = "/apis/argoproj.io/v1alpha1/namespaces/{namespace}/applications"
+_PART_OF = "app.kubernetes.io/part-of=slipway"
+
+
+class ForbiddenError(ReleaseError):
+    """The cluster does not allow this identity to do that."""
+
+
+@dataclass(frozen=True)
+class Observation:
+    """An environment as the cluster shows it, at one moment."""
+
+    applications: Mapping[str, Object]
+    """By release; releases without an Application are absent."""
+    pods: Sequence[Object] = ()
+    deployments: Sequence[Object] = ()
+    replicasets: Sequence[Object] = ()
+    cronjobs: Sequence[Object] = ()
+    jobs: Sequence[Object] = ()
+    events: Sequence[Object] = ()
+
+
+class Cluster:
+    """One Kubernetes, reached as kubectl would; ``timeout`` is in seconds per request."""
+
+    def __init__(
+        self,
+        context: str | None = None,
+        kubeconfig: str | None = None,
+        *,
+        argocd_namespace: str = "argocd",
+        timeout: float = 10.0,
+    ) -> None:
+        # Half a second of import time that commands on Git alone need not pay.
+        from kubernetes import client, config  # noqa: PLC0415
+        from kubernetes.config import ConfigException  # noqa: PLC0415
+
+        configuration = client.Configuration()
+        configuration.retries = False  # the caller polls anyway
+        try:
+            config.load_kube_config(kubeconfig, context, configuration)  # type: ignore[no-untyped-call]
+        except (ConfigException, OSError) as error:
+            raise UnreachableError(
+                f"There is no usable kubeconfig: {error}",
+                fix="set KUBECONFIG, or pass --kubeconfig and --context",
+            ) from error
+        self._api = client.ApiClient(configuration)
+        self.argocd_namespace = argocd_namespace
+        self.timeout = timeout
+
+    def observe(self, environment: str, releases: Sequence[str]) -> Observation:
+        """Everything a verdict on an environment needs, in a handful of lists."""
+        prefix = f"{environment}-"
+        wanted = {f"{prefix}{release}" for release in releases}
+        applications = {
+            app["metadata"]["name"].removeprefix(prefix): app
+            for app in self.list(APPLICATIONS.format(namespace=self.argocd_namespace))
+            if app["metadata"]["name"] in wanted
+        }
+        return Observation(
+            applications,
+            pods=self.list(f"/api/v1/namespaces/{environment}/pods", selector=_PART_OF),
+            deployments=self.list(_path("apps", environment, "deployments"), selector=_PART_OF),
+            replicasets=self.list(_path("apps", environment, "replicasets"), selector=_PART_OF),
+            cronjobs=self.list(_path("batch", environment, "cronjobs"), selector=_PART_OF),
+            jobs=self.list(_path("batch", environment, "jobs")),
+            events=self.list(f"/api/v1/namespaces/{environment}/events", fields="type=Warning"),
+        )
+
+    def list(self, path: str, *, selector: str = "", fields: str = "") -> list[Object]:
+        """Items of a list; none where the API has no such kind (its CRD is not installed)."""
+        query = [("labelSelector", selector)] if selector else []
+        query += [("fieldSelector", fields)] if fields else []
+        try:
+            items: list[Object] = self.request("GET", path, query)["items"]
+        except NotFoundError:
+            return []
+        return items
+
+    def logs(self, namespace: str, pod: str, container: str, *, previous: bool = False) -> str:
+        """The last lines of a container's log; an empty string when there are none."""
+        query = [("container", container), ("tailLines", "20"), ("previous", str(previous).lower())]
+        try:
+            answer = self._send("GET", f"/api/v1/namespaces/{namespace}/pods/{pod}/log", query)
+        except ReleaseError:
+            return ""
+        return answer.decode(errors="replace")
+
+    def refresh(self, environment: str, release: str) -> None:
+        """Ask Argo CD to look at Git now rather than at its next poll."""
+        path = APPLICATIONS.format(namespace=self.argocd_namespace)
+        patch = {"metadata": {"annotations": {"argocd.argoproj.io/refresh": "normal"}}}
+        self.request("PATCH", f"{path}/{environment}-{release}", body=patch)
+
+    def create_job(self, namespace: str, job: Object) -> None:
+        """Create a Job; one that is there already is left as it is."""
+        try:
+            self.request("POST", _path("batch", namespace, "jobs"), body=job)
+        except ReleaseError as error:
+            if "already exists" not in error.message:
+                raise
+
+    def apply(self, path: str, manifest: Object, *, owner: str = "release") -> None:
+        """Server-side apply of one object at its own path, taking over its fields."""
+        query = [("fieldManager", owner), ("force", "true")]
+        self.request("PATCH", path, query, manifest, content_type="application/apply-patch+yaml")
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        query: Sequence[tuple[str, str]] = (),
+        body: Object | None = None,
+        content_type: str = "",
+    ) -> Object:
+        """One call; the answer's JSON.
+
+        Raises NotFoundError, ForbiddenError, UnreachableError, or ReleaseError with the API's
+        own message.
+        """
+        answer: Object = json.loads(self._send(method, path, query, body, content_type))
+        return answer
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        query: Sequence[tuple[str, str]] = (),
+        body: Object | None = None,
+        content_type: str = "",
+    ) -> bytes:
+        from kubernetes.client.exceptions import ApiException  # noqa: PLC0415
+        from urllib3.exceptions import HTTPError  # noqa: PLC0415
+
+        default = "application/merge-patch+json" if method == "PATCH" else "application/json"
+        headers = {"Accept": "application/json", "Content-Type": content_type or default}
+        try:
+            _, url, sent, data, form = self._api.param_serialize(
+                method=method,
+                resource_path=path,
+                query_params=list(query),
+                header_params=headers,
+                body=body,
+                auth_settings=["BearerToken"],
+            )
+            answer = self._api.call_api(
+                method, url, sent, data, form, _request_timeout=(self.timeout, self.timeout)
+            )
+            content: bytes = answer.read()  # type: ignore[no-untyped-call]
+        except ApiException as error:
+            raise _mapped(method, path, int(error.status or 0), str(error.body)) from error
+        except (HTTPError, OSError) as error:
+            raise UnreachableError(
+                f"The cluster at {self._api.configuration.host} does not answer: {error}",
+                fix="check that it runs, and that the kubeconfig's context is the one you mean",
+            ) from error
+        if answer.status >= 400:
+            raise _mapped(method, path, answer.status, content.decode(errors="replace"))
+        return content
+
+
+def _path(group: str, namespace: str, plural: str) -> str:
+    return f"/apis/{group}/v1/namespaces/{namespace}/{plural}"
+
+
+def _mapped(method: str, path: str, status: int, body: str) -> ReleaseError:
+    try:
+        message = json.loads(body).get("message", body)
+    except ValueError:
+        message = body
+    text = f"{method} {path} was answered {status}: {message}"
+    if status == 404:
+        return NotFoundError(text)
+    if status in (401, 403):
+        return ForbiddenError(text, fix="the kubeconfig's identity needs that right")
+    if status in (429, 500, 502, 503, 504) or status == 0:
+        return UnreachableError(text, fix="wait for the API server, then run the command again")
+    return ReleaseError(text)

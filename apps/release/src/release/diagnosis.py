@@ -1,0 +1,386 @@
+"""From what the cluster shows to what it means: running, under way, or failed and why.
+
+Pure functions over the API's JSON (`cluster.Observation`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import Enum
+from typing import Any
+
+from release.cluster import Object, Observation
+from release.references import Image
+
+INSTANCE = "app.kubernetes.io/instance"
+_PULLS = {"ImagePullBackOff", "ErrImagePull", "InvalidImageName", "ErrImageNeverPull"}
+_SCHEMA = re.compile(r"don't meet the specifications of the schema|values\.schema\.json", re.I)
+_RENDER = re.compile(r"helm template|execution error at|parse error at", re.I)
+_QUOTA = re.compile(r"exceeded quota|must specify limits|maximum .* usage per", re.I)
+
+
+class State(Enum):
+    """How a release is, from best to worst."""
+
+    DEPLOYED = "deployed"
+    ABSENT = "not deployed"
+    PROGRESSING = "progressing"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Cause:
+    """Why a release is not as wanted.
+
+    ``final`` means that waiting will not mend it. ``log`` names the pod and container whose
+    log says more: (pod, container, whether of its previous run).
+    """
+
+    kind: str
+    text: str
+    final: bool = False
+    log: tuple[str, str, bool] | None = None
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.text}"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A release in an environment: what is wanted, what runs, how it is."""
+
+    release: str
+    state: State
+    wanted: Image
+    running: Sequence[str] = ()
+    """Digests of the ready pods (of a CronJob: the digest it would start)."""
+    sync: str = "-"
+    health: str = "-"
+    revision: str = ""
+    """The Git commit Argo CD synced."""
+    ready: int = 0
+    pods: int = 0
+    causes: Sequence[Cause] = field(default_factory=tuple)
+    proved: bool = True
+    """False for a CronJob whose wanted image has not completed a run yet."""
+
+
+def find(release: str, wanted: Image, seen: Observation) -> Finding:
+    """How a release is.
+
+    ``wanted`` is what Git says; ``Image()`` for a release without pods of its own (routing,
+    environment) or one that is not deployed yet.
+    """
+    app = seen.applications.get(release)
+    if app is None:
+        missing = Cause("no Application", f"Argo CD has no Application for {release}", final=False)
+        return Finding(release, State.FAILED, wanted, causes=(missing,))
+    status = app.get("status", {})
+    sync = status.get("sync", {}).get("status", "Unknown")
+    health = status.get("health", {}).get("status", "Unknown")
+    pods = [pod for pod in seen.pods if _instance(pod) == release]
+    current = [pod for pod in pods if wanted.deployed and _runs(pod, wanted.digest)]
+    ready = [pod for pod in pods if _ready(pod)]
+    cronjob = _named(seen.cronjobs, release)
+    causes = [*_application_causes(app)]
+    if wanted.deployed:
+        causes += _workload_causes(release, seen)
+        for pod in current:
+            causes += _pod_causes(pod, seen.events)
+    running = sorted({digest for pod in ready if (digest := _digest(pod, release))})
+    proved = True
+    if cronjob is not None:
+        template = cronjob["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+        running = sorted({_reference_digest(template["containers"][0]["image"])} - {""})
+        runs = [job for job in seen.jobs if _job_runs(job, release, wanted.digest)]
+        proved = any(_job_done(job, "Complete") for job in runs)
+        if not proved:
+            causes += [c for job in runs if _job_done(job, "Failed") for c in [_job_cause(job)]]
+        else:
+            # What a later or earlier run's pod looked like no longer matters.
+            causes = [cause for cause in causes if cause.log is None and cause.kind != "image"]
+    return Finding(
+        release=release,
+        # A CronJob's health tells of its last run, which may be one of long ago and another image.
+        state=_state(
+            wanted,
+            sync,
+            "Healthy" if cronjob and health != "Missing" else health,
+            causes,
+            _rolled_out(release, wanted, seen, cronjob),
+        ),
+        wanted=wanted,
+        running=running,
+        sync=sync,
+        health=health,
+        revision=status.get("sync", {}).get("revision", "") or "",
+        ready=len(ready),
+        pods=len([pod for pod in pods if pod.get("status", {}).get("phase") != "Succeeded"]),
+        causes=tuple(dict.fromkeys(causes)),
+        proved=proved,
+    )
+
+
+def reconciled_after_operation(app: Object) -> bool:
+    """Whether Argo CD compared the cluster again after its last operation ended.
+
+    Until then the health it shows is that of before the change.
+    """
+    status = app.get("status", {})
+    operation = status.get("operationState")
+    if app.get("operation") is not None:
+        return False
+    if not operation:
+        return bool(status.get("reconciledAt"))
+    finished, reconciled = operation.get("finishedAt"), status.get("reconciledAt")
+    return bool(finished and reconciled) and _time(reconciled) >= _time(finished)
+
+
+def run_as_job(cronjob: Object, name: str) -> Object:
+    """A Job that does once what the CronJob does on schedule (`kubectl create job --from`)."""
+    template = cronjob["spec"]["jobTemplate"]
+    metadata = template.get("metadata", {})
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {
+            "name": name,
+            "namespace": cronjob["metadata"]["namespace"],
+            "labels": {**metadata.get("labels", {}), INSTANCE: cronjob["metadata"]["name"]},
+            "annotations": {
+                **metadata.get("annotations", {}),
+                "cronjob.kubernetes.io/instantiate": "manual",
+            },
+            # With the CronJob as owner it is cleaned up with it, and Argo CD shows it below it.
+            "ownerReferences": [
+                {
+                    "apiVersion": "batch/v1",
+                    "kind": "CronJob",
+                    "name": cronjob["metadata"]["name"],
+                    "uid": cronjob["metadata"]["uid"],
+                    "controller": True,
+                }
+            ],
+        },
+        "spec": template["spec"],
+    }
+
+
+def verification_job(release: str, digest: str) -> str:
+    """The name of the Job that proves an image: the same for the same image, so it runs once."""
+    return f"{release[:40]}-verify-{digest.removeprefix('sha256:')[:10]}"
+
+
+def _state(
+    wanted: Image, sync: str, health: str, causes: Sequence[Cause], rolled_out: bool
+) -> State:
+    if any(cause.final for cause in causes) or health == "Degraded":
+        return State.FAILED
+    if not rolled_out or health in ("Progressing", "Missing", "Unknown") or sync != "Synced":
+        return State.PROGRESSING
+    if causes:
+        return State.PROGRESSING
+    return State.DEPLOYED
+
+
+def _rolled_out(release: str, wanted: Image, seen: Observation, cronjob: Object | None) -> bool:
+    """Whether the workload is what Git wants: every replica new, available and by that digest."""
+    if not wanted.deployed:
+        return True
+    if cronjob is not None:
+        return True
+    deployment = _named(seen.deployments, release)
+    if deployment is None:
+        # A Job, or a chart that has not been applied yet: Argo CD's health tells them apart.
+        return any(_runs(pod, wanted.digest) for pod in seen.pods if _instance(pod) == release)
+    spec, status = deployment["spec"], deployment.get("status", {})
+    replicas = spec.get("replicas", 1)
+    images = {c["image"] for c in spec["template"]["spec"]["containers"]}
+    return (
+        any(_reference_digest(image) == wanted.digest for image in images)
+        and status.get("observedGeneration", 0) >= deployment["metadata"]["generation"]
+        and status.get("updatedReplicas", 0) == replicas
+        and status.get("availableReplicas", 0) == replicas
+        and status.get("replicas", 0) == replicas
+    )
+
+
+def _application_causes(app: Object) -> Iterator[Cause]:
+    status = app.get("status", {})
+    for condition in status.get("conditions", []):
+        if condition.get("type", "").endswith("Error"):
+            message = condition.get("message", "")
+            kind = "schema" if _SCHEMA.search(message) else condition["type"]
+            # Any other comparison error may be Argo CD's own trouble, and pass.
+            broken = kind == "schema" or bool(_RENDER.search(message))
+            yield Cause(kind, _short(message), final=broken)
+    operation = status.get("operationState", {})
+    phase, message = operation.get("phase", ""), operation.get("message", "")
+    retrying = phase == "Running" and "retrying" in message.lower()
+    if phase not in ("Failed", "Error") and not retrying:
+        return
+    named = False
+    for result in operation.get("syncResult", {}).get("resources", []):
+        what = f"{result.get('kind')} {result.get('name')}"
+        if result.get("hookPhase") in ("Failed", "Error"):
+            named = True
+            yield Cause("hook", f"{what} failed: {_short(result.get('message', ''))}", not retrying)
+        elif result.get("status") == "SyncFailed":
+            named = True
+            text = result.get("message", "")
+            kind = "quota" if _QUOTA.search(text) else "refused"
+            yield Cause(kind, f"{what}: {_short(text)}", not retrying)
+    if not named:
+        yield Cause("sync", _short(message), final=not retrying)
+
+
+def _workload_causes(release: str, seen: Observation) -> Iterator[Cause]:
+    deployment = _named(seen.deployments, release)
+    if deployment is None:
+        return
+    for condition in deployment.get("status", {}).get("conditions", []):
+        message = condition.get("message", "")
+        if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
+            # The old pods' end may make room: the deadline below decides.
+            kind = "quota" if _QUOTA.search(message) else "refused"
+            yield Cause(kind, _short(message))
+        if condition["type"] == "Progressing" and condition["status"] == "False":
+            yield Cause("deadline", _short(message), final=True)
+
+
+def _pod_causes(pod: Object, events: Sequence[Object]) -> Iterator[Cause]:
+    name = pod["metadata"]["name"]
+    status = pod.get("status", {})
+    for condition in status.get("conditions", []):
+        if condition["type"] == "PodScheduled" and condition["status"] == "False":
+            yield Cause("unschedulable", f"{name}: {_short(condition.get('message', ''))}")
+    specs = {
+        container["name"]: container
+        for group in ("initContainers", "containers")
+        for container in pod["spec"].get(group, [])
+    }
+    for one in [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]:
+        yield from _container_causes(name, one, specs[one["name"]]["image"])
+        running = one.get("state", {}).get("running") is not None
+        if running and not one.get("ready") and (answer := _probe_answer(name, one, events)):
+            yield Cause("probe", f"{name}/{one['name']}: {answer}", log=(name, one["name"], False))
+
+
+def _container_causes(pod: str, status: Object, image: str) -> Iterator[Cause]:
+    where = f"{pod}/{status['name']}"
+    waiting = status.get("state", {}).get("waiting") or {}
+    reason, message = waiting.get("reason", ""), waiting.get("message", "")
+    last = _terminated(status)
+    restarts = status.get("restartCount", 0)
+    if reason in _PULLS:
+        # ErrImagePull may be a hiccup of the registry; the kubelet backs off when it persists.
+        text = f"{reason} of {image}" + (f" ({_pull_error(message)})" if message else "")
+        yield Cause("image", text, final=reason != "ErrImagePull")
+    elif reason in ("CreateContainerConfigError", "CreateContainerError", "RunContainerError"):
+        yield Cause("container", f"{where}: {reason}: {_short(message)}", final=True)
+    elif last is not None and last.get("exitCode", 0) != 0:
+        why = last.get("reason", "Error")
+        kind = "OOM" if why == "OOMKilled" else "crash"
+        told = last.get("message", "").strip()
+        text = f"{where}: {why}, exit code {last['exitCode']}, {restarts} restarts"
+        if told:
+            text += f": {_short(told)}"
+        looping = reason == "CrashLoopBackOff" and restarts >= 2
+        previous = not status.get("state", {}).get("terminated")
+        yield Cause(kind, text, final=looping, log=(pod, status["name"], previous))
+
+
+def _terminated(status: Object) -> Object | None:
+    """The run that ended badly: the present one, or the last one of a container that waits."""
+    state: Object = status.get("state", {})
+    if state.get("running"):
+        return None
+    found: Object | None = state.get("terminated") or status.get("lastState", {}).get("terminated")
+    return found
+
+
+def _probe_answer(pod: str, status: Object, events: Sequence[Object]) -> str:
+    """What the kubelet's last failed probe of a container was answered."""
+    told = [
+        event
+        for event in events
+        if event.get("reason") == "Unhealthy"
+        and event.get("involvedObject", {}).get("name") == pod
+        and status["name"] in event.get("involvedObject", {}).get("fieldPath", "")
+    ]
+    told.sort(key=lambda event: event.get("lastTimestamp") or event.get("eventTime") or "")
+    return _short(told[-1].get("message", "")) if told else ""
+
+
+def _job_cause(job: Object) -> Cause:
+    condition = next(c for c in job["status"]["conditions"] if c["type"] == "Failed")
+    text = (
+        f"{job['metadata']['name']}: {condition.get('reason', '')} {condition.get('message', '')}"
+    )
+    return Cause("job", _short(text), final=True)
+
+
+def _job_runs(job: Object, release: str, digest: str) -> bool:
+    """Whether a Job is a run of a release with this image; runs of older images prove nothing."""
+    owners = {owner.get("name") for owner in job["metadata"].get("ownerReferences", [])}
+    if release not in owners:
+        return False
+    containers = job["spec"]["template"]["spec"]["containers"]
+    return bool(digest) and any(_reference_digest(c["image"]) == digest for c in containers)
+
+
+def _job_done(job: Object, kind: str) -> bool:
+    conditions = job.get("status", {}).get("conditions", [])
+    return any(c["type"] == kind and c["status"] == "True" for c in conditions)
+
+
+def _instance(item: Object) -> str:
+    labels: Mapping[str, str] = item["metadata"].get("labels", {})
+    return labels.get(INSTANCE, "")
+
+
+def _named(items: Sequence[Object], name: str) -> Object | None:
+    return next((item for item in items if item["metadata"]["name"] == name), None)
+
+
+def _runs(pod: Object, digest: str) -> bool:
+    return any(
+        _reference_digest(container["image"]) == digest for container in pod["spec"]["containers"]
+    )
+
+
+def _digest(pod: Object, release: str) -> str:
+    for container in pod["spec"]["containers"]:
+        if container["name"] == release:
+            return _reference_digest(container["image"])
+    return _reference_digest(pod["spec"]["containers"][0]["image"])
+
+
+def _reference_digest(reference: str) -> str:
+    return reference.rpartition("@")[2] if "@" in reference else ""
+
+
+def _ready(pod: Object) -> bool:
+    if pod["metadata"].get("deletionTimestamp"):
+        return False
+    conditions: Sequence[Any] = pod.get("status", {}).get("conditions", [])
+    return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
+
+
+def _pull_error(message: str) -> str:
+    """The end of the runtime's nested sentence: what the registry said."""
+    if "not found" in message:
+        return "the registry has no such image"
+    return _short(message.rpartition("error: ")[2] or message, 160)
+
+
+def _short(text: str, length: int = 400) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= length else line[: length - 1] + "…"
+
+
+def _time(text: str) -> datetime:
+    return datetime.fromisoformat(text.replace("Z", "+00:00"))

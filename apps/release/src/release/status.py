@@ -1,0 +1,200 @@
+"""The table of what is wanted and what runs, per environment and release."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from release import holds, tree
+from release.cluster import Observation
+from release.diagnosis import Finding, State, find
+from release.git import CommitTree
+from release.holds import Hold
+from release.references import Image, Model
+
+COLUMNS = (
+    "env", "release", "state", "wanted", "running", "model", "sync", "health", "pods", "hold",
+    "age", "source",
+)  # fmt: skip
+_COLOURS = {
+    State.DEPLOYED: "green",
+    State.ABSENT: "dim",
+    State.PROGRESSING: "yellow",
+    State.FAILED: "red",
+}
+
+
+@dataclass(frozen=True)
+class Line:
+    """One release of one environment."""
+
+    environment: str
+    wanted: Image
+    model: Model
+    hold: Hold | None
+    changed: int | None
+    """When its values last changed, in seconds since the epoch."""
+    finding: Finding
+
+    @property
+    def state(self) -> str:
+        """The finding's state; a CronJob that has proved nothing yet says so."""
+        if self.finding.state is State.DEPLOYED and not self.finding.proved:
+            return "deployed, not run yet"
+        return self.finding.state.value
+
+    def as_json(self) -> dict[str, Any]:
+        """The line with full digests and commits."""
+        finding = self.finding
+        return {
+            "environment": self.environment,
+            "release": finding.release,
+            "state": finding.state.value,
+            "proved": finding.proved,
+            "wanted": {
+                "image": self.wanted.reference,
+                "tag": self.wanted.tag,
+                "digest": self.wanted.digest,
+                "revision": self.wanted.revision,
+                "model": {"name": self.model.name, "version": self.model.version},
+            },
+            "running": list(finding.running),
+            "sync": finding.sync,
+            "health": finding.health,
+            "synced_commit": finding.revision,
+            "pods": {"ready": finding.ready, "all": finding.pods},
+            "hold": str(self.hold) if self.hold else None,
+            "changed": self.changed,
+            "causes": [
+                {"kind": cause.kind, "text": cause.text, "final": cause.final}
+                for cause in finding.causes
+            ],
+        }
+
+
+def wanted_images(at: CommitTree, environment: str) -> dict[str, Image]:
+    """What each listed release should run, in the order they are listed."""
+    with_image = set(tree.image_releases(at, environment))
+    return {
+        release: tree.read_image(at, environment, release) if release in with_image else Image()
+        for release in tree.releases(at, environment)
+    }
+
+
+def lines(at: CommitTree, environment: str, seen: Observation, now: datetime) -> list[Line]:
+    """An environment's lines, in the order its releases are listed."""
+    held = holds.read(at, environment)
+    with_image = set(tree.image_releases(at, environment))
+    with_model = set(tree.model_releases(at, environment))
+    changed = last_changes(at, environment)
+    made = []
+    for release, image in wanted_images(at, environment).items():
+        finding = find(release, image, seen)
+        if release in with_image and not image.deployed and finding.state is State.DEPLOYED:
+            finding = absent(finding)
+        made.append(
+            Line(
+                environment,
+                image,
+                tree.read_model(at, environment, release) if release in with_model else Model(),
+                holds.covering(held, release, now),
+                changed.get(release),
+                finding,
+            )
+        )
+    return made
+
+
+def absent(finding: Finding) -> Finding:
+    """A release whose values name no image: nothing is meant to run."""
+    return Finding(
+        finding.release, State.ABSENT, finding.wanted, finding.running, finding.sync,
+        finding.health, finding.revision, finding.ready, finding.pods, finding.causes,
+    )  # fmt: skip
+
+
+def last_changes(at: CommitTree, environment: str) -> dict[str, int]:
+    """When each release's values last changed, by commit time."""
+    log = at.git.run(
+        "log", "--first-parent", "--max-count=500", "--format=%x1e%ct", "--name-only",
+        at.commit, "--", f"values/{environment}",
+    ).decode(errors="replace")  # fmt: skip
+    changed: dict[str, int] = {}
+    for entry in log.split("\x1e")[1:]:
+        when, *paths = [line for line in entry.split("\n") if line]
+        for path in paths:
+            changed.setdefault(path.rsplit("/", 1)[-1].split(".", 1)[0], int(when))
+    return changed
+
+
+def failing(found: Sequence[Line]) -> bool:
+    """Whether any release has failed."""
+    return any(line.finding.state is State.FAILED for line in found)
+
+
+def render(found: Sequence[Line], now: datetime) -> Table:
+    """The table; causes stand below their release."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in COLUMNS:
+        table.add_column(column, overflow="fold")
+    for line in found:
+        finding = line.finding
+        cells: Mapping[str, str] = {
+            "env": line.environment,
+            "release": finding.release,
+            "state": line.state,
+            "wanted": line.wanted.short,
+            "running": ", ".join(digest[7:14] for digest in finding.running) or "-",
+            "model": line.model.short,
+            "sync": finding.sync,
+            "health": finding.health,
+            "pods": f"{finding.ready}/{finding.pods}",
+            "hold": line.hold.owner if line.hold else "-",
+            "age": age(now.timestamp() - line.changed) if line.changed is not None else "-",
+            "source": line.wanted.revision[:7] or "-",
+        }
+        texts = [Text(cells[column]) for column in COLUMNS]
+        texts[COLUMNS.index("state")].stylize(_COLOURS[finding.state])
+        table.add_row(*texts)
+    return table
+
+
+def findings(found: Sequence[Finding]) -> Table:
+    """What a verdict saw, one release a row."""
+    made = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("release", "state", "running", "sync", "health", "pods"):
+        made.add_column(column, overflow="fold")
+    for finding in found:
+        running = ", ".join(digest[7:14] for digest in finding.running) or "-"
+        cells = (
+            finding.release, finding.state.value, running, finding.sync, finding.health,
+            f"{finding.ready}/{finding.pods}",
+        )  # fmt: skip
+        made.add_row(*(Text(cell) for cell in cells))
+    return made
+
+
+def explanations(found: Sequence[Line]) -> list[str]:
+    """One line per cause and hold, to print below the table."""
+    told = [
+        f"{line.environment}/{line.finding.release}: {cause}"
+        for line in found
+        for cause in line.finding.causes
+    ]
+    return told + sorted(
+        {f"{line.environment}: on hold, {line.hold}" for line in found if line.hold}
+    )
+
+
+def age(seconds: float) -> str:
+    """``45s``, ``12m``, ``7h`` or ``3d``; never negative, whatever the clocks say."""
+    seconds = max(0.0, seconds)
+    for limit, divisor, unit in ((120, 1, "s"), (7200, 60, "m"), (172800, 3600, "h")):
+        if seconds < limit:
+            return f"{int(seconds // divisor)}{unit}"
+    return f"{int(seconds // 86400)}d"

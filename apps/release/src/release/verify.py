@@ -1,0 +1,279 @@
+"""The verdict on a deployment: deployed, failed, timed out, superseded or not found."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from release import deployments, status, tree
+from release import message as msg
+from release.change import Plan
+from release.cluster import Cluster, ForbiddenError, Object, Observation
+from release.diagnosis import (
+    Cause,
+    Finding,
+    State,
+    find,
+    reconciled_after_operation,
+    run_as_job,
+    verification_job,
+)
+from release.errors import (
+    ConflictError,
+    FailedError,
+    NotFoundError,
+    ReleaseError,
+    SupersededError,
+    TimedOutError,
+    UnreachableError,
+)
+from release.git import CommitTree, ManifestRepo
+from release.operations import unknown_service
+from release.references import Image
+from release.rollback import Rollback
+
+# A release is called failed when it has looked so for this many looks on end: what Argo CD shows
+# in the moment after a sync may still be about the version before.
+LOOKS = 2
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is to be seen: an environment at a commit."""
+
+    environment: str
+    commit: str
+    wanted: Mapping[str, Image]
+    files: tuple[tuple[str, str], ...]
+    services: tuple[str, ...] = ()
+
+
+@dataclass
+class Watch:
+    """One wait for a verdict; ``poll`` and ``timeout`` are in seconds."""
+
+    repo: ManifestRepo
+    cluster: Cluster
+    target: Target
+    timeout: float = 300.0
+    poll: float = 1.0
+    run_cronjobs: bool = True
+    progress: Callable[[Sequence[Finding]], None] = lambda findings: None
+    clock: Callable[[], float] = time.monotonic
+    _failed_looks: int = field(default=0, init=False)
+    _started_jobs: set[str] = field(default_factory=set, init=False)
+
+    def wait(self) -> list[Finding]:
+        """The findings of a deployment that succeeded.
+
+        Raises FailedError, TimedOutError, SupersededError or NotFoundError, each with causes.
+        The API server or the Git remote being away for a moment only costs time.
+        """
+        deadline = self.clock() + self.timeout
+        self._refresh()
+        findings: list[Finding] = []
+        trouble: UnreachableError | None = None
+        while True:
+            try:
+                findings = self._look()
+                trouble = None
+                self.progress(findings)
+                if all(f.state in (State.DEPLOYED, State.ABSENT) and f.proved for f in findings):
+                    return findings
+                self._judge(findings)
+            except UnreachableError as error:
+                trouble = error
+            if self.clock() >= deadline:
+                raise self._timed_out(findings, trouble)
+            time.sleep(self.poll)
+
+    def _look(self) -> list[Finding]:
+        self._check_superseded()
+        releases = list(self.target.wanted)
+        seen = self.cluster.observe(self.target.environment, releases)
+        findings = [self._find(release, seen) for release in releases]
+        if self.run_cronjobs:
+            self._prove(findings, seen)
+        return findings
+
+    def _check_superseded(self) -> None:
+        """Others may have deployed meanwhile: then this commit's verdict is of no use any more."""
+        head = self.repo.fetch()
+        at = CommitTree(self.repo.git, head)
+        now = deployments.files_at(at, self.target.environment, self.target.services)
+        if now != self.target.files:
+            newest = deployments.log(
+                self.repo.git, head, self.target.environment, self.target.services, limit=1
+            )
+            by = newest[0].commit[:12] if newest else head[:12]
+            raise SupersededError(
+                f"{self.target.environment} at {self.target.commit[:12]} was superseded by {by}.",
+                fix="nothing to do; the newer deployment gets a verdict of its own",
+            )
+
+    def _find(self, release: str, seen: Observation) -> Finding:
+        wanted = self.target.wanted[release]
+        finding = find(release, wanted, seen)
+        app = seen.applications.get(release)
+        if app is None:
+            return replace(finding, state=State.PROGRESSING)
+        if not self._reached(finding.revision):
+            at = finding.revision[:12] or "no commit"
+            behind = Cause("behind", f"Argo CD is at {at}")
+            broken = tuple(cause for cause in finding.causes if cause.kind == "schema")
+            return replace(
+                finding, state=State.PROGRESSING, causes=(*broken, *finding.causes, behind)
+            )
+        if not reconciled_after_operation(app) and finding.state is not State.FAILED:
+            return replace(finding, state=State.PROGRESSING)
+        return finding
+
+    def _reached(self, revision: str) -> bool:
+        """Whether what Argo CD synced has the commit in it."""
+        git = self.repo.git
+        return git.resolve(revision) is not None and git.is_ancestor(self.target.commit, revision)
+
+    def _prove(self, findings: list[Finding], seen: Observation) -> None:
+        """Run a CronJob once: that it was applied has proved nothing about its image."""
+        for finding in findings:
+            if finding.proved or finding.state is not State.DEPLOYED:
+                continue
+            name = verification_job(finding.release, finding.wanted.digest)
+            if name in self._started_jobs or any(j["metadata"]["name"] == name for j in seen.jobs):
+                continue
+            cronjob = next(c for c in seen.cronjobs if c["metadata"]["name"] == finding.release)
+            self.cluster.create_job(self.target.environment, run_as_job(cronjob, name))
+            self._started_jobs.add(name)
+
+    def _judge(self, findings: Sequence[Finding]) -> None:
+        failed = [finding for finding in findings if finding.state is State.FAILED]
+        self._failed_looks = self._failed_looks + 1 if failed else 0
+        if self._failed_looks < LOOKS:
+            return
+        told = explained(self.cluster, self.target.environment, failed)
+        raise FailedError(
+            f"{self.target.environment} at {self.target.commit[:12]} failed. {told}",
+            fix=f"`release rollback --env {self.target.environment}`, or push a newer build",
+        )
+
+    def _timed_out(
+        self, findings: Sequence[Finding], trouble: UnreachableError | None
+    ) -> ReleaseError:
+        if trouble is not None:
+            return trouble
+        late = [f for f in findings if f.state is not State.DEPLOYED or not f.proved]
+        missing = [f.release for f in late if any(c.kind == "no Application" for c in f.causes)]
+        environment = self.target.environment
+        if missing:
+            return NotFoundError(
+                f"Argo CD has no Application {', '.join(f'{environment}-{m}' for m in missing)}.",
+                fix=f"apply argocd/{environment}.yaml, or look at its ApplicationSet's status",
+            )
+        told = explained(self.cluster, environment, late)
+        return TimedOutError(
+            f"{environment} at {self.target.commit[:12]} has no verdict after "
+            f"{self.timeout:g} seconds. {told}",
+            fix="raise --timeout, or look at `release status`",
+        )
+
+    def _refresh(self) -> None:
+        """Have Argo CD look at once; where that is not allowed its own poll will do."""
+        for release in self.target.wanted:
+            with contextlib.suppress(NotFoundError, ForbiddenError, UnreachableError):
+                self.cluster.refresh(self.target.environment, release)
+
+
+def target(
+    repo: ManifestRepo, environment: str, commit: str | None, services: Sequence[str] = ()
+) -> Target:
+    """What to look for: the state of an environment at a commit, the newest one by default.
+
+    Raises NotFoundError for an unknown environment, commit or service.
+    """
+    head = repo.fetch()
+    if commit is not None:
+        resolved = repo.git.resolve(commit)
+        if resolved is None or not repo.git.is_ancestor(resolved, head):
+            raise NotFoundError(
+                f"{repo.branch} of the manifest repository has no commit {commit!r}.",
+                fix="was it pushed? `release history` lists the deployments",
+            )
+        head = resolved
+    at = repo.tree(head)
+    tree.require_environment(at, environment)
+    wanted = status.wanted_images(at, environment)
+    for service in services:
+        if service not in wanted:
+            raise unknown_service(service, wanted, environment, "release")
+    if commit is None:
+        newest = deployments.log(repo.git, head, environment, services, limit=1)
+        head = newest[0].commit if newest else head
+    return Target(
+        environment,
+        head,
+        {r: image for r, image in wanted.items() if not services or r in services},
+        deployments.files_at(at, environment, services),
+        tuple(services),
+    )
+
+
+def explained(cluster: Cluster, environment: str, findings: Sequence[Finding]) -> str:
+    """The causes in one text, each with the last error its container logged."""
+    told = []
+    for finding in findings:
+        causes = finding.causes or (
+            Cause("health", f"Argo CD says {finding.sync} and {finding.health}"),
+        )
+        for cause in causes:
+            said = (
+                last_error(cluster.logs(environment, *cause.log[:2], previous=cause.log[2]))
+                if (cause.log)
+                else ""
+            )
+            told.append(f"{finding.release}: {cause}" + (f" [{said}]" if said else ""))
+    return "; ".join(dict.fromkeys(told)) + ("." if told else "")
+
+
+def last_error(log: str) -> str:
+    """The last line that reports an error, else the last line; JSON lines are read."""
+    best = ""
+    for line in log.splitlines():
+        if not line.strip():
+            continue
+        text, severe = line.strip(), "error" in line.lower()
+        with contextlib.suppress(ValueError):
+            entry: Object = json.loads(line)
+            if isinstance(entry, dict):
+                severe = str(entry.get("level", "")).lower() in ("error", "critical", "fatal")
+                parts = [str(entry.get(k, "")) for k in ("event", "message", "error", "reason")]
+                text = ": ".join(dict.fromkeys(part for part in parts if part)) or text
+        if severe or not best:
+            best = text
+    return best[:300]
+
+
+@dataclass
+class Revert:
+    """Take back one failed deployment, unless anybody has touched the environment since."""
+
+    target: Target
+    rollback: Rollback
+
+    def __call__(self, at: CommitTree) -> Plan:
+        """Raises ConflictError when it is not ours to revert, or not this state any more."""
+        logged = deployments.logged(at.git, self.target.commit)
+        if logged.first(msg.OPERATION) not in ("image set", "model set", "promote"):
+            raise ConflictError(
+                f"{self.target.commit[:12]} is no deployment that `release` made: left alone.",
+                fix="a person decides: `release rollback`",
+            )
+        now = deployments.files_at(at, self.target.environment, self.target.services)
+        if now != self.target.files:
+            raise ConflictError(
+                f"{self.target.environment} was changed since {self.target.commit[:12]}: "
+                "left alone."
+            )
+        return self.rollback(at)

@@ -1,0 +1,562 @@
+"""`status` and `verify` against a real Kubernetes API whose objects the test writes."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests.release.conftest import RELEASES, Answer, World, digest
+from tests.release.kube import APPLICATIONS, Kubernetes, kubernetes
+
+PODS = "/api/v1/namespaces/dev/pods"
+DEPLOYMENTS = "/apis/apps/v1/namespaces/dev/deployments"
+CRONJOBS = "/apis/batch/v1/namespaces/dev/cronjobs"
+JOBS = "/apis/batch/v1/namespaces/dev/jobs"
+EVENTS = "/api/v1/namespaces/dev/events"
+
+
+@pytest.fixture(scope="module")
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kubernetes]:
+    with kubernetes(tmp_path_factory.mktemp("kubernetes")) as running:
+        yield running
+
+
+@pytest.fixture
+def kube(api: Kubernetes, world: World) -> Kubernetes:
+    api.clear(APPLICATIONS, PODS, DEPLOYMENTS, CRONJOBS, JOBS, EVENTS)
+    world.environment["KUBECONFIG"] = str(api.kubeconfig)
+    return api
+
+
+def labels(release: str) -> dict[str, str]:
+    return {"app.kubernetes.io/instance": release, "app.kubernetes.io/part-of": "slipway"}
+
+
+def image(release: str, seed: str) -> str:
+    name = "proxy" if release == "worker" else release
+    return f"registry.test/slipway/{name}:{seed}@{digest(name + seed)}"
+
+
+def application(release: str, revision: str, **status: Any) -> dict[str, Any]:
+    return {
+        "apiVersion": "argoproj.io/v1alpha1",
+        "kind": "Application",
+        "metadata": {"name": f"dev-{release}"},
+        "spec": {
+            "project": "slipway",
+            "source": {"repoURL": "https://example.org/r.git", "path": "charts/service"},
+            "destination": {"server": "https://kubernetes.default.svc", "namespace": "dev"},
+        },
+        "status": {
+            "sync": {"status": "Synced", "revision": revision},
+            "health": {"status": "Healthy"},
+            "reconciledAt": "2026-11-20T12:00:05Z",
+            "operationState": {
+                "phase": "Succeeded",
+                "message": "successfully synced",
+                "startedAt": "2026-11-20T12:00:00Z",
+                "finishedAt": "2026-11-20T12:00:04Z",
+                "operation": {},
+            },
+            **status,
+        },
+    }
+
+
+def pod(
+    release: str, seed: str, *, ready: bool = True, name: str = "", **status: Any
+) -> dict[str, Any]:
+    condition = {"type": "Ready", "status": "True" if ready else "False"}
+    return {
+        "metadata": {"name": name or f"{release}-{seed}", "labels": labels(release)},
+        "spec": {"containers": [{"name": release, "image": image(release, seed)}]},
+        "status": {"phase": "Running", "conditions": [condition], **status},
+    }
+
+
+def container(release: str, **state: Any) -> dict[str, Any]:
+    return {
+        "name": release,
+        "image": "x",
+        "imageID": "",
+        "ready": False,
+        "restartCount": 0,
+        "state": {},
+        **state,
+    }
+
+
+def deployment(release: str, seed: str, **status: int) -> dict[str, Any]:
+    return {
+        "metadata": {"name": release, "labels": labels(release)},
+        "spec": {
+            "replicas": 1,
+            "selector": {"matchLabels": labels(release)},
+            "template": {
+                "metadata": {"labels": labels(release)},
+                "spec": {"containers": [{"name": release, "image": image(release, seed)}]},
+            },
+        },
+        "status": {
+            "observedGeneration": 100,
+            "replicas": 1,
+            "updatedReplicas": 1,
+            "availableReplicas": 1,
+            "readyReplicas": 1,
+            **status,
+        },
+    }
+
+
+def cronjob(seed: str) -> dict[str, Any]:
+    template = {
+        "metadata": {"labels": labels("unzip")},
+        "spec": {
+            "restartPolicy": "Never",
+            "containers": [{"name": "unzip", "image": image("unzip", seed)}],
+        },
+    }
+    return {
+        "metadata": {"name": "unzip", "labels": labels("unzip")},
+        "spec": {
+            "schedule": "* * * * *",
+            "jobTemplate": {
+                "metadata": {"labels": labels("unzip")},
+                "spec": {"template": template},
+            },
+        },
+    }
+
+
+def everything_runs(kube: Kubernetes, world: World, seed: str, *names: str) -> None:
+    """What the controllers would make of the newest commit."""
+    revision = world.head()
+    for release in RELEASES:
+        kube.put(APPLICATIONS, application(release, revision), subresource=False)
+        if release in names and release != "unzip":
+            kube.put(DEPLOYMENTS, deployment(release, seed))
+            kube.put(PODS, pod(release, seed))
+
+
+def status(world: World) -> Answer:
+    return world.run("status", "--env", "dev", "--json")
+
+
+def verify(world: World, *more: str, timeout: str = "20") -> Answer:
+    return world.run(
+        "verify", "--env", "dev", "--timeout", timeout, "--poll", "0.05", "--json", *more
+    )
+
+
+def line(answer: Answer, release: str) -> dict[str, Any]:
+    found: dict[str, Any] = next(
+        entry for entry in answer.json["releases"] if entry["release"] == release
+    )
+    return found
+
+
+def causes(answer: Answer, release: str) -> str:
+    return " ".join(f"{c['kind']}: {c['text']}" for c in line(answer, release)["causes"])
+
+
+def test_status_shows_what_is_wanted_and_what_runs(kube: Kubernetes, world: World) -> None:
+    revision = world.source()
+    world.deploy("1", revision, "proxy")
+    everything_runs(kube, world, "1", "proxy", "worker")
+    answer = status(world)
+    assert answer.code == 0, answer.out
+    proxy = line(answer, "proxy")
+    assert proxy["state"] == "deployed"
+    assert proxy["running"] == [proxy["wanted"]["digest"]] == [digest("proxy1")]
+    assert (proxy["sync"], proxy["health"], proxy["pods"]["ready"]) == ("Synced", "Healthy", 1)
+    assert line(answer, "inference")["state"] == "not deployed"
+    table = world.run("status", "--env", "dev")
+    assert table.code == 0
+    row = next(row for row in table.out.splitlines() if " proxy " in row)
+    assert {"dev", "deployed", "1/1", revision[:7]} <= set(row.split())
+
+
+def test_a_digest_that_does_not_exist_names_its_image(kube: Kubernetes, world: World) -> None:
+    world.deploy("1", world.source(), "proxy")
+    world.deploy("2", world.source(), "proxy")
+    everything_runs(kube, world, "1", "proxy", "worker")
+    kube.put(DEPLOYMENTS, deployment("proxy", "2", replicas=2, updatedReplicas=1))
+    waiting = {
+        "reason": "ImagePullBackOff",
+        "message": f'Back-off pulling image "{image("proxy", "2")}": not found',
+    }
+    statuses = [container("proxy", state={"waiting": waiting})]
+    kube.put(PODS, pod("proxy", "2", ready=False, containerStatuses=statuses))
+    answer = status(world)
+    assert answer.code == 6
+    assert f"ImagePullBackOff of {image('proxy', '2')}" in causes(answer, "proxy")
+    assert line(answer, "proxy")["running"] == [digest("proxy1")]  # the old pods serve on
+    verdict = verify(world)
+    assert verdict.code == 6
+    assert f"ImagePullBackOff of {image('proxy', '2')}" in verdict.json["message"]
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (
+            {
+                "state": {"waiting": {"reason": "CrashLoopBackOff"}},
+                "lastState": {
+                    "terminated": {"exitCode": 137, "reason": "OOMKilled", "containerID": ""}
+                },
+                "restartCount": 3,
+            },
+            "OOM: proxy-2/proxy: OOMKilled, exit code 137, 3 restarts",
+        ),
+        (
+            {
+                "state": {
+                    "waiting": {
+                        "reason": "CreateContainerConfigError",
+                        "message": 'secret "s3-credentials" not found',
+                    }
+                }
+            },
+            'secret "s3-credentials" not found',
+        ),
+        (
+            {
+                "state": {"waiting": {"reason": "CrashLoopBackOff"}},
+                "lastState": {
+                    "terminated": {
+                        "exitCode": 3,
+                        "reason": "Error",
+                        "message": "sha256 differs",
+                        "containerID": "",
+                    }
+                },
+                "restartCount": 2,
+            },
+            "sha256 differs",
+        ),
+    ],
+)
+def test_a_container_that_fails_says_why(
+    kube: Kubernetes, world: World, given: dict[str, Any], words: str
+) -> None:
+    world.deploy("2", world.source(), "proxy")
+    everything_runs(kube, world, "2", "proxy", "worker")
+    kube.put(DEPLOYMENTS, deployment("proxy", "2", availableReplicas=0))
+    statuses = [container("proxy", **given)]
+    kube.put(PODS, pod("proxy", "2", ready=False, containerStatuses=statuses))
+    answer = verify(world)
+    assert answer.code == 6
+    assert words in answer.json["message"]
+
+
+def test_a_failed_probe_is_named_with_its_last_answer(kube: Kubernetes, world: World) -> None:
+    world.deploy("2", world.source(), "proxy")
+    everything_runs(kube, world, "2", "proxy", "worker")
+    kube.put(DEPLOYMENTS, deployment("proxy", "2", availableReplicas=0))
+    running = container("proxy", state={"running": {"startedAt": "2026-11-20T12:00:00Z"}})
+    kube.put(PODS, pod("proxy", "2", ready=False, containerStatuses=[running]))
+    for minute, code in (("01", "500"), ("02", "503")):
+        event = {
+            "metadata": {"name": f"proxy.{minute}", "namespace": "dev"},
+            "involvedObject": {
+                "kind": "Pod",
+                "namespace": "dev",
+                "name": "proxy-2",
+                "fieldPath": "spec.containers{proxy}",
+            },
+            "reason": "Unhealthy",
+            "type": "Warning",
+            "message": f"Readiness probe failed: HTTP probe failed with statuscode: {code}",
+            "lastTimestamp": f"2026-11-20T12:{minute}:00Z",
+        }
+        kube.put(EVENTS, event, subresource=False)
+    answer = verify(world, timeout="0.5")
+    assert answer.code == 7
+    assert "statuscode: 503" in answer.json["message"]
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (
+            {
+                "conditions": [
+                    {
+                        "type": "ComparisonError",
+                        "message": "Failed to load target state: `helm template` failed: values "
+                        "don't meet the specifications of the schema(s): - replcas is not allowed",
+                    }
+                ]
+            },
+            "schema: ",
+        ),
+        (
+            {
+                "operationState": {
+                    "phase": "Failed",
+                    "message": "one or more objects failed to apply",
+                    "startedAt": "2026-11-20T12:00:00Z",
+                    "finishedAt": "2026-11-20T12:00:04Z",
+                    "operation": {},
+                    "syncResult": {
+                        "revision": "",
+                        "resources": [
+                            {
+                                "group": "batch",
+                                "version": "v1",
+                                "kind": "Job",
+                                "namespace": "dev",
+                                "name": "migrate",
+                                "hookPhase": "Failed",
+                                "message": "Job has reached the specified backoff limit",
+                            }
+                        ],
+                    },
+                }
+            },
+            "hook: Job migrate failed: Job has reached",
+        ),
+        (
+            {
+                "operationState": {
+                    "phase": "Failed",
+                    "message": "one or more objects failed to apply",
+                    "startedAt": "2026-11-20T12:00:00Z",
+                    "finishedAt": "2026-11-20T12:00:04Z",
+                    "operation": {},
+                    "syncResult": {
+                        "revision": "",
+                        "resources": [
+                            {
+                                "group": "",
+                                "version": "v1",
+                                "kind": "Pod",
+                                "namespace": "dev",
+                                "name": "x",
+                                "status": "SyncFailed",
+                                "message": "forbidden: exceeded quota: dev, requested: pods=1",
+                            }
+                        ],
+                    },
+                }
+            },
+            "quota: Pod x: forbidden: exceeded quota",
+        ),
+    ],
+)
+def test_what_argo_cd_could_not_apply_is_named(
+    kube: Kubernetes, world: World, given: dict[str, Any], words: str
+) -> None:
+    world.deploy("1", world.source(), "proxy")
+    everything_runs(kube, world, "1", "proxy", "worker")
+    kube.put(APPLICATIONS, application("proxy", world.head(), **given), subresource=False)
+    answer = verify(world)
+    assert answer.code == 6
+    assert words in answer.json["message"]
+
+
+def test_health_before_the_operation_ended_is_not_trusted(kube: Kubernetes, world: World) -> None:
+    world.deploy("1", world.source(), "proxy")
+    everything_runs(kube, world, "1", "proxy", "worker")
+    stale = application("proxy", world.head(), reconciledAt="2026-11-20T12:00:03Z")
+    kube.put(APPLICATIONS, stale, subresource=False)
+    assert verify(world, timeout="0.3").code == 7
+    kube.put(APPLICATIONS, application("proxy", world.head()), subresource=False)
+    assert verify(world).code == 0
+
+
+def test_a_commit_argo_cd_has_not_reached_is_waited_for(kube: Kubernetes, world: World) -> None:
+    before = world.head()
+    world.deploy("1", world.source(), "proxy")
+    everything_runs(kube, world, "1", "proxy", "worker")
+    kube.put(APPLICATIONS, application("proxy", before), subresource=False)
+    answer = verify(world, timeout="0.3")
+    assert answer.code == 7
+    assert f"Argo CD is at {before[:12]}" in answer.json["message"]
+    later = threading.Timer(
+        0.5,
+        lambda: kube.put(APPLICATIONS, application("proxy", world.head()), subresource=False),
+    )
+    later.start()
+    assert verify(world).code == 0
+    later.join()
+
+
+def test_pods_of_another_digest_are_no_deployment(kube: Kubernetes, world: World) -> None:
+    world.deploy("2", world.source(), "proxy")
+    everything_runs(kube, world, "1", "proxy", "worker")  # healthy, but the old image
+    assert verify(world, timeout="0.3").code == 7
+
+
+def test_a_newer_deployment_supersedes(kube: Kubernetes, world: World) -> None:
+    world.deploy("1", world.source(), "proxy")
+    commit = world.head()
+    world.deploy("2", world.source(), "proxy")
+    answer = verify(world, "--commit", commit)
+    assert answer.code == 3
+    assert world.head()[:12] in answer.json["message"]
+
+
+def test_what_does_not_exist_is_not_found(kube: Kubernetes, world: World) -> None:
+    assert verify(world, "--commit", "f" * 40).code == 8
+    assert verify(world, "--service", "nope").code == 8
+    answer = verify(world, timeout="0.2")  # no Application at all
+    assert answer.code == 8
+    assert "dev-proxy" in answer.json["message"]
+
+
+def finish(kube: Kubernetes, name: str, kind: str = "Complete") -> None:
+    """What the Job controller writes at a Job's end."""
+    path = f"{JOBS}/{name}"
+    deadline = time.monotonic() + 10
+    while (answer := kube.client.get(path)).status_code != 200:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    job = answer.json()
+    now = "2026-11-20T12:00:10Z"
+    condition = {"status": "True", "lastTransitionTime": now}
+    first = "SuccessCriteriaMet" if kind == "Complete" else "FailureTarget"
+    job["status"] = {
+        "startTime": now,
+        "conditions": [
+            {**condition, "type": first, "reason": "BackoffLimitExceeded"},
+            {**condition, "type": kind, "reason": "BackoffLimitExceeded", "message": "it failed"},
+        ],
+        **({"completionTime": now, "succeeded": 1} if kind == "Complete" else {"failed": 1}),
+    }
+    kube.send("PUT", f"{path}/status", job)
+
+
+def run_later(function: Callable[..., None], *arguments: Any) -> threading.Thread:
+    thread = threading.Thread(target=function, args=arguments)
+    thread.start()
+    return thread
+
+
+def test_a_healthy_cronjob_is_run_once_before_it_counts(kube: Kubernetes, world: World) -> None:
+    world.deploy("1", world.source(), "unzip")
+    everything_runs(kube, world, "1")
+    kube.put(CRONJOBS, cronjob("1"), subresource=False)
+    name = f"unzip-verify-{digest('unzip1')[7:17]}"
+    thread = run_later(finish, kube, name)
+    answer = verify(world)
+    thread.join()
+    assert answer.code == 0, answer.out
+    job = kube.client.get(f"{JOBS}/{name}").json()
+    assert job["spec"]["template"]["spec"]["containers"][0]["image"] == image("unzip", "1")
+    assert job["metadata"]["ownerReferences"][0]["name"] == "unzip"
+    assert verify(world).code == 0  # proved once is proved
+
+
+def test_a_cronjob_whose_run_fails_has_failed(kube: Kubernetes, world: World) -> None:
+    world.deploy("2", world.source(), "unzip")
+    everything_runs(kube, world, "2")
+    kube.put(CRONJOBS, cronjob("2"), subresource=False)
+    thread = run_later(finish, kube, f"unzip-verify-{digest('unzip2')[7:17]}", "Failed")
+    answer = verify(world)
+    thread.join()
+    assert answer.code == 6
+    assert "BackoffLimitExceeded" in answer.json["message"]
+
+
+def test_an_old_run_that_failed_is_ignored(kube: Kubernetes, world: World) -> None:
+    world.deploy("3", world.source(), "unzip")
+    everything_runs(kube, world, "3")
+    degraded = application("unzip", world.head(), health={"status": "Degraded"})
+    kube.put(APPLICATIONS, degraded, subresource=False)
+    kube.put(CRONJOBS, cronjob("3"), subresource=False)
+    uid = kube.client.get(f"{CRONJOBS}/unzip").json()["metadata"]["uid"]
+    old = {
+        "metadata": {
+            "name": "unzip-1",
+            "ownerReferences": [
+                {"apiVersion": "batch/v1", "kind": "CronJob", "name": "unzip", "uid": uid}
+            ],
+        },
+        "spec": cronjob("2")["spec"]["jobTemplate"]["spec"],
+    }
+    kube.put(JOBS, old, subresource=False)
+    finish(kube, "unzip-1", "Failed")
+    thread = run_later(finish, kube, f"unzip-verify-{digest('unzip3')[7:17]}")
+    assert verify(world).code == 0
+    thread.join()
+
+
+def test_a_verdict_is_kept_and_opens_the_way_to_promotion(kube: Kubernetes, world: World) -> None:
+    world.deploy("1", world.source(), "proxy")
+    everything_runs(kube, world, "1", "proxy", "worker")
+    assert world.run("promote", "--from", "dev", "--to", "stage").code == 6
+    assert world.run("promote", "--from", "dev", "--to", "stage", "--verify").code == 0
+    notes = world.git("log", "--notes=verdicts", "--format=%N", "main", cwd=world.remote)
+    assert '"verdict": "deployed"' in notes
+
+
+def test_a_failed_deployment_is_taken_back_once(kube: Kubernetes, world: World) -> None:
+    world.deploy("1", world.source(), "proxy")
+    good = world.file("values/dev/proxy.image.yaml")
+    world.deploy("2", world.source(), "proxy")
+    everything_runs(kube, world, "1", "proxy", "worker")
+    failed = {
+        "phase": "Failed",
+        "message": "boom",
+        "startedAt": "2026-11-20T12:00:00Z",
+        "finishedAt": "2026-11-20T12:00:04Z",
+        "operation": {},
+    }
+    broken = application("proxy", world.head(), operationState=failed)
+    kube.put(APPLICATIONS, broken, subresource=False)
+    answer = verify(world, "--revert-on-failure")
+    assert answer.code == 6
+    assert f"reverted by {world.head()}" in answer.json["message"]
+    assert world.file("values/dev/proxy.image.yaml") == good
+    assert not world.exists("values/dev/hold.yaml")
+    head = world.head()
+    broken = application("proxy", head, operationState=failed)
+    kube.put(APPLICATIONS, broken, subresource=False)
+    answer = verify(world, "--revert-on-failure")  # a revert is not reverted
+    assert answer.code == 6
+    assert "left alone" in answer.json["message"]
+    assert world.head() == head
+
+
+def test_a_persons_change_is_never_fought(kube: Kubernetes, world: World) -> None:
+    world.deploy("1", world.source(), "proxy")
+    world.push({"values/dev/proxy.yaml": "replicas: 3\n"}, "Scale by hand")
+    everything_runs(kube, world, "1", "proxy", "worker")
+    failed = {
+        "phase": "Failed",
+        "message": "boom",
+        "startedAt": "2026-11-20T12:00:00Z",
+        "finishedAt": "2026-11-20T12:00:04Z",
+        "operation": {},
+    }
+    kube.put(
+        APPLICATIONS,
+        application("proxy", world.head(), operationState=failed),
+        subresource=False,
+    )
+    head = world.head()
+    answer = verify(world, "--revert-on-failure")
+    assert answer.code == 6
+    assert "no deployment that `release` made" in answer.json["message"]
+    assert world.head() == head
+
+
+def test_a_cluster_that_is_away_is_named(world: World, tmp_path: Any) -> None:
+    away = tmp_path / "away"
+    away.write_text(
+        "apiVersion: v1\nkind: Config\ncurrent-context: a\n"
+        "contexts: [{name: a, context: {cluster: a, user: a}}]\n"
+        "clusters: [{name: a, cluster: {server: 'http://127.0.0.1:9'}}]\n"
+        "users: [{name: a, user: {}}]\n"
+    )
+    answer = world.run("status", "--json", "--kubeconfig", str(away))
+    assert answer.code == 9
+    assert "127.0.0.1:9" in answer.json["message"]
+    answer = world.run("status", "--json", "--kubeconfig", str(tmp_path / "none"))
+    assert answer.code == 9
