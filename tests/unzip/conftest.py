@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import tempfile
 from collections.abc import Iterator
@@ -20,10 +21,11 @@ def s3_server() -> Iterator[S3Server]:
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(
         prefix="slipway-unzip-", dir=memory if memory.is_dir() else None
-    ) as folder, serve_s3(Path(folder)) as server:
+    ) as folder, serve_s3(Path(folder), ["first"]) as server:
         yield server
 
 
+@functools.cache  # making its clients is most of a small test's time
 def session() -> boto3.session.Session:
     return boto3.session.Session(
         aws_access_key_id=ACCESS_KEY, aws_secret_access_key=SECRET_KEY, region_name=REGION

@@ -1,10 +1,14 @@
 """The ledger: which archive is whose, and what became of it, in S3 itself.
 
-Layout below the state prefix, ``<id>`` being the hashes of bucket and key, and of the ETag::
+Layout below the state prefix, ``<key>`` being the hash of bucket and key, ``<id>`` that and the
+hash of the ETag::
 
-    open/<id>.json      claimed; its owner renews it, anyone may take it once it is stale
-    closed/<id>.json    what became of it; never changes
+    open/<key>.json     claimed; its owner renews it, anyone may take it once it is stale
+    closed/<id>.json    what became of one version; never changes
     plan/<id>.json      the verified content types, so that a resumed job need not verify again
+
+There is one claim per key, whatever the version: the worker of a replaced archive and that of
+the new one write to the same place, and must not do so at once.
 
 Every write is conditional. A claim's age is the server's ``Date`` minus ``Last-Modified``, so
 pods need not agree on the time. ``token`` grows with each change of owner (fencing).
@@ -53,7 +57,12 @@ class Archive:
     @property
     def id(self) -> str:
         """Key of the ledger: two archives never share one, a replaced archive has a new one."""
-        return f"{key_hash(self.bucket, self.key)}-{sha256(self.etag.encode()).hexdigest()[:24]}"
+        return f"{self.key_id}-{sha256(self.etag.encode()).hexdigest()[:24]}"
+
+    @property
+    def key_id(self) -> str:
+        """The same for all versions of the archive."""
+        return key_hash(self.bucket, self.key)
 
 
 def key_hash(bucket: str, key: str) -> str:
@@ -235,7 +244,7 @@ class Ledger:
 
     def open_key(self, archive: Archive) -> str:
         """Where an archive's claim is."""
-        return f"{self.prefix}open/{archive.id}.json"
+        return f"{self.prefix}open/{archive.key_id}.json"
 
     def closed_key(self, archive: Archive) -> str:
         """Where an archive's outcome is."""
@@ -272,22 +281,14 @@ class Ledger:
             stale = document.age > found.lease_seconds
             if not (stale or found.released or document.body == claim.to_json()):
                 return None
-            counts = stale or bool(found.error)
-            claim = replace(
-                found,
-                owner=self.owner,
-                token=found.token + 1,
-                attempts=found.attempts + (1 if counts else 0),
-                lease_seconds=self.lease_seconds,
-                released=False,
-                error="",
-                claimed_at=now(),
-            )
+            claim = self._taken_over(found, archive, counts=stale or bool(found.error))
             sent_at = time.monotonic()
             try:
                 etag = self._put(key, claim.to_json(), Matching(document.etag))
             except (Conflict, Missing):
                 return None
+            if found.archive.etag != archive.etag and found.verified:
+                self.store.delete(self.plan_key(found.archive))
         lease = Lease(self, claim, etag, sent_at)
         outcome = self.outcome(archive)
         if outcome is not None:
@@ -296,6 +297,27 @@ class Ledger:
                 return None
             self.store.delete(self.closed_key(archive))  # `retry` died half-way
         return lease
+
+    def _taken_over(self, found: Claim, archive: Archive, *, counts: bool) -> Claim:
+        """The next claim after ``found``: of the same version with its progress, or afresh."""
+        if found.archive.etag != archive.etag:
+            return Claim(
+                archive,
+                owner=self.owner,
+                token=found.token + 1,
+                lease_seconds=self.lease_seconds,
+                claimed_at=now(),
+            )
+        return replace(
+            found,
+            owner=self.owner,
+            token=found.token + 1,
+            attempts=found.attempts + (1 if counts else 0),
+            lease_seconds=self.lease_seconds,
+            released=False,
+            error="",
+            claimed_at=now(),
+        )
 
     def replace_claim(self, claim: Claim, etag: str) -> str:
         """Overwrite our claim; Conflict if it is no longer ours."""

@@ -144,7 +144,7 @@ class Service:
         ):
             tally.found += 1
             archive = Archive(self.settings.bucket, entry.key, entry.etag, entry.size)
-            if archive.id in closed and archive.id not in opened:
+            if archive.id in closed and archive.key_id not in opened:
                 continue
             oldest = max(oldest, (datetime.now(UTC) - entry.modified).total_seconds())
             yield archive

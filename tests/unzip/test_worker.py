@@ -1,0 +1,418 @@
+"""One archive under the ledger: published, refused, replaced, resumed, fenced."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import pytest
+from tests.unzip import zips
+from tests.unzip.support import (
+    Killed,
+    Later,
+    Mortal,
+    Recorder,
+    files_below,
+    manifest_of,
+    put,
+    service_on,
+    settings_for,
+)
+from unzip.extract import SOURCE_TAG, Extractor, Options
+from unzip.ledger import Archive, LeaseLost, Ledger, State
+from unzip.refusals import Reason
+from unzip.startup import copies_rightly
+from unzip.store import S3, Absent, Buffer, Missing
+from unzip.worker import Stop
+
+KEY, RESULT = "kim/result.zip", "kim/result/"
+
+
+def test_publishes_files_types_and_manifest(store: S3, extractor: Extractor) -> None:
+    files = {"a.log": b"one\n", "폴더/b.webp": zips.noise(9000), "c.jsonl": b"{}\n", "d.csv": "가,나\n".encode("cp949")}
+    etag = put(store, KEY, zips.standard(files))
+    backend = Recorder()
+    tally = service_on(store, extractor, backend).sweep()
+    assert tally.outcomes == {"published": 1}
+    assert files_below(store, RESULT) == files
+    types = {path: store.head(RESULT + path).content_type for path in files}
+    assert types == {
+        "a.log": "text/plain; charset=utf-8",
+        "폴더/b.webp": "image/webp",
+        "c.jsonl": "application/jsonl",
+        "d.csv": "text/csv; charset=euc-kr",
+    }
+    document = manifest_of(store, RESULT)
+    assert document is not None
+    assert document["source"] == {
+        "bucket": store.bucket, "key": KEY, "etag": etag.strip('"'), "size": store.head(KEY).size,
+    }  # fmt: skip
+    assert {row["path"]: row["content_type"] for row in document["members"]} == types
+    assert [event["type"] for event in backend.events] == ["slipway.archive.published"]
+
+
+def test_a_second_sweep_does_nothing(store: S3, extractor: Extractor) -> None:
+    put(store, KEY, zips.standard({"a": b"1"}))
+    backend = Recorder()
+    service_on(store, extractor, backend).sweep()
+    before = {entry.key: entry.modified for entry in store.entries("")}
+    tally = service_on(store, extractor, backend).sweep()
+    assert (tally.found, tally.taken) == (1, 0)
+    assert {entry.key: entry.modified for entry in store.entries("")} == before
+    assert len(backend.events) == 1
+
+
+@pytest.mark.parametrize("name", zips.BAD)
+def test_nothing_of_a_bad_archive_is_visible(
+    store: S3, extractor: Extractor, name: str
+) -> None:
+    data, reason = zips.BAD[name]
+    put(store, KEY, data)
+    watched = Mortal(store)
+    service = service_on(watched, extractor)
+    assert service.sweep().outcomes == {"refused": 1}
+    assert list(store.entries(RESULT)) == []
+    archive = Archive(store.bucket, KEY, store.head(KEY).etag, len(data))
+    outcome = service.ledger.outcome(archive)
+    assert outcome is not None
+    assert outcome.reason == reason
+    # Not even for a moment: nothing was ever sent there.
+    assert not [call for call in watched.calls if call.split()[-1].startswith(RESULT)]
+
+
+@pytest.mark.parametrize("name", zips.GOOD)
+def test_good_archives_arrive_byte_for_byte(
+    store: S3, extractor: Extractor, name: str
+) -> None:
+    data, files = zips.GOOD[name]
+    put(store, KEY, data)
+    assert service_on(store, extractor).sweep().outcomes == {"published": 1}
+    assert files_below(store, RESULT) == files
+    document = manifest_of(store, RESULT)
+    assert document is not None
+    assert sorted(row["path"] for row in document["members"]) == sorted(files)
+    assert document["empty"] == name.startswith("empty") * ("archive" in name)
+    assert document["skipped"] == {
+        "symbolic link": [{"path": "l", "reason": "symbolic_link", "size": 11}],
+        "device": [{"path": "null", "reason": "device", "size": 0}],
+    }.get(name, [])
+
+
+def test_a_bomb_costs_no_more_than_its_directory(store: S3, extractor: Extractor) -> None:
+    put(store, KEY, zips.BOMB)
+    watched = Mortal(store)
+    service_on(watched, extractor).sweep()
+    reads = [call for call in watched.calls if call.startswith("read ")]
+    assert len(reads) == 1
+    assert list(store.entries(RESULT)) == []
+
+
+def test_a_bad_archive_does_not_stop_the_others(store: S3, extractor: Extractor) -> None:
+    for number, (data, _) in enumerate(list(zips.BAD.values())[:10]):
+        put(store, f"bad-{number}/result.zip", data)
+    put(store, "zed/result.zip", zips.standard({"a": b"1"}))
+    tally = service_on(store, extractor, archives_at_once=3).sweep()
+    assert tally.outcomes == {"refused": 10, "published": 1}
+    assert files_below(store, "zed/result/") == {"a": b"1"}
+
+
+def test_large_members_go_up_in_parts(store: S3) -> None:
+    """Deflated ones are sent, stored ones are copied by S3 from the archive itself."""
+    files = {"big.txt": b"line of text\n" * 900_000, "small": b"1"}
+    stored = zips.noise(11 << 20)
+    entries = [zips.Entry(name.encode(), data) for name, data in files.items()]
+    data = zips.build(*entries, zips.Entry(b"big.bin", stored, method=0))
+    put(store, KEY, data)
+    watched = Mortal(store)
+    options = Options(part_bytes=5 << 20, copies_rightly=copies_rightly(store, ".slipway/unzip/"))
+    with Extractor(options) as wide:
+        assert service_on(watched, wide).sweep().outcomes == {"published": 1}
+    assert files_below(store, RESULT) == files | {"big.bin": stored}
+    sent = [call for call in watched.calls if call.startswith("upload_part")]
+    copied = [call for call in watched.calls if call.startswith("copy_part")]
+    assert sent == [f"upload_part {RESULT}big.txt"] * 3
+    assert copied == [f"copy_part {RESULT}big.bin"]
+    assert list(store.list_uploads("")) == []
+
+
+def test_a_replaced_archive_is_a_new_job(store: S3, extractor: Extractor) -> None:
+    backend = Recorder()
+    put(store, KEY, zips.standard({"a": b"1", "old/b": b"2"}))
+    service_on(store, extractor, backend).sweep()
+    store.put(RESULT + "notes.txt", b"somebody else's", "text/plain", {})
+    put(store, KEY, zips.standard({"a": b"one", "new/c": b"3"}))
+    assert service_on(store, extractor, backend).sweep().outcomes == {"published": 1}
+    assert files_below(store, RESULT) == {
+        "a": b"one", "new/c": b"3", "notes.txt": b"somebody else's",
+    }  # fmt: skip
+    assert len(backend.events) == 2
+
+
+def test_a_bad_replacement_leaves_the_good_one(store: S3, extractor: Extractor) -> None:
+    put(store, KEY, zips.standard({"a": b"1"}))
+    service_on(store, extractor).sweep()
+    before = manifest_of(store, RESULT)
+    put(store, KEY, zips.BAD["wrong crc"][0])
+    assert service_on(store, extractor).sweep().outcomes == {"refused": 1}
+    assert files_below(store, RESULT) == {"a": b"1"}
+    assert manifest_of(store, RESULT) == before
+
+
+class ReplacingInMidRead(Mortal):
+    """The user uploads another archive while the n-th range is read."""
+
+    def __init__(self, store: S3, at: int, data: bytes) -> None:
+        super().__init__(store)
+        self._data = data
+        self._reads = 0
+        self._when = at
+
+    def read(self, key: str, start: int, end: int, etag: str) -> Buffer:
+        self._reads += 1
+        if self._reads == self._when:
+            put(self._store, key, self._data)
+        return self._store.read(key, start, end, etag)
+
+
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_replacement_in_mid_read_restarts_on_the_new_one(
+    store: S3, extractor: Extractor, at: int
+) -> None:
+    backend = Recorder()
+    put(store, KEY, zips.standard({"a": zips.noise(300_000), "gone": b"1"}))
+    replacing = ReplacingInMidRead(store, at, zips.standard({"a": zips.noise(300_000, 8)}))
+    assert service_on(replacing, extractor, backend).sweep().outcomes == {"published": 1}
+    assert files_below(store, RESULT) == {"a": zips.noise(300_000, 8)}
+    assert [event["data"]["outcome"] for event in backend.events] == ["published"]
+    assert list(service_on(store, extractor).ledger.ids("open")) == []
+
+
+def test_archive_deleted_in_mid_read(store: S3, extractor: Extractor) -> None:
+    put(store, KEY, zips.standard({"a": b"1"}))
+    service = service_on(store, extractor)
+    archive = Archive(store.bucket, KEY, store.head(KEY).etag, store.head(KEY).size)
+    store.delete(KEY)
+    outcome = service.process(archive)
+    assert outcome is not None
+    assert outcome.state is State.SUPERSEDED
+
+
+def test_resumes_at_the_member(store: S3, extractor: Extractor) -> None:
+    files = {f"{n:02}": str(n).encode() for n in range(40)}
+    put(store, KEY, zips.standard(files))
+    calls = 0
+
+    def die_at_the_thirtieth(name: str) -> bool:
+        nonlocal calls
+        calls += name.startswith(f"put {RESULT}")
+        return calls == 30
+
+    dying = _DyingWhen(store, die_at_the_thirtieth)
+    with pytest.raises(Killed):
+        service_on(dying, extractor, checkpoint_members=5).sweep()
+    watched = Mortal(Later(store, 100))  # type: ignore[arg-type]
+    service = service_on(watched, extractor, checkpoint_members=5)
+    assert service.sweep().outcomes == {"published": 1}
+    again = [call for call in watched.calls if call.startswith(f"put {RESULT}")]
+    assert len(again) <= 31  # at least two checkpoints were spared; the manifest is one of them
+    archive = Archive(store.bucket, KEY, store.head(KEY).etag, store.head(KEY).size)
+    outcome = service.ledger.outcome(archive)
+    assert outcome is not None
+    assert "verify" not in outcome.seconds  # proved before; the plan says so
+    assert files_below(store, RESULT) == files
+    left = [entry.key for entry in store.entries(".slipway/")]
+    assert len(left) == 1
+    assert "/closed/" in left[0]
+
+
+class _DyingWhen(Mortal):
+    def __init__(self, store: S3, when: Any) -> None:
+        super().__init__(store)
+        self._when = when
+
+    def step(self, name: str, call: Any) -> Any:
+        with self._lock:
+            if self.dead or self._when(name):
+                self.dead = True
+                raise Killed
+        return super().step(name, call)
+
+
+def test_a_fresh_claim_is_left_alone_and_a_stale_one_taken(
+    store: S3, extractor: Extractor
+) -> None:
+    put(store, KEY, zips.standard({"a": b"1"}))
+    with pytest.raises(Killed):
+        service_on(_DyingWhen(store, lambda name: name.startswith("read ")), extractor).sweep()
+    tally = service_on(store, extractor).sweep()
+    assert (tally.busy, tally.outcomes) == (1, {})
+    assert service_on(Later(store, 70), extractor).sweep().outcomes == {"published": 1}  # type: ignore[arg-type]
+
+
+def test_gives_up_after_so_many_deaths(store: S3, extractor: Extractor) -> None:
+    put(store, KEY, zips.standard({"a": b"1"}))
+    backend = Recorder()
+    for n in range(3):
+        dying = _DyingWhen(Later(store, 70 * n), lambda name: name.startswith("read "))  # type: ignore[arg-type]
+        with pytest.raises(Killed):
+            service_on(dying, extractor, max_attempts=3).sweep()
+    late: Any = Later(store, 900)
+    tally = service_on(late, extractor, backend, max_attempts=3).sweep()
+    assert tally.outcomes == {"failed": 1}
+    assert backend.events[0]["data"]["reason"] == Reason.TOO_MANY_ATTEMPTS
+
+
+def test_too_slow(store: S3, extractor: Extractor) -> None:
+    put(store, KEY, zips.standard({"a": b"1"}))
+    service = service_on(store, extractor, max_archive_seconds=1e-9)
+    assert service.sweep().outcomes == {"refused": 1}
+    assert list(store.entries(RESULT)) == []
+
+
+def test_drain_gives_the_archive_back_with_its_progress(
+    store: S3, extractor: Extractor
+) -> None:
+    files = {f"{n:02}": str(n).encode() for n in range(60)}
+    put(store, KEY, zips.standard(files))
+    stop = Stop()
+
+    def told(name: str) -> bool:
+        if name.startswith(f"put {RESULT}30"):
+            stop.request(0)
+        return False
+
+    tally = service_on(_DyingWhen(store, told), extractor, stop=stop).sweep()
+    assert tally.busy == 1
+    assert manifest_of(store, RESULT) is None
+    # At once, by anybody: no lease has to run out.
+    watched = Mortal(store)
+    assert service_on(watched, extractor).sweep().outcomes == {"published": 1}
+    assert len([call for call in watched.calls if call.startswith(f"put {RESULT}")]) < 60
+    assert files_below(store, RESULT) == files
+
+
+def test_a_worker_that_lost_its_lease_overwrites_nothing(
+    store: S3, extractor: Extractor
+) -> None:
+    """It sleeps over its lease right before an upload; meanwhile the archive was replaced."""
+    put(store, KEY, zips.standard({"a": b"old", "b": b"old"}))
+    slept: list[bool] = []
+
+    def sleep_over_it(name: str) -> bool:
+        if name == f"put {RESULT}b" and not slept:
+            slept.append(True)
+            late: Any = Later(store, 100)
+            put(store, KEY, zips.standard({"a": b"new", "b": b"new"}))
+            assert service_on(late, extractor2).sweep().outcomes == {"published": 1}
+        return False
+
+    backend = Recorder()
+    with Extractor(Options(readers=1, writers=1)) as extractor2:
+        # The successor has threads of its own, as it would.
+        with Extractor(Options(readers=1, writers=1)) as first:
+            tally = service_on(_DyingWhen2(store, sleep_over_it), first, backend).sweep()
+    assert tally.outcomes.get("published", 0) <= 1
+    assert files_below(store, RESULT) == {"a": b"new", "b": b"new"}
+    document = manifest_of(store, RESULT)
+    assert document is not None
+    assert document["source"]["etag"] == store.head(KEY).etag.strip('"')
+
+
+class _DyingWhen2(_DyingWhen):
+    """Looks at a call outside the lock, so that the look may take its time."""
+
+    def step(self, name: str, call: Any) -> Any:
+        self._when(name)
+        return Mortal.step(self, name, call)
+
+
+def test_retry_runs_a_refused_archive_again(store: S3, extractor: Extractor) -> None:
+    backend = Recorder()
+    data = zips.standard({"a": b"12345"})
+    put(store, KEY, data)
+    assert service_on(store, extractor, backend, max_total_bytes=3).sweep().outcomes == {"refused": 1}
+    service = service_on(store, extractor, backend)
+    assert service.sweep().taken == 0  # not by itself
+    outcome = service.ledger.outcome(Archive(store.bucket, KEY, store.head(KEY).etag, len(data)))
+    assert outcome is not None
+    service.ledger.reopen(outcome)
+    assert service.sweep().outcomes == {"published": 1}
+    assert [event["data"]["run"] for event in backend.events] == [1, 2]
+    assert len({event["id"] for event in backend.events}) == 2
+
+
+def test_orphaned_uploads_are_aborted(store: S3, extractor: Extractor) -> None:
+    orphan = store.create_upload(RESULT + "a", "text/plain", {})
+    other = store.create_upload("other/result/a", "text/plain", {})
+    put(store, KEY, zips.standard({"a": b"1"}))
+    service_on(store, extractor).sweep()
+    left = {upload.id for upload in store.list_uploads("")}
+    assert orphan not in left
+    assert other in left
+
+
+def test_heartbeat_keeps_a_long_job(store: S3, extractor: Extractor) -> None:
+    """Longer than its lease, with a rival that looks all the time: still one worker."""
+    put(store, KEY, zips.standard({"a": b"1"}))
+    entered, go_on = threading.Event(), threading.Event()
+
+    def hold(name: str) -> bool:
+        if name.startswith("read ") and not entered.is_set():
+            entered.set()
+            assert go_on.wait(30)
+        return False
+
+    service = service_on(_DyingWhen2(store, hold), extractor, lease_seconds=2)
+    results: list[Any] = []
+    thread = threading.Thread(target=lambda: results.append(service.sweep()))
+    thread.start()
+    assert entered.wait(10)
+    rival = service_on(store, extractor, lease_seconds=2)
+    until = time.monotonic() + 4.5
+    while time.monotonic() < until:
+        assert rival.sweep().outcomes == {}
+        time.sleep(0.2)
+    go_on.set()
+    thread.join()
+    assert results[0].outcomes == {"published": 1}
+
+
+def test_a_lease_is_lost_by_our_own_clock(store: S3) -> None:
+    ledger = Ledger(store, "s/", owner="me", lease_seconds=2)
+    lease = ledger.claim(Archive(store.bucket, KEY, '"e"', 1))
+    assert lease is not None
+    lease.check()
+    until = time.monotonic() + 1.2
+    while time.monotonic() < until:
+        time.sleep(0.05)
+    with pytest.raises(LeaseLost):
+        lease.check()
+
+
+def test_a_taken_lease_cannot_be_renewed(store: S3) -> None:
+    archive = Archive(store.bucket, KEY, '"e"', 1)
+    first = Ledger(store, "s/", owner="a", lease_seconds=60).claim(archive)
+    late: Any = Later(store, 100)
+    second = Ledger(late, "s/", owner="b", lease_seconds=60).claim(archive)
+    assert first is not None
+    assert second is not None
+    assert second.claim.token == first.claim.token + 1
+    with pytest.raises(LeaseLost):
+        first.renew()
+    with pytest.raises(LeaseLost):
+        first.check()
+    second.renew()
+
+
+def test_objects_carry_their_source(store: S3, extractor: Extractor) -> None:
+    etag = put(store, KEY, zips.standard({"a": b"1"}))
+    service_on(store, extractor).sweep()
+    assert store.head(RESULT + "a").metadata == {SOURCE_TAG: etag.strip('"')}
+
+
+def test_conditional_put(store: S3) -> None:
+    with pytest.raises(Missing):
+        store.head("x")
+    store.put("x", b"1", "text/plain", {}, Absent())
+    assert settings_for(store.bucket).bucket == store.bucket
