@@ -17,7 +17,7 @@ import pytest
 import uvicorn
 from aiohttp import web
 from kit.health import Health
-from proxy.app import create_app
+from proxy.app import create_app, create_worker
 from proxy.settings import ProxySettings
 from starlette.types import ASGIApp
 
@@ -267,3 +267,24 @@ class running_redis:  # noqa: N801 - reads as the context manager it is
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+
+@asynccontextmanager
+async def worker_with(**given: Any) -> AsyncIterator[str]:
+    """A running job worker; yields the URL of its probes and metrics."""
+    settings = ProxySettings(**({"access_log": "off", "drain_seconds": 2.0} | given))
+    async with listening(create_worker(settings)) as url:
+        yield url
+
+
+async def eventually(
+    check: Callable[[], Awaitable[Any]], *, seconds: float = 10.0, every: float = 0.02
+) -> Any:
+    """The first true answer of ``check``; AssertionError where there is none in time."""
+    until = time.monotonic() + seconds
+    while True:
+        found = await check()
+        if found:
+            return found
+        assert time.monotonic() < until, f"not within {seconds} s; last answer: {found!r}"
+        await asyncio.sleep(every)

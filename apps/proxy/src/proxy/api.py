@@ -3,43 +3,60 @@
 from __future__ import annotations
 
 import asyncio
-from importlib import resources
+from collections.abc import AsyncIterator
 from time import monotonic
 from typing import Annotated, Any
 
-from fastapi import FastAPI, Header, Response
+import orjson
+from fastapi import APIRouter, FastAPI, Header, Path, Query, Response
 from fastapi import Request as HttpRequest
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse
+from fastapi.responses import StreamingResponse
 from kit.problem import MEDIA_TYPE, Problem
-from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
+from proxy import callbacks, compose, pages
 from proxy.auth import forbidden
+from proxy.compose import Question
 from proxy.context import Request
-from proxy.forward import read_body
+from proxy.forward import declared_length, read_body
+from proxy.jobs import Submission
 from proxy.models import HttpModel, ModelBackend
-from proxy.predict import Prediction, media_type, predict, prepare, prepares_on_server
-from proxy.sagemaker import SageMakerModel, loads
+from proxy.openapi import (
+    EXAMPLES,
+    JOB_STATES,
+    PROBLEMS,
+    About,
+    Composed,
+    Job,
+    ModelList,
+    Predicted,
+    Reference,
+)
+from proxy.predict import media_type
+from proxy.predictor import Outcome
 from proxy.services import Services
+from proxy.settings import NAME
 from proxy.v2 import asking_of
 
 STATE_SECONDS = 2.0
+JOB_ID = r"^[0-9a-f]{32}$"
 
-
-class About(BaseModel):
-    """Which build of which release answers."""
-
-    service: str
-    release: str
-    revision: str
-    pod: str
+Name = Annotated[str, Path(pattern=NAME, examples=["digits"])]
+JobId = Annotated[str, Path(pattern=JOB_ID)]
+Priority = Annotated[str, Query(pattern="^(high|normal|low)$")]
+ContentType = Annotated[str | None, Header(include_in_schema=False)]
 
 
 def current(request: HttpRequest) -> Request:
     """The proxy's own view of a request."""
     found: Request = request.scope["slipway"]
     return found
+
+
+def owner_of(request: Request) -> str:
+    """Whom jobs and prepared inputs belong to; empty where nobody is known."""
+    return request.caller.name if request.caller is not None else ""
 
 
 def allow(request: Request, action: str, thing: str) -> None:
@@ -50,16 +67,25 @@ def allow(request: Request, action: str, thing: str) -> None:
 
 def create_api(services: Services) -> FastAPI:
     """The FastAPI application behind the gateway."""
-    settings = services.settings
     app = FastAPI(
         title="Slipway proxy",
-        description="Predictions, jobs, ensembles and pipelines over the models behind it.",
+        summary="Predictions, jobs, ensembles and pipelines over the models behind it.",
         version="1",
         docs_url=None,
         redoc_url=None,
+        responses=PROBLEMS,
+        strict_content_type=False,
     )
-    page = resources.files("proxy").joinpath("page.html").read_text()
+    _add_problems(app)
+    app.include_router(pages.router(services.settings))
+    app.include_router(_models(services))
+    app.include_router(_predictions(services))
+    app.include_router(_compositions(services))
+    app.include_router(_jobs(services))
+    return app
 
+
+def _add_problems(app: FastAPI) -> None:
     @app.exception_handler(Problem)
     async def on_problem(http: HttpRequest, problem: Exception) -> Response:
         assert isinstance(problem, Problem)
@@ -76,16 +102,17 @@ def create_api(services: Services) -> FastAPI:
     async def on_http(http: HttpRequest, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         kind = {404: "not-found", 405: "method-not-allowed"}.get(error.status_code, "bad-request")
+        detail = f"{http.method} {http.url.path}: {error.detail}"
         return problem_response(
-            http,
-            Problem(error.status_code, kind, str(error.detail), headers=error.headers or {}),
+            http, Problem(error.status_code, kind, detail, headers=error.headers or {})
         )
 
-    @app.get("/", include_in_schema=False)
-    async def index() -> HTMLResponse:
-        return HTMLResponse(page, headers=PAGE_HEADERS)
 
-    @app.get("/v1/about")
+def _models(services: Services) -> APIRouter:
+    router = APIRouter(tags=["models"])
+    settings = services.settings
+
+    @router.get("/v1/about")
     async def about() -> About:
         """Which build answers; open to everybody."""
         return About(
@@ -95,8 +122,8 @@ def create_api(services: Services) -> FastAPI:
             pod=settings.pod_name,
         )
 
-    @app.get("/v1/models")
-    async def models(http: HttpRequest) -> dict[str, Any]:
+    @router.get("/v1/models", response_model=ModelList)
+    async def models(http: HttpRequest) -> Response:
         """Every model, its state, and what it takes."""
         request = current(http)
 
@@ -105,6 +132,7 @@ def create_api(services: Services) -> FastAPI:
             asking.deadline = min(asking.deadline, monotonic() + STATE_SECONDS)
             found: dict[str, Any] = {"name": name, "type": backend.settings.type}
             found |= await backend.state(asking)
+            found["cache"] = backend.settings.cache is not None
             if found["state"] == "ready" and isinstance(backend, HttpModel):
                 try:
                     contract = await backend.contract(asking)
@@ -113,16 +141,31 @@ def create_api(services: Services) -> FastAPI:
                     found |= {"state": "unavailable", "reason": problem.detail}
             return found
 
-        named = services.models.backends.items()
-        return {"models": await asyncio.gather(*(describe(n, b) for n, b in named))}
+        named = [
+            (name, backend)
+            for name, backend in services.models.backends.items()
+            if request.caller is None or request.caller.may("predict", name)
+        ]
+        started = monotonic()
+        described = await asyncio.gather(*(describe(n, b) for n, b in named))
+        request.upstream_seconds += monotonic() - started
+        return json_answer(
+            {
+                "models": described,
+                "ensembles": sorted(settings.ensembles),
+                "pipelines": sorted(settings.pipelines),
+                "jobs": bool(settings.redis_url),
+            }
+        )
 
-    @app.post("/v1/predict/{model}")
-    async def predict_one(
-        http: HttpRequest,
-        model: str,
-        content_type: Annotated[str | None, Header()] = None,
-    ) -> Any:
-        """Predict from an image (PNG, JPEG, WebP), JSON or CSV."""
+    return router
+
+
+def _predictions(services: Services) -> APIRouter:
+    router = APIRouter(tags=["predictions"])
+    settings = services.settings
+
+    async def predicted(http: HttpRequest, model: str, content_type: str | None) -> Response:
         request = current(http)
         allow(request, "predict", model)
         backend = services.models.choose(model, http.scope["query_string"], request.headers)
@@ -131,51 +174,235 @@ def create_api(services: Services) -> FastAPI:
         payload = await read_body(request, settings.max_body_bytes)
         asking = asking_of(request)
         try:
-            if isinstance(backend, SageMakerModel):
-                answer = await backend.invoke(payload, kind, "application/json", asking)
-                request.variant = answer.headers.get("x-slipway-variant", "")
-                return {
-                    "model": model,
-                    "variant": request.variant,
-                    "result": loads(answer),
-                    "request_id": request.request_id.decode(),
-                }
-            contract = await backend.contract(asking)
-            prepared = await prepare(payload, kind, contract, on_server=prepares_on_server(backend))
-            prediction = await predict(backend, contract, prepared, asking)
+            outcome = await services.predictor.run(
+                backend,
+                kind,
+                payload,
+                asking,
+                owner=owner_of(request),
+                cache_control=request.header(b"cache-control") or b"",
+            )
         finally:
             request.upstream_seconds += asking.upstream_seconds
-        report(request, prediction)
-        return prediction.document(request.request_id.decode())
+        report(request, outcome)
+        return json_answer({**outcome.document, "request_id": request.request_id.decode()})
 
-    return app
+    @router.post("/v1/predict/{model}", response_model=Predicted, openapi_extra=EXAMPLES)
+    async def predict_by_path(
+        http: HttpRequest, model: Name, content_type: ContentType = None
+    ) -> Response:
+        """Predict from an image (PNG, JPEG, WebP), JSON or CSV."""
+        return await predicted(http, model, content_type)
+
+    @router.post("/v1/predict", response_model=Predicted, openapi_extra=EXAMPLES)
+    async def predict_by_parameter(
+        http: HttpRequest,
+        model: Annotated[str | None, Query(pattern=NAME, examples=["digits"])] = None,
+        x_slipway_model: Annotated[str | None, Header(pattern=NAME)] = None,
+        content_type: ContentType = None,
+    ) -> Response:
+        """The same, the model named by a query parameter or a header."""
+        name = model or x_slipway_model
+        if name is None:
+            raise Problem(
+                422, "bad-input", "name the model: `?model=…` or the header X-Slipway-Model"
+            )
+        return await predicted(http, name, content_type)
+
+    @router.post("/v1/data/{model}", response_model=Reference, openapi_extra=EXAMPLES)
+    async def keep_input(
+        http: HttpRequest, model: Name, content_type: ContentType = None
+    ) -> Response:
+        """Prepare an input once; predict from it as often as wanted: `{"reference": "…"}`."""
+        request = current(http)
+        allow(request, "predict", model)
+        backend = services.models.choose(model, http.scope["query_string"], request.headers)
+        request.model = backend.name
+        kind = media_type(content_type)
+        payload = await read_body(request, settings.max_body_bytes)
+        asking = asking_of(request)
+        return json_answer(
+            await services.predictor.keep(backend, kind, payload, asking, owner_of(request)), 201
+        )
+
+    return router
 
 
-PAGE_HEADERS = {
-    "content-security-policy": (
-        "default-src 'none'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
-        "img-src 'self' blob: data:; connect-src 'self'; base-uri 'none'; form-action 'self'; "
-        "frame-ancestors 'none'"
-    ),
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-    "cache-control": "no-cache",
-}
+def _compositions(services: Services) -> APIRouter:
+    router = APIRouter(tags=["ensembles and pipelines"])
+    settings = services.settings
+
+    async def question_of(http: HttpRequest, content_type: str | None) -> tuple[Request, Question]:
+        request = current(http)
+        kind = media_type(content_type)
+        payload = await read_body(request, settings.max_body_bytes)
+        return request, Question(kind, payload, asking_of(request), owner_of(request))
+
+    @router.post("/v1/ensembles/{name}", response_model=Composed, openapi_extra=EXAMPLES)
+    async def ensemble(http: HttpRequest, name: Name, content_type: ContentType = None) -> Response:
+        """Ask several models at once and merge what they say."""
+        found = settings.ensembles.get(name)
+        if found is None:
+            raise unknown("ensemble", name, settings.ensembles)
+        for member in found.members:
+            allow(current(http), "predict", member.model)
+        request, question = await question_of(http, content_type)
+        request.model = name
+        try:
+            answer = await compose.ask_ensemble(
+                name, found, services.models, services.predictor, question
+            )
+        finally:
+            request.upstream_seconds += question.asking.upstream_seconds
+        return json_answer({**answer, "request_id": request.request_id.decode()})
+
+    @router.post("/v1/pipelines/{name}", response_model=Composed, openapi_extra=EXAMPLES)
+    async def pipeline(http: HttpRequest, name: Name, content_type: ContentType = None) -> Response:
+        """Ask one model after another, each given what the one before said."""
+        found = settings.pipelines.get(name)
+        if found is None:
+            raise unknown("pipeline", name, settings.pipelines)
+        for step in found.steps:
+            allow(current(http), "predict", step.model)
+        request, question = await question_of(http, content_type)
+        request.model = name
+        try:
+            answer = await compose.ask_pipeline(
+                name, found, services.models, services.predictor, question
+            )
+        finally:
+            request.upstream_seconds += question.asking.upstream_seconds
+        return json_answer({**answer, "request_id": request.request_id.decode()})
+
+    return router
 
 
-def report(request: Request, prediction: Prediction) -> None:
+def _jobs(services: Services) -> APIRouter:
+    router = APIRouter(tags=["jobs"])
+    settings = services.settings
+
+    @router.post("/v1/jobs/{model}", response_model=Job, status_code=202, openapi_extra=EXAMPLES)
+    async def submit(
+        http: HttpRequest,
+        model: Name,
+        *,
+        priority: Priority = "normal",
+        callback: Annotated[str, Query(max_length=2048)] = "",
+        seconds: Annotated[float | None, Query(gt=0, le=604800)] = None,
+        idempotency_key: Annotated[str, Header(max_length=255, pattern=r"^[!-~]*$")] = "",
+        content_type: ContentType = None,
+    ) -> Response:
+        """Predict later: answers 202 at once, with the job's address in `Location`."""
+        request = current(http)
+        allow(request, "jobs", model)
+        services.models.named(model)
+        request.model = model
+        kind = media_type(content_type)
+        if callback:
+            callbacks.check(callback, settings.callbacks)
+        declared_length(request, settings.max_body_bytes)
+        payload = await read_body(request, settings.max_body_bytes)
+        if not payload:
+            raise Problem(400, "empty-body", "the request has no body; send an image, JSON or CSV")
+        identity, new = await services.jobs.submit(
+            Submission(
+                model=model,
+                content_type=kind,
+                payload=payload,
+                owner=owner_of(request),
+                priority=priority,
+                seconds=seconds or settings.jobs.deadline_seconds,
+                request_id=request.request_id.decode(),
+                traceparent=request.traceparent.decode(),
+                callback=callback,
+                idempotency_key=idempotency_key,
+                query=http.scope["query_string"].decode("latin-1"),
+                arm=request.arm.decode(),
+            )
+        )
+        document: dict[str, Any] = {"id": identity, "model": model, "state": "queued"}
+        if not new:
+            document = await services.jobs.get(identity, owner_of(request))
+        place = f"{request.prefix}/v1/jobs/{identity}"
+        return json_answer(document, 202, {"location": place, "retry-after": "1"})
+
+    @router.get("/v1/jobs/{identity}", response_model=Job)
+    async def look(http: HttpRequest, identity: JobId) -> Response:
+        """A job's state, and its result once it has succeeded."""
+        request = current(http)
+        document = await services.jobs.get(identity, owner_of(request))
+        waiting = document["state"] in JOB_STATES[:2]
+        return json_answer(document, 200, {"retry-after": "1"} if waiting else {})
+
+    @router.delete("/v1/jobs/{identity}", response_model=Job)
+    async def cancel(http: HttpRequest, identity: JobId) -> Response:
+        """Cancel a job that has not ended."""
+        request = current(http)
+        return json_answer(await services.jobs.cancel(identity, owner_of(request)))
+
+    @router.get(
+        "/v1/jobs/{identity}/events",
+        response_class=StreamingResponse,
+        responses={200: {"content": {"text/event-stream": {}}}},
+    )
+    async def events(http: HttpRequest, identity: JobId) -> Response:
+        """The job at every change until it ends, as server-sent events named `job`."""
+        request = current(http)
+        followed = services.jobs.follow(identity, owner_of(request))
+        first = await anext(followed)  # a job that is not there is a 404, not an empty stream
+
+        async def stream() -> AsyncIterator[bytes]:
+            try:
+                yield event(first)
+                async for document in followed:
+                    yield event(document)
+            except Problem as problem:
+                yield b"event: problem\ndata: " + problem.body() + b"\n\n"
+            finally:
+                await followed.aclose()  # type: ignore[attr-defined]
+
+        headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
+        return StreamingResponse(stream(), media_type="text/event-stream", headers=headers)
+
+    return router
+
+
+def event(document: dict[str, Any] | None) -> bytes:
+    """A job's document as a server-sent event; None as a comment that keeps the stream alive."""
+    if document is None:
+        return b": still here\n\n"
+    return b"event: job\ndata: " + orjson.dumps(document) + b"\n\n"
+
+
+def unknown(kind: str, name: str, known: dict[str, Any]) -> Problem:
+    """404 that names what there is."""
+    names = ", ".join(sorted(known)) or "none"
+    return Problem(404, f"unknown-{kind}", f"there is no {kind} {name!r}; there are: {names}")
+
+
+def json_answer(
+    document: Any, status: int = 200, headers: dict[str, str] | None = None
+) -> Response:
+    """A JSON answer, without FastAPI's walk over the document."""
+    return Response(orjson.dumps(document), status, headers=headers, media_type="application/json")
+
+
+def report(request: Request, outcome: Outcome) -> None:
     """Say in headers, log and metrics who made a prediction."""
-    request.variant, request.pod = prediction.variant, prediction.pod
+    document = outcome.document
+    request.variant, request.pod = outcome.variant, str(document.get("pod", ""))
+    request.cache = outcome.cache
     for name, value in (
-        (b"x-slipway-model", prediction.model),
-        (b"x-slipway-model-version", prediction.version),
-        (b"x-slipway-variant", prediction.variant),
-        (b"x-slipway-pod", prediction.pod),
-        (b"x-slipway-queue-ms", prediction.queue_ms),
-        (b"x-slipway-compute-ms", prediction.compute_ms),
+        (b"x-slipway-model", document.get("model")),
+        (b"x-slipway-model-version", document.get("version")),
+        (b"x-slipway-variant", document.get("variant")),
+        (b"x-slipway-pod", document.get("pod")),
+        (b"x-slipway-queue-ms", outcome.queue_ms),
+        (b"x-slipway-compute-ms", outcome.compute_ms),
+        (b"x-cache", outcome.cache),
     ):
         if value:
-            request.extra.append((name, value.encode("latin-1", "replace")))
+            request.extra.append((name, str(value).encode("latin-1", "replace")))
 
 
 def problem_response(http: HttpRequest, problem: Problem) -> Response:
@@ -186,5 +413,5 @@ def problem_response(http: HttpRequest, problem: Problem) -> Response:
         problem.body(request_id=request.request_id.decode()),
         status_code=problem.status,
         media_type=MEDIA_TYPE,
-        headers=problem.headers,
+        headers={"cache-control": "no-store", **problem.headers},
     )

@@ -1,23 +1,68 @@
-"""The proxy put together: `create_app(settings)`."""
+"""The proxy put together: `create_app(settings)`, and its worker: `create_worker(settings)`."""
 
 from __future__ import annotations
 
+import asyncio
+import socket
+
 from kit.health import Health
 from kit.probes import Probes
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from proxy.api import create_api
 from proxy.gateway import Gateway
 from proxy.metrics import Metrics
+from proxy.queue_watch import QueueWatch
 from proxy.services import Services
 from proxy.settings import ProxySettings
+from proxy.worker import Worker
 
 
 def create_app(settings: ProxySettings, health: Health | None = None) -> ASGIApp:
-    """The ASGI application; it opens its connections when the lifespan starts."""
+    """The gateway as an ASGI application; it opens its connections when the lifespan starts."""
     health = health or Health()
     health.wait_for("start", "starting")
     metrics = Metrics()
-    services = Services(settings, metrics)
+    services = Services(settings, health, metrics)
     gateway = Gateway(services, create_api(services), health)
     return Probes(gateway, health, metrics.registry())
+
+
+def create_worker(settings: ProxySettings, health: Health | None = None) -> ASGIApp:
+    """The job worker behind probes and metrics; it works while the lifespan does."""
+    health = health or Health()
+    health.wait_for("redis", "not reached yet")
+    metrics = Metrics()
+    services = Services(settings, health, metrics)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await _work(services, receive, send)
+            return
+        if scope["type"] == "http":
+            await send({"type": "http.response.start", "status": 404, "headers": []})
+            await send({"type": "http.response.body", "body": b""})
+
+    return Probes(app, health, metrics.registry())
+
+
+async def _work(services: Services, receive: Receive, send: Send) -> None:
+    await receive()
+    await services.start()
+    name = services.settings.pod_name or socket.gethostname()
+    worker = Worker(services, name)
+    watch = QueueWatch(services)
+    working = asyncio.create_task(worker.run())
+
+    def ended(task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            services.health.failed = f"the worker failed: {error!r}"
+
+    working.add_done_callback(ended)
+    await send({"type": "lifespan.startup.complete"})
+    await receive()
+    worker.stopping.set()
+    await asyncio.gather(working, return_exceptions=True)
+    watch.stop()
+    await services.stop()
+    await send({"type": "lifespan.shutdown.complete"})

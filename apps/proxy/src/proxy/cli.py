@@ -11,7 +11,7 @@ from kit.health import Health
 from kit.server import serve as run_server
 from pydantic import ValidationError
 
-from proxy.app import create_app
+from proxy.app import create_app, create_worker
 from proxy.settings import ProxySettings
 
 app = typer.Typer(no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
@@ -48,6 +48,18 @@ def serve() -> None:
     _configure(loaded, "proxy")
     health = Health()
     run_server(create_app(loaded, health), loaded, health)
+
+
+@app.command()
+def worker() -> None:
+    """Run jobs until SIGTERM, then finish or hand back what is under way."""
+    loaded = load()
+    if not loaded.redis_url:
+        typer.echo("PROXY_REDIS_URL: a worker needs Redis, where the jobs are", err=True)
+        raise typer.Exit(2)
+    _configure(loaded, "worker")
+    health = Health()
+    run_server(create_worker(loaded, health), loaded, health)
 
 
 @app.command("settings")

@@ -30,6 +30,7 @@ class Request:
         "method",
         "model",
         "pod",
+        "prefix",
         "raw_path",
         "receive",
         "request_id",
@@ -64,6 +65,7 @@ class Request:
         self.model = ""
         self.variant = ""
         self.pod = ""
+        self.prefix = ""  # the stage prefix that was taken off the path
         self.cache = ""
         self.error = ""
         self.status = 0

@@ -7,7 +7,7 @@ with the labels and the named transforms of the model's `model.json`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from kit.transforms import Finish, Preparation, TransformError
@@ -37,8 +37,7 @@ class Contract:
     labels: tuple[str, ...] = ()
     preparation: Preparation | None = None
     finish: Finish | None = None
-    preprocess: tuple[Mapping[str, Any], ...] = ()
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    digest: str = ""
 
     def document(self) -> dict[str, Any]:
         """For people and programs that ask what the model takes."""
@@ -75,7 +74,7 @@ def parse(metadata: Mapping[str, Any], *, max_pixels: int) -> Contract:
             labels=labels,
             preparation=preparation,
             finish=finish,
-            preprocess=tuple(steps),
+            digest=str(properties.get("sha256") or ""),
         )
     except TransformError as error:
         raise BadContractError(str(error)) from error

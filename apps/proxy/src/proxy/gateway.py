@@ -22,6 +22,7 @@ from proxy.deadline import BadTimeoutError
 from proxy.forward import HungUp, Truncated, forward, forwarding_headers
 from proxy.headers import BadHeadersError
 from proxy.paths import BadPathError
+from proxy.queue_watch import QueueWatch
 from proxy.services import Services
 from proxy.websocket import pass_websocket
 
@@ -61,11 +62,13 @@ class Gateway:
             await self._lifespan(receive, send)
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
+        watch: QueueWatch | None = None
         while True:
             message = await receive()
             if message["type"] == "lifespan.startup":
                 try:
                     await self.services.start()
+                    watch = QueueWatch(self.services) if self.settings.redis_url else None
                 except Exception as error:
                     log.error("start failed", reason=repr(error))
                     await send({"type": "lifespan.startup.failed", "message": str(error)})
@@ -73,6 +76,8 @@ class Gateway:
                 self.health.ready("start")
                 await send({"type": "lifespan.startup.complete"})
             else:
+                if watch is not None:
+                    watch.stop()
                 await self.services.stop()
                 await send({"type": "lifespan.shutdown.complete"})
                 return
@@ -143,7 +148,10 @@ class Gateway:
         request.deadline = request.started + timeout
         request.shadow = is_shadow(request)
         if self._stages:
-            request.raw_path = paths.without_stage(request.raw_path, self._stages)
+            whole = request.raw_path
+            request.raw_path = paths.without_stage(whole, self._stages)
+            taken = len(whole) - len(request.raw_path)
+            request.prefix = whole[:taken].decode("latin-1") if taken > 0 else ""
         raw = request.raw_path
         if raw.startswith(b"/v2") and (len(raw) == 3 or raw[3] == 0x2F):
             await self._v2(request)

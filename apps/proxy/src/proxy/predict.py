@@ -168,7 +168,7 @@ class Prediction:
             )
         return rows
 
-    def document(self, request_id: str) -> dict[str, Any]:
+    def document(self) -> dict[str, Any]:
         """The answer of `/v1/predict`: one row's fields stand beside the model's."""
         head = {
             "model": self.model,
@@ -178,7 +178,7 @@ class Prediction:
         }
         rows = self.rows()
         body = rows[0] if len(rows) == 1 else {"predictions": rows}
-        return {**head, **body, "request_id": request_id}
+        return {**head, **body}
 
 
 def _number(value: Any) -> float | None:

@@ -6,13 +6,18 @@ import asyncio
 from collections.abc import Iterable
 
 import aiohttp
+from kit.health import Health
 
 from proxy.access import AccessLog
 from proxy.auth import Authenticator
+from proxy.blobs import Blobs
+from proxy.cache import PredictionCache
 from proxy.destination import Destination, guard_of
+from proxy.jobs import Jobs
 from proxy.limits import Limits
 from proxy.metrics import Metrics
 from proxy.models import HttpModel, ModelBackend, Models
+from proxy.predictor import Predictor
 from proxy.redis_store import Store
 from proxy.sagemaker import SageMakerModel
 from proxy.settings import HttpBackend, ProxySettings, Target
@@ -29,11 +34,18 @@ class Services:
     auth: Authenticator
     limits: Limits
     store: Store
+    cache: PredictionCache
+    predictor: Predictor
+    blobs: Blobs
+    jobs: Jobs
     session: aiohttp.ClientSession
     loop: asyncio.AbstractEventLoop
 
-    def __init__(self, settings: ProxySettings, metrics: Metrics | None = None) -> None:
+    def __init__(
+        self, settings: ProxySettings, health: Health, metrics: Metrics | None = None
+    ) -> None:
         self.settings = settings
+        self.health = health
         self.metrics = metrics or Metrics()
         self.access = AccessLog(
             {
@@ -77,6 +89,10 @@ class Services:
         )
         self.store = Store(settings, metrics)
         self.limits = Limits(settings, self.store)
+        self.cache = PredictionCache(self.store, metrics, settings.cache_memory_bytes)
+        self.predictor = Predictor(settings, self.store, self.cache)
+        self.blobs = Blobs(settings.jobs.bucket)
+        self.jobs = Jobs(settings, self.store, self.blobs)
         metrics.gauge(
             "slipway_proxy_breaker_state",
             "Circuit breaker of each backend address: 0 closed, 1 half-open, 2 open.",
@@ -101,6 +117,7 @@ class Services:
             upstream.close()
         await self.session.close()
         await self.store.close()
+        self.blobs.close()
         self.access.flush()
 
     async def _fetch(self, url: str) -> bytes:

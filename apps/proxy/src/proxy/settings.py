@@ -298,6 +298,10 @@ class ProxySettings(ServiceSettings):
         Field(gt=0, description="How long cache and rate limits may wait for Redis."),
     ] = 0.05
     redis_prefix: Annotated[str, Field(description="What every Redis key begins with.")] = "slipway"
+    cache_memory_bytes: Annotated[
+        int,
+        Field(ge=0, description="What a pod keeps of the prediction cache in its own memory."),
+    ] = 32 * 1024 * 1024
     data_ttl_seconds: Annotated[
         float, Field(gt=0, description="How long prepared inputs are kept (`/v1/data`).")
     ] = 3600.0

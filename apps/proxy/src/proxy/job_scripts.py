@@ -1,0 +1,155 @@
+"""What happens to a job in Redis, each step whole or not at all. Lua, run by the server.
+
+Keys carry one hash tag, so that they share a slot on a Redis Cluster. A job is a hash; its
+place in the queue is an entry of one of three streams (high, normal, low) and names it by id.
+``attempts`` is the fence: only who took the latest attempt may write its end.
+"""
+
+from __future__ import annotations
+
+# KEYS: job, stream, idempotency (may be unused)
+# ARGV: id, life of the hash in s, idempotency used (0/1), field, value, …
+SUBMIT = """
+if ARGV[3] == '1' then
+  local known = redis.call('GET', KEYS[3])
+  if known then return {0, known} end
+  redis.call('SET', KEYS[3], ARGV[1], 'EX', ARGV[2])
+end
+redis.call('HSET', KEYS[1], unpack(ARGV, 4))
+redis.call('EXPIRE', KEYS[1], ARGV[2])
+redis.call('XADD', KEYS[2], '*', 'id', ARGV[1])
+return {1, ARGV[1]}
+"""
+
+# KEYS: stream, dead, then the jobs. ARGV: group, worker, now, max attempts, result ttl,
+# event prefix, then for each job: entry id, job id.
+# Answers for each job: the fields to run it with, or an empty list where there is nothing to do.
+TAKE = """
+local out = {}
+local now = tonumber(ARGV[3])
+for n = 3, #KEYS do
+  local at = 7 + (n - 3) * 2
+  local entry, id, key = ARGV[at], ARGV[at + 1], KEYS[n]
+  local job = redis.call('HMGET', key, 'state', 'deadline', 'attempts', 'cancel')
+  local state = job[1]
+  local attempts = tonumber(job[3] or '0')
+  local ended = nil
+  if not state or (state ~= 'queued' and state ~= 'running') then
+    ended = ''
+  elseif tonumber(job[2]) <= now then
+    ended = 'expired'
+  elseif attempts >= tonumber(ARGV[4]) then
+    ended = 'failed'
+  end
+  if ended then
+    redis.call('XACK', KEYS[1], ARGV[1], entry)
+    redis.call('XDEL', KEYS[1], entry)
+    if ended ~= '' then
+      local said = ended == 'failed' and 'workers died or failed on every attempt' or
+        'the job was not begun before its deadline'
+      redis.call('HSET', key, 'state', ended, 'finished', ARGV[3], 'detail', said)
+      redis.call('HDEL', key, 'input')
+      redis.call('EXPIRE', key, ARGV[5])
+      if ended == 'failed' then redis.call('XADD', KEYS[2], 'MAXLEN', '~', 10000, '*', 'id', id) end
+      redis.call('PUBLISH', ARGV[6] .. id, ended)
+    end
+    out[#out + 1] = {ended}
+  else
+    redis.call('HSET', key, 'state', 'running', 'started', ARGV[3], 'attempts', attempts + 1,
+      'worker', ARGV[2])
+    redis.call('PUBLISH', ARGV[6] .. id, 'running')
+    out[#out + 1] = redis.call('HMGET', key, 'model', 'content_type', 'input', 'input_ref',
+      'deadline', 'attempts', 'request_id', 'traceparent', 'callback', 'created', 'query',
+      'arm', 'owner')
+  end
+end
+return out
+"""
+
+# KEYS: job, stream, callbacks, dead. ARGV: group, entry, attempt, state, result ttl, id,
+# event prefix, now, field, value, …
+# Answers 1 where the end was written, 0 where the job had ended or was taken by another.
+FINISH = """
+redis.call('XACK', KEYS[2], ARGV[1], ARGV[2])
+redis.call('XDEL', KEYS[2], ARGV[2])
+local job = redis.call('HMGET', KEYS[1], 'state', 'attempts', 'callback')
+if job[1] ~= 'running' or job[2] ~= ARGV[3] then return 0 end
+redis.call('HSET', KEYS[1], 'state', ARGV[4], 'finished', ARGV[8], unpack(ARGV, 9))
+redis.call('HDEL', KEYS[1], 'input')
+redis.call('EXPIRE', KEYS[1], ARGV[5])
+if ARGV[4] == 'failed' then
+  redis.call('XADD', KEYS[4], 'MAXLEN', '~', 10000, '*', 'id', ARGV[6])
+end
+if job[3] and job[3] ~= '' then redis.call('ZADD', KEYS[3], ARGV[8], ARGV[6]) end
+redis.call('PUBLISH', ARGV[7] .. ARGV[6], ARGV[4])
+return 1
+"""
+
+# KEYS: job, stream, delayed. ARGV: group, entry, attempt, due, member, event prefix, id, detail
+RETRY = """
+redis.call('XACK', KEYS[2], ARGV[1], ARGV[2])
+redis.call('XDEL', KEYS[2], ARGV[2])
+local job = redis.call('HMGET', KEYS[1], 'state', 'attempts')
+if job[1] ~= 'running' or job[2] ~= ARGV[3] then return 0 end
+redis.call('HSET', KEYS[1], 'state', 'queued', 'detail', ARGV[8])
+redis.call('ZADD', KEYS[3], ARGV[4], ARGV[5])
+redis.call('PUBLISH', ARGV[6] .. ARGV[7], 'queued')
+return 1
+"""
+
+# A worker that stops hands a job back without counting the attempt.
+# KEYS: job, stream. ARGV: group, entry, attempt, id
+RELEASE = """
+redis.call('XACK', KEYS[2], ARGV[1], ARGV[2])
+redis.call('XDEL', KEYS[2], ARGV[2])
+local job = redis.call('HMGET', KEYS[1], 'state', 'attempts')
+if job[1] ~= 'running' or job[2] ~= ARGV[3] then return 0 end
+redis.call('HSET', KEYS[1], 'state', 'queued', 'attempts', tonumber(ARGV[3]) - 1)
+redis.call('XADD', KEYS[2], '*', 'id', ARGV[4])
+return 1
+"""
+
+# KEYS: delayed, high, normal, low. ARGV: now, most. Members are `<priority>:<id>`.
+PROMOTE = """
+local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[1], 'LIMIT', 0, ARGV[2])
+for _, member in ipairs(due) do
+  redis.call('ZREM', KEYS[1], member)
+  local priority, id = string.match(member, '^(%a+):(.+)$')
+  local stream = KEYS[3]
+  if priority == 'high' then stream = KEYS[2] elseif priority == 'low' then stream = KEYS[4] end
+  redis.call('XADD', stream, '*', 'id', id)
+end
+return #due
+"""
+
+# KEYS: job, callbacks. ARGV: now, result ttl, event prefix, id. Answers the state it found.
+CANCEL = """
+local job = redis.call('HMGET', KEYS[1], 'state', 'callback')
+if not job[1] then return '' end
+if job[1] == 'queued' or job[1] == 'running' then
+  redis.call('HSET', KEYS[1], 'state', 'cancelled', 'finished', ARGV[1])
+  redis.call('HDEL', KEYS[1], 'input')
+  redis.call('EXPIRE', KEYS[1], ARGV[2])
+  if job[2] and job[2] ~= '' then redis.call('ZADD', KEYS[2], ARGV[1], ARGV[4]) end
+  redis.call('PUBLISH', ARGV[3] .. ARGV[4], 'cancelled')
+  return 'done'
+end
+return job[1]
+"""
+
+# KEYS: job. ARGV: attempt, progress, event prefix, id
+PROGRESS = """
+local job = redis.call('HMGET', KEYS[1], 'state', 'attempts')
+if job[1] ~= 'running' or job[2] ~= ARGV[1] then return 0 end
+redis.call('HSET', KEYS[1], 'progress', ARGV[2])
+redis.call('PUBLISH', ARGV[3] .. ARGV[4], 'running')
+return 1
+"""
+
+# Take what is due and hide it until `until`, so that one worker at a time tells it.
+# KEYS: set. ARGV: now, until, most
+LEASE_DUE = """
+local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[1], 'LIMIT', 0, ARGV[3])
+for _, member in ipairs(due) do redis.call('ZADD', KEYS[1], ARGV[2], member) end
+return due
+"""

@@ -1,0 +1,293 @@
+"""Jobs: predictions that are answered later. The side of those who submit and ask."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import orjson
+import redis.asyncio as redis
+from kit.problem import Problem
+from redis.exceptions import RedisError
+
+from proxy import job_scripts
+from proxy.blobs import Blobs
+from proxy.redis_store import Store, unavailable
+from proxy.settings import ProxySettings
+
+PRIORITIES = ("high", "normal", "low")
+GROUP = "workers"
+ENDED = frozenset({"succeeded", "failed", "cancelled", "expired"})
+HEARTBEAT_SECONDS = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """Every Redis key of the jobs, under one hash tag."""
+
+    prefix: str
+
+    def job(self, identity: str) -> str:
+        """The job's hash."""
+        return f"{{{self.prefix}}}:job:{identity}"
+
+    def stream(self, priority: str) -> str:
+        """The queue of a priority."""
+        return f"{{{self.prefix}}}:jobs:{priority}"
+
+    def idempotency(self, owner: str, key: str) -> str:
+        """Which job a caller's idempotency key has made."""
+        return f"{{{self.prefix}}}:idempotency:{owner}:{key}"
+
+    @property
+    def delayed(self) -> str:
+        """Jobs that wait for their next attempt, by the time it is due."""
+        return f"{{{self.prefix}}}:jobs:delayed"
+
+    @property
+    def dead(self) -> str:
+        """The stream of jobs that were given up."""
+        return f"{{{self.prefix}}}:jobs:dead"
+
+    @property
+    def callbacks(self) -> str:
+        """Callbacks to be made, by the time they are due."""
+        return f"{{{self.prefix}}}:callbacks"
+
+    @property
+    def events(self) -> str:
+        """What the channel of a job's events begins with."""
+        return f"{{{self.prefix}}}:events:"
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """What a caller hands in."""
+
+    model: str
+    content_type: str
+    payload: bytes
+    owner: str
+    priority: str
+    seconds: float
+    request_id: str
+    traceparent: str
+    callback: str = ""
+    idempotency_key: str = ""
+    query: str = ""
+    arm: str = ""
+
+
+class Jobs:
+    """Submit, look at, follow and cancel jobs. Every method raises Problem 503 without Redis."""
+
+    def __init__(self, settings: ProxySettings, store: Store, blobs: Blobs) -> None:
+        self.policy = settings.jobs
+        self.keys = Keys(settings.redis_prefix)
+        self._store = store
+        self._blobs = blobs
+
+    async def submit(self, given: Submission) -> tuple[str, bool]:
+        """Queue a job: its id, and whether it is new (an idempotency key may know it)."""
+        client = self._store.need()
+        identity = secrets.token_hex(16)
+        now = time.time()
+        fields: dict[str, Any] = {
+            "state": "queued",
+            "model": given.model,
+            "content_type": given.content_type,
+            "owner": given.owner,
+            "priority": given.priority,
+            "created": f"{now:.6f}",
+            "deadline": f"{now + given.seconds:.6f}",
+            "attempts": 0,
+            "progress": 0,
+            "request_id": given.request_id,
+            "traceparent": given.traceparent,
+            "callback": given.callback,
+            "query": given.query,
+            "arm": given.arm,
+        }
+        if len(given.payload) > self.policy.inline_bytes:
+            reference = f"{self.policy.prefix}/{identity}/input"
+            await self._blobs.put(reference, given.payload, content_type=given.content_type)
+            fields["input_ref"] = reference
+        else:
+            fields["input"] = given.payload
+        life = round(given.seconds + self.policy.result_ttl_seconds)
+        idempotency = self.keys.idempotency(given.owner, given.idempotency_key)
+        flat = [part for pair in fields.items() for part in pair]
+        try:
+            new, known = await client.eval(
+                job_scripts.SUBMIT,
+                3,
+                self.keys.job(identity),
+                self.keys.stream(given.priority),
+                idempotency,
+                identity,
+                life,
+                1 if given.idempotency_key else 0,
+                *flat,
+            )
+        except (RedisError, OSError) as error:
+            raise unavailable(error) from error
+        return known.decode(), bool(new)
+
+    async def get(self, identity: str, owner: str) -> dict[str, Any]:
+        """A job as a document; Problem 404 where it is unknown, over, or somebody else's."""
+        fields = await self._fields(identity, owner)
+        return await self._document(identity, fields)
+
+    async def cancel(self, identity: str, owner: str) -> dict[str, Any]:
+        """Cancel a job that has not ended; Problem 409 where it has."""
+        await self._fields(identity, owner)
+        client = self._store.need()
+        try:
+            found = await client.eval(
+                job_scripts.CANCEL,
+                2,
+                self.keys.job(identity),
+                self.keys.callbacks,
+                f"{time.time():.6f}",
+                round(self.policy.result_ttl_seconds),
+                self.keys.events,
+                identity,
+            )
+        except (RedisError, OSError) as error:
+            raise unavailable(error) from error
+        if found not in (b"done", b"cancelled"):
+            raise Problem(
+                409,
+                "job-ended",
+                f"job {identity} has {found.decode() or 'gone'}; it can no longer be cancelled",
+            )
+        return await self.get(identity, owner)
+
+    async def follow(self, identity: str, owner: str) -> AsyncIterator[dict[str, Any] | None]:
+        """The job's document now and at every change until it ends; None is a heartbeat."""
+        client = self._store.need()
+        pubsub = client.pubsub(ignore_subscribe_messages=True)
+        try:
+            # First the ear, then the look: an event between the two would be lost otherwise.
+            await pubsub.subscribe(self.keys.events + identity)
+            document = await self.get(identity, owner)
+            yield document
+            while document["state"] not in ENDED:
+                message = await pubsub.get_message(timeout=HEARTBEAT_SECONDS)
+                if message is None:
+                    yield None
+                latest = await self.get(identity, owner)
+                if latest != document:
+                    document = latest
+                    yield document
+        except (RedisError, OSError) as error:
+            raise unavailable(error) from error
+        finally:
+            await pubsub.aclose()  # type: ignore[no-untyped-call]
+
+    async def depth(self) -> list[tuple[tuple[str, ...], float]]:
+        """Jobs waiting for each priority, for metrics and autoscalers; empty without Redis."""
+
+        async def ask(client: redis.Redis) -> list[tuple[tuple[str, ...], float]]:
+            async with client.pipeline(transaction=False) as pipe:
+                for priority in PRIORITIES:
+                    pipe.xlen(self.keys.stream(priority))
+                pipe.zcard(self.keys.delayed)
+                pipe.xlen(self.keys.dead)
+                counts = await pipe.execute()
+            names = (*PRIORITIES, "delayed", "dead")
+            return [((name,), float(n)) for name, n in zip(names, counts, strict=True)]
+
+        return await self._store.aside("queue-depth", ask) or []
+
+    async def oldest(self) -> list[tuple[tuple[str, ...], float]]:
+        """Seconds the oldest entry of each queue has been there."""
+
+        async def ask(client: redis.Redis) -> list[tuple[tuple[str, ...], float]]:
+            async with client.pipeline(transaction=False) as pipe:
+                for priority in PRIORITIES:
+                    pipe.xrange(self.keys.stream(priority), count=1)
+                found = await pipe.execute()
+            now = time.time() * 1000
+            return [
+                (
+                    (priority,),
+                    max(0.0, now - int(entries[0][0].split(b"-")[0])) / 1000 if entries else 0.0,
+                )
+                for priority, entries in zip(PRIORITIES, found, strict=True)
+            ]
+
+        return await self._store.aside("queue-age", ask) or []
+
+    async def _fields(self, identity: str, owner: str) -> dict[str, bytes]:
+        client = self._store.need()
+        try:
+            raw = cast(dict[bytes, bytes], await client.hgetall(self.keys.job(identity)))
+        except (RedisError, OSError) as error:
+            raise unavailable(error) from error
+        fields = {name.decode(): value for name, value in raw.items()}
+        if not fields or fields.get("owner", b"").decode() != owner:
+            raise Problem(
+                404, "unknown-job", f"there is no job {identity}, or it ended too long ago"
+            )
+        return fields
+
+    async def _document(self, identity: str, fields: Mapping[str, bytes]) -> dict[str, Any]:
+        return document(identity, fields, await self._result(fields))
+
+    async def _result(self, fields: Mapping[str, bytes]) -> bytes:
+        if "result_ref" in fields:
+            return await self._blobs.get(fields["result_ref"].decode())
+        return fields.get("result", b"")
+
+
+def document(identity: str, fields: Mapping[str, bytes], result: bytes) -> dict[str, Any]:
+    """A job for people and programs. Times are seconds since 1970."""
+    text = {
+        name: value.decode("utf-8", "replace")
+        for name, value in fields.items()
+        if name not in ("input", "result")
+    }
+    found: dict[str, Any] = {
+        "id": identity,
+        "model": text["model"],
+        "state": text["state"],
+        "priority": text.get("priority", "normal"),
+        "progress": float(text.get("progress", 0)),
+        "attempts": int(text.get("attempts", 0)),
+        "created": float(text["created"]),
+        "deadline": float(text["deadline"]),
+    }
+    for name in ("started", "finished"):
+        if text.get(name):
+            found[name] = float(text[name])
+    if text.get("detail"):
+        found["detail"] = text["detail"]
+    if text.get("error"):
+        found["error"] = orjson.loads(text["error"])
+    if result:
+        found["result"] = orjson.loads(result)
+    return found
+
+
+async def ensure_groups(client: redis.Redis, keys: Keys) -> None:
+    """Make streams and consumer group where they are not there yet."""
+    for priority in PRIORITIES:
+        try:
+            await client.xgroup_create(keys.stream(priority), GROUP, id="0", mkstream=True)
+        except redis.ResponseError as error:
+            if "BUSYGROUP" not in str(error):
+                raise
+
+
+async def pause(seconds: float, stop: asyncio.Event) -> None:
+    """Wait, but not longer than until ``stop``."""
+    try:
+        async with asyncio.timeout(seconds):
+            await stop.wait()
+    except TimeoutError:
+        pass

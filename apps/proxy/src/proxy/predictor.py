@@ -1,0 +1,228 @@
+"""One prediction from end to end, for callers who wait and for jobs alike."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, cast
+
+import orjson
+import redis.asyncio as redis
+from kit.problem import Problem
+
+from proxy.cache import Made, PredictionCache, key_of
+from proxy.contract import Contract
+from proxy.models import Asking, ModelBackend
+from proxy.predict import (
+    JSON,
+    Prediction,
+    Prepared,
+    predict,
+    prepare,
+    prepares_on_server,
+)
+from proxy.redis_store import Store
+from proxy.sagemaker import SageMakerModel, loads
+from proxy.settings import ProxySettings
+
+OnProgress = Callable[[float], Awaitable[None]]
+
+
+@dataclass(slots=True)
+class Outcome:
+    """A prediction as its JSON object (without a request id), and where it came from."""
+
+    document: dict[str, Any]
+    cache: str = ""
+    queue_ms: str = ""
+    compute_ms: str = ""
+
+    @property
+    def variant(self) -> str:
+        """Which release answered."""
+        return str(self.document.get("variant", ""))
+
+
+class Predictor:
+    """Prepares, looks into the cache, asks, interprets."""
+
+    def __init__(self, settings: ProxySettings, store: Store, cache: PredictionCache) -> None:
+        self._settings = settings
+        self._store = store
+        self._cache = cache
+
+    async def run(
+        self,
+        backend: ModelBackend,
+        kind: str,
+        payload: bytes,
+        asking: Asking,
+        *,
+        owner: str = "",
+        cache_control: bytes = b"",
+        chunk_rows: int | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> Outcome:
+        """Predict for one payload. Problem for whatever stands in the way.
+
+        With ``chunk_rows`` a large batch is asked for in parts, and ``on_progress`` told the
+        share that is done.
+        """
+        if isinstance(backend, SageMakerModel):
+            answer = await backend.invoke(payload, kind, JSON, asking)
+            return Outcome(
+                {
+                    "model": backend.name,
+                    "version": "",
+                    "variant": answer.headers.get("x-slipway-variant", ""),
+                    "pod": "",
+                    **said_by_container(loads(answer)),
+                }
+            )
+        contract = await backend.contract(asking)
+        prepared = await self.prepared(backend, kind, payload, contract, owner)
+        if chunk_rows and prepared.rows > chunk_rows:
+            return await self._in_parts(
+                backend, contract, prepared, asking, rows=chunk_rows, on_progress=on_progress
+            )
+        policy = backend.settings.cache
+        if policy is None:
+            prediction = await predict(backend, contract, prepared, asking)
+            return outcome_of(prediction)
+        fresh: list[Outcome] = []
+
+        async def make() -> Made:
+            prediction = await predict(backend, contract, prepared, asking)
+            outcome = outcome_of(prediction)
+            fresh.append(outcome)
+            # While two versions serve side by side, only the one the key names is kept.
+            return Made(orjson.dumps(outcome.document), keep=prediction.version == contract.version)
+
+        data, result = await self._cache.answer(
+            backend.name,
+            policy,
+            prediction_key(backend.name, contract, prepared, asking),
+            make,
+            cache_control=cache_control,
+        )
+        if fresh:
+            fresh[0].cache = result
+            return fresh[0]
+        return Outcome(orjson.loads(data), cache=result)
+
+    async def prepared(
+        self, backend: ModelBackend, kind: str, payload: bytes, contract: Contract, owner: str
+    ) -> Prepared:
+        """The input as tensors: from the payload, or kept earlier and named by reference."""
+        if kind == JSON and len(payload) < 256 and b'"reference"' in payload:
+            try:
+                document = orjson.loads(payload)
+            except orjson.JSONDecodeError:
+                document = None
+            if isinstance(document, dict) and set(document) == {"reference"}:
+                return await self._referred(str(document["reference"]), backend.name, owner)
+        return await prepare(payload, kind, contract, on_server=prepares_on_server(backend))
+
+    async def keep(
+        self, backend: ModelBackend, kind: str, payload: bytes, asking: Asking, owner: str
+    ) -> dict[str, Any]:
+        """Prepare an input and keep it; the same input has the same reference."""
+        if isinstance(backend, SageMakerModel):
+            raise Problem(
+                422, "bad-input", f"{backend.name} is on SageMaker, which prepares its own inputs"
+            )
+        contract = await backend.contract(asking)
+        prepared = await prepare(payload, kind, contract, on_server=prepares_on_server(backend))
+        reference = key_of(prepared.canonical())[:32]
+        client = self._store.need()
+        seconds = self._settings.data_ttl_seconds
+        try:
+            await client.set(
+                self._data_key(backend.name, owner, reference),
+                prepared.dump(),
+                px=round(seconds * 1000),
+            )
+        except (redis.RedisError, OSError) as error:
+            raise _data_unavailable() from error
+        return {
+            "reference": reference,
+            "model": backend.name,
+            "rows": prepared.rows,
+            "expires_in_seconds": seconds,
+        }
+
+    async def _referred(self, reference: str, model: str, owner: str) -> Prepared:
+        client = self._store.need()
+        try:
+            data = cast(bytes | None, await client.get(self._data_key(model, owner, reference)))
+        except (redis.RedisError, OSError) as error:
+            raise _data_unavailable() from error
+        if data is None:
+            raise Problem(
+                404,
+                "unknown-reference",
+                f"there is no prepared input {reference[:64]!r} for {model}, or it has expired",
+            )
+        return Prepared.load(data)
+
+    def _data_key(self, model: str, owner: str, reference: str) -> str:
+        return f"{self._store.prefix}:data:{model}:{owner}:{reference[:64]}"
+
+    async def _in_parts(
+        self,
+        backend: ModelBackend,
+        contract: Contract,
+        prepared: Prepared,
+        asking: Asking,
+        *,
+        rows: int,
+        on_progress: OnProgress | None,
+    ) -> Outcome:
+        merged: list[dict[str, Any]] = []
+        last: Prediction | None = None
+        for start in range(0, prepared.rows, rows):
+            last = await predict(backend, contract, prepared.part(start, start + rows), asking)
+            merged += last.rows()
+            if on_progress is not None:
+                await on_progress(min(1.0, (start + rows) / prepared.rows))
+        assert last is not None
+        head = {"model": last.model, "version": last.version}
+        head |= {"variant": last.variant, "pod": last.pod}
+        return Outcome({**head, "predictions": merged})
+
+
+def prediction_key(model: str, contract: Contract, prepared: Prepared, asking: Asking) -> str:
+    """Model, version, arm and canonical input."""
+    return key_of(
+        b"predict",
+        model.encode(),
+        contract.version.encode(),
+        contract.digest.encode(),
+        asking.arm,
+        prepared.canonical(),
+    )
+
+
+def outcome_of(prediction: Prediction) -> Outcome:
+    """A fresh prediction as an outcome."""
+    return Outcome(
+        prediction.document(), queue_ms=prediction.queue_ms, compute_ms=prediction.compute_ms
+    )
+
+
+def said_by_container(result: Any) -> dict[str, Any]:
+    """What a SageMaker container answered: our own fields where it speaks them."""
+    if isinstance(result, dict) and "label" in result and "probabilities" in result:
+        return {
+            key: result[key] for key in ("label", "probability", "probabilities") if key in result
+        }
+    return {"result": result}
+
+
+def _data_unavailable() -> Problem:
+    return Problem(
+        503,
+        "data-unavailable",
+        "Redis, which keeps prepared inputs, does not answer; send the input itself",
+        headers={"retry-after": "2"},
+    )

@@ -1,0 +1,523 @@
+"""The job worker: takes jobs from the streams, predicts, writes the ends.
+
+At least once: a job whose worker died is taken by another after its lease. Its result is
+written once: the attempt's number is the fence, and whoever comes late finds it changed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from time import monotonic
+from typing import Any
+
+import orjson
+import redis.asyncio as redis
+from kit import logs, tracing
+from kit.problem import Problem
+from redis.exceptions import RedisError
+
+from proxy import job_scripts, sagemaker_async
+from proxy.callbacks import Teller
+from proxy.context import new_request_id
+from proxy.jobs import GROUP, PRIORITIES, Keys, document, ensure_groups, pause
+from proxy.models import Asking
+from proxy.sagemaker import SageMakerModel
+from proxy.services import Services
+
+log = logs.get("proxy.worker")
+
+AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})  # worth another attempt
+IDLE_SECONDS = 0.5
+LONGEST_BACKOFF = 300.0
+
+
+@dataclass(slots=True)
+class Taken:
+    """A job this worker holds."""
+
+    identity: str
+    priority: str
+    entry: bytes
+    model: str
+    content_type: str
+    payload: bytes
+    input_ref: str
+    deadline: float
+    attempt: int
+    request_id: str
+    traceparent: str
+    callback: str
+    created: float
+    query: str
+    arm: str
+    owner: str
+
+
+@dataclass(slots=True)
+class End:
+    """A job's end, waiting to be written with others in one round trip."""
+
+    taken: Taken
+    state: str
+    fields: list[Any]
+
+
+class Worker:
+    """Runs until ``stop`` is set, then finishes or hands back what it holds."""
+
+    def __init__(self, services: Services, name: str) -> None:
+        self.services = services
+        self.settings = services.settings
+        self.policy = services.settings.jobs
+        self.name = name
+        self.keys = Keys(self.settings.redis_prefix)
+        self.stopping = asyncio.Event()
+        self._running: dict[str, tuple[Taken, asyncio.Task[None]]] = {}
+        self._ends: list[End] = []
+        self._ended = asyncio.Event()
+        self._all_written = asyncio.Event()
+        self._room = asyncio.Event()
+        self.teller = Teller(
+            self.settings.callbacks, self.settings.callback_secret.get_secret_value()
+        )
+
+    @property
+    def client(self) -> redis.Redis:
+        """The patient Redis client."""
+        return self.services.store.need()
+
+    async def run(self) -> None:
+        """Take and run jobs until told to stop."""
+        while not self.stopping.is_set():
+            try:
+                await ensure_groups(self.client, self.keys)
+                self.services.health.ready("redis")
+                break
+            except (RedisError, OSError) as error:
+                self.services.health.wait_for("redis", repr(error))
+                await pause(1.0, self.stopping)
+        writer = asyncio.create_task(self._write_ends())
+        others = [
+            asyncio.create_task(self._again_and_again(work, seconds))
+            for work, seconds in (
+                (self._promote, 0.2),
+                (self._tell, 0.5),
+                (self._beat, self.policy.lease_seconds / 3),
+                (self._reclaim, self.policy.lease_seconds / 2),
+                (self._drop_cancelled, 0.5),
+                (self._forget_dead_workers, 60.0),
+            )
+        ]
+        try:
+            await self._again_and_again(self._take, 0.0)
+        finally:
+            for task in others:
+                task.cancel()
+            await asyncio.gather(*others, return_exceptions=True)
+            await self._hand_back()
+            self._ended.set()
+            await self._all_written.wait()
+            writer.cancel()
+            await asyncio.gather(writer, return_exceptions=True)
+            await self.teller.close()
+
+    async def _again_and_again(self, work: Any, seconds: float) -> None:
+        while not self.stopping.is_set():
+            try:
+                await work()
+                self.services.health.ready("redis")
+            except (RedisError, OSError) as error:
+                log.warning("redis does not answer", use=work.__name__, reason=repr(error))
+                self.services.health.wait_for("redis", "Redis does not answer")
+                await pause(1.0, self.stopping)
+            if seconds:
+                await pause(seconds * random.uniform(0.9, 1.1), self.stopping)
+
+    # --- taking
+
+    async def _take(self) -> None:
+        room = self.settings.worker_concurrency - len(self._running)
+        if room <= 0:
+            self._room.clear()
+            await self._room.wait()
+            return
+        for priority in PRIORITIES:
+            found = await self._read({self.keys.stream(priority): ">"}, count=room, block=None)
+            if found:
+                await self._begin(found, priority)
+                return  # begin again with the highest priority
+        streams = {self.keys.stream(priority): ">" for priority in PRIORITIES}
+        found = await self._read(streams, count=1, block=round(IDLE_SECONDS * 1000))
+        for name, entries in found:
+            await self._begin([(name, entries)], name.decode().rsplit(":", 1)[-1])
+
+    async def _read(
+        self, streams: dict[str, str], *, count: int, block: int | None
+    ) -> list[tuple[bytes, Any]]:
+        try:
+            return list(
+                await self.client.xreadgroup(GROUP, self.name, streams, count=count, block=block)  # type: ignore[arg-type]
+                or []
+            )
+        except redis.ResponseError as error:
+            if "NOGROUP" not in str(error):
+                raise
+            await ensure_groups(self.client, self.keys)  # Redis was emptied or replaced
+            return []
+
+    async def _begin(self, found: Sequence[tuple[bytes, Any]], priority: str) -> None:
+        entries = [(entry, fields[b"id"].decode()) for _, each in found for entry, fields in each]
+        await self._begin_entries(entries, priority)
+
+    async def _begin_entries(self, entries: list[tuple[bytes, str]], priority: str) -> None:
+        entries = [(entry, identity) for entry, identity in entries if identity]
+        if not entries:
+            return
+        jobs: list[Any] = await self.client.eval(
+            job_scripts.TAKE,
+            2 + len(entries),
+            self.keys.stream(priority),
+            self.keys.dead,
+            *(self.keys.job(identity) for _, identity in entries),
+            GROUP,
+            self.name,
+            f"{time.time():.6f}",
+            self.policy.max_attempts,
+            round(self.policy.result_ttl_seconds),
+            self.keys.events,
+            *(part for entry, identity in entries for part in (entry, identity)),
+        )
+        for (entry, identity), fields in zip(entries, jobs, strict=True):
+            if len(fields) < 2:
+                if fields[0]:
+                    self.services.metrics.jobs.add("", fields[0].decode())
+                continue
+            taken = _taken(identity, priority, entry, fields)
+            task = asyncio.create_task(self._job(taken))
+            self._running[identity] = (taken, task)
+            task.add_done_callback(partial(self._done, identity))
+
+    def _done(self, identity: str, task: asyncio.Task[None]) -> None:
+        self._running.pop(identity, None)
+        self._room.set()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            # Redis did not take the end; the lease runs out and the job is done again.
+            log.warning("job left to its lease", job=identity, reason=repr(error))
+
+    # --- running
+
+    async def _job(self, taken: Taken) -> None:
+        tracing.request_id.set(taken.request_id)
+        try:
+            result = await self._predict(taken)
+        except Problem as problem:
+            await self._failed(taken, problem)
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            log.error("job failed", job=taken.identity, exc_info=error)
+            await self._failed(
+                taken, Problem(500, "internal", "the worker failed; its log says why")
+            )
+        else:
+            await self._succeeded(taken, result)
+
+    async def _predict(self, taken: Taken) -> bytes:
+        left = taken.deadline - time.time()
+        if left <= 0:
+            raise Problem(410, "job-expired", "the job's deadline has passed")
+        context = tracing.parse_traceparent(taken.traceparent) or tracing.new_trace()
+        asking = Asking(
+            taken.request_id.encode() or new_request_id(),
+            context.child().traceparent().encode(),
+            monotonic() + left,
+            taken.arm.encode(),
+        )
+        services = self.services
+        backend = services.models.choose(taken.model, taken.query.encode(), [])
+        payload = taken.payload
+        if taken.input_ref:
+            payload = await services.blobs.get(taken.input_ref)
+        if isinstance(backend, SageMakerModel) and backend.settings.asynchronous is not None:
+            document = await sagemaker_async.invoke(
+                backend,
+                backend.settings.asynchronous,
+                taken.identity,
+                payload=payload,
+                content_type=taken.content_type,
+                asking=asking,
+            )
+            return orjson.dumps(document)
+
+        async def progress(share: float) -> None:
+            await self.client.eval(
+                job_scripts.PROGRESS,
+                1,
+                self.keys.job(taken.identity),
+                taken.attempt,
+                f"{share:.4f}",
+                self.keys.events,
+                taken.identity,
+            )
+
+        outcome = await services.predictor.run(
+            backend,
+            taken.content_type,
+            payload,
+            asking,
+            owner=taken.owner,
+            chunk_rows=self.policy.chunk_rows,
+            on_progress=progress,
+        )
+        return orjson.dumps({**outcome.document, "request_id": taken.request_id})
+
+    async def _succeeded(self, taken: Taken, result: bytes) -> None:
+        fields: list[Any] = ["progress", 1]
+        if len(result) > self.policy.inline_bytes:
+            reference = f"{self.policy.prefix}/{taken.identity}/result"
+            try:
+                await self.services.blobs.put(reference, result, content_type="application/json")
+            except Problem as problem:
+                await self._failed(taken, problem)
+                return
+            fields += ("result_ref", reference)
+        else:
+            fields += ("result", result)
+        self._end(taken, "succeeded", fields)
+
+    async def _failed(self, taken: Taken, problem: Problem) -> None:
+        retry = problem.status in AGAIN and taken.attempt < self.policy.max_attempts
+        wait = backoff(taken.attempt, self.policy.backoff_seconds, problem.headers)
+        if retry and time.time() + wait < taken.deadline:
+            await self.client.eval(
+                job_scripts.RETRY,
+                3,
+                self.keys.job(taken.identity),
+                self.keys.stream(taken.priority),
+                self.keys.delayed,
+                GROUP,
+                taken.entry,
+                taken.attempt,
+                f"{time.time() + wait:.6f}",
+                f"{taken.priority}:{taken.identity}",
+                self.keys.events,
+                taken.identity,
+                problem.detail,
+            )
+            self.services.metrics.jobs.add(taken.model, "retried")
+            return
+        body = problem.body(request_id=taken.request_id)
+        self._end(taken, "failed", ["error", body, "detail", problem.detail])
+
+    def _end(self, taken: Taken, state: str, fields: list[Any]) -> None:
+        self.services.metrics.jobs.add(taken.model, state)
+        self.services.metrics.job_seconds.observe(time.time() - taken.created, taken.model)
+        self._ends.append(End(taken, state, fields))
+        self._all_written.clear()
+        self._ended.set()
+
+    async def _write_ends(self) -> None:
+        """Write the ends that came together in one round trip, again until Redis took them."""
+        while True:
+            await self._ended.wait()
+            self._ended.clear()
+            self._all_written.clear()
+            while self._ends:
+                batch = self._ends[:256]
+                try:
+                    async with self.client.pipeline(transaction=False) as pipe:
+                        for end in batch:
+                            pipe.eval(*self._finish(end))
+                        await pipe.execute()
+                except (RedisError, OSError) as error:
+                    log.warning("redis does not answer", use="finish", reason=repr(error))
+                    await asyncio.sleep(0.5)
+                    continue
+                del self._ends[: len(batch)]
+            self._all_written.set()
+
+    def _finish(self, end: End) -> tuple[Any, ...]:
+        taken = end.taken
+        return (
+            job_scripts.FINISH,
+            4,
+            self.keys.job(taken.identity),
+            self.keys.stream(taken.priority),
+            self.keys.callbacks,
+            self.keys.dead,
+            GROUP,
+            taken.entry,
+            taken.attempt,
+            end.state,
+            round(self.policy.result_ttl_seconds),
+            taken.identity,
+            self.keys.events,
+            f"{time.time():.6f}",
+            *end.fields,
+        )
+
+    # --- what goes on beside
+
+    async def _promote(self) -> None:
+        await self.client.eval(
+            job_scripts.PROMOTE,
+            4,
+            self.keys.delayed,
+            *(self.keys.stream(priority) for priority in PRIORITIES),
+            f"{time.time():.6f}",
+            1000,
+        )
+
+    async def _beat(self) -> None:
+        """Keep the leases of what is running and of what waits to be written."""
+        held: dict[str, list[bytes]] = {}
+        for taken, _ in self._running.values():
+            held.setdefault(taken.priority, []).append(taken.entry)
+        for end in self._ends:
+            held.setdefault(end.taken.priority, []).append(end.taken.entry)
+        for priority, entries in held.items():
+            await self.client.xclaim(
+                self.keys.stream(priority),
+                GROUP,
+                self.name,
+                min_idle_time=0,
+                message_ids=entries,  # type: ignore[arg-type]
+                justid=True,
+            )
+
+    async def _reclaim(self) -> None:
+        """Take over the jobs of workers that have not kept their leases."""
+        for priority in PRIORITIES:
+            room = self.settings.worker_concurrency - len(self._running)
+            if room <= 0:
+                return
+            found: Any = await self.client.xautoclaim(
+                self.keys.stream(priority),
+                GROUP,
+                self.name,
+                min_idle_time=round(self.policy.lease_seconds * 1000),
+                count=room,
+            )
+            entries = [(entry, fields[b"id"].decode()) for entry, fields in found[1] if fields]
+            waiting = {end.taken.identity for end in self._ends}
+            entries = [
+                each for each in entries if each[1] not in self._running and each[1] not in waiting
+            ]
+            await self._begin_entries(entries, priority)
+
+    async def _drop_cancelled(self) -> None:
+        """Stop running what its caller has cancelled."""
+        held = list(self._running.items())
+        if not held:
+            return
+        async with self.client.pipeline(transaction=False) as pipe:
+            for identity, _ in held:
+                pipe.hmget(self.keys.job(identity), "state", "attempts")
+            states = await pipe.execute()
+        for (identity, (taken, task)), (state, attempts) in zip(held, states, strict=True):
+            if state == b"running" and attempts == str(taken.attempt).encode():
+                continue
+            task.cancel()
+            await self.client.xack(self.keys.stream(taken.priority), GROUP, taken.entry)
+            await self.client.xdel(self.keys.stream(taken.priority), taken.entry)
+            self.services.metrics.jobs.add(taken.model, "cancelled")
+            log.info("job dropped", job=identity, state=(state or b"gone").decode())
+
+    async def _forget_dead_workers(self) -> None:
+        """Drop consumers that hold nothing and were not heard of for an hour."""
+        for priority in PRIORITIES:
+            stream = self.keys.stream(priority)
+            for consumer in await self.client.xinfo_consumers(stream, GROUP):
+                if consumer["pending"] == 0 and consumer["idle"] > 3_600_000:
+                    await self.client.xgroup_delconsumer(stream, GROUP, consumer["name"])
+
+    async def _tell(self) -> None:
+        now = time.time()
+        hidden = now + self.settings.callbacks.timeout_seconds * 2
+        due: list[bytes] = await self.client.eval(
+            job_scripts.LEASE_DUE, 1, self.keys.callbacks, f"{now:.6f}", f"{hidden:.6f}", 32
+        )
+        if due:
+            await asyncio.gather(*(self._tell_one(identity.decode()) for identity in due))
+
+    async def _tell_one(self, identity: str) -> None:
+        raw: Any = await self.client.hgetall(self.keys.job(identity))
+        fields = {name.decode(): value for name, value in raw.items()}
+        if not fields:
+            await self.client.zrem(self.keys.callbacks, identity)
+            return
+        result = fields.get("result", b"")
+        if "result_ref" in fields:
+            result = await self.services.blobs.get(fields["result_ref"].decode())
+        body = orjson.dumps(document(identity, fields, result))
+        told = await self.teller.tell(fields["callback"].decode(), identity, body)
+        attempt = int(fields.get("callback_attempts", 0)) + 1
+        if told == "failed" and attempt >= self.settings.callbacks.max_attempts:
+            told = "given-up"
+        self.services.metrics.callbacks.add(told)
+        update = {"callback_attempts": attempt, "callback_state": told}
+        await self.client.hset(self.keys.job(identity), mapping=update)  # type: ignore[arg-type]
+        if told == "failed":
+            wait = backoff(attempt, 1.0, {})
+            await self.client.zadd(self.keys.callbacks, {identity: time.time() + wait})
+        else:
+            await self.client.zrem(self.keys.callbacks, identity)
+            if told != "sent":
+                log.warning("callback not made", job=identity, outcome=told, attempts=attempt)
+
+    async def _hand_back(self) -> None:
+        """Let jobs under way finish for a while; what does not goes back, its attempt uncounted."""
+        tasks = [task for _, task in self._running.values()]
+        if tasks:
+            await asyncio.wait(tasks, timeout=self.settings.drain_seconds)
+        for identity, (taken, task) in list(self._running.items()):
+            task.cancel()
+            try:
+                await self.client.eval(
+                    job_scripts.RELEASE,
+                    2,
+                    self.keys.job(identity),
+                    self.keys.stream(taken.priority),
+                    GROUP,
+                    taken.entry,
+                    taken.attempt,
+                    identity,
+                )
+            except (RedisError, OSError) as error:
+                log.warning("job not handed back", job=identity, reason=repr(error))
+
+
+def backoff(attempt: int, base: float, headers: Mapping[str, str]) -> float:
+    """Seconds until the next attempt: doubling, jittered by half, or what Retry-After says."""
+    wait: float = min(LONGEST_BACKOFF, base * 2.0 ** (attempt - 1)) * random.uniform(0.5, 1.0)
+    said = headers.get("retry-after", "")
+    return max(wait, min(LONGEST_BACKOFF, float(said))) if said.isdigit() else wait
+
+
+def _taken(identity: str, priority: str, entry: bytes, fields: list[bytes | None]) -> Taken:
+    def text(position: int) -> str:
+        return (fields[position] or b"").decode()
+
+    return Taken(
+        identity=identity,
+        priority=priority,
+        entry=entry,
+        model=text(0),
+        content_type=text(1),
+        payload=fields[2] or b"",
+        input_ref=text(3),
+        deadline=float(text(4)),
+        attempt=int(text(5)),
+        request_id=text(6),
+        traceparent=text(7),
+        callback=text(8),
+        created=float(text(9)),
+        query=text(10),
+        arm=text(11),
+        owner=text(12),
+    )

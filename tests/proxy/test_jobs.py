@@ -1,0 +1,302 @@
+"""Jobs against a real Redis, with real workers."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from typing import Any
+
+import aiohttp
+import orjson
+import pytest
+import redis.asyncio as redis
+from aiohttp import web
+from proxy.jobs import ENDED, Keys
+
+from tests.proxy.conftest import Neighbour, Proxy, eventually, proxy_with, worker_with
+
+ROWS = b'{"instances":[' + orjson.dumps([1.0] * 64) + b"]}"
+JSON = {"content-type": "application/json"}
+
+
+@pytest.fixture
+def settings(redis_url: str, model: Neighbour) -> dict[str, Any]:
+    return {
+        "backends": {"digits": {"type": "http", "url": model.url}},
+        "redis_url": redis_url,
+        "redis_prefix": f"test-{uuid.uuid4().hex[:8]}",
+        "jobs": {"backoff_seconds": 0.05, "lease_seconds": 1.0},
+        "retry_ratio": 0.0,
+    }
+
+
+async def submit(proxy: Proxy, query: str = "", **headers: str) -> dict[str, Any]:
+    async with proxy.session.post(
+        f"{proxy.url}/v1/jobs/digits{query}", data=ROWS, headers=JSON | headers
+    ) as answer:
+        document: dict[str, Any] = await answer.json()
+        assert answer.status == 202, document
+        assert answer.headers["Location"] == f"/v1/jobs/{document['id']}"
+        return document
+
+
+async def job(proxy: Proxy, identity: str) -> dict[str, Any]:
+    async with proxy.session.get(f"{proxy.url}/v1/jobs/{identity}") as answer:
+        document: dict[str, Any] = await answer.json()
+        assert answer.status == 200, document
+        return document
+
+
+async def ended(proxy: Proxy, identity: str, seconds: float = 10.0) -> dict[str, Any]:
+    async def check() -> Any:
+        found = await job(proxy, identity)
+        return found if found["state"] in ENDED else None
+
+    document: dict[str, Any] = await eventually(check, seconds=seconds)
+    return document
+
+
+async def test_a_job_is_queued_run_and_answered(settings: dict[str, Any]) -> None:
+    async with proxy_with(**settings) as proxy:
+        submitted = await submit(proxy)
+        assert (await job(proxy, submitted["id"]))["state"] == "queued"
+        async with worker_with(**settings):
+            found = await ended(proxy, submitted["id"])
+    assert found["state"] == "succeeded"
+    assert found["result"]["label"] == "7"
+    assert found["progress"] == 1
+    assert found["attempts"] == 1
+    assert found["created"] <= found["started"] <= found["finished"]
+
+
+async def test_the_same_idempotency_key_is_the_same_job(settings: dict[str, Any]) -> None:
+    async with proxy_with(**settings) as proxy:
+        first = await submit(proxy, **{"idempotency-key": "once"})
+        again = await submit(proxy, **{"idempotency-key": "once"})
+        other = await submit(proxy, **{"idempotency-key": "twice"})
+    assert first["id"] == again["id"] != other["id"]
+
+
+async def test_a_failing_model_is_tried_again_and_then_given_up(
+    settings: dict[str, Any], model: Neighbour
+) -> None:
+    async def fail(_: web.Request) -> web.Response:
+        return web.json_response({"error": "no"}, status=500)
+
+    model.on("/v2/models/digits/infer", fail)
+    async with proxy_with(**settings) as proxy, worker_with(**settings) as worker:
+        found = await ended(proxy, (await submit(proxy))["id"])
+        async with proxy.session.get(f"{worker}/metrics") as answer:
+            metrics = await answer.text()
+    assert found["state"] == "failed"
+    assert found["attempts"] == 3
+    assert found["error"]["type"] == "urn:slipway:problem:model-failed"
+    assert 'slipway_jobs_total{model="digits",outcome="retried"} 2.0' in metrics
+    client = redis.Redis.from_url(settings["redis_url"])
+    dead = await client.xrange(Keys(settings["redis_prefix"]).dead)
+    await client.aclose()
+    assert [fields[b"id"].decode() for _, fields in dead] == [found["id"]]
+
+
+async def test_bad_input_is_not_tried_again(settings: dict[str, Any]) -> None:
+    async with proxy_with(**settings) as proxy, worker_with(**settings):
+        async with proxy.session.post(
+            f"{proxy.url}/v1/jobs/digits", data=b'{"instances":[[1,2]]}', headers=JSON
+        ) as answer:
+            identity = (await answer.json())["id"]
+        found = await ended(proxy, identity)
+    assert found["state"] == "failed"
+    assert found["attempts"] == 1
+    assert "shape" in found["detail"]
+
+
+async def test_a_job_past_its_deadline_expires(settings: dict[str, Any], model: Neighbour) -> None:
+    async with proxy_with(**settings) as proxy:
+        submitted = await submit(proxy, "?seconds=0.01")
+        await asyncio.sleep(0.02)
+        async with worker_with(**settings):
+            found = await ended(proxy, submitted["id"])
+    assert found["state"] == "expired"
+    assert not [seen for seen in model.seen if seen.path.endswith("/infer")]
+
+
+async def test_high_priority_goes_first(settings: dict[str, Any], model: Neighbour) -> None:
+    async with proxy_with(**settings) as proxy:
+        low = await submit(proxy, "?priority=low")
+        normal = await submit(proxy)
+        high = await submit(proxy, "?priority=high")
+        async with worker_with(**settings | {"worker_concurrency": 1}):
+            for each in (low, normal, high):
+                await ended(proxy, each["id"])
+        started = [(await job(proxy, each["id"]))["started"] for each in (high, normal, low)]
+    assert started == sorted(started)
+
+
+async def test_cancelling_a_queued_and_a_running_job(
+    settings: dict[str, Any], model: Neighbour
+) -> None:
+    asked, release = asyncio.Event(), asyncio.Event()
+
+    async def wait(_: web.Request) -> web.Response:
+        asked.set()
+        await release.wait()
+        return web.Response(status=500)
+
+    model.on("/v2/models/digits/infer", wait)
+    async with proxy_with(**settings) as proxy:
+        queued = await submit(proxy)
+        async with proxy.session.delete(f"{proxy.url}/v1/jobs/{queued['id']}") as answer:
+            assert (await answer.json())["state"] == "cancelled"
+        async with worker_with(**settings) as worker:
+            running = await submit(proxy)
+            await asked.wait()
+            async with proxy.session.delete(f"{proxy.url}/v1/jobs/{running['id']}") as answer:
+                assert (await answer.json())["state"] == "cancelled"
+
+            async def dropped() -> bool:
+                async with proxy.session.get(f"{worker}/metrics") as found:
+                    return 'outcome="cancelled"} 1.0' in await found.text()
+
+            await eventually(dropped)
+            release.set()
+            async with proxy.session.delete(f"{proxy.url}/v1/jobs/{running['id']}") as answer:
+                assert answer.status == 200  # cancelling twice is cancelling
+        for each in (queued, running):
+            assert (await job(proxy, each["id"]))["state"] == "cancelled"
+
+
+async def test_an_ended_job_cannot_be_cancelled(settings: dict[str, Any]) -> None:
+    async with proxy_with(**settings) as proxy, worker_with(**settings):
+        found = await ended(proxy, (await submit(proxy))["id"])
+        async with proxy.session.delete(f"{proxy.url}/v1/jobs/{found['id']}") as answer:
+            assert answer.status == 409
+            assert (await answer.json())["type"] == "urn:slipway:problem:job-ended"
+
+
+async def test_events_follow_a_job_to_its_end(settings: dict[str, Any]) -> None:
+    async with proxy_with(**settings) as proxy:
+        submitted = await submit(proxy)
+        states: list[str] = []
+        async with proxy.session.get(f"{proxy.url}/v1/jobs/{submitted['id']}/events") as answer:
+            assert answer.status == 200
+            assert answer.content_type == "text/event-stream"
+            async with worker_with(**settings):
+                async for line in answer.content:
+                    if line.startswith(b"data: "):
+                        states.append(orjson.loads(line[6:])["state"])
+    assert states[0] == "queued"
+    assert states[-1] == "succeeded"
+
+
+async def test_events_of_an_unknown_job_are_a_404(settings: dict[str, Any]) -> None:
+    async with (
+        proxy_with(**settings) as proxy,
+        proxy.session.get(f"{proxy.url}/v1/jobs/{'0' * 32}/events") as answer,
+    ):
+        assert answer.status == 404
+
+
+async def test_a_large_batch_reports_its_progress(
+    settings: dict[str, Any], model: Neighbour
+) -> None:
+    seen: list[float] = []
+    async with proxy_with(**settings) as proxy:
+
+        async def infer(request: web.Request) -> web.Response:
+            header = orjson.loads(
+                (await request.read())[: int(request.headers["Inference-Header-Content-Length"])]
+            )
+            count = header["inputs"][0]["shape"][0]
+            seen.append((await job(proxy, identity))["progress"])
+            rows = [0.1] * 10 * count
+            output = {"name": "probabilities", "datatype": "FP32", "shape": [count, 10]}
+            return web.json_response({"outputs": [output | {"data": rows}]})
+
+        model.on("/v2/models/digits/infer", infer)
+        body = orjson.dumps({"instances": [[1.0] * 64] * 10})
+        async with proxy.session.post(
+            f"{proxy.url}/v1/jobs/digits", data=body, headers=JSON
+        ) as answer:
+            identity = (await answer.json())["id"]
+        chunked = settings | {"jobs": settings["jobs"] | {"chunk_rows": 4}}
+        async with worker_with(**chunked):
+            found = await ended(proxy, identity)
+    assert seen == [0, 0.4, 0.8]
+    assert len(found["result"]["predictions"]) == 10
+
+
+async def test_jobs_belong_to_who_submitted_them(settings: dict[str, Any]) -> None:
+    from hashlib import sha256
+
+    keys = {
+        name: {"sha256": sha256(name.encode()).hexdigest(), "scopes": ["jobs:digits"]}
+        for name in ("alice", "bob")
+    }
+    async with proxy_with(**settings, api_keys=keys, auth_required=True) as proxy:
+        mine = await submit(proxy, **{"x-api-key": "alice"})
+        for key, status in (("alice", 200), ("bob", 404)):
+            async with proxy.session.get(
+                f"{proxy.url}/v1/jobs/{mine['id']}", headers={"x-api-key": key}
+            ) as answer:
+                assert answer.status == status
+
+
+async def test_without_redis_jobs_answer_503_and_predictions_go_on(
+    settings: dict[str, Any],
+) -> None:
+    gone = settings | {"redis_url": "redis://127.0.0.1:1/0"}
+    async with proxy_with(**gone) as proxy:
+        async with proxy.session.post(
+            f"{proxy.url}/v1/jobs/digits", data=ROWS, headers=JSON
+        ) as answer:
+            assert answer.status == 503
+            assert (await answer.json())["type"] == "urn:slipway:problem:jobs-unavailable"
+            assert answer.headers["Retry-After"]
+        async with proxy.session.post(
+            f"{proxy.url}/v1/predict/digits", data=ROWS, headers=JSON
+        ) as answer:
+            assert answer.status == 200
+
+
+async def test_a_worker_that_stops_hands_its_jobs_back_uncounted(
+    settings: dict[str, Any], model: Neighbour
+) -> None:
+    asked = asyncio.Event()
+
+    async def hang(_: web.Request) -> web.Response:
+        asked.set()
+        await asyncio.sleep(60)
+        return web.Response()
+
+    first = model.handlers["/v2/models/digits/infer"]
+    async with proxy_with(**settings) as proxy:
+        submitted = await submit(proxy)
+        model.on("/v2/models/digits/infer", hang)
+        async with worker_with(**settings | {"drain_seconds": 0.05}):
+            await asked.wait()
+        found = await job(proxy, submitted["id"])
+        assert (found["state"], found["attempts"]) == ("queued", 0)
+        model.on("/v2/models/digits/infer", first)
+        async with worker_with(**settings):
+            assert (await ended(proxy, submitted["id"]))["attempts"] == 1
+
+
+async def test_large_inputs_without_a_bucket_are_refused_by_name(settings: dict[str, Any]) -> None:
+    async with (
+        proxy_with(**settings) as proxy,
+        proxy.session.post(
+            f"{proxy.url}/v1/jobs/digits", data=b"[" + b"1," * 150_000 + b"1]", headers=JSON
+        ) as answer,
+    ):
+        assert answer.status == 413
+        assert "bucket" in (await answer.json())["detail"]
+
+
+async def test_queue_depth_is_a_metric(settings: dict[str, Any]) -> None:
+    async with proxy_with(**settings) as proxy, aiohttp.ClientSession():
+        await submit(proxy)
+
+        async def counted() -> bool:
+            return await proxy.metric('slipway_jobs_queue_depth{queue="normal"}') == 1
+
+        await eventually(counted)
