@@ -2,7 +2,8 @@
 # One image per service: `make image APP=proxy`.
 # PYTHON_IMAGE is the official slim image by digest, or on the one-machine cluster a base made
 # by debootstrap. Two builds of the same commit are the same digest: the lock file decides what
-# is installed, bytecode is left out and every file gets the same time.
+# is installed, bytecode is checked by nothing (its usual time stamp would differ, and without
+# bytecode every pod would compile its imports again), and every file gets the same time.
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm@sha256:a36c24f9cbdf4fd0f52d67f0823eeac19c2028c637cecc392d97f980d4fec56b
 
 FROM ${PYTHON_IMAGE} AS builder
@@ -23,7 +24,8 @@ COPY apps/kit/pyproject.toml apps/kit/
 COPY apps/${APP}/pyproject.toml apps/${APP}/
 RUN --mount=type=cache,target=/root/.cache/uv \
     /uv/bin/uv venv --quiet --python "$(command -v python3)" /opt/slipway \
-    && /uv/bin/uv sync --quiet --frozen --no-dev --no-install-workspace --package "slipway-${APP}"
+    && /uv/bin/uv sync --quiet --frozen --no-dev --no-install-workspace --package "slipway-${APP}" \
+    && /opt/slipway/bin/python -m compileall -qq -j 0 --invalidation-mode unchecked-hash /opt/slipway/lib
 COPY apps/kit apps/kit
 COPY apps/${APP} apps/${APP}
 # The services' own code goes into a folder of its own, so that its layer is a small one.
@@ -32,6 +34,7 @@ RUN --mount=type=cache,target=/root/.cache/uv \
         --target /opt/app ./apps/kit "./apps/${APP}" \
     && rm -f /opt/app/.lock \
     && find /opt/app -name direct_url.json -delete -o -name RECORD -delete -o -name uv_cache.json -delete \
+    && /opt/slipway/bin/python -m compileall -qq --invalidation-mode unchecked-hash /opt/app \
     && ln -s "/opt/app/bin/${APP}" /entrypoint
 
 FROM ${PYTHON_IMAGE}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 import time
 from pathlib import Path
@@ -13,9 +12,9 @@ import httpx
 import typer
 import yaml
 from botocore.exceptions import ClientError
-from cluster.layout import default_layout
 
 from flow import command, image, source
+from flow import render as rendering
 from flow.errors import FlowError
 from flow.site import ENVIRONMENTS, GATEWAY, Site
 
@@ -139,32 +138,9 @@ def render(site: Site, environment: str) -> int:
     """Stage 3: charts and values become manifests; return how many objects there are."""
     with tempfile.TemporaryDirectory(prefix="slipway-render-") as folder:
         clone = Path(folder) / "clone"
-        command.run(
-            "git", "clone", "--quiet", "--depth=1", f"file://{site.manifest_repo}", str(clone)
-        )
-        count = 0
-        for row in releases(clone, environment):
-            name, chart = row["release"], row["chart"]
-            files = [clone / "values" / "base" / f"{name}.yaml"]
-            files += [
-                clone / "values" / environment / f"{name}{suffix}.yaml"
-                for suffix in ("", ".image", ".model")
-            ]
-            text = command.run(
-                *("helm", "template", name, str(clone / "charts" / chart)),
-                f"--namespace={environment}",
-                *(f"--values={path}" for path in files if path.is_file()),
-                environment={"PATH": _path_with_programs()},
-            )
-            count += sum(1 for document in yaml.safe_load_all(text) if document)
-    return count
-
-
-def releases(clone: Path, environment: str) -> list[dict[str, str]]:
-    """The rows of an environment's ApplicationSet."""
-    document = yaml.safe_load((clone / "argocd" / f"{environment}.yaml").read_text())
-    rows: list[dict[str, str]] = document["spec"]["generators"][0]["list"]["elements"]
-    return rows
+        url = f"file://{site.manifest_repo}"
+        command.run("git", "clone", "--quiet", "--depth=1", url, str(clone))
+        return sum(len(objects) for objects in rendering.render(clone, environment).values())
 
 
 def sync(site: Site, environment: str, *, timeout: float = 300.0) -> None:
@@ -213,7 +189,3 @@ def _current(site: Site, environment: str, app: str) -> str:
 
 def _show(site: Site, path: str) -> str:
     return command.run("git", "-C", str(site.manifest_repo), "show", f"main:{path}")
-
-
-def _path_with_programs() -> str:
-    return f"{default_layout().bin}:{os.environ['PATH']}"

@@ -1,0 +1,122 @@
+"""Stage 4: what Argo CD is told to apply, it is allowed to; a push tells it to look."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from cluster.manifest_repo import post_receive
+from flow.errors import FlowError
+from flow.render import render
+
+from flow import source
+from tests.flow.conftest import SOURCE, copy_source, git
+from tests.programs import require
+
+LOCAL = "git://198.18.0.1:9418/slipway.git"
+
+
+@pytest.mark.parametrize("environment", ["dev", "stage", "prod"])
+def test_the_project_allows_every_kind_that_is_rendered(deployed: Path, environment: str) -> None:
+    require("helm")
+    project = next(
+        document
+        for document in yaml.safe_load_all((deployed / "argocd/project.yaml").read_text())
+        if document["metadata"]["name"] == "slipway"
+    )
+    allowed = {
+        (entry["group"], entry["kind"])
+        for key in ("clusterResourceWhitelist", "namespaceResourceWhitelist")
+        for entry in project["spec"][key]
+    }
+    destinations = {entry["namespace"] for entry in project["spec"]["destinations"]}
+    for documents in render(deployed, environment).values():
+        for document in documents:
+            group = document["apiVersion"].rpartition("/")[0]
+            assert (group, document["kind"]) in allowed
+            assert document["metadata"].get("namespace", environment) in destinations
+
+
+def test_every_value_file_argo_cd_names_is_there() -> None:
+    for environment in ("dev", "stage", "prod"):
+        document = yaml.safe_load((SOURCE / "argocd" / f"{environment}.yaml").read_text())
+        for row in document["spec"]["generators"][0]["list"]["elements"]:
+            assert (SOURCE / "charts" / row["chart"] / "Chart.yaml").is_file()
+            assert (SOURCE / "values" / "base" / f"{row['release']}.yaml").is_file()
+            assert (SOURCE / "values" / environment / f"{row['release']}.yaml").is_file()
+
+
+def test_publishing_points_argo_cd_at_the_local_repo_and_keeps_what_was_released(
+    tmp_path: Path,
+) -> None:
+    clone = copy_source(tmp_path / "source")
+    bare = tmp_path / "bare.git"
+    git(tmp_path, "init", "--quiet", "--bare", "--initial-branch=main", str(bare))
+    first = source.publish(clone, bare, LOCAL)
+    assert LOCAL in git(bare, "show", "main:argocd/root.yaml")
+    assert source.PLACEHOLDER_URL not in git(bare, "show", "main:argocd/dev.yaml")
+    assert source.publish(clone, bare, LOCAL) == first, "nothing new is no commit"
+
+    # A release is committed there, and the source goes on, even on a line beside the address.
+    other = tmp_path / "other"
+    git(tmp_path, "clone", "--quiet", str(bare), str(other))
+    (other / "values/dev/proxy.image.yaml").write_text("image: {tag: released}\n")
+    git(other, "commit", "--quiet", "--all", "--message=release")
+    git(other, "push", "--quiet", "origin", "main")
+    root = clone / "argocd/root.yaml"
+    root.write_text(root.read_text().replace("targetRevision: main", "targetRevision: main # x"))
+    git(clone, "commit", "--quiet", "--all", "--message=source goes on")
+    source.publish(clone, bare, LOCAL)
+    assert git(bare, "show", "main:values/dev/proxy.image.yaml") == "image: {tag: released}"
+    merged = git(bare, "show", "main:argocd/root.yaml")
+    assert LOCAL in merged
+    assert "main # x" in merged
+    assert git(clone, "rev-parse", "HEAD") in git(bare, "log", "--format=%H", "main")
+
+
+def test_a_conflict_is_told_with_the_way_out(tmp_path: Path) -> None:
+    clone = copy_source(tmp_path / "source")
+    bare = tmp_path / "bare.git"
+    git(tmp_path, "init", "--quiet", "--bare", "--initial-branch=main", str(bare))
+    source.publish(clone, bare, LOCAL)
+    other = tmp_path / "other"
+    git(tmp_path, "clone", "--quiet", str(bare), str(other))
+    for repo, text in ((other, "replicas: 7\n"), (clone, "replicas: 8\n")):
+        (repo / "values/dev/inference.yaml").write_text(text)
+        git(repo, "commit", "--quiet", "--all", "--message=change")
+    git(other, "push", "--quiet", "origin", "main")
+    before = git(bare, "rev-parse", "main")
+    with pytest.raises(FlowError, match="git pull"):
+        source.publish(clone, bare, LOCAL)
+    assert git(bare, "rev-parse", "main") == before
+
+
+def test_a_push_to_main_runs_the_hook_and_never_waits_for_it(tmp_path: Path) -> None:
+    clone = copy_source(tmp_path / "source")
+    bare = tmp_path / "bare.git"
+    git(tmp_path, "init", "--quiet", "--bare", "--initial-branch=main", str(bare))
+    said = tmp_path / "said"
+    program = tmp_path / "kubectl"
+    # Stands for kubectl to show how it is called; the real one is called in tests/e2e.
+    program.write_text(f'#!/bin/sh\necho "$@" >> {said}\n')
+    program.chmod(0o755)
+    hook = bare / "hooks" / "post-receive"
+    hook.write_text(post_receive(str(program), tmp_path / "kubeconfig"))
+    hook.chmod(0o755)
+    git(clone, "push", "--quiet", str(bare), "main:other")
+    git(clone, "push", "--quiet", str(bare), "main")
+    deadline = time.monotonic() + 10
+    while not said.exists() or not said.read_text().endswith("\n"):
+        assert time.monotonic() < deadline, "the hook did not run"
+        time.sleep(0.02)
+    calls = said.read_text().splitlines()
+    assert len(calls) == 1, "a push to another branch says nothing"
+    assert "argocd.argoproj.io/refresh=normal" in calls[0]
+    hook.write_text(post_receive("/nonexistent/kubectl", tmp_path / "kubeconfig"))
+    (clone / "more").write_text("more")
+    git(clone, "add", "--all")
+    git(clone, "commit", "--quiet", "--message=more")
+    subprocess.run(["git", "-C", str(clone), "push", "--quiet", str(bare), "main"], check=True)
