@@ -1,0 +1,211 @@
+"""Killed at every call to S3, before it or right after it, then run again by somebody else.
+
+Each scenario counts its calls once, then dies at each of them in a bucket of its own. Afterwards:
+nothing lost, nothing announced twice, the same manifest, nothing left lying about.
+
+``SLIPWAY_CRASH_POINTS`` says how many of the points are tried: a number per scenario (default 6),
+or ``all`` (over a thousand, some minutes).
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.s3 import S3Server
+from tests.unzip import zips
+from tests.unzip.conftest import session
+from tests.unzip.support import (
+    Killed,
+    Later,
+    Mortal,
+    Recorder,
+    files_below,
+    manifest_of,
+    put,
+    service_on,
+)
+from unzip.extract import Extractor, Options
+from unzip.ledger import Outcome
+from unzip.store import S3
+
+POINTS = os.environ.get("SLIPWAY_CRASH_POINTS", "6")
+KEY, RESULT = "kim/result.zip", "kim/result/"
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """What lies in the bucket, and what must come of it. ``before`` was extracted earlier."""
+
+    data: bytes
+    files: dict[str, bytes]
+    before: bytes | None = None
+    refused: bool = False
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+_many = {f"d{n % 3}/{n:02}.txt": f"{n}\n".encode() * n for n in range(24)}
+_first = {"a": b"1", "gone/b": b"2", "c": b"3"}
+_large = {"big.txt": b"line of text\n" * 480_000, "a": b"1"}
+_stored = zips.noise(6 << 20)
+SCENARIOS = {
+    "one file": Scenario(zips.standard({"a.txt": b"1"}), {"a.txt": b"1"}),
+    "empty": Scenario(zips.build(), {}),
+    "many files with checkpoints": Scenario(
+        zips.standard(_many), _many, settings={"checkpoint_members": 4}
+    ),
+    "replaces an older version": Scenario(
+        zips.standard({"a": b"one", "d/e": b"4"}), {"a": b"one", "d/e": b"4"}, zips.standard(_first)
+    ),
+    "multipart": Scenario(zips.standard(_large), _large),
+    "stored, copied by S3": Scenario(
+        zips.build(zips.Entry(b"b.bin", _stored, method=0), zips.A), {"b.bin": _stored, "a.txt": b"alpha\n"}
+    ),
+    "refused": Scenario(zips.BAD["wrong crc, bad one last"][0], {}, refused=True),
+    "refused, over an older version": Scenario(
+        zips.BAD["name climbs"][0], _first, zips.standard(_first), refused=True
+    ),
+}  # fmt: skip
+
+
+class MortalTarget(Recorder):
+    """Somebody who is told by a process that may die while telling."""
+
+    def __init__(self, mortal: Mortal, told: Recorder) -> None:
+        super().__init__(told.name, idempotent=told.idempotent)
+        self._mortal = mortal
+        self._told = told
+
+    def send(self, event: dict[str, Any]) -> None:
+        self._mortal.step(f"tell {self.name}", lambda: self._told.send(event))
+
+
+@dataclass
+class Stage:
+    """One bucket with a scenario in it, and everybody who is told of it."""
+
+    store: S3
+    backend: Recorder = field(default_factory=Recorder)
+    slack: Recorder = field(default_factory=lambda: Recorder("slack", idempotent=False))
+
+    def sweep(self, scenario: Scenario, extractor: Extractor, mortal: Mortal) -> None:
+        service = service_on(
+            mortal,
+            extractor,
+            MortalTarget(mortal, self.backend),
+            MortalTarget(mortal, self.slack),
+            **scenario.settings,
+        )
+        service.sweep()
+
+
+@pytest.fixture(scope="module")
+def crash_extractor() -> Iterator[Extractor]:
+    # Copying is switched on by hand: its probe would be calls before the first interesting one.
+    options = Options(readers=2, writers=4, part_bytes=5 << 20, copies_rightly=lambda: True)
+    with Extractor(options) as extractor:
+        yield extractor
+
+
+
+def _stage(server: S3Server, scenario: Scenario, extractor: Extractor, name: str) -> Stage:
+    (server.folder / name).mkdir()
+    store = S3(name, session=session(), endpoint=server.url, concurrency=8)
+    stage = Stage(store)
+    if scenario.before is not None:
+        put(store, KEY, scenario.before)
+        stage.sweep(scenario, extractor, Mortal(store))
+        stage.backend.events.clear()
+        stage.slack.events.clear()
+    put(store, KEY, scenario.data)
+    return stage
+
+
+def _check_in_between(stage: Stage, scenario: Scenario) -> None:
+    """At the moment of death: what a manifest announces is there, and nothing of a bad archive."""
+    document = manifest_of(stage.store, RESULT)
+    if document is not None:
+        there = {path: len(body) for path, body in files_below(stage.store, RESULT).items()}
+        for row in document["members"]:
+            assert there.get(row["path"]) == row["size"]
+    if scenario.refused and scenario.before is None:
+        assert files_below(stage.store, RESULT) == {}
+
+
+def _check_after(stage: Stage, scenario: Scenario, manifest: Any, killed_at: str) -> None:
+    assert files_below(stage.store, RESULT) == scenario.files
+    assert manifest_of(stage.store, RESULT) == manifest
+    ids = {event["id"] for event in stage.backend.events}
+    assert len(ids) == 1  # by its idempotency key, the backend acts once
+    repeated = len(stage.backend.events) - 1
+    assert repeated <= (1 if _is_telling(killed_at) else 0)
+    assert len(stage.slack.events) <= 1
+    if not _is_telling(killed_at):
+        assert len(stage.slack.events) == 1
+    assert list(stage.store.list_uploads("")) == []
+    left = [entry.key.split("/")[2] for entry in stage.store.entries(".slipway/")]
+    assert left == ["closed"] * (2 if scenario.before is not None else 1)
+
+
+def _is_telling(call: str) -> bool:
+    """Whether the process died between telling somebody and writing down that it did."""
+    return call.startswith("tell ") or "/outbox/" in call
+
+
+def _points(total: int, seed: str) -> list[tuple[int, bool]]:
+    every = [(at, before) for at in range(1, total + 1) for before in (True, False)]
+    if POINTS == "all":
+        return every
+    return sorted(random.Random(seed).sample(every, min(int(POINTS), len(every))))
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_killed_at_any_call(
+    s3_server: S3Server,
+    crash_extractor: Extractor,
+    name: str,
+    tmp_path: Path,
+    record_property: Callable[[str, object], None],
+) -> None:
+    scenario = SCENARIOS[name]
+    prefix = f"crash-{list(SCENARIOS).index(name)}"
+    whole = _stage(s3_server, scenario, crash_extractor, f"{prefix}-whole")
+    mortal = Mortal(whole.store)
+    whole.sweep(scenario, crash_extractor, mortal)
+    manifest = manifest_of(whole.store, RESULT)
+    _check_after(whole, scenario, manifest, "")
+    points = _points(len(mortal.calls), name)
+    for at, before in points:
+        stage = _stage(s3_server, scenario, crash_extractor, f"{prefix}-{at}-{before}".lower())
+        expected = dict(manifest) if manifest is not None else None
+        if expected is not None:
+            expected["source"] = {**expected["source"], "bucket": stage.store.bucket}
+        dying = Mortal(stage.store, at, before=before)
+        killed_at = ""
+        try:
+            stage.sweep(scenario, crash_extractor, dying)
+        except Killed:
+            killed_at = dying.calls[at - 1]
+        _check_in_between(stage, scenario)
+        for hours in range(1, 4):  # the next runs of the CronJob, long after
+            late: Any = Later(stage.store, hours * 3600)
+            stage.sweep(scenario, crash_extractor, Mortal(late))
+        try:
+            _check_after(stage, scenario, expected, killed_at)
+        except AssertionError as error:
+            where = f"killed {'before' if before else 'after'} call {at}: {killed_at}"
+            raise AssertionError(f"{name}, {where}: {error}") from error
+    record_property("kill_points", len(points))
+
+
+def test_outcome_survives_its_own_json() -> None:
+    from unzip.ledger import Archive, State
+
+    outcome = Outcome(Archive("b", KEY, '"e"', 1), State.REFUSED, reason="x", seconds={"a": 1.5})
+    assert Outcome.from_json(outcome.to_json()) == outcome
