@@ -7,8 +7,8 @@ import contextlib
 import itertools
 import secrets
 import time
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from kit import logs, tracing
@@ -42,7 +42,13 @@ from inference.protocol import encode, parse
 from inference.repository import NAME, version_order
 from inference.settings import InferenceSettings
 
+if TYPE_CHECKING:
+    from inference.grpc_server import GrpcServer
+
 log = logs.get("inference.app")
+
+Target = tuple[str, str | None]
+HeaderMap = dict[bytes, bytes]
 
 SERVER_NAME = "slipway-inference"
 EXTENSIONS = ["binary_tensor_data", "model_repository", "statistics"]
@@ -70,12 +76,13 @@ class InferenceApp:
             )
             if value
         ]
+        self.identity_lines = b"".join(b"%b: %b\r\n" % pair for pair in self._identity)
         self._traces = engine.traces
         self._ids = itertools.count()
         self._id_prefix = secrets.token_hex(6)
-        self._hot: dict[str, tuple[str, str | None]] = {}
+        self._hot: dict[str, Target] = {}
         self._hot_generation = -1
-        self._model_headers: dict[int, Headers] = {}
+        self.grpc: GrpcServer | None = None
         self.startup: list[Callable[[], Awaitable[None]]] = []
         self.shutdown: list[Callable[[], Awaitable[None]]] = []
 
@@ -83,9 +90,7 @@ class InferenceApp:
         """ASGI."""
         if scope["type"] == "http":
             if scope["method"] == "POST":
-                if self._hot_generation != self.registry.generation:
-                    self._learn_paths()
-                hot = self._hot.get(scope["path"])
+                hot = self.hot(scope["path"])
                 if hot is not None:
                     await self._infer(scope, receive, send, hot[0], hot[1])
                     return
@@ -106,15 +111,16 @@ class InferenceApp:
                 await send({"type": "lifespan.shutdown.complete"})
                 return
 
-    def _learn_paths(self) -> None:
-        """The paths of every model there is now, so that a request costs one look-up."""
-        self._hot = {}
-        self._model_headers = {}
-        for name, entry in self.registry.entries.items():
-            self._hot[f"/v2/models/{name}/infer"] = (name, None)
-            for version in entry.serving:
-                self._hot[f"/v2/models/{name}/versions/{version}/infer"] = (name, version)
-        self._hot_generation = self.registry.generation
+    def hot(self, path: str) -> Target | None:
+        """Model and version of an infer path there is: one look-up for most requests."""
+        if self._hot_generation != self.registry.generation:
+            self._hot = {}
+            for name, entry in self.registry.entries.items():
+                self._hot[f"/v2/models/{name}/infer"] = (name, None)
+                for version in entry.serving:
+                    self._hot[f"/v2/models/{name}/versions/{version}/infer"] = (name, version)
+            self._hot_generation = self.registry.generation
+        return self._hot.get(path)
 
     # -- inference ---------------------------------------------------------------------------
 
@@ -125,7 +131,7 @@ class InferenceApp:
         call = Call("rest", time.monotonic())
         served: ServedModel | None = None
         try:
-            headers = self.read_headers(scope, call)
+            headers = self.read_headers(scope["headers"], call)
             self.engine.admit()
             try:
                 body = await self.body(scope, receive, headers)
@@ -157,14 +163,13 @@ class InferenceApp:
         await respond(send, 200, answer_headers, out)
         self.engine.succeeded(served, request, call, answer)
 
-    def read_headers(self, scope: Scope, call: Call) -> dict[bytes, bytes]:
+    def read_headers(self, pairs: Iterable[tuple[bytes, bytes]], call: Call) -> HeaderMap:
         """The headers by name, and what they say about the call."""
-        headers: dict[bytes, bytes] = dict(scope["headers"])
+        headers: HeaderMap = dict(pairs)
         identity = headers.get(_REQUEST_ID)
-        if identity is not None and len(identity) <= 200 and identity.isascii():
-            call.request_id = identity.decode()
-        else:
-            call.request_id = self.new_request_id()
+        call.request_id = (
+            self.new_request_id() if identity is None else self.request_id_of(identity)
+        )
         timeout = headers.get(b"x-request-timeout")
         if timeout is not None:
             call.timeout = parse_timeout(timeout.decode("latin-1"))
@@ -176,6 +181,12 @@ class InferenceApp:
         if _SHADOW in headers or headers.get(b"host", b"").partition(b":")[0].endswith(b"-shadow"):
             call.mirrored = True
         return headers
+
+    def request_id_of(self, value: bytes) -> str:
+        """The caller's id where it can stand in a header and a log line, else one of ours."""
+        text = value.decode("latin-1")
+        usable = len(text) <= 200 and text.isascii() and text.isprintable()
+        return text if usable else self.new_request_id()
 
     def new_request_id(self) -> str:
         """An id for a request that came without one."""
@@ -214,11 +225,12 @@ class InferenceApp:
         """The protocol's error body, with the status the error has."""
         if isinstance(error, Cancelled):
             return  # nobody is there to read it
-        headers: Headers = [
-            _JSON,
-            (_REQUEST_ID, call.request_id.encode()),
-            *self._identity,
-        ]
+        headers, body = self.refusal(error, call)
+        await respond(send, error.status, headers, body)
+
+    def refusal(self, error: InferenceError, call: Call) -> tuple[Headers, bytes]:
+        """Headers and body of an error."""
+        headers: Headers = [_JSON, (_REQUEST_ID, call.request_id.encode()), *self._identity]
         if isinstance(error, Overloaded):
             headers.append((b"retry-after", b"%d" % error.retry_after))
         elif isinstance(error, MethodNotAllowed):
@@ -228,14 +240,14 @@ class InferenceApp:
         if error.status >= 500:
             log.warning("request failed", status=error.status, reason=error.reason,
                         error=error.message, request_id=call.request_id)  # fmt: skip
-        await respond(send, error.status, headers, json_bytes({"error": error.message}))
+        return headers, json_bytes({"error": error.message})
 
     # -- everything else ---------------------------------------------------------------------
 
     async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
         call = Call("rest", time.monotonic())
         try:
-            headers = self.read_headers(scope, call)
+            headers = self.read_headers(scope["headers"], call)
             await self._dispatch(Exchange(scope, receive, send, headers, call))
         except InferenceError as error:
             await self.refuse(send, error, call)

@@ -8,7 +8,6 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -37,18 +36,21 @@ WATCH_AFTER = 0.05
 HangUp = Callable[[], Awaitable[None]]
 
 
-@dataclass(slots=True)
 class Call:
     """A request under way. ``hang_up`` returns when its caller is gone; times are monotonic."""
 
-    protocol: str
-    started: float
-    request_id: str = ""
-    caller: TraceContext | None = None
-    trace: TraceContext | None = None
-    mirrored: bool = False
-    timeout: float | None = None
-    hang_up: HangUp | None = None
+    __slots__ = ("caller", "hang_up", "mirrored", "protocol", "request_id", "started", "timeout",
+                 "trace")  # fmt: skip
+
+    def __init__(self, protocol: str, started: float, request_id: str = "") -> None:
+        self.protocol = protocol
+        self.started = started
+        self.request_id = request_id
+        self.caller: TraceContext | None = None
+        self.trace: TraceContext | None = None
+        self.mirrored = False
+        self.timeout: float | None = None
+        self.hang_up: HangUp | None = None
 
     def take_trace(self, traceparent: str) -> None:
         """Go on with the caller's trace, if the header is well formed."""
@@ -128,44 +130,55 @@ class Engine:
 
     async def infer(self, served: ServedModel, request: InferRequest, call: Call) -> Answer:
         """The outputs that ``request`` wants; every error is an InferenceError."""
-        decoded = time.monotonic()
-        deadline = call.started + self.timeout(call, request)
         served.lease()
         try:
+            decoded = time.monotonic()
             if request.images is not None:
-                await self._prepare(served, request, deadline)
+                await self._prepare(served, request, call)
                 decoded = time.monotonic()
-            item = await self._run(served, request, call, deadline)
-            results = item.results
-            outputs: dict[str, Array] = dict(zip(item.outputs, results, strict=True))
-            if served.finish is not None and (request.images is not None or request.wanted):
-                outputs = self._finish(served, request, outputs)
-            if request.wanted is not None:
-                outputs = {name: outputs[name] for name, _ in request.wanted}
-            return Answer(
-                outputs,
-                decode=decoded - call.started,
-                queue=item.started - item.enqueued,
-                compute=item.finished - item.started,
-                finished=item.finished,
-            )
+            item = await self._run(served, request, call)
+            return self.answer(served, request, call, item, decoded)
         finally:
             served.release()
 
-    async def _run(
-        self, served: ServedModel, request: InferRequest, call: Call, deadline: float
+    def submit(
+        self, served: ServedModel, request: InferRequest, call: Call, done: Callable[[Item], None]
     ) -> Item:
+        """Queue a request whose inputs are complete; ``done`` is called with its item."""
+        item = Item(
+            request.feeds, request.rows, request.run_outputs, done,
+            key=request.key, deadline=call.started + self.timeout(call, request),
+        )  # fmt: skip
+        served.batcher.submit(item)
+        return item
+
+    def answer(
+        self, served: ServedModel, request: InferRequest, call: Call, item: Item, decoded: float
+    ) -> Answer:
+        """What a finished item gives: its outputs, or its error raised."""
+        if item.error is not None:
+            raise item.error
+        outputs: dict[str, Array] = dict(zip(item.outputs, item.results, strict=True))
+        if served.finish is not None and (request.images is not None or request.wanted):
+            outputs = self._finish(served, request, outputs)
+        if request.wanted is not None:
+            outputs = {name: outputs[name] for name, _ in request.wanted}
+        return Answer(
+            outputs,
+            decode=decoded - call.started,
+            queue=item.started - item.enqueued,
+            compute=item.finished - item.started,
+            finished=item.finished,
+        )
+
+    async def _run(self, served: ServedModel, request: InferRequest, call: Call) -> Item:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-        def done(item: Item) -> None:
+        def done(_: Item) -> None:
             if not future.done():
                 future.set_result(None)
 
-        item = Item(
-            request.feeds, request.rows, request.run_outputs, done,
-            key=request.key, deadline=deadline,
-        )  # fmt: skip
-        served.batcher.submit(item)
+        item = self.submit(served, request, call, done)
         if call.hang_up is not None:
             self._watchable[item] = (served.batcher, call.hang_up)
             if self._watch_timer is None:
@@ -180,8 +193,6 @@ class Engine:
             self._watchable.pop(item, None)
             if (watcher := self._watchers.pop(item, None)) is not None:
                 watcher.cancel()
-        if item.error is not None:
-            raise item.error
         return item
 
     def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -198,8 +209,9 @@ class Engine:
         if self._watchable:
             self._watch_timer = loop.call_later(WATCH_AFTER, self._watch, loop)
 
-    async def _prepare(self, served: ServedModel, request: InferRequest, deadline: float) -> None:
+    async def _prepare(self, served: ServedModel, request: InferRequest, call: Call) -> None:
         """Raw images become the model's one input, in a thread: pictures can be large."""
+        deadline = call.started + self.timeout(call, request)
         prepare = served.prepare
         images = request.images
         assert prepare is not None and images is not None

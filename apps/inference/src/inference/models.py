@@ -76,6 +76,9 @@ class ServedModel:
             instances=batching.instances or settings.instances,
             observer=statistics,
         )
+        self.header_lines = (
+            f"x-slipway-model: {self.name}\r\nx-slipway-model-version: {self.version}\r\n"
+        ).encode("latin-1", "replace")
         self.leases = 0
         self.released = asyncio.Event()
         self.released.set()

@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry, PlatformCollector, ProcessColle
 
 from inference.app import InferenceApp, start_loading
 from inference.engine import Engine
+from inference.fastpath import server_protocol
 from inference.grpc_server import GrpcServer
 from inference.metrics import InferenceCollector
 from inference.models import Registry
@@ -38,6 +39,7 @@ def create_app(settings: InferenceSettings, health: Health) -> tuple[Probes, Inf
     start_loading(app, registry, health, settings)
     if settings.grpc_enabled:
         grpc_server = GrpcServer(app, address=f"{settings.host}:{settings.grpc_port}")
+        app.grpc = grpc_server
         app.startup.append(grpc_server.start)
         app.shutdown.append(grpc_server.stop)
     metrics = CollectorRegistry()
@@ -57,5 +59,5 @@ def run(settings: InferenceSettings) -> None:
         revision=settings.source_revision,
     )
     health = Health()
-    app, _ = create_app(settings, health)
-    server.serve(app, settings, health)
+    app, inner = create_app(settings, health)
+    server.serve(app, settings, health, http=server_protocol(inner))

@@ -91,7 +91,7 @@ class InferenceSettings(ServiceSettings):
     ] = 8 * MEBIBYTE
     max_in_flight: Annotated[
         int, Field(ge=1, description="Most requests under way at once; past it they get 429.")
-    ] = 1024
+    ] = 512
     default_timeout_seconds: Annotated[
         float, Field(gt=0, description="Time a request gets that names none.")
     ] = 30.0

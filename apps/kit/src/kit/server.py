@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from types import FrameType
+from typing import Literal
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -45,14 +46,23 @@ class _Server(uvicorn.Server):
         self.should_exit = True
 
 
-def serve(app: ASGIApp, settings: ServiceSettings, health: Health) -> None:
-    """Run until SIGTERM or SIGINT, then: unready, keep serving, drain, exit."""
+def serve(
+    app: ASGIApp,
+    settings: ServiceSettings,
+    health: Health,
+    *,
+    http: Literal["httptools"] | type[asyncio.Protocol] = "httptools",
+) -> None:
+    """Run until SIGTERM or SIGINT, then: unready, keep serving, drain, exit.
+
+    ``http`` may be a subclass of uvicorn's own protocol that answers some requests itself.
+    """
     config = uvicorn.Config(
         app,
         host=settings.host,
         port=settings.port,
         loop="uvloop",
-        http="httptools",
+        http=http,
         log_config=None,
         access_log=False,
         server_header=False,

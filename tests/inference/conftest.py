@@ -1,0 +1,106 @@
+"""A running model server for the tests: the real one, on a free port."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+
+from inference.app import InferenceApp
+from inference.service import create_app, server_protocol
+from inference.settings import InferenceSettings
+from kit.health import Health
+
+
+@dataclass(slots=True)
+class Running:
+    """A server and a client for it."""
+
+    app: InferenceApp
+    health: Health
+    client: httpx.AsyncClient
+    url: str
+    port: int
+    grpc_port: int
+
+    async def infer(self, model: str, *inputs: dict[str, Any], **request: Any) -> httpx.Response:
+        """POST …/infer with these inputs."""
+        document = {"inputs": list(inputs), **request}
+        return await self.client.post(f"/v2/models/{model}/infer", json=document)
+
+
+Serve = Callable[..., AbstractAsyncContextManager[Running]]
+
+
+def tensor(name: str, datatype: str, shape: list[int], data: Any, **more: Any) -> dict[str, Any]:
+    """An input in the protocol's JSON."""
+    return {"name": name, "datatype": datatype, "shape": shape, "data": data, **more}
+
+
+async def until(condition: Callable[[], bool], *, seconds: float = 20.0) -> None:
+    """Wait until the condition holds."""
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.002)
+
+
+@asynccontextmanager
+async def serving(repository: str, **settings: Any) -> AsyncIterator[Running]:
+    """The server over a repository, ready or as ready as it gets."""
+    wait_ready = settings.pop("wait_ready", True)
+    health = Health()
+    configured = InferenceSettings(
+        model_repository=repository,
+        host="127.0.0.1",
+        grpc_port=0,
+        **({"threads": 1, "pod_name": "pod-1", "release_name": "inference"} | settings),
+    )
+    app, inner = create_app(configured, health)
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+        config = uvicorn.Config(
+            app, http=server_protocol(inner), log_config=None, access_log=False,
+            timeout_graceful_shutdown=5,
+        )  # fmt: skip
+        server = uvicorn.Server(config)
+        server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
+        with contextlib.ExitStack() as stack:
+            stack.callback(lambda: None)
+            task = asyncio.create_task(server._serve([listener]))
+            url = f"http://127.0.0.1:{port}"
+            try:
+                await until(lambda: server.started or task.done())
+                if task.done():
+                    task.result()
+                async with httpx.AsyncClient(base_url=url, timeout=30) as client:
+                    if wait_ready:
+                        await until(lambda: health.readiness()[0] == 200)
+                    grpc_port = inner.grpc.port if inner.grpc else 0
+                    yield Running(inner, health, client, url, port, grpc_port)
+            finally:
+                server.should_exit = True
+                await task
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """An empty model repository."""
+    folder = tmp_path / "models"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def serve(repository: Path) -> Serve:
+    """Run the server over ``repository``: ``async with serve(max_queue_size=8) as running``."""
+    return lambda **settings: serving(settings.pop("at", str(repository)), **settings)
