@@ -19,9 +19,12 @@ from unzip.store import S3
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[S3Server]:
     memory = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(
-        prefix="slipway-unzip-", dir=memory if memory.is_dir() else None
-    ) as folder, serve_s3(Path(folder), ["first"]) as server:
+    with (
+        tempfile.TemporaryDirectory(
+            prefix="slipway-unzip-", dir=memory if memory.is_dir() else None
+        ) as folder,
+        serve_s3(Path(folder), ["first"]) as server,
+    ):
         yield server
 
 

@@ -35,22 +35,20 @@ def test_budget(extractor: Extractor, data: bytes, reason: Reason) -> None:
 
 def test_ratio_counts_above_the_free_bytes_only(extractor: Extractor) -> None:
     assert verdict(extractor, zips.BOMB) is Reason.RATIO_TOO_HIGH
-    assert isinstance(
-        verdict(extractor, zips.BOMB, Limits(ratio_free_bytes=64 << 20)), dict
-    )
+    assert isinstance(verdict(extractor, zips.BOMB, Limits(ratio_free_bytes=64 << 20)), dict)
 
 
 @pytest.mark.parametrize("size", [1 << 10, 60_000, 5 << 20])
 def test_a_liar_is_stopped_one_byte_past_its_size(size: int) -> None:
     """The bomb says it is small: no more than declared plus one byte ever comes out."""
-    entry = zips.Entry(
-        b"b", bytes(size + 4_000_000), local={"size": size}, central={"size": size}
-    )
+    entry = zips.Entry(b"b", bytes(size + 4_000_000), local={"size": size}, central={"size": size})
     with Extractor(Options(readers=1, writers=1, part_bytes=1 << 20)) as narrow:
         assert verdict(narrow, zips.build(entry)) is Reason.WRONG_SIZE
 
 
-@pytest.mark.parametrize("data", [zips.GOOD[name][0] for name in ("plain", "bzip2", "zip64 fields")])
+@pytest.mark.parametrize(
+    "data", [zips.GOOD[name][0] for name in ("plain", "bzip2", "zip64 fields")]
+)
 def test_large_members_are_read_as_small_ones_are(data: bytes, extractor: Extractor) -> None:
     """The same archive through the streaming path: every member counts as large there."""
     with Extractor(dataclasses.replace(Options(), span_bytes=64, part_bytes=0)) as narrow:

@@ -30,7 +30,12 @@ KEY, RESULT = "kim/result.zip", "kim/result/"
 
 
 def test_publishes_files_types_and_manifest(store: S3, extractor: Extractor) -> None:
-    files = {"a.log": b"one\n", "폴더/b.webp": zips.noise(9000), "c.jsonl": b"{}\n", "d.csv": "가,나\n".encode("cp949")}
+    files = {
+        "a.log": b"one\n",
+        "폴더/b.webp": zips.noise(9000),
+        "c.jsonl": b"{}\n",
+        "d.csv": "가,나\n".encode("cp949"),
+    }
     etag = put(store, KEY, zips.standard(files))
     backend = Recorder()
     tally = service_on(store, extractor, backend).sweep()
@@ -64,9 +69,7 @@ def test_a_second_sweep_does_nothing(store: S3, extractor: Extractor) -> None:
 
 
 @pytest.mark.parametrize("name", zips.BAD)
-def test_nothing_of_a_bad_archive_is_visible(
-    store: S3, extractor: Extractor, name: str
-) -> None:
+def test_nothing_of_a_bad_archive_is_visible(store: S3, extractor: Extractor, name: str) -> None:
     data, reason = zips.BAD[name]
     put(store, KEY, data)
     watched = Mortal(store)
@@ -82,9 +85,7 @@ def test_nothing_of_a_bad_archive_is_visible(
 
 
 @pytest.mark.parametrize("name", zips.GOOD)
-def test_good_archives_arrive_byte_for_byte(
-    store: S3, extractor: Extractor, name: str
-) -> None:
+def test_good_archives_arrive_byte_for_byte(store: S3, extractor: Extractor, name: str) -> None:
     data, files = zips.GOOD[name]
     put(store, KEY, data)
     assert service_on(store, extractor).sweep().outcomes == {"published": 1}
@@ -239,9 +240,7 @@ class _DyingWhen(Mortal):
         return super().step(name, call)
 
 
-def test_a_fresh_claim_is_left_alone_and_a_stale_one_taken(
-    store: S3, extractor: Extractor
-) -> None:
+def test_a_fresh_claim_is_left_alone_and_a_stale_one_taken(store: S3, extractor: Extractor) -> None:
     put(store, KEY, zips.standard({"a": b"1"}))
     with pytest.raises(Killed):
         service_on(_DyingWhen(store, lambda name: name.startswith("read ")), extractor).sweep()
@@ -270,9 +269,7 @@ def test_too_slow(store: S3, extractor: Extractor) -> None:
     assert list(store.entries(RESULT)) == []
 
 
-def test_drain_gives_the_archive_back_with_its_progress(
-    store: S3, extractor: Extractor
-) -> None:
+def test_drain_gives_the_archive_back_with_its_progress(store: S3, extractor: Extractor) -> None:
     files = {f"{n:02}": str(n).encode() for n in range(60)}
     put(store, KEY, zips.standard(files))
     stop = Stop()
@@ -292,9 +289,7 @@ def test_drain_gives_the_archive_back_with_its_progress(
     assert files_below(store, RESULT) == files
 
 
-def test_a_worker_that_lost_its_lease_overwrites_nothing(
-    store: S3, extractor: Extractor
-) -> None:
+def test_a_worker_that_lost_its_lease_overwrites_nothing(store: S3, extractor: Extractor) -> None:
     """It sleeps over its lease right before an upload; meanwhile the archive was replaced."""
     put(store, KEY, zips.standard({"a": b"old", "b": b"old"}))
     slept: list[bool] = []
@@ -331,7 +326,9 @@ def test_retry_runs_a_refused_archive_again(store: S3, extractor: Extractor) -> 
     backend = Recorder()
     data = zips.standard({"a": b"12345"})
     put(store, KEY, data)
-    assert service_on(store, extractor, backend, max_total_bytes=3).sweep().outcomes == {"refused": 1}
+    assert service_on(store, extractor, backend, max_total_bytes=3).sweep().outcomes == {
+        "refused": 1
+    }
     service = service_on(store, extractor, backend)
     assert service.sweep().taken == 0  # not by itself
     outcome = service.ledger.outcome(Archive(store.bucket, KEY, store.head(KEY).etag, len(data)))

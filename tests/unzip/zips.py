@@ -156,9 +156,7 @@ def build(
             "<4sQ2H2L4Q", b"PK\6\6", wide.get("extent", 44), 45, 45, wide["disk"], wide["first"],
             wide["here"], wide["total"], wide["size"], wide["offset"],
         )  # fmt: skip
-        body += struct.pack(
-            "<4sLQL", b"PK\6\7", 0, wide.get("at", at), wide.get("disks", 1)
-        )
+        body += struct.pack("<4sLQL", b"PK\6\7", 0, wide.get("at", at), wide.get("disks", 1))
         f |= {"here": MAX16, "total": MAX16, "size": MAX32, "offset": MAX32}
     f |= dict(end or {})
     body += struct.pack(
@@ -213,8 +211,10 @@ def fifield(kernel: int = 1 << 20, count: int = 250) -> bytes:
     directory = b"".join(
         _central(Entry(str(n).encode(), data, compressed=packed), packed, 0) for n in range(count)
     )
-    return body + directory + struct.pack(
-        "<4s4H2LH", b"PK\5\6", 0, 0, count, count, len(directory), len(body), 0
+    return (
+        body
+        + directory
+        + struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, count, count, len(directory), len(body), 0)
     )
 
 

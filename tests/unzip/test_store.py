@@ -1,0 +1,183 @@
+"""The client: conditions, errors, pace."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import botocore.exceptions
+import obstore.exceptions
+import pytest
+from tests.s3 import S3Server
+from tests.unzip.conftest import session
+from unzip.startup import UnfitStore, check_conditional_writes, copies_rightly
+from unzip.store import (
+    S3,
+    Absent,
+    Conflict,
+    Matching,
+    Missing,
+    Pace,
+    SlowDown,
+    StoreError,
+    Transient,
+    translate,
+)
+
+
+def test_conditional_writes(store: S3) -> None:
+    first = store.put("k", b"1", "text/plain", {}, Absent())
+    with pytest.raises(Conflict):
+        store.put("k", b"2", "text/plain", {}, Absent())
+    second = store.put("k", b"2", "text/plain", {}, Matching(first))
+    with pytest.raises(Conflict):
+        store.put("k", b"3", "text/plain", {}, Matching(first))
+    assert store.get("k").body == b"2"
+    with pytest.raises(Conflict):
+        store.delete("k", first)
+    store.delete("k", second)
+    with pytest.raises(Missing):
+        store.get("k")
+    store.delete("k")
+
+
+def test_reads_are_pinned(store: S3) -> None:
+    etag = store.put("k", b"0123456789", "text/plain", {})
+    assert bytes(store.read("k", 2, 5, etag)) == b"234"
+    store.put("k", b"9876543210", "text/plain", {})
+    with pytest.raises(Conflict):
+        store.read("k", 2, 5, etag)
+    store.delete("k")
+    with pytest.raises(Missing):
+        store.read("k", 2, 5, etag)
+
+
+def test_multipart(store: S3) -> None:
+    upload = store.create_upload("k", "text/plain", {"slipway-source": "e"})
+    parts = [store.upload_part("k", upload, n, bytes([n]) * (5 << 20)) for n in (1, 2)]
+    with pytest.raises(Missing):
+        store.head("k")
+    store.complete_upload("k", upload, parts, Absent())
+    head = store.head("k")
+    assert (head.size, head.content_type, head.metadata["slipway-source"]) == (10 << 20, "text/plain", "e")  # fmt: skip
+    again = store.create_upload("k", "text/plain", {})
+    part = store.upload_part("k", again, 1, b"x")
+    with pytest.raises(Conflict):
+        store.complete_upload("k", again, [part], Absent())
+    store.abort_upload("k", again)
+    store.abort_upload("k", again)
+    assert list(store.list_uploads("")) == []
+
+
+def test_listing_goes_on_behind_a_key(store: S3) -> None:
+    for n in range(5):
+        store.put(f"p/{n}", b"", "text/plain", {})
+    assert [entry.key for entry in store.entries("p/", "p/2")] == ["p/3", "p/4"]
+
+
+def test_this_server_is_fit(store: S3) -> None:
+    check_conditional_writes(store, "s/")
+    assert copies_rightly(store, "s/")()
+    assert list(store.entries("s/")) == []
+    assert list(store.list_uploads("s/")) == []
+
+
+class TwoWinners:
+    """A server that answers every writer of a race with success, as versitygw 1.7 did."""
+
+    def __init__(self, store: S3) -> None:
+        self._store = store
+
+    def put(self, key: str, body: bytes, kind: str, metadata: Any, condition: Any) -> str:
+        unconditional = None if isinstance(condition, Absent) else condition
+        return self._store.put(key, body, kind, metadata, unconditional)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+
+def test_a_server_with_several_winners_is_refused(store: S3) -> None:
+    unfit: Any = TwoWinners(store)
+    with pytest.raises(UnfitStore, match="8 of 8 writers won"):
+        check_conditional_writes(unfit, "s/")
+
+
+def _client_error(code: str, status: int) -> Exception:
+    answer: Any = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}
+    return botocore.exceptions.ClientError(answer, "PutObject")
+
+
+def _obstore_error(status: int, code: str) -> Exception:
+    return obstore.exceptions.GenericError(
+        f"Server returned non-2xx status code: {status} X: <Error><Code>{code}</Code></Error>"
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (_client_error("SlowDown", 503), SlowDown),
+        (_client_error("ServiceUnavailable", 503), Transient),
+        (_client_error("InternalError", 500), Transient),
+        (_client_error("ExpiredToken", 400), Transient),
+        (_client_error("RequestTimeout", 400), Transient),
+        (_client_error("PreconditionFailed", 412), Conflict),
+        (_client_error("ConditionalRequestConflict", 409), Conflict),
+        (_client_error("NoSuchUpload", 404), Missing),
+        (_client_error("404", 404), Missing),
+        (_client_error("NoSuchBucket", 404), StoreError),
+        (_client_error("AccessDenied", 403), StoreError),
+        (_obstore_error(503, "SlowDown"), SlowDown),
+        (_obstore_error(400, "ExpiredToken"), Transient),
+        (_obstore_error(403, "AccessDenied"), StoreError),
+        (obstore.exceptions.GenericError("connection reset by peer"), Transient),
+        (obstore.exceptions.PreconditionError("412"), Conflict),
+        (FileNotFoundError("k"), Missing),
+        (ConnectionResetError(), Transient),
+        (botocore.exceptions.ReadTimeoutError(endpoint_url="x"), Transient),
+        (botocore.exceptions.NoCredentialsError(), StoreError),
+    ],
+)
+def test_translate(error: Exception, kind: type[StoreError]) -> None:
+    assert type(translate(error)) is kind
+
+
+def test_a_missing_bucket_says_so(s3_server: S3Server) -> None:
+    store = S3("nobody-made-this", session=session(), endpoint=s3_server.url)
+    with pytest.raises(StoreError, match="NoSuchBucket|does not exist"):
+        list(store.entries(""))
+
+
+def test_pace_halves_on_slow_down_and_recovers() -> None:
+    pace = Pace(16)
+    for _ in range(20):
+        with pytest.raises(SlowDown), pace:
+            raise SlowDown("503")
+    assert pace.allowed == 8  # one crowd of 503s counts once
+    for _ in range(200):
+        with pace:
+            pass
+    assert pace.allowed == 16
+
+
+def test_pace_lets_no_more_in_than_allowed() -> None:
+    pace = Pace(3)
+    inside, most, lock, gate = 0, 0, threading.Lock(), threading.Barrier(3)
+
+    def work() -> None:
+        nonlocal inside, most
+        for _ in range(4):
+            with pace:
+                with lock:
+                    inside += 1
+                    most = max(most, inside)
+                gate.wait(10)  # three at a time, or it breaks
+                with lock:
+                    inside -= 1
+
+    threads = [threading.Thread(target=work) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == 3
