@@ -25,6 +25,7 @@ from release import (
     output,
     references,
     tree,
+    validate,
     verdicts,
     verify,
 )
@@ -232,8 +233,12 @@ def promote(
         typer.Option("--expect", help="Commit of the state that is meant; refused if it moved on."),
     ] = None,
     verify_first: Annotated[
-        bool, typer.Option("--verify", help="Get a verdict on the environment copied from first.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--verify/--no-verify",
+            help="Get a verdict on what is copied first; by default when Git has none.",
+        ),
+    ] = None,
     override: Annotated[
         str,
         typer.Option("--override", help="Why this goes without verdict, soak time or window."),
@@ -261,9 +266,14 @@ def promote(
         open_repo(manifest_repo, branch, timeout=git_timeout) as repo,
         sources(repo, source, git_timeout) as order,
     ):
+        known = verdicts.Log([]) if override else verdicts.read(repo)
+        if verify_first is None:
+            target = verify.target(repo, source_env, expect)
+            verify_first = not override and known.verified_since(source_env, target.files) is None
         if verify_first:
             cluster = Cluster(context, kubeconfig, argocd_namespace=argocd_namespace)
             deployed(repo, cluster, verify.target(repo, source_env, expect), timeout)
+            known = verdicts.read(repo)
         planner = operations.Promote(
             source_env,
             target_env,
@@ -273,7 +283,7 @@ def promote(
             expect=expect,
             branch=branch,
             allow_unrelated=allow_unrelated,
-            verdicts=verdicts.Log([]) if override else verdicts.read(repo),
+            verdicts=known,
             override=override,
         )
         result = change.apply(repo, planner, dry_run=dry_run, sign=sign)
@@ -331,6 +341,41 @@ def rollback(
             found = deployed(repo, cluster, verify.target(repo, env, result.commit), timeout)
             if not json_output:
                 output.printed(False, {}, status_table.findings(found))
+
+
+@app.command("validate")
+def validate_command(
+    *,
+    root: Annotated[
+        Path,
+        typer.Argument(help="Folder with charts, values and argocd.", exists=True, file_okay=False),
+    ] = Path(),
+    env: Annotated[
+        list[str] | None, typer.Option("--env", help="Environment; all when left out.")
+    ] = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Render every release of every environment and say what is wrong, file, key and line."""
+    with reported(json_output):
+        started = time.monotonic()
+        report = validate.validate(root, env or ())
+        seconds = time.monotonic() - started
+        output.printed(
+            json_output,
+            {
+                "findings": [vars(finding) for finding in report.findings],
+                "releases": report.rendered,
+                "manifests": report.manifests,
+                "seconds": round(seconds, 2),
+                "notes": list(report.notes),
+            },
+            *(str(finding) for finding in report.findings),
+            *report.notes,
+            f"{report.rendered} releases, {report.manifests} manifests, "
+            f"{len(report.findings)} findings in {seconds:.1f} s.",
+        )
+        if report.findings:
+            raise typer.Exit(int(Exit.ERROR))
 
 
 @app.command("verify")

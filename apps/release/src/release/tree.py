@@ -25,7 +25,10 @@ Record = TypeVar("Record", Image, Model)
 class Snapshot(Protocol):
     """The files of one commit."""
 
-    commit: str
+    @property
+    def commit(self) -> str:
+        """The commit's id."""
+        ...
 
     def read(self, path: str) -> bytes | None:
         """A file's bytes; None when the commit has no such file."""

@@ -1,0 +1,178 @@
+"""Charts and values to manifests, as Argo CD renders them: the same Helm, files and order."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from release import programs
+from release.errors import BadValuesError, ReleaseError
+from release.git import Git
+
+Manifest = dict[str, Any]
+
+# Stand-ins for what is not deployed yet: without them nothing of a release's pods would be
+# rendered, and nothing checked, until the first deployment.
+_IMAGE = (
+    "image: {repository: not-deployed.invalid/image, tag: none, "
+    f"digest: 'sha256:{'0' * 64}', revision: '{'0' * 40}'}}\n"
+)
+_MODEL = f"model: {{name: none, version: '0', uri: 's3://none/none/0', sha256: '{'0' * 64}'}}\n"
+
+
+@dataclass(frozen=True)
+class Release:
+    """A row of an environment's ApplicationSet, with the files it is rendered from.
+
+    Paths are relative to the tree's root; ``files`` exist, ``missing`` do not.
+    """
+
+    environment: str
+    name: str
+    chart: str
+    folder: str
+    namespace: str
+    files: tuple[str, ...]
+    missing: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.environment}/{self.name}"
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """What Helm made of a release: manifests, or why it refused."""
+
+    release: Release
+    text: str
+    error: str = ""
+
+    @property
+    def manifests(self) -> list[Manifest]:
+        """The documents."""
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        return [document for document in yaml.load_all(self.text, loader) if document]
+
+
+def environments(root: Path) -> list[str]:
+    """Environments with an ApplicationSet, sorted."""
+    found = []
+    for path in sorted((root / "argocd").glob("*.yaml")):
+        with contextlib.suppress(yaml.YAMLError):
+            documents = list(yaml.safe_load_all(path.read_text()))
+            if any(isinstance(d, dict) and d.get("kind") == "ApplicationSet" for d in documents):
+                found.append(path.stem)
+    return found
+
+
+def releases(root: Path, environment: str) -> list[Release]:
+    """The rows of an environment's ApplicationSet, in their order.
+
+    Raises BadValuesError when argocd/<environment>.yaml is not such a file.
+    """
+    path = f"argocd/{environment}.yaml"
+    try:
+        document = yaml.safe_load((root / path).read_text())
+        template = document["spec"]["template"]["spec"]
+        rows = [row for g in document["spec"]["generators"] for row in g["list"]["elements"]]
+        return [_release(root, environment, template, row) for row in rows]
+    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+        raise BadValuesError(
+            f"{path} is not an ApplicationSet with a list of releases ({error!r}).",
+            fix="compare it with the other environments' files",
+        ) from error
+
+
+def _release(root: Path, environment: str, template: Manifest, row: Manifest) -> Release:
+    def filled(text: str) -> str:
+        for key, value in row.items():
+            text = text.replace(f"{{{{ .{key} }}}}", str(value))
+        return text
+
+    source = template["source"]
+    folder = filled(source["path"])
+    paths = [os.path.normpath(f"{folder}/{filled(path)}") for path in source["helm"]["valueFiles"]]
+    return Release(
+        environment,
+        str(row["release"]),
+        str(row["chart"]),
+        folder,
+        filled(template["destination"]["namespace"]),
+        tuple(path for path in paths if (root / path).is_file()),
+        tuple(path for path in paths if not (root / path).is_file()),
+    )
+
+
+def render_all(
+    root: Path, wanted: Sequence[Release], *, placeholders: bool = False
+) -> list[Rendered]:
+    """Render releases side by side, as many at once as there are cores.
+
+    With ``placeholders``, releases without an image (or a model) get one that does not exist.
+    """
+    helm = programs.find("helm")
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        return list(pool.map(lambda one: _render(helm, root, one, placeholders), wanted))
+
+
+def _render(helm: str, root: Path, release: Release, placeholders: bool) -> Rendered:
+    if not (root / release.folder / "Chart.yaml").is_file():
+        return Rendered(release, "", f"{release.folder} is no chart")
+    command = [helm, "template", release.name, release.folder, "--namespace", release.namespace]
+    for path in release.files:
+        command += ["--values", path]
+    extra = _missing(root, release) if placeholders else ""
+    if extra:
+        command += ["--values", "-"]
+    done = subprocess.run(
+        command, cwd=root, capture_output=True, text=True, input=extra or None, check=False
+    )
+    if done.returncode != 0:
+        error = done.stderr.strip().removeprefix("Error: ")
+        return Rendered(
+            release, "", error.replace("Use --debug flag to render out invalid YAML", "")
+        )
+    return Rendered(release, done.stdout)
+
+
+def _missing(root: Path, release: Release) -> str:
+    """Stand-ins for a release's image and model where its files have empty ones."""
+    extra = ""
+    for path in release.files:
+        for suffix, section, stand_in in (
+            (".image.yaml", "image", _IMAGE),
+            (".model.yaml", "model", _MODEL),
+        ):
+            if path.endswith(suffix):
+                content = yaml.safe_load((root / path).read_text()) or {}
+                if not any((content.get(section) or {}).values()):
+                    extra += stand_in
+    return extra
+
+
+@contextlib.contextmanager
+def exported(git: Git, commit: str) -> Iterator[Path]:
+    """A commit's charts, values and applications as files in a scratch folder."""
+    present = [
+        path
+        for path in ("charts", "values", "argocd", "docs/reference")
+        if git.attempt("cat-file", "-e", f"{commit}:{path}")[0] == 0
+    ]
+    if not present:
+        raise ReleaseError(f"{commit[:12]} has no charts, values or argocd in it.")
+    archive = git.run("archive", "--format=tar", commit, "--", *present)
+    with tempfile.TemporaryDirectory(prefix="release-tree-") as scratch:
+        with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+            tar.extractall(scratch, filter="data")
+        yield Path(scratch)

@@ -1,0 +1,220 @@
+"""`release validate`: what is wrong is refused with file, key, line and fix."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from release import render, validate
+from release.cli import app
+from release.render import Manifest, Release
+from typer.testing import CliRunner
+
+from tests.programs import require
+
+ROOT = Path(__file__).resolve().parents[2]
+Documents = dict[Release, list[Manifest]]
+
+
+def copied(target: Path) -> Path:
+    for folder in ("charts", "values", "argocd"):
+        shutil.copytree(ROOT / folder, target / folder)
+    return target
+
+
+def append(path: Path, text: str) -> int:
+    """Add lines to a file; the number of the first new one."""
+    before = path.read_text()
+    path.write_text(before + text)
+    return before.count("\n") + 1
+
+
+@pytest.fixture(scope="module", autouse=True)
+def programs() -> None:
+    require("helm")
+    require("kubeconform")
+
+
+@pytest.fixture(scope="module")
+def shipped() -> validate.Report:
+    return validate.validate(ROOT)
+
+
+def test_what_is_shipped_is_valid(shipped: validate.Report) -> None:
+    assert [str(finding) for finding in shipped.findings] == []
+    assert shipped.rendered >= 15
+    assert shipped.manifests > shipped.rendered
+
+
+def test_every_mistake_is_found_in_one_run_at_its_place(tmp_path: Path) -> None:
+    """One tree with many mistakes: none hides another."""
+    root = copied(tmp_path)
+    values = root / "values"
+    misspelt = append(values / "dev/proxy.yaml", "resorces:\n  limits: {memory: 1Gi}\n")
+    wrong_type = append(values / "stage/proxy.yaml", "stop: {graceSeconds: soon}\n")
+    (values / "dev/unzpi.yaml").write_text("env: {}\n")
+    (values / "dev/worker.imgae.yaml").write_text("image: {}\n")
+    shutil.copytree(values / "stage", values / "stagging")
+    half = values / "prod/proxy.image.yaml"
+    half.write_text(half.read_text().replace('tag: ""', 'tag: "1"'))
+    argocd = root / "argocd/prod.yaml"
+    argocd.write_text(
+        argocd.read_text().replace(
+            "- {release: unzip, chart: service}",
+            "- {release: unzip, chart: service}\n          - {release: extra, chart: service}",
+        )
+    )
+    broken = values / "prod/worker.yaml"
+    broken.write_text(broken.read_text() + "args: [serve\n")
+    project = root / "argocd/project.yaml"
+    project.write_text(project.read_text().replace("namespaceResourceWhitelist", "nameWhitelist"))
+    (values / "promotion.yaml").write_text("stage: {soka: 3m}\n")
+
+    answer = CliRunner().invoke(app, ["validate", str(root), "--json"])
+    assert answer.exit_code == 1
+    found = {
+        (entry["file"], entry["line"], entry["key"]): f"{entry['message']} Fix: {entry['fix']}"
+        for entry in json.loads(answer.stdout)["findings"]
+    }
+
+    def said(file: str, line: int, key: str) -> str:
+        return found.get((file, line, key), f"nothing; found: {sorted(found)}")
+
+    assert "'resources'" in said("values/dev/proxy.yaml", misspelt, "resorces")
+    assert "stage/proxy" in said("values/stage/proxy.yaml", wrong_type, "stop.graceSeconds")
+    assert "did you mean unzip?" in said("values/dev/unzpi.yaml", 0, "unzpi")
+    assert "worker.image.yaml" in said("values/dev/worker.imgae.yaml", 0, "")
+    assert "rename it to stage" in said("values/stagging", 0, "")
+    assert "image.digest" in said("values/prod/proxy.image.yaml", 0, "")
+    assert "write values/prod/extra.yaml" in " ".join(
+        text
+        for (file, _, key), text in found.items()
+        if (file, key) == ("argocd/prod.yaml", "extra")
+    )
+    assert "yaml" in said("values/prod/worker.yaml", 0, "").lower()
+    assert any(
+        "nameWhitelist" in text for (file, *_), text in found.items() if "project" in file
+    ), found
+    assert "soka" in said("values/promotion.yaml", 0, "dev") + said(
+        "values/promotion.yaml", 0, "stage"
+    )
+
+
+def test_an_environment_nobody_deploys_is_refused_by_name() -> None:
+    answer = CliRunner().invoke(app, ["validate", str(ROOT), "--env", "stge", "--json"])
+    assert answer.exit_code == 8
+    assert "'stage'" in json.loads(answer.stdout)["fix"]
+
+
+@pytest.fixture(scope="module")
+def dev() -> Documents:
+    rows = render.releases(ROOT, "dev")
+    return {r.release: r.manifests for r in render.render_all(ROOT, rows, placeholders=True)}
+
+
+def of(documents: Documents, kind: str, name: str) -> Manifest:
+    return next(
+        document
+        for one in documents.values()
+        for document in one
+        if (document["kind"], document["metadata"]["name"]) == (kind, name)
+    )
+
+
+def container(documents: Documents) -> dict[str, Any]:
+    found: dict[str, Any] = of(documents, "Deployment", "proxy")["spec"]["template"]["spec"][
+        "containers"
+    ][0]
+    return found
+
+
+def destination(documents: Documents) -> dict[str, Any]:
+    found: dict[str, Any] = of(documents, "VirtualService", "public")["spec"]["http"][0]["route"][
+        0
+    ]["destination"]
+    return found
+
+
+def rename_subset(documents: Documents) -> None:
+    of(documents, "DestinationRule", "proxy")["spec"]["subsets"] = [{"name": "stable"}]
+    destination(documents)["subset"] = "stabel"
+
+
+MUTATIONS: dict[str, tuple[Callable[[Documents], object], str]] = {
+    "a route to no service": (
+        lambda d: destination(d).update(host="prxoy"),
+        "names the host 'prxoy', which is no Service of dev",
+    ),
+    "a route to no subset": (rename_subset, "sends to the subset 'stabel' of proxy"),
+    "a route to no port": (
+        lambda d: destination(d).update(port={"number": 81}),
+        "sends to port 81 of proxy",
+    ),
+    "a mirror to no service": (
+        lambda d: of(d, "VirtualService", "public")["spec"]["http"][0].update(
+            mirrors=[{"destination": {"host": "shadow"}}]
+        ),
+        "names the host 'shadow'",
+    ),
+    "a gateway that is not there": (
+        lambda d: of(d, "VirtualService", "public")["spec"].update(gateways=["pubic"]),
+        "names no Gateway of the environment: pubic",
+    ),
+    "a rule for no service": (
+        lambda d: of(d, "DestinationRule", "inference")["spec"].update(host="inferenec"),
+        "names the host 'inferenec'",
+    ),
+    "a probe of another port": (
+        lambda d: container(d)["readinessProbe"]["httpGet"].update(port=9999),
+        "probes port 9999",
+    ),
+    "an image without a digest": (
+        lambda d: container(d).update(image="registry.test/proxy:latest"),
+        "which has no digest",
+    ),
+    "a service that selects nothing": (
+        lambda d: of(d, "Service", "proxy")["spec"].update(selector={"app": "x"}),
+        "selects no pods",
+    ),
+    "a service to another port": (
+        lambda d: of(d, "Service", "proxy")["spec"]["ports"][0].update(targetPort=81),
+        "leads to port 81",
+    ),
+    "a kind that the project forbids": (
+        lambda d: of(d, "ConfigMap", "proxy").update(kind="Secret"),
+        "of a kind that the project does not allow",
+    ),
+}
+
+
+def checked(documents: Documents, settings: dict[str, set[str]] | None = None) -> list[str]:
+    allowed = validate._allowed_kinds(ROOT)
+    return [str(f) for f in validate.cross_checks(ROOT, documents, settings or {}, allowed)]
+
+
+def test_the_shipped_environment_passes_the_cross_checks(dev: Documents) -> None:
+    assert checked(dev) == []
+
+
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_a_name_that_points_to_nothing_is_found(dev: Documents, name: str) -> None:
+    mutate, words = MUTATIONS[name]
+    documents = copy.deepcopy(dev)
+    mutate(documents)
+    found = checked(documents)
+    assert any(words in finding for finding in found), found
+
+
+def test_environment_keys_are_settings_of_the_service(dev: Documents) -> None:
+    known = {"PROXY_BACKENDS", "PROXY_REDIS_URL"}
+    assert checked(dev, {"proxy": known, "worker": known}) == []
+    found = checked(dev, {"proxy": {"PROXY_BACKEND", "PROXY_REDIS_URL"}})
+    assert any(
+        "values/base/proxy.yaml:" in f and "PROXY_BACKENDS" in f and "PROXY_BACKEND?" in f
+        for f in found
+    ), found
