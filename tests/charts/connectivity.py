@@ -31,14 +31,14 @@ def analyse(folder: Path) -> list[str]:
     return sorted(lines)
 
 
-def table(charts: Path = ROOT / "charts") -> str:
-    """The table of every connection that the charts in this folder allow."""
+def table(root: Path = ROOT) -> str:
+    """The table of every connection that the charts and values below ``root`` allow."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "neighbours.yaml").write_bytes(NEIGHBOURS.read_bytes())
         for release in ALL_RELEASES:
             if release.chart != "routing":
-                text = render(release, charts)
+                text = render(release, root)
                 (folder / f"{release}.yaml").write_text(text, encoding="utf-8")
         return "\n".join(analyse(folder)) + "\n"
 

@@ -86,14 +86,17 @@ def helm(
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def render(release: Release, charts: Path = ROOT / "charts") -> str:
-    """A release's manifests as YAML, as if an image and a model were deployed."""
-    files = [*release.files]
+def render(release: Release, root: Path = ROOT) -> str:
+    """A release's manifests as YAML, as if an image and a model were deployed.
+
+    ``root`` is another copy of the repository's charts and values.
+    """
+    files = [root / path.relative_to(ROOT) for path in release.files]
     if release.chart == "service":
         files.append(DEPLOYED)
         if any(path.name.endswith(".model.yaml") for path in release.files):
             files.append(MODEL)
-    answer = helm(charts / release.chart, release.name, release.environment, files)
+    answer = helm(root / "charts" / release.chart, release.name, release.environment, files)
     assert answer.returncode == 0, f"{release}: {answer.stderr}"
     return answer.stdout
 

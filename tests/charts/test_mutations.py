@@ -1,0 +1,312 @@
+"""Each control is broken in turn; the checks named beside it must see it. None may survive.
+
+A check here is the one that guards the repository (same code, same programs), pointed at a copy
+with one line changed.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests import programs
+from tests.charts import test_iam
+from tests.charts.admission import ApiServer
+from tests.charts.connectivity import TABLE, table
+from tests.charts.posture import checkov, kube_score
+from tests.charts.rendering import DEPLOYED, MODEL, ROOT, helm
+
+
+@dataclass(frozen=True, slots=True)
+class Mutation:
+    """One line of one file, changed; ``new`` None removes the file."""
+
+    control: str
+    file: str
+    old: str
+    new: str | None
+    caught_by: tuple[str, ...]
+
+
+SERVICE = "charts/service/templates"
+ENVIRONMENT = "charts/environment/templates"
+ROUTING = "charts/routing/templates"
+
+MUTATIONS = (
+    Mutation(
+        "mutual TLS is not strict",
+        f"{ENVIRONMENT}/peerauthentication.yaml",
+        "mode: STRICT",
+        "mode: PERMISSIVE",
+        ("unit",),
+    ),
+    Mutation(
+        "no PeerAuthentication at all",
+        f"{ENVIRONMENT}/peerauthentication.yaml",
+        "",
+        None,
+        ("unit",),
+    ),
+    Mutation(
+        "everybody may call",
+        f"{ENVIRONMENT}/authorizationpolicy-allow-nothing.yaml",
+        "spec: {}",
+        "spec: {rules: [{}]}",
+        ("unit",),
+    ),
+    Mutation(
+        "any identity may call",
+        f"{ROUTING}/_helpers.tpl",
+        '{{- printf "%s/ns/%s/sa/%s" .root.Values.trustDomain .root.Release.Namespace .caller -}}',
+        '"*"',
+        ("unit",),
+    ),
+    Mutation(
+        "default-deny lets everything in",
+        f"{ENVIRONMENT}/networkpolicy-default-deny.yaml",
+        "policyTypes: [Ingress, Egress]",
+        "policyTypes: [Ingress, Egress]\n  ingress: [{}]",
+        ("unit", "connectivity"),
+    ),
+    Mutation(
+        "default-deny lets everything out",
+        f"{ENVIRONMENT}/networkpolicy-default-deny.yaml",
+        "policyTypes: [Ingress, Egress]",
+        "policyTypes: [Ingress]",
+        # Not by connectivity: each pod has a policy of its own for both ways as well.
+        ("unit",),
+    ),
+    Mutation(
+        "no default-deny", f"{ENVIRONMENT}/networkpolicy-default-deny.yaml", "", None, ("unit",)
+    ),
+    Mutation(
+        "the extractor may reach any address",
+        "values/base/environment.yaml",
+        "  unzip:\n    to: [s3]",
+        "  unzip:\n    to: [s3, world]\n",
+        ("connectivity",),
+    ),
+    Mutation(
+        "sidecars let unknown hosts through",
+        f"{ENVIRONMENT}/sidecar.yaml",
+        "REGISTRY_ONLY",
+        "ALLOW_ANY",
+        ("unit",),
+    ),
+    Mutation(
+        "the namespace enforces nothing",
+        f"{ENVIRONMENT}/namespace.yaml",
+        "    pod-security.kubernetes.io/enforce: {{ .Values.podSecurity }}\n",
+        "",
+        ("unit",),
+    ),
+    Mutation(
+        "pods stay out of the mesh",
+        f"{ENVIRONMENT}/namespace.yaml",
+        "    {{ $label }}: {{ $value | quote }}",
+        "",
+        ("unit",),
+    ),
+    Mutation("no quota", f"{ENVIRONMENT}/resourcequota.yaml", "", None, ("unit",)),
+    Mutation(
+        "pods run as root",
+        f"{SERVICE}/_pod.tpl",
+        "runAsNonRoot: true\n    runAsUser: 65532",
+        "runAsNonRoot: false\n    runAsUser: 0",
+        ("unit", "kube-score", "checkov", "admission"),
+    ),
+    Mutation(
+        "containers may gain privileges",
+        f"{SERVICE}/_pod.tpl",
+        "allowPrivilegeEscalation: false",
+        "allowPrivilegeEscalation: true",
+        ("unit", "checkov", "admission"),
+    ),
+    Mutation(
+        "containers keep their capabilities",
+        f"{SERVICE}/_pod.tpl",
+        "capabilities: {drop: [ALL]}",
+        "capabilities: {}",
+        ("unit", "checkov", "admission"),
+    ),
+    Mutation(
+        "no seccomp profile",
+        f"{SERVICE}/_pod.tpl",
+        "seccompProfile: {type: RuntimeDefault}",
+        "seccompProfile: {type: Unconfined}",
+        ("unit", "checkov", "admission"),
+    ),
+    Mutation(
+        "the root is writable",
+        f"{SERVICE}/_pod.tpl",
+        "readOnlyRootFilesystem: true",
+        "readOnlyRootFilesystem: false",
+        ("unit", "kube-score", "checkov"),
+    ),
+    Mutation(
+        "pods carry a token for the API",
+        f"{SERVICE}/_pod.tpl",
+        "automountServiceAccountToken: {{ .Values.serviceAccount.token }}",
+        "automountServiceAccountToken: true",
+        ("unit", "checkov"),
+    ),
+    Mutation(
+        "no limits",
+        f"{SERVICE}/_pod.tpl",
+        "  limits: {{- toYaml .Values.resources.limits | nindent 4 }}\n",
+        "",
+        ("unit", "kube-score", "checkov"),
+    ),
+    Mutation(
+        "no probes",
+        f"{SERVICE}/_pod.tpl",
+        'list "startup" "readiness" "liveness"',
+        'list "startup"',
+        ("unit", "kube-score", "checkov"),
+    ),
+    Mutation(
+        "no PodDisruptionBudget",
+        f"{SERVICE}/poddisruptionbudget.yaml",
+        "",
+        None,
+        ("unit", "kube-score"),
+    ),
+    Mutation(
+        "the tag decides",
+        f"{SERVICE}/_helpers.tpl",
+        'printf "%s:%s@%s" .Values.image.repository .Values.image.tag .Values.image.digest',
+        'printf "%s:%s" .Values.image.repository .Values.image.tag',
+        ("unit", "checkov"),
+    ),
+    Mutation(
+        "retries double writes",
+        f"{ROUTING}/_helpers.tpl",
+        'default (list "connect-failure"',
+        'default (list "503" "connect-failure"',
+        ("unit",),
+    ),
+    Mutation(
+        "the schema takes any key",
+        "charts/service/values.schema.json",
+        '  "additionalProperties": false,\n  "properties": {\n    "kind"',
+        '  "additionalProperties": true,\n  "properties": {\n    "kind"',
+        ("unit", "bad-input"),
+    ),
+    Mutation(
+        "an IAM action is widened",
+        "docs/aws/iam/inference.json",
+        '"s3:GetObject"',
+        '"s3:*"',
+        ("iam",),
+    ),
+    Mutation(
+        "an IAM resource is widened",
+        "docs/aws/iam/unzip.json",
+        "arn:aws:s3:::your-archives/*",
+        "arn:aws:s3:::*",
+        ("iam",),
+    ),
+)
+
+
+IGNORED = shutil.ignore_patterns("schemas", "__pycache__", "*.py")
+
+
+def copy_of_the_repository(folder: Path, mutation: Mutation | None) -> Path:
+    """What the checks look at, with one control broken."""
+    for name in ("charts", "values", "docs/aws"):
+        shutil.copytree(ROOT / name, folder / name, ignore=IGNORED)
+    if mutation is None:
+        return folder
+    path = folder / mutation.file
+    if mutation.new is None:
+        path.unlink()
+        return folder
+    text = path.read_text(encoding="utf-8")
+    assert mutation.old in text, f"{mutation.file} no longer has {mutation.old!r}"
+    path.write_text(text.replace(mutation.old, mutation.new), encoding="utf-8")
+    if "world" in mutation.new:
+        peers = folder / "values/base/environment.yaml"
+        world = "peers:\n  world: {cidr: 0.0.0.0/0, ports: [443/TCP]}\n"
+        text = peers.read_text(encoding="utf-8")
+        peers.write_text(text.replace("peers:\n", world), encoding="utf-8")
+    return folder
+
+
+def workloads(copy: Path, *, alone: bool = False) -> str:
+    """A Deployment with all that a service can have and, unless alone, its environment."""
+    values = copy / "values"
+    environment = helm(
+        copy / "charts/environment", "environment", "mutant", [values / "base/environment.yaml"]
+    )
+    inference = helm(
+        copy / "charts/service",
+        "inference",
+        "mutant",
+        [values / "base/inference.yaml", values / "prod/inference.yaml", DEPLOYED, MODEL],
+    )
+    assert inference.returncode == 0, inference.stderr
+    return inference.stdout if alone else environment.stdout + "\n---\n" + inference.stdout
+
+
+@pytest.fixture(scope="session")
+def checkov_findings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    """checkov's findings about every mutant that names it, and about none: one run for all."""
+    named: list[Mutation | None] = [one for one in MUTATIONS if "checkov" in one.caught_by]
+    folder = tmp_path_factory.mktemp("checkov")
+    for number, mutation in enumerate([*named, None]):
+        copy = copy_of_the_repository(tmp_path_factory.mktemp("copy"), mutation)
+        text = workloads(copy, alone=True).replace("mutant", f"mutant-{number}")
+        (folder / f"{number}.yaml").write_text(text, encoding="utf-8")
+    found = checkov(folder)
+    return {
+        mutation.control if mutation else "": [
+            one for one in found if f".mutant-{number}." in one.partition(":")[0]
+        ]
+        for number, mutation in enumerate([*named, None])
+    }
+
+
+@pytest.mark.parametrize(
+    "mutation", [None, *MUTATIONS], ids=lambda one: one.control if one else "nothing is broken"
+)
+def test_broken_control_is_caught(
+    mutation: Mutation | None, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    copy = copy_of_the_repository(tmp_path, mutation)
+    charts = {"environment", "routing", "service"}
+    if mutation and mutation.file.startswith("charts/"):
+        charts = {mutation.file.split("/")[1]}
+    every = ("unit", "connectivity", "kube-score", "checkov", "admission", "bad-input", "iam")
+    for name in mutation.caught_by if mutation else every:
+        if name == "unit":
+            caught = unit_suites_fail(copy, charts)
+        elif name == "connectivity":
+            caught = table(copy) != TABLE.read_text(encoding="utf-8")
+        elif name == "kube-score":
+            # The environment's policies name pods that are not rendered here: that is no finding.
+            caught = any("NetworkPolicy" not in one for one in kube_score(workloads(copy)))
+        elif name == "checkov":
+            findings = request.getfixturevalue("checkov_findings")
+            caught = findings[mutation.control if mutation else ""] != []
+        elif name == "admission":
+            server: ApiServer = request.getfixturevalue("server")
+            caught = server.admit(workloads(copy)) != ""
+        elif name == "bad-input":
+            values = ROOT / "tests/fixtures/invalid/misspelt-value.yaml"
+            caught = helm(copy / "charts/service", "proxy", "dev", [values]).returncode == 0
+        else:
+            policies = (copy / "docs/aws/iam").glob("*.json")
+            caught = any(test_iam.too_wide(path) for path in policies)
+        assert caught is (mutation is not None), f"{name}: {mutation or 'nothing is broken'}"
+
+
+def unit_suites_fail(copy: Path, charts: set[str]) -> bool:
+    """Whether helm-unittest's suites see it."""
+    command = [programs.require("helm-unittest"), "--strict"]
+    command += [str(copy / "charts" / name) for name in sorted(charts)]
+    return subprocess.run(command, capture_output=True, check=False).returncode != 0
