@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-_SECONDS = re.compile(r"^(\d{1,7}(?:\.\d{1,6})?)(ms|s)?$")
+_SECONDS = re.compile(r"^(\d{1,7}(?:\.\d{1,6})?)(ms|s)?\Z")
 
 
 class BadTimeoutError(ValueError):

@@ -46,7 +46,7 @@ DROPPED = HOP_BY_HOP | REPLACED
 DROPPED_WITH_CREDENTIALS = DROPPED | CREDENTIALS
 ANSWER_DROPPED = HOP_BY_HOP | {b"x-request-id", b"x-slipway-overhead-ms"}
 
-_REQUEST_ID = re.compile(rb"^[A-Za-z0-9._:@/+=-]{1,128}$")
+_REQUEST_ID = re.compile(rb"^[A-Za-z0-9._:@/+=-]{1,128}\Z")
 
 
 class BadHeadersError(ValueError):
@@ -74,7 +74,7 @@ def check(headers: Iterable[tuple[bytes, bytes]], *, http_version: str = "1.1") 
                 raise BadHeadersError("the request needs one Content-Length, a number")
         elif name == b"transfer-encoding":
             codings += 1
-            if codings > 1 or value.strip().lower() != b"chunked":
+            if codings > 1 or value.strip(b" \t").lower() != b"chunked":
                 raise BadHeadersError("the only Transfer-Encoding accepted is `chunked`")
             if http_version == "1.0":
                 raise BadHeadersError("HTTP/1.0 knows no Transfer-Encoding")
@@ -84,7 +84,7 @@ def check(headers: Iterable[tuple[bytes, bytes]], *, http_version: str = "1.1") 
         raise BadHeadersError("the request has no Host header")
 
 
-_HOST = re.compile(rb"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]*)(:\d{1,5})?$")
+_HOST = re.compile(rb"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]*)(:\d{1,5})?\Z")
 
 
 def get(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> bytes | None:

@@ -192,36 +192,36 @@ class Jobs:
     async def depth(self) -> list[tuple[tuple[str, ...], float]]:
         """Jobs waiting for each priority, for metrics and autoscalers; empty without Redis."""
 
-        async def ask(client: redis.Redis) -> list[tuple[tuple[str, ...], float]]:
-            async with client.pipeline(transaction=False) as pipe:
+        try:
+            async with self._store.need().pipeline(transaction=False) as pipe:
                 for priority in PRIORITIES:
                     pipe.xlen(self.keys.stream(priority))
                 pipe.zcard(self.keys.delayed)
                 pipe.xlen(self.keys.dead)
                 counts = await pipe.execute()
-            names = (*PRIORITIES, "delayed", "dead")
-            return [((name,), float(n)) for name, n in zip(names, counts, strict=True)]
-
-        return await self._store.aside("queue-depth", ask) or []
+        except (RedisError, OSError):
+            return []
+        names = (*PRIORITIES, "delayed", "dead")
+        return [((name,), float(n)) for name, n in zip(names, counts, strict=True)]
 
     async def oldest(self) -> list[tuple[tuple[str, ...], float]]:
         """Seconds the oldest entry of each queue has been there."""
 
-        async def ask(client: redis.Redis) -> list[tuple[tuple[str, ...], float]]:
-            async with client.pipeline(transaction=False) as pipe:
+        try:
+            async with self._store.need().pipeline(transaction=False) as pipe:
                 for priority in PRIORITIES:
                     pipe.xrange(self.keys.stream(priority), count=1)
                 found = await pipe.execute()
-            now = time.time() * 1000
-            return [
-                (
-                    (priority,),
-                    max(0.0, now - int(entries[0][0].split(b"-")[0])) / 1000 if entries else 0.0,
-                )
-                for priority, entries in zip(PRIORITIES, found, strict=True)
-            ]
-
-        return await self._store.aside("queue-age", ask) or []
+        except (RedisError, OSError):
+            return []
+        now = time.time() * 1000
+        return [
+            (
+                (priority,),
+                max(0.0, now - int(entries[0][0].split(b"-")[0])) / 1000 if entries else 0.0,
+            )
+            for priority, entries in zip(PRIORITIES, found, strict=True)
+        ]
 
     async def _fields(self, identity: str, owner: str) -> dict[str, bytes]:
         client = self._store.need()

@@ -7,8 +7,10 @@ pods together never admit more than the limit, they may admit a few less.
 
 from __future__ import annotations
 
+import asyncio
 import math
 from dataclasses import dataclass
+from time import monotonic
 
 import redis.asyncio as redis
 from kit.problem import Problem
@@ -55,6 +57,8 @@ class Limits:
         self._default = settings.rate_limit
         self._store = store
         self._windows: dict[str, Window] = {}
+        self._leases: dict[str, asyncio.Task[Window | None]] = {}
+        self._waiting: dict[str, int] = {}
 
     async def admit(self, request: Request) -> None:
         """Count the request; Problem 429 past the limit. Without Redis everybody is admitted."""
@@ -65,10 +69,11 @@ class Limits:
         name = caller.name if caller is not None else f"address:{request.client}"
         now = request.started
         window = self._windows.get(name)
-        if window is None or now >= window.ends or not self._holds(window, limit, now):
-            window = await self._lease(name, limit, now)
+        while window is None or now >= window.ends or not self._holds(window, limit, now):
+            window = await self._lease_together(name, limit)
             if window is None:
                 return
+            now = monotonic()
         if window.held <= 0:
             wait = max(1, math.ceil(window.ends - now))
             raise Problem(
@@ -97,8 +102,26 @@ class Limits:
             return True
         return window.used >= limit.requests and now - window.leased_at < LEASE_SECONDS
 
-    async def _lease(self, name: str, limit: RateLimit, now: float) -> Window | None:
-        want = max(1, limit.requests // LEASED_SHARE)
+    async def _lease_together(self, name: str, limit: RateLimit) -> Window | None:
+        """One lease at a time for a caller: a burst asks Redis once, for all that wait."""
+        self._waiting[name] = self._waiting.get(name, 0) + 1
+        lease = self._leases.get(name)
+        if lease is None:
+            lease = asyncio.get_running_loop().create_task(self._lease(name, limit))
+            self._leases[name] = lease
+            lease.add_done_callback(lambda _: self._leases.pop(name, None))
+        try:
+            return await asyncio.shield(lease)
+        finally:
+            waiting = self._waiting[name] - 1
+            if waiting:
+                self._waiting[name] = waiting
+            else:
+                del self._waiting[name]
+
+    async def _lease(self, name: str, limit: RateLimit) -> Window | None:
+        now = monotonic()
+        want = max(1, limit.requests // LEASED_SHARE, self._waiting.get(name, 0))
         key = f"{self._store.prefix}:rate:{name}:{limit.requests}:{limit.window_seconds:g}"
         milliseconds = round(limit.window_seconds * 1000)
 

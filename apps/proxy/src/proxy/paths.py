@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
 
-_ALLOWED = re.compile(rb"^[A-Za-z0-9\-._~!$&'()*+,;=:@/%]*$")
+_ALLOWED = re.compile(rb"^[A-Za-z0-9\-._~!$&'()*+,;=:@/%]*\Z")
 _BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _HIDDEN = re.compile(rb"%(2f|5c|00)", re.IGNORECASE)
 
@@ -76,7 +76,7 @@ _VERBS = frozenset({b"infer", b"ready", b"stats", b"generate", b"generate_stream
 _MODEL = re.compile(
     rb"^/v2/models/([A-Za-z0-9][A-Za-z0-9._-]{0,127})"
     rb"((?:/versions/[A-Za-z0-9][A-Za-z0-9._-]{0,63})?"
-    rb"(?:/(?:infer|ready|stats|generate|generate_stream))?)$"
+    rb"(?:/(?:infer|ready|stats|generate|generate_stream))?)\Z"
 )
 
 

@@ -32,7 +32,7 @@ from proxy.services import Services
 log = logs.get("proxy.worker")
 
 AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})  # worth another attempt
-IDLE_SECONDS = 0.5
+IDLE_SECONDS = 0.2
 LONGEST_BACKOFF = 300.0
 
 

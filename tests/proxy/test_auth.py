@@ -1,0 +1,208 @@
+"""Credentials, real tokens signed by real keys."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from hashlib import sha256
+from typing import Any
+
+import jwt
+import orjson
+import pytest
+from aiohttp import web
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from jwt.algorithms import ECAlgorithm, RSAAlgorithm
+
+from tests.proxy.conftest import Neighbour, Proxy, neighbour, proxy_with
+
+ISSUER, AUDIENCE = "https://issuer.test", "slipway"
+RSA_KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+OTHER_RSA = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+EC_KEY = ec.generate_private_key(ec.SECP256R1())
+PUBLIC_PEM = RSA_KEY.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+
+
+def jwks(*kids: str) -> dict[str, Any]:
+    keys = []
+    for kid in kids:
+        if kid == "ec":
+            keys.append(orjson.loads(ECAlgorithm.to_jwk(EC_KEY.public_key())) | {"kid": kid})
+        else:
+            keys.append(orjson.loads(RSAAlgorithm.to_jwk(RSA_KEY.public_key())) | {"kid": kid})
+    return {"keys": keys}
+
+
+def claims(**changed: Any) -> dict[str, Any]:
+    now = int(time.time())
+    found = {
+        "iss": ISSUER,
+        "aud": AUDIENCE,
+        "sub": "alice",
+        "iat": now,
+        "exp": now + 300,
+        "scope": "predict:digits",
+    } | changed
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def token(kid: str = "rsa", key: Any = RSA_KEY, alg: str = "RS256", **changed: Any) -> str:
+    return jwt.encode(claims(**changed), key, algorithm=alg, headers={"kid": kid})
+
+
+@pytest.fixture
+async def issuer() -> AsyncIterator[Neighbour]:
+    async with neighbour() as found:
+
+        async def publish(_: web.Request) -> web.Response:
+            return web.json_response(jwks("rsa", "ec"))
+
+        found.on("/jwks", publish)
+        yield found
+
+
+@pytest.fixture
+async def proxy(model: Neighbour, issuer: Neighbour) -> AsyncIterator[Proxy]:
+    async with proxy_with(
+        backends={"digits": {"type": "http", "url": model.url}},
+        auth_required=True,
+        jwt={"issuer": ISSUER, "audience": AUDIENCE, "jwks_url": f"{issuer.url}/jwks"},
+        api_keys={
+            "batch": {"sha256": sha256(b"key-of-batch").hexdigest(), "scopes": ["predict:digits"]},
+            "other": {"sha256": sha256(b"key-of-other").hexdigest(), "scopes": ["jobs:*"]},
+        },
+    ) as found:
+        yield found
+
+
+async def ask(proxy: Proxy, **headers: str) -> tuple[int, dict[str, Any], str]:
+    async with proxy.session.post(
+        f"{proxy.url}/v2/models/digits/infer", data=b"{}", headers=headers
+    ) as answer:
+        return answer.status, await answer.json(), answer.headers.get("WWW-Authenticate", "")
+
+
+async def test_good_credentials(proxy: Proxy, model: Neighbour) -> None:
+    for headers in (
+        {"authorization": f"Bearer {token()}"},
+        {"authorization": f"bearer {token('ec', EC_KEY, 'ES256')}"},
+        {"x-api-key": "key-of-batch"},
+        {"authorization": "Bearer key-of-batch"},
+        {"authorization": f"Bearer {token(scope='predict:*')}"},
+        {"authorization": f"Bearer {token(aud=['x', AUDIENCE])}"},
+    ):
+        status, document, _ = await ask(proxy, **headers)
+        assert status == 200, (headers, document)
+    for seen in model.seen:
+        assert seen.header("authorization") is None, "credentials end at the proxy"
+        assert seen.header("x-api-key") is None
+
+
+def _none_token() -> str:
+    return jwt.encode(claims(), None, algorithm="none", headers={"kid": "rsa"})
+
+
+def _confused_token() -> str:
+    # The public key as an HMAC secret: what libraries that trust `alg` fell for.
+    import base64
+    import hmac
+
+    def part(document: dict[str, Any]) -> bytes:
+        return base64.urlsafe_b64encode(orjson.dumps(document)).rstrip(b"=")
+
+    signed = part({"alg": "HS256", "kid": "rsa"}) + b"." + part(claims())
+    mac = base64.urlsafe_b64encode(hmac.digest(PUBLIC_PEM, signed, "sha256")).rstrip(b"=")
+    return (signed + b"." + mac).decode()
+
+
+BAD = {
+    "expired": lambda: token(exp=int(time.time()) - 120),
+    "not yet valid": lambda: token(nbf=int(time.time()) + 120),
+    "wrong audience": lambda: token(aud="others"),
+    "wrong issuer": lambda: token(iss="https://evil.test"),
+    "alg none": _none_token,
+    "public key as HMAC secret": _confused_token,
+    "signed by somebody else": lambda: token(key=OTHER_RSA),
+    "unknown kid": lambda: token("unheard-of"),
+    "key of another kind": lambda: token("ec"),
+    "no expiry": lambda: token(exp=None),
+    "no audience": lambda: token(aud=None),
+    "no subject": lambda: token(sub=None),
+    "not base64": lambda: "a.b.c",
+    "two parts": lambda: "a.b",
+    "empty parts": lambda: "..",
+    "cut": lambda: token()[:-10],
+    "changed": lambda: token()[:-4] + "AAAA",
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+async def test_bad_tokens_are_401(proxy: Proxy, model: Neighbour, case: str) -> None:
+    status, document, challenge = await ask(proxy, authorization=f"Bearer {BAD[case]()}")
+    assert status == 401, (case, document)
+    assert document["type"] == "urn:slipway:problem:unauthorized"
+    assert challenge.startswith("Bearer ")
+    assert model.seen == []
+
+
+async def test_other_bad_credentials(proxy: Proxy, model: Neighbour) -> None:
+    for headers in (
+        {},
+        {"authorization": "Basic YTpi"},
+        {"authorization": "Bearer "},
+        {"x-api-key": "guess"},
+        {"x-api-key": sha256(b"key-of-batch").hexdigest()},
+        {"x-api-key": "key-of-batch", "authorization": f"Bearer {token()}"},
+    ):
+        status, _, challenge = await ask(proxy, **headers)
+        assert status == 401, headers
+        assert challenge
+    assert model.seen == []
+
+
+async def test_a_missing_scope_is_403_and_named(proxy: Proxy) -> None:
+    for headers in (
+        {"x-api-key": "key-of-other"},
+        {"authorization": f"Bearer {token(scope='predict:letters')}"},
+        {"authorization": f"Bearer {token(scope=None)}"},
+    ):
+        status, document, challenge = await ask(proxy, **headers)
+        assert status == 403
+        assert "predict:digits" in document["detail"]
+        assert "insufficient_scope" in challenge
+
+
+async def test_unknown_kids_do_not_make_us_ask_the_issuer_at_will(
+    proxy: Proxy, issuer: Neighbour
+) -> None:
+    for number in range(10):
+        await ask(proxy, authorization=f"Bearer {token(f'kid-{number}')}")
+    assert len(issuer.seen) == 1
+
+
+async def test_an_issuer_that_is_down_is_503_until_its_keys_were_read_once(
+    model: Neighbour,
+) -> None:
+    policy = {"issuer": ISSUER, "audience": AUDIENCE, "jwks_url": "http://127.0.0.1:1/jwks"}
+    async with proxy_with(
+        backends={"digits": {"type": "http", "url": model.url}}, jwt=policy, auth_required=True
+    ) as proxy:
+        status, document, _ = await ask(proxy, authorization=f"Bearer {token()}")
+    assert status == 503
+    assert document["type"] == "urn:slipway:problem:issuer-unavailable"
+
+
+async def test_pages_and_probes_need_no_credential_but_the_rest_does(proxy: Proxy) -> None:
+    for path, status in (
+        ("/", 200),
+        ("/docs", 200),
+        ("/openapi.json", 200),
+        ("/v1/about", 200),
+        ("/readyz", 200),
+        ("/v2/health/ready", 200),
+        ("/v1/models", 401),
+        ("/v1/jobs/" + "0" * 32, 401),
+    ):
+        async with proxy.session.get(proxy.url + path) as answer:
+            assert answer.status == status, path

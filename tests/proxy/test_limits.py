@@ -1,0 +1,108 @@
+"""Rate limits against a real Redis, and without one."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+from tests.proxy.conftest import Neighbour, Proxy, free_port, proxy_with, running_redis
+
+
+def settings(model: Neighbour, redis_url: str, **more: Any) -> dict[str, Any]:
+    return {
+        "backends": {"digits": {"type": "http", "url": model.url}},
+        "redis_url": redis_url,
+        "redis_prefix": f"test-{uuid.uuid4().hex[:8]}",
+    } | more
+
+
+async def ask(proxy: Proxy, **headers: str) -> Any:
+    async with proxy.session.post(
+        f"{proxy.url}/v2/models/digits/infer", data=b"{}", headers=headers
+    ) as answer:
+        await answer.read()
+        return answer
+
+
+async def test_past_the_limit_it_is_429_with_the_time_to_wait(
+    model: Neighbour, redis_url: str
+) -> None:
+    limit = {"requests": 3, "window_seconds": 30}
+    async with proxy_with(**settings(model, redis_url, rate_limit=limit)) as proxy:
+        answers = [await ask(proxy) for _ in range(5)]
+    assert [answer.status for answer in answers] == [200, 200, 200, 429, 429]
+    assert answers[0].headers["RateLimit-Policy"] == '"default";q=3;w=30'
+    assert answers[0].headers["RateLimit"].startswith('"default";r=2;t=')
+    assert 1 <= int(answers[3].headers["Retry-After"]) <= 30
+    assert len([seen for seen in model.seen if seen.path.endswith("/infer")]) == 3
+
+
+async def test_two_pods_together_admit_no_more_than_the_limit(
+    model: Neighbour, redis_url: str
+) -> None:
+    given = settings(model, redis_url, rate_limit={"requests": 120, "window_seconds": 60})
+    places = asyncio.Semaphore(20)
+
+    async def ask_one(proxy: Proxy) -> Any:
+        async with places:
+            return await ask(proxy)
+
+    async with proxy_with(**given) as one, proxy_with(**given) as two:
+        answers = await asyncio.gather(*(ask_one((one, two)[n % 2]) for n in range(200)))
+    admitted = sum(answer.status == 200 for answer in answers)
+    assert 110 <= admitted <= 120
+
+
+async def test_callers_are_counted_apart(model: Neighbour, redis_url: str) -> None:
+    limit = {"requests": 1, "window_seconds": 60}
+    async with proxy_with(**settings(model, redis_url, rate_limit=limit)) as proxy:
+        first = [await ask(proxy, **{"x-forwarded-for": "1.1.1.1"}) for _ in range(2)]
+        second = await ask(proxy, **{"x-forwarded-for": "2.2.2.2"})
+    assert [answer.status for answer in first] == [200, 429]
+    assert second.status == 200
+
+
+async def test_the_window_begins_anew(model: Neighbour, redis_url: str) -> None:
+    limit = {"requests": 1, "window_seconds": 0.2}
+    async with proxy_with(**settings(model, redis_url, rate_limit=limit)) as proxy:
+        assert (await ask(proxy)).status == 200
+        until = time.monotonic() + 5
+        statuses = {429}
+        while statuses == {429} and time.monotonic() < until:
+            statuses = {(await ask(proxy)).status}
+    assert statuses == {200}
+
+
+async def test_redis_down_admits_everybody_quickly_and_says_so(
+    model: Neighbour, tmp_path: Path
+) -> None:
+    with running_redis(free_port(), tmp_path) as server:
+        url = f"redis://127.0.0.1:{server.port}/0"
+        limit = {"requests": 1, "window_seconds": 60}
+        async with proxy_with(**settings(model, url, rate_limit=limit)) as proxy:
+            assert (await ask(proxy)).status == 200
+            assert (await ask(proxy)).status == 429
+            server.stop()
+            assert (await ask(proxy, **{"x-forwarded-for": "9.9.9.9"})).status == 200
+            metric = 'slipway_proxy_redis_stepped_aside_total{use="rate-limit"}'
+            assert await proxy.metric(metric) >= 1
+
+
+async def test_a_redis_that_hangs_costs_its_timeout_once(model: Neighbour) -> None:
+    async def swallow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.read(1024):
+            pass
+        writer.close()
+
+    silent = await asyncio.start_server(swallow, "127.0.0.1", 0)
+    port = silent.sockets[0].getsockname()[1]
+    limit = {"requests": 1, "window_seconds": 60}
+    given = settings(model, f"redis://127.0.0.1:{port}/0", rate_limit=limit)
+    async with silent, proxy_with(**given) as proxy:
+        for _ in range(3):
+            assert (await ask(proxy)).status == 200
+        metric = 'slipway_proxy_redis_stepped_aside_total{use="rate-limit"}'
+        assert await proxy.metric(metric) >= 2
