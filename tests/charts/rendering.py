@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,7 @@ def helm(
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
+@cache
 def render(release: Release, root: Path = ROOT) -> str:
     """A release's manifests as YAML, as if an image and a model were deployed.
 

@@ -1,0 +1,79 @@
+"""Every suite runs, every fixture is read."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+TESTS = ROOT / "tests"
+SOURCES = sorted(path for path in TESTS.rglob("*.py") if "__pycache__" not in path.parts)
+
+
+def _functions(path: Path) -> set[str]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    return {node.name for node in ast.walk(tree) if isinstance(node, kinds)}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(TESTS)))
+def test_suite_would_be_collected(path: Path) -> None:
+    """pytest collects test_*.py: tests elsewhere never run, a test_*.py without tests is empty."""
+    names = {name for name in _functions(path) if name.startswith(("test_", "Test"))}
+    made = "as_state_machine_test" in (text := path.read_text(encoding="utf-8"))
+    made = made or ".TestCase" in text or "schemathesis" in text
+    if path.name.startswith("test_"):
+        assert names or made, "no test in it"
+    else:
+        assert not names, f"{sorted(names)} would never run: name the file test_*.py"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(TESTS)))
+def test_no_test_hides_another(path: Path) -> None:
+    """Of two functions of one name only the last runs."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    names = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
+    assert len(names) == len(set(names)), sorted({n for n in names if names.count(n) > 1})
+
+
+def test_helm_unittest_finds_every_suite() -> None:
+    """It reads *_test.yaml; the other files beside them are values that a suite names."""
+    for folder in ROOT.glob("charts/*/tests"):
+        text = "\n".join(path.read_text(encoding="utf-8") for path in folder.glob("*_test.yaml"))
+        for path in folder.iterdir():
+            if path.is_file() and not path.name.endswith("_test.yaml"):
+                assert path.name in text, f"{path.relative_to(ROOT)} is neither suite nor values"
+                assert "asserts:" not in path.read_text(encoding="utf-8"), (
+                    f"{path.relative_to(ROOT)} would never run: end its name in _test.yaml"
+                )
+
+
+def test_every_fixture_is_read() -> None:
+    sources = "\n".join(
+        path.read_text(encoding="utf-8") for path in [*SOURCES, *ROOT.glob("bench/**/*.py")]
+    )
+    globbed = {
+        folder
+        for folder in (TESTS / "fixtures").rglob("*")
+        if folder.is_dir()
+        and re.search(rf'fixtures/{folder.relative_to(TESTS / "fixtures")}"', sources)
+    }
+    for path in (TESTS / "fixtures").rglob("*"):
+        if path.is_file() and path.name != ".gitkeep":
+            assert path.parent in globbed or path.name in sources, (
+                f"nobody reads {path.relative_to(ROOT)}"
+            )
+
+
+def test_fixtures_say_what_must_happen() -> None:
+    for path in (TESTS / "fixtures/valid").glob("*.yaml"):
+        lines = path.read_text(encoding="utf-8").splitlines()
+        assert lines[0].startswith("# chart: "), path.name
+        assert lines[1].startswith("# Case: "), path.name
+    for path in (TESTS / "fixtures/invalid").glob("*.yaml"):
+        lines = path.read_text(encoding="utf-8").splitlines()
+        assert lines[0].startswith("# chart: "), path.name
+        assert lines[1].startswith("# refused: "), path.name
