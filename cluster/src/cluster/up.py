@@ -52,8 +52,11 @@ def prepare(where: Layout, report: Report) -> Built:
 
 
 def recover(where: Layout, supervisor: Supervisor) -> None:
-    """Clear away what a killed cluster left: only when no containerd minds it any more."""
-    if not supervisor.alive("containerd"):
+    """Clear away what a killed cluster left, as after a reboot.
+
+    Where only containerd died, its shims still mind their pods and it takes them up again.
+    """
+    if not supervisor.alive("containerd") and not teardown.shims(where.containerd_socket):
         supervisor.stop("kubelet")
         teardown.clean(where)
 
