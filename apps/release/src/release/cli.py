@@ -21,6 +21,7 @@ from rich.text import Text
 from release import (
     change,
     deployments,
+    diff,
     operations,
     output,
     references,
@@ -376,6 +377,59 @@ def validate_command(
         )
         if report.findings:
             raise typer.Exit(int(Exit.ERROR))
+
+
+@app.command("diff")
+def diff_command(
+    *,
+    base: Annotated[str, typer.Argument(help="Commit to compare from.")],
+    head: Annotated[str, typer.Argument(help="Commit to compare to.")] = "HEAD",
+    env: Annotated[
+        list[str] | None, typer.Option("--env", help="Environment; all when left out.")
+    ] = None,
+    markdown: Annotated[
+        Path | None, typer.Option("--markdown", help="Also write one comment's worth of Markdown.")
+    ] = None,
+    json_output: JsonOption = False,
+) -> None:
+    """What two commits of this clone would apply, compared: 0 same, 2 changed, 1 error."""
+    with reported(json_output):
+        git = Git(Path.cwd())
+        commits = []
+        for name in (base, head):
+            commit = git.resolve(name)
+            if commit is None:
+                raise ReleaseError(f"This clone has no commit {name!r}.", fix="fetch it first")
+            commits.append(commit)
+        found = diff.compare(git, commits[0], commits[1], env or ())
+        title = f"What {commits[1][:12]} changes compared with {commits[0][:12]}"
+        if markdown is not None:
+            markdown.write_text(diff.markdown(found, title))
+        output.printed(
+            json_output,
+            {
+                "base": commits[0],
+                "head": commits[1],
+                "applications": [
+                    {
+                        "name": one.name,
+                        "error": one.error,
+                        "resources": [vars(resource) for resource in one.resources],
+                    }
+                    for one in found
+                ],
+            },
+            *(output.difference(one) for one in found),
+            f"{len(found)} applications change." if found else "Nothing that is applied changes.",
+        )
+        broken = [one for one in found if one.error]
+        if broken:
+            raise ReleaseError(
+                f"{', '.join(one.name for one in broken)} cannot be rendered: {broken[0].error}",
+                fix="`release validate` names file, key and line",
+            )
+        if found:
+            raise typer.Exit(int(Exit.CHANGED))
 
 
 @app.command("verify")

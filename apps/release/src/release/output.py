@@ -9,12 +9,14 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from release.change import Outcome
+from release.diff import ApplicationDiff
 from release.errors import ReleaseError
 
 
-def printed(json_output: bool, content: Mapping[str, Any], *tables: Table | str) -> None:
+def printed(json_output: bool, content: Mapping[str, Any], *tables: Table | Text | str) -> None:
     """Print ``content`` as JSON, or the tables and lines for people.
 
     Colour only on a terminal; off it lines are not wrapped, so that `grep` works.
@@ -53,14 +55,25 @@ def warned(text: str) -> None:
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> Table:
     """A plain table; cells are taken literally."""
-    from rich.text import Text  # noqa: PLC0415
-
     made = Table(title=title or None, box=None, pad_edge=False, header_style="bold")
     for column in columns:
         made.add_column(column, overflow="fold")
     for row in rows:
         made.add_row(*(Text(cell) for cell in row))
     return made
+
+
+def difference(app: ApplicationDiff) -> Text:
+    """One application's changes, coloured like a diff."""
+    text = Text()
+    for resource in app.resources:
+        text.append(f"{app.name}: {resource.change} {resource.kind} {resource.name}\n", "bold")
+        for line in resource.text.splitlines():
+            style = {"+": "green", "-": "red", "@": "cyan"}.get(line[:1], "")
+            text.append(line + "\n", style)
+    if app.error:
+        text.append(f"{app.name}: {app.error}\n", "red")
+    return text
 
 
 def outcome(json_output: bool, result: Outcome, dry_run: bool) -> None:
