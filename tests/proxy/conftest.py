@@ -64,23 +64,20 @@ async def listening(app: ASGIApp) -> AsyncIterator[str]:
         access_log=False,
         server_header=False,
         date_header=False,
+        proxy_headers=False,
         timeout_graceful_shutdown=2,
         lifespan="on",
     )
     server = uvicorn.Server(config)
-    server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
-    task = asyncio.create_task(server._serve())  # serve() would take over signal handlers
-    while not server.started:
-        if task.done():
-            await task
-            raise RuntimeError("the server ended at its start")
-        await asyncio.sleep(0.001)
+    config.load()
+    server.lifespan = config.lifespan_class(config)
+    await server.startup()  # serve() would take over signal handlers, and ticks ten times a second
+    assert server.started
     try:
         port = server.servers[0].sockets[0].getsockname()[1]
         yield f"http://127.0.0.1:{port}"
     finally:
-        server.should_exit = True
-        await task
+        await server.shutdown()
 
 
 @dataclass

@@ -67,6 +67,7 @@ def serve(
         access_log=False,
         server_header=False,
         date_header=False,
+        proxy_headers=False,  # who asked is for the service to say, which knows its own hops
         timeout_keep_alive=75,
         timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
     )

@@ -118,6 +118,11 @@ class Gateway:
             self._report(request)
 
     async def _serve(self, request: Request) -> None:
+        if self._stages:
+            whole = request.raw_path
+            request.raw_path = paths.without_stage(whole, self._stages)
+            taken = len(whole) - len(request.raw_path)
+            request.prefix = whole[:taken].decode("latin-1") if taken > 0 else ""
         settings = self.settings
         sent = request.headers
         request.request_id = (
@@ -147,11 +152,6 @@ class Gateway:
             raise Problem(400, "bad-timeout", str(error)) from None
         request.deadline = request.started + timeout
         request.shadow = is_shadow(request)
-        if self._stages:
-            whole = request.raw_path
-            request.raw_path = paths.without_stage(whole, self._stages)
-            taken = len(whole) - len(request.raw_path)
-            request.prefix = whole[:taken].decode("latin-1") if taken > 0 else ""
         raw = request.raw_path
         if raw.startswith(b"/v2") and (len(raw) == 3 or raw[3] == 0x2F):
             await self._v2(request)
@@ -167,22 +167,18 @@ class Gateway:
 
     async def _v2(self, request: Request) -> None:
         request.route = "/v2"
-        try:
-            path = paths.model_path(request.raw_path)
-            if path is None:
-                await v2.answer(self.services, request)
-                return
-            request.route = "/v2/models/{model}" + (f"/{path.verb}" if path.verb else "")
-            await self._admit(request)
-            self._allow(request, "predict", path.model)
-            backend = self.services.models.choose(
-                path.model, request.scope["query_string"], request.headers
-            )
-            request.model = backend.name
-            await v2.pass_on(self.services, request, backend, path)
-        except Problem as problem:
-            problem.extra.setdefault("error", problem.detail)  # where the protocol's clients look
-            raise
+        path = paths.model_path(request.raw_path)
+        if path is None:
+            await v2.answer(self.services, request)
+            return
+        request.route = "/v2/models/{model}" + (f"/{path.verb}" if path.verb else "")
+        await self._admit(request)
+        self._allow(request, "predict", path.model)
+        backend = self.services.models.choose(
+            path.model, request.scope["query_string"], request.headers
+        )
+        request.model = backend.name
+        await v2.pass_on(self.services, request, backend, path)
 
     def _allow(self, request: Request, action: str, thing: str) -> None:
         caller = request.caller
@@ -301,6 +297,8 @@ class Gateway:
         return dressed
 
     async def _problem(self, request: Request, problem: Problem) -> None:
+        if request.raw_path.startswith(b"/v2"):
+            problem.extra.setdefault("error", problem.detail)  # where the protocol's clients look
         body = problem.body(request_id=request.request_id.decode())
         start: Message = {
             "type": "http.response.start",

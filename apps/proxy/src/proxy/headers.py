@@ -116,7 +116,8 @@ def passable(
         if key == b"connection":
             dropped = dropped | listed_in_connection(headers)
             break
-    return [pair for pair in headers if pair[0] not in dropped]
+    # `x_request_id` is `x-request-id` to many frameworks behind us; nginx drops such names too.
+    return [pair for pair in headers if pair[0] not in dropped and b"_" not in pair[0]]
 
 
 def valid_request_id(value: bytes | None) -> bytes | None:

@@ -134,6 +134,9 @@ class Connection(asyncio.Protocol):
             self.headers = []
             self._framed = False
             return
+        if status == 101:
+            self._fail(BrokenError("the backend switched protocols unasked", sent=True))
+            return
         self.status = status
         self._have_head = True
         if status in (204, 304):
