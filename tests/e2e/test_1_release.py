@@ -25,7 +25,7 @@ REPORTED = 'service="proxy",'
 MARK = "changed-by-e2e"
 
 
-def git(folder: Path, *arguments: str) -> str:
+def git(folder: Path | str, *arguments: str) -> str:
     done = subprocess.run(
         [
             *("git", "-C", str(folder), "-c", "user.name=e2e", "-c", "user.email=e2e@localhost"),

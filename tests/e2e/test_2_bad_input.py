@@ -19,7 +19,7 @@ from tests.e2e.conftest import Release, digest, predict, running_digests, wait_u
 MISSING = "sha256:" + "d" * 64
 
 
-def git(folder: Path, *arguments: str) -> str:
+def git(folder: Path | str, *arguments: str) -> str:
     done = subprocess.run(
         [
             *("git", "-C", str(folder), "-c", "user.name=e2e", "-c", "user.email=e2e@localhost"),

@@ -55,10 +55,10 @@ def test_publishing_points_argo_cd_at_the_local_repo_and_keeps_what_was_released
     clone = copy_source(tmp_path / "source")
     bare = tmp_path / "bare.git"
     git(tmp_path, "init", "--quiet", "--bare", "--initial-branch=main", str(bare))
-    first = source.publish(clone, bare, LOCAL)
+    first = source.publish(clone, str(bare), LOCAL)
     assert LOCAL in git(bare, "show", "main:argocd/root.yaml")
     assert source.PLACEHOLDER_URL not in git(bare, "show", "main:argocd/dev.yaml")
-    assert source.publish(clone, bare, LOCAL) == first, "nothing new is no commit"
+    assert source.publish(clone, str(bare), LOCAL) == first, "nothing new is no commit"
 
     # A release is committed there, and the source goes on, even on a line beside the address.
     other = tmp_path / "other"
@@ -69,7 +69,7 @@ def test_publishing_points_argo_cd_at_the_local_repo_and_keeps_what_was_released
     root = clone / "argocd/root.yaml"
     root.write_text(root.read_text().replace("targetRevision: main", "targetRevision: main # x"))
     git(clone, "commit", "--quiet", "--all", "--message=source goes on")
-    source.publish(clone, bare, LOCAL)
+    source.publish(clone, str(bare), LOCAL)
     assert git(bare, "show", "main:values/dev/proxy.image.yaml") == "image: {tag: released}"
     merged = git(bare, "show", "main:argocd/root.yaml")
     assert LOCAL in merged
@@ -81,7 +81,7 @@ def test_a_conflict_is_told_with_the_way_out(tmp_path: Path) -> None:
     clone = copy_source(tmp_path / "source")
     bare = tmp_path / "bare.git"
     git(tmp_path, "init", "--quiet", "--bare", "--initial-branch=main", str(bare))
-    source.publish(clone, bare, LOCAL)
+    source.publish(clone, str(bare), LOCAL)
     other = tmp_path / "other"
     git(tmp_path, "clone", "--quiet", str(bare), str(other))
     for repo, text in ((other, "replicas: 7\n"), (clone, "replicas: 8\n")):
@@ -90,7 +90,7 @@ def test_a_conflict_is_told_with_the_way_out(tmp_path: Path) -> None:
     git(other, "push", "--quiet", "origin", "main")
     before = git(bare, "rev-parse", "main")
     with pytest.raises(FlowError, match="git pull"):
-        source.publish(clone, bare, LOCAL)
+        source.publish(clone, str(bare), LOCAL)
     assert git(bare, "rev-parse", "main") == before
 
 

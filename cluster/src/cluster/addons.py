@@ -140,7 +140,7 @@ def stores(site: Site, credentials: Mapping[str, str]) -> Addon:
     text = _fill(
         "stores.yaml",
         site,
-        s3_port=str(site.s3_node_port),
+        s3_node_port=f", nodePort: {site.s3_node_port}" if site.s3_node_port else "",
         data_volume_s3=volume("s3"),
         data_volume_redis=volume("redis"),
     )

@@ -15,9 +15,10 @@ from rich.console import Console
 from rich.table import Table
 
 from cluster import build as builds
-from cluster import graph, layout, status, teardown
+from cluster import elsewhere, graph, layout, status, teardown
 from cluster import up as boot
 from cluster.errors import ClusterError
+from cluster.kube import Kubectl
 from cluster.process import Supervisor
 
 app = typer.Typer(no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
@@ -49,11 +50,33 @@ class _Progress:
             self.line(f"{name} {word} ({seconds:.1f} s)")
 
 
+ClusterOption = Annotated[
+    str,
+    typer.Option(
+        "--cluster",
+        envvar="CLUSTER",
+        help="machine: boot one here; kind; current: whatever kubectl points at.",
+    ),
+]
+
+
+def _kind(name: str) -> elsewhere.Kind:
+    for known in elsewhere.KINDS:
+        if name == known:
+            return known
+    raise ClusterError(
+        f"CLUSTER is {name!r}", fix=f"set it to one of: {', '.join(elsewhere.KINDS)}"
+    )
+
+
 @app.command()
-def up() -> None:
+def up(cluster: ClusterOption = "machine") -> None:
     """Bring the cluster up, or repair what is missing of a running one."""
-    where, progress = _where(), _Progress()
+    where, progress, kind = _where(), _Progress(), _kind(cluster)
     supervisor = _supervisor(where)
+    if kind != "machine":
+        _up_elsewhere(where, supervisor, kind, progress)
+        return
     boot.check_machine(where, supervisor, progress.line)
     built = boot.prepare(where, progress.line)
     boot.recover(where, supervisor)
@@ -61,14 +84,45 @@ def up() -> None:
     progress.line(f"the cluster is up; KUBECONFIG={where.kubeconfig}")
 
 
+def _up_elsewhere(
+    where: layout.Layout, supervisor: Supervisor, kind: elsewhere.Kind, progress: _Progress
+) -> None:
+    elsewhere.check_programs(kind)
+    if kind == "kind":
+        clusters = elsewhere.output("kind", "get", "clusters")
+        containers = elsewhere.output("docker", "ps", "--all", "--format={{.Names}}")
+        elsewhere.run(elsewhere.kind_up(clusters, containers), progress.line)
+    program, helm = elsewhere.programs(where, progress.line)
+    kubectl = Kubectl(program, None)
+    shared = builds.ensure_shared(where)
+    graph.run(elsewhere.steps(where, kind, kubectl, helm, shared), progress.step)
+    if kind == "kind":
+        url = elsewhere.ensure_repo(where, supervisor, elsewhere.kind_gateway_address())
+        progress.line(f"the manifest repo is served at {url}")
+    else:
+        for daemon in elsewhere.forwards(kubectl):
+            supervisor.ensure(daemon)
+    progress.line(f"the add-ons are up on {kubectl.run('config', 'current-context').strip()}")
+
+
 @app.command()
 def down(
+    cluster: ClusterOption = "machine",
     purge: Annotated[
         bool, typer.Option(help="Forget the cluster's state too, but keep programs and images.")
     ] = False,
 ) -> None:
     """Stop everything and leave nothing of it in the machine."""
-    where = _where()
+    where, kind = _where(), _kind(cluster)
+    if kind != "machine":
+        supervisor = _supervisor(where)
+        for name in supervisor.names():
+            supervisor.stop(name)
+        if kind == "kind":
+            elsewhere.run(elsewhere.kind_down(), typer.echo)
+        else:
+            typer.echo("what was installed into your cluster stays there; see docs/operations.md")
+        return
     if os.geteuid() != 0:
         raise ClusterError("taking the cluster down needs root", fix="run it with sudo -E")
     teardown.down(where, _supervisor(where))

@@ -10,7 +10,10 @@ from cluster import layout
 from cluster.errors import ClusterError
 from cluster.layout import Layout
 
-URL_IN_CLUSTER = f"git://{layout.NODE_ADDRESS}:{layout.GIT_PORT}/slipway.git"
+
+def url(address: str = layout.NODE_ADDRESS) -> str:
+    """The repo's address as Argo CD is told it."""
+    return f"git://{address}:{layout.GIT_PORT}/slipway.git"
 
 
 def ensure(where: Layout) -> str:

@@ -204,7 +204,7 @@ def kube_proxy(where: Layout) -> Daemon:
     )
 
 
-def git_daemon(where: Layout) -> Daemon:
+def git_daemon(where: Layout, address: str = layout.NODE_ADDRESS) -> Daemon:
     """Serves the manifest repo to Argo CD, read-only."""
     return Daemon(
         "git",
@@ -212,13 +212,13 @@ def git_daemon(where: Layout) -> Daemon:
             "git",
             "daemon",
             f"--base-path={where.manifest_repo.parent}",
-            f"--listen={layout.NODE_ADDRESS}",
+            f"--listen={address}",
             f"--port={layout.GIT_PORT}",
             "--export-all",
             "--reuseaddr",
             "--informative-errors",
         ),
-        ready=lambda: _connects(layout.NODE_ADDRESS, layout.GIT_PORT),
+        ready=lambda: connects(address, layout.GIT_PORT),
         # Argo CD fetches by URL: the repo belongs to whoever ran `cluster up`.
         environment={
             "GIT_CONFIG_COUNT": "1",
@@ -389,7 +389,8 @@ def _containerd_ready(where: Layout) -> str:
     return "" if " ok" in done.stdout else f"its CRI plugin is not up: {done.stdout.strip()}"
 
 
-def _connects(address: str, port: int) -> str:
+def connects(address: str, port: int) -> str:
+    """Empty where something listens there, else what went wrong."""
     try:
         socket.create_connection((address, port), timeout=1).close()
     except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections import Counter
@@ -37,7 +38,7 @@ class _Stages:
 @app.command()
 def up() -> None:
     """Run the five stages for dev on the cluster that is up, then the main job."""
-    here, told = sites.one_machine(), _Stages()
+    here, told = _site(), _Stages()
     stages.prepare(here)
     commit = stages.publish_source(here, REPO)
     told.head(f"the manifest repo {here.manifest_repo} is at {commit[:12]}")
@@ -59,7 +60,7 @@ def up() -> None:
 @app.command()
 def demo(env: EnvOption = "dev") -> None:
     """Run the main job again: ten digits and a zip."""
-    here = sites.one_machine()
+    here = _site()
     _digits(env)
     _archive(here, env)
 
@@ -80,7 +81,7 @@ def build_image(
     if registry:
         built = image.build(REPO, name, registry=registry, base=base, fresh=fresh)
     else:
-        here = sites.one_machine()
+        here = _site()
         built = image.build(
             REPO,
             name,
@@ -90,6 +91,10 @@ def build_image(
             fresh=fresh,
         )
     typer.echo(built.as_json() if as_json else built.reference)
+
+
+def _site() -> sites.Site:
+    return sites.find(os.environ.get("CLUSTER", "machine"), os.environ)
 
 
 def _digits(environment: str) -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import boto3
 from cluster.kube import Kubectl
 from mypy_boto3_s3 import S3Client
 
-from cluster import images, layout, manifest_repo
+from cluster import elsewhere, images, layout, manifest_repo
 from flow.errors import FlowError
+from flow.source import PLACEHOLDER_URL
 
 ENVIRONMENTS = ("dev", "stage", "prod")
 GATEWAY = f"http://127.0.0.1:{layout.GATEWAY_PORT}"
@@ -25,7 +27,7 @@ class Site:
     registry: str
     base_image: str
     build_volumes: tuple[str, ...]
-    manifest_repo: Path
+    manifest_repo: str
     repo_url: str
     s3_url: str
     credentials: dict[str, str]
@@ -50,6 +52,43 @@ class Site:
         )
 
 
+def find(cluster: str, environment: Mapping[str, str]) -> Site:
+    """The cluster that `cluster up` prepared, of the kind that CLUSTER names.
+
+    ``environment`` is looked up for IMAGE_REGISTRY and MANIFEST_REPO, which somebody's own
+    cluster needs. FlowError names what is missing.
+    """
+    if cluster == "machine":
+        return one_machine()
+    where = layout.default_layout()
+    program = shutil.which("kubectl") or where.program("kubectl")
+    credentials = where.state / "s3-credentials.json"
+    if not credentials.is_file():
+        raise FlowError(f"the add-ons are not installed: run `CLUSTER={cluster} make up`")
+    if cluster == "kind":
+        registry, repo = f"{layout.REGISTRY}/slipway", str(where.manifest_repo)
+        repo_url = manifest_repo.url(elsewhere.kind_gateway_address())
+    else:
+        registry, repo = environment.get("IMAGE_REGISTRY", ""), environment.get("MANIFEST_REPO", "")
+        for name, value, example in (
+            ("IMAGE_REGISTRY", registry, "123456789012.dkr.ecr.eu-west-1.amazonaws.com/slipway"),
+            ("MANIFEST_REPO", repo, PLACEHOLDER_URL),
+        ):
+            if not value:
+                raise FlowError(f"CLUSTER={cluster} needs {name}, for example {name}={example}")
+        repo_url = repo
+    return Site(
+        kubectl=Kubectl(program, None),
+        registry=registry,
+        base_image="",
+        build_volumes=(),
+        manifest_repo=repo,
+        repo_url=repo_url,
+        s3_url=f"http://127.0.0.1:{layout.S3_PORT}",
+        credentials=json.loads(credentials.read_text()),
+    )
+
+
 def one_machine() -> Site:
     """The cluster that `cluster up` brought up; FlowError where there is none."""
     where = layout.default_layout()
@@ -63,8 +102,8 @@ def one_machine() -> Site:
         build_volumes=tuple(
             volume.removeprefix("--volume=") for volume in images.certificate_volumes()
         ),
-        manifest_repo=where.manifest_repo,
-        repo_url=manifest_repo.URL_IN_CLUSTER,
+        manifest_repo=str(where.manifest_repo),
+        repo_url=manifest_repo.url(),
         s3_url=f"http://127.0.0.1:{layout.S3_PORT}",
         credentials=json.loads(credentials.read_text()),
     )

@@ -13,9 +13,10 @@ PLACEHOLDER_URL = "https://github.com/your-organisation/slipway.git"
 IDENTITY = ("-c", "user.name=slipway", "-c", "user.email=slipway@localhost")
 
 
-def publish(source: Path, manifest_repo: Path, url_in_cluster: str) -> str:
-    """Merge the HEAD of ``source`` into main of the bare ``manifest_repo``; return main's commit.
+def publish(source: Path, manifest_repo: str, url_in_cluster: str) -> str:
+    """Merge the HEAD of ``source`` into main of ``manifest_repo``; return main's commit.
 
+    ``manifest_repo`` is the path of a bare repo, or a URL.
     Releases that were committed there stay, as they do when people merge to a repo that a bot
     writes to. Argo CD's files are pointed at ``url_in_cluster``. FlowError where both sides
     changed the same lines.
@@ -24,11 +25,11 @@ def publish(source: Path, manifest_repo: Path, url_in_cluster: str) -> str:
         return _publish(source, manifest_repo, url_in_cluster, Path(folder) / "clone")
 
 
-def _publish(source: Path, manifest_repo: Path, url: str, clone: Path) -> str:
+def _publish(source: Path, manifest_repo: str, url: str, clone: Path) -> str:
     def git(*arguments: str) -> str:
         return command.run("git", "-C", str(clone), *IDENTITY, *arguments).strip()
 
-    command.run("git", "clone", "--quiet", str(manifest_repo), str(clone))
+    command.run("git", "clone", "--quiet", manifest_repo, str(clone))
     git("fetch", "--quiet", str(source), "HEAD")
     wanted = git("rev-parse", "FETCH_HEAD")
     main = command.run(

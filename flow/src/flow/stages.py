@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +55,9 @@ def publish_source(site: Site, repo: Path) -> str:
     if command.run("git", "-C", str(repo), "status", "--porcelain").strip():
         typer.echo("note: changes that are not committed are not part of what is deployed")
     commit = source.publish(repo, site.manifest_repo, site.repo_url)
-    for name in ("project", "root"):
-        site.kubectl.apply(_show(site, f"argocd/{name}.yaml"))
+    with _checkout(site) as clone:
+        for name in ("project", "root"):
+            site.kubectl.apply((clone / "argocd" / f"{name}.yaml").read_text())
     return commit
 
 
@@ -104,7 +107,8 @@ def values(
     site: Site, environment: str, built: list[image.Image], published: dict[str, str]
 ) -> None:
     """Stage 2: `release` writes the digests into the environment's values."""
-    new = [one for one in built if _current(site, environment, one.app) != one.digest]
+    with _checkout(site) as clone:
+        new = [one for one in built if _current(clone, environment, one.app) != one.digest]
     if new:
         arguments = [f"--image={one.app}={one.reference}" for one in new]
         release(
@@ -126,35 +130,21 @@ def values(
 
 def release(site: Site, *arguments: str) -> str:
     """Run the `release` command on the manifest repo, shown as one would type it."""
-    return command.run(
-        "release",
-        *arguments,
-        environment={"MANIFEST_REPO": str(site.manifest_repo)},
-        shown=True,
-    )
+    environment = {"MANIFEST_REPO": site.manifest_repo}
+    if site.kubectl.kubeconfig:
+        environment["KUBECONFIG"] = str(site.kubectl.kubeconfig)
+    return command.run("release", *arguments, environment=environment, shown=True)
 
 
 def render(site: Site, environment: str) -> int:
     """Stage 3: charts and values become manifests; return how many objects there are."""
-    with tempfile.TemporaryDirectory(prefix="slipway-render-") as folder:
-        clone = Path(folder) / "clone"
-        url = f"file://{site.manifest_repo}"
-        command.run("git", "clone", "--quiet", "--depth=1", url, str(clone))
+    with _checkout(site) as clone:
         return sum(len(objects) for objects in rendering.render(clone, environment).values())
 
 
 def sync(site: Site, environment: str, *, timeout: float = 300.0) -> None:
     """Stage 4: wait for the verdict on what Argo CD did with main."""
-    release_verify = ("verify", f"--env={environment}", f"--timeout={timeout:.0f}")
-    command.run(
-        "release",
-        *release_verify,
-        environment={
-            "MANIFEST_REPO": str(site.manifest_repo),
-            "KUBECONFIG": str(site.kubectl.kubeconfig),
-        },
-        shown=True,
-    )
+    release(site, "verify", f"--env={environment}", f"--timeout={timeout:.0f}")
 
 
 def route(environment: str, *, timeout: float = 60.0) -> dict[str, Any]:
@@ -182,10 +172,18 @@ def run_extractor(site: Site, environment: str) -> str:
     return name
 
 
-def _current(site: Site, environment: str, app: str) -> str:
-    document = yaml.safe_load(_show(site, f"values/{environment}/{app}.image.yaml"))
-    return str(document["image"]["digest"])
+def _current(clone: Path, environment: str, app: str) -> str:
+    path = clone / "values" / environment / f"{app}.image.yaml"
+    return str(yaml.safe_load(path.read_text())["image"]["digest"])
 
 
-def _show(site: Site, path: str) -> str:
-    return command.run("git", "-C", str(site.manifest_repo), "show", f"main:{path}")
+@contextmanager
+def _checkout(site: Site) -> Iterator[Path]:
+    """What main of the manifest repo holds now."""
+    with tempfile.TemporaryDirectory(prefix="slipway-main-") as folder:
+        clone = Path(folder) / "clone"
+        command.run(
+            *("git", "clone", "--quiet", "--no-local", "--depth=1", "--branch=main"),
+            *(site.manifest_repo, str(clone)),
+        )
+        yield clone
