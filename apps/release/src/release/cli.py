@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -586,12 +587,20 @@ def status(
         def look() -> list[Line]:
             at = repo.tree(repo.fetch())
             environments = env or tree.environments(at)
-            found: list[Line] = []
             for environment in environments:
                 tree.require_environment(at, environment)
-                seen = cluster.observe(environment, list(tree.releases(at, environment)))
-                found += status_table.lines(at, environment, seen, now())
-            return found
+            with ThreadPoolExecutor(len(environments) or 1) as pool:
+                seen = list(
+                    pool.map(
+                        lambda name: cluster.observe(name, list(tree.releases(at, name))),
+                        environments,
+                    )
+                )
+            return [
+                line
+                for environment, one in zip(environments, seen, strict=True)
+                for line in status_table.lines(at, environment, one, now())
+            ]
 
         found = look()
         if watch and not json_output:

@@ -361,6 +361,9 @@ def open_repo(
         git.run("init", "--quiet", "--bare")
         # As `origin`, so that signing keys, notes and pushes name it the usual way.
         git.run("remote", "add", "origin", location)
+        objects = Path(location) / "objects"
+        if objects.is_dir():  # on this disk: look its objects up there rather than copy them
+            (Path(scratch) / "objects" / "info" / "alternates").write_text(f"{objects}\n")
         yield ManifestRepo(git, "origin", branch, _masked(location))
 
 
