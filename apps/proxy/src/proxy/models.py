@@ -153,7 +153,9 @@ class HttpModel:
         """Read the contract anew at the next request: the model's version has changed."""
         self._read_at = -1e9
 
-    async def infer(self, body: bytes, json_length: int | None, asking: Asking) -> Answer:
+    async def infer(
+        self, body: bytes, json_length: int | None, asking: Asking, *, rest: bytes = b"/infer"
+    ) -> Answer:
         """POST …/infer; a prediction changes nothing, so it may be repeated."""
         more = b"content-type: application/json\r\n"
         if json_length is not None:
@@ -161,7 +163,7 @@ class HttpModel:
                 b"content-type: application/octet-stream\r\n"
                 b"inference-header-content-length: %d\r\n" % json_length
             )
-        answer = await self._ask(b"POST", b"/infer", body, asking, more)
+        answer = await self._ask(b"POST", rest, body, asking, more)
         version = answer.headers.get("x-slipway-model-version")
         if version and self._contract is not None and version != self._contract.version:
             self.expire_contract()

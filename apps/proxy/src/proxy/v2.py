@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 from kit.problem import Problem
 
-from proxy import headers
+from proxy import headers, v2_cache
 from proxy.context import Request
 from proxy.forward import forward, read_body
 from proxy.models import Asking, HttpModel, ModelBackend
@@ -45,6 +45,18 @@ async def pass_on(
         )
     settings = services.settings
     if isinstance(backend, HttpModel):
+        policy = backend.settings.cache
+        if policy is not None and path.verb == "infer":
+            await v2_cache.infer(
+                request,
+                services.cache,
+                policy,
+                backend,
+                asking_of(request),
+                rest=path.rest,
+                limit=settings.max_body_bytes,
+            )
+            return
         query = request.scope["query_string"]
         target = b"".join(
             (b"/v2/models/", backend.remote.encode(), path.rest, b"?" + query if query else b"")

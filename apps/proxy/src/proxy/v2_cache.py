@@ -1,0 +1,138 @@
+"""The prediction cache on the pass-through path: infer requests of the protocol itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from kit.problem import Problem
+
+from proxy.cache import Made, PredictionCache, key_of
+from proxy.context import Request
+from proxy.forward import read_body
+from proxy.models import Answer, Asking, HttpModel
+from proxy.settings import CachePolicy
+
+JSON_LENGTH = "inference-header-content-length"
+KEPT = ("content-type", JSON_LENGTH)
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """An infer request without what is only about the one who asks."""
+
+    identity: str | None
+    canonical: bytes
+
+
+def question(body: bytes, json_length: int | None) -> Question:
+    """Take the id out and put the keys in order. Problem 400 for a body that is no request."""
+    try:
+        document = orjson.loads(body if json_length is None else body[:json_length])
+        if not isinstance(document, dict):
+            raise ValueError("it must be an object")
+    except ValueError as error:
+        raise Problem(400, "bad-input", f"the infer request is not JSON: {error}") from None
+    identity = document.pop("id", None)
+    ordered = orjson.dumps(document, option=orjson.OPT_SORT_KEYS)
+    tail = b"" if json_length is None else body[json_length:]
+    return Question(None if identity is None else str(identity), ordered + b"\0" + tail)
+
+
+def keep(answer: Answer) -> bytes:
+    """An answer for the cache: a line of JSON about it, then its body without the id."""
+    headers = {
+        name: value
+        for name, value in answer.headers.items()
+        if name in KEPT or name.startswith("x-slipway-")
+    }
+    body = answer.body
+    if answer.status == 200:
+        body, headers = with_id(body, headers, None)
+    return orjson.dumps({"status": answer.status, "headers": headers}) + b"\n" + body
+
+
+def recall(data: bytes, identity: str | None) -> tuple[int, dict[str, str], bytes]:
+    """Status, headers and body of a kept answer, for a request with this id."""
+    line, _, body = data.partition(b"\n")
+    about: dict[str, Any] = orjson.loads(line)
+    headers: dict[str, str] = about["headers"]
+    if identity is not None and about["status"] == 200:
+        body, headers = with_id(body, headers, identity)
+    return about["status"], headers, body
+
+
+def with_id(
+    body: bytes, headers: dict[str, str], identity: str | None
+) -> tuple[bytes, dict[str, str]]:
+    """The answer with this id, or without one, its binary part untouched."""
+    length = headers.get(JSON_LENGTH)
+    split = int(length) if length else len(body)
+    document = orjson.loads(body[:split])
+    if not isinstance(document, dict):
+        return body, headers
+    document.pop("id", None)
+    if identity is not None:
+        document = {"id": identity, **document}
+    written = orjson.dumps(document)
+    if length:
+        headers = headers | {JSON_LENGTH: str(len(written))}
+    return written + body[split:], headers
+
+
+async def infer(
+    request: Request,
+    cache: PredictionCache,
+    policy: CachePolicy,
+    backend: HttpModel,
+    asking: Asking,
+    *,
+    rest: bytes,
+    limit: int,
+) -> None:
+    """Answer an infer request from the cache, or ask the model and keep what it says."""
+    body = await read_body(request, limit)
+    sent = request.header(JSON_LENGTH.encode())
+    if sent is not None and (not sent.isdigit() or int(sent) > len(body)):
+        raise Problem(400, "bad-input", "Inference-Header-Content-Length is beyond the body")
+    json_length = None if sent is None else int(sent)
+    asked = question(body, json_length)
+    contract = await backend.contract(asking)
+    key = key_of(
+        b"infer",
+        backend.name.encode(),
+        rest,
+        contract.version.encode(),
+        contract.digest.encode(),
+        asking.arm,
+        asked.canonical,
+    )
+
+    async def make() -> Made:
+        answer = await backend.infer(body, json_length, asking, rest=rest)
+        version = answer.headers.get("x-slipway-model-version", contract.version)
+        pinned = b"/versions/" in rest
+        kept = answer.status == 200 and (pinned or version == contract.version)
+        return Made(keep(answer), keep=kept)
+
+    try:
+        data, result = await cache.answer(
+            backend.name,
+            policy,
+            key,
+            make,
+            cache_control=request.header(b"cache-control") or b"",
+        )
+    finally:
+        request.upstream_seconds += asking.upstream_seconds
+    status, headers, answered = recall(data, asked.identity)
+    request.cache = result
+    request.variant = headers.get("x-slipway-variant", "")
+    passed = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
+    passed += [
+        (b"x-cache", result.encode()),
+        (b"content-length", b"%d" % len(answered)),
+    ]
+    await request.send({"type": "http.response.start", "status": status, "headers": passed})
+    await request.send({"type": "http.response.body", "body": answered})

@@ -1,0 +1,221 @@
+"""The prediction cache: right keys, one flight, and nothing kept that must not be."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from typing import Any
+
+import orjson
+import pytest
+from aiohttp import web
+from hypothesis import given
+from hypothesis import strategies as st
+from proxy.cache import Memory, key_of
+from proxy.models import Answer
+from proxy.v2_cache import keep, question, recall
+
+from tests.proxy.conftest import METADATA, Neighbour, Proxy, proxy_with
+
+INFER = "/v2/models/digits/infer"
+JSON = {"content-type": "application/json"}
+ROWS = orjson.dumps({"instances": [[1.0] * 64]})
+
+
+@pytest.fixture
+def settings(model: Neighbour, redis_url: str) -> dict[str, Any]:
+    return {
+        "backends": {
+            "digits": {"type": "http", "url": model.url, "cache": {"ttl_seconds": 60}},
+            "plain": {"type": "http", "url": model.url, "model": "digits"},
+        },
+        "redis_url": redis_url,
+        "redis_prefix": f"test-{uuid.uuid4().hex[:8]}",
+        "contract_ttl_seconds": 0.05,
+    }
+
+
+async def ask(
+    proxy: Proxy, path: str = "/v1/predict/digits", data: bytes = ROWS, **headers: str
+) -> tuple[str | None, dict[str, Any]]:
+    async with proxy.session.post(proxy.url + path, data=data, headers=JSON | headers) as answer:
+        document: dict[str, Any] = await answer.json()
+        assert answer.status == 200, document
+        return answer.headers.get("X-Cache"), document
+
+
+def asked(model: Neighbour) -> int:
+    return len([seen for seen in model.seen if seen.path.endswith("/infer")])
+
+
+@pytest.mark.parametrize("memory", [0, 1 << 20])
+async def test_the_second_time_is_a_hit_with_its_own_request_id(
+    settings: dict[str, Any], model: Neighbour, memory: int
+) -> None:
+    async with proxy_with(**settings, cache_memory_bytes=memory) as proxy:
+        first = await ask(proxy, **{"x-request-id": "one"})
+        again = await ask(proxy, **{"x-request-id": "two"})
+    assert (first[0], again[0]) == ("miss", "hit")
+    assert (first[1].pop("request_id"), again[1].pop("request_id")) == ("one", "two")
+    assert first[1] == again[1]
+    assert asked(model) == 1
+
+
+async def test_the_same_input_in_another_form_is_the_same_question(
+    settings: dict[str, Any], model: Neighbour
+) -> None:
+    async with proxy_with(**settings) as proxy:
+        await ask(proxy)
+        spaced = b' { "instances" : [ [' + b", ".join([b"1"] * 64) + b"] ] } "
+        assert (await ask(proxy, data=spaced))[0] == "hit"
+        assert (await ask(proxy, data=b",".join([b"1.0"] * 64), **{"content-type": "text/csv"}))[
+            0
+        ] == "hit"
+        other = orjson.dumps({"instances": [[2.0] * 64]})
+        assert (await ask(proxy, data=other))[0] == "miss"
+    assert asked(model) == 2
+
+
+async def test_two_pods_share_it(settings: dict[str, Any], model: Neighbour) -> None:
+    async with proxy_with(**settings) as one, proxy_with(**settings) as two:
+        assert (await ask(one))[0] == "miss"
+        assert (await ask(two))[0] == "hit"
+    assert asked(model) == 1
+
+
+async def test_models_without_the_option_are_never_cached(
+    settings: dict[str, Any], model: Neighbour
+) -> None:
+    async with proxy_with(**settings) as proxy:
+        for _ in range(2):
+            assert (await ask(proxy, "/v1/predict/plain"))[0] is None
+    assert asked(model) == 2
+
+
+async def test_another_version_is_another_question(
+    settings: dict[str, Any], model: Neighbour
+) -> None:
+    async with proxy_with(**settings) as proxy:
+        await ask(proxy)
+
+        async def newer(_: web.Request) -> web.Response:
+            return web.json_response(METADATA | {"versions": ["1", "2"], "version": "2"})
+
+        model.on("/v2/models/digits", newer)
+        await asyncio.sleep(0.06)  # the contract's time to live
+        await ask(proxy)  # answered by the old contract while the new one is read
+        await asyncio.sleep(0.06)
+        assert (await ask(proxy))[0] == "miss"
+
+
+async def test_an_answer_of_another_version_than_the_key_names_is_not_kept(
+    settings: dict[str, Any], model: Neighbour
+) -> None:
+    first = model.handlers[INFER]
+
+    async def canary(request: web.Request) -> web.StreamResponse:
+        answer = await first(request)
+        answer.headers["X-Slipway-Model-Version"] = "2"
+        return answer
+
+    model.on(INFER, canary)
+    async with proxy_with(**settings) as proxy:
+        for path, body in (("/v1/predict/digits", ROWS), (INFER, b'{"inputs":[]}')):
+            assert [(await ask(proxy, path, body))[0] for _ in range(2)] == ["miss", "miss"]
+
+
+async def test_no_cache_asks_anew_and_no_store_keeps_nothing(
+    settings: dict[str, Any], model: Neighbour
+) -> None:
+    async with proxy_with(**settings) as proxy:
+        assert (await ask(proxy, **{"cache-control": "no-store"}))[0] == "bypass"
+        assert (await ask(proxy))[0] == "miss"
+        assert (await ask(proxy, **{"cache-control": "No-Cache"}))[0] == "bypass"
+        assert (await ask(proxy))[0] == "hit"
+    assert asked(model) == 3
+
+
+async def test_many_at_once_make_one_flight(settings: dict[str, Any], model: Neighbour) -> None:
+    async with proxy_with(**settings) as proxy:
+        found = await asyncio.gather(*(ask(proxy) for _ in range(20)))
+    assert asked(model) == 1
+    assert {document["label"] for _, document in found} == {"7"}
+
+
+async def test_failures_are_not_kept(settings: dict[str, Any], model: Neighbour) -> None:
+    first = model.handlers[INFER]
+
+    async def fail(_: web.Request) -> web.Response:
+        return web.json_response({"error": "no"}, status=500)
+
+    model.on(INFER, fail)
+    async with proxy_with(**settings) as proxy:
+        async with proxy.session.post(
+            f"{proxy.url}/v1/predict/digits", data=ROWS, headers=JSON
+        ) as answer:
+            assert answer.status == 502
+        async with proxy.session.post(proxy.url + INFER, data=b"{}", headers=JSON) as answer:
+            assert answer.status == 500
+        model.on(INFER, first)
+        assert (await ask(proxy))[0] == "miss"
+        assert (await ask(proxy, INFER, b"{}"))[0] == "miss"
+
+
+async def test_the_protocol_is_cached_too_each_with_its_own_id(
+    settings: dict[str, Any], model: Neighbour
+) -> None:
+    async with proxy_with(**settings) as proxy:
+        one = await ask(proxy, INFER, b'{"id":"a","inputs":[],"outputs":[]}')
+        two = await ask(proxy, INFER, b'{"outputs":[],  "inputs":[], "id":"b"}')
+        none = await ask(proxy, INFER, b'{"inputs":[],"outputs":[]}')
+    assert [one[0], two[0], none[0]] == ["miss", "hit", "hit"]
+    assert [one[1]["id"], two[1]["id"], none[1].get("id")] == ["a", "b", None]
+    assert asked(model) == 1
+
+
+async def test_without_redis_the_pods_own_memory_still_answers(
+    settings: dict[str, Any], model: Neighbour
+) -> None:
+    async with proxy_with(**settings | {"redis_url": "redis://127.0.0.1:1/0"}) as proxy:
+        assert [(await ask(proxy))[0] for _ in range(2)] == ["miss", "hit"]
+        assert await proxy.metric('slipway_proxy_redis_stepped_aside_total{use="cache"}') >= 1
+
+
+@given(st.lists(st.binary(max_size=8), max_size=4), st.lists(st.binary(max_size=8), max_size=4))
+def test_keys_are_equal_only_for_equal_parts(one: list[bytes], two: list[bytes]) -> None:
+    assert (key_of(*one) == key_of(*two)) == (one == two)
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcd"), st.binary(max_size=40)), max_size=40))
+def test_memory_never_holds_more_than_it_may(puts: list[tuple[str, bytes]]) -> None:
+    memory, latest = Memory(64), {}
+    for key, data in puts:
+        memory.put(key, data, 10.0)
+        latest[key] = data
+        held = {k: memory.get(k, 0.0) for k in "abcd"}
+        assert sum(len(found) for found in held.values() if found is not None) <= 64
+        assert all(found in (None, latest.get(k)) for k, found in held.items())
+    assert all(memory.get(k, 10.0) is None for k in "abcd")
+
+
+@given(st.text(max_size=20), st.binary(max_size=40), st.booleans())
+def test_an_answer_comes_back_with_the_askers_id(identity: str, tail: bytes, binary: bool) -> None:
+    document = orjson.dumps({"id": "the first one's", "outputs": [1]})
+    headers = {"content-type": "x", "date": "dropped"}
+    if binary:
+        headers["inference-header-content-length"] = str(len(document))
+    else:
+        tail = b""
+    status, found, body = recall(keep(Answer(200, headers, document + tail)), identity)
+    split = int(found.get("inference-header-content-length", len(body)))
+    assert status == 200 and "date" not in found
+    assert orjson.loads(body[:split]) == {"id": identity, "outputs": [1]}
+    assert body[split:] == tail
+
+
+def test_binary_tensors_are_part_of_the_question() -> None:
+    head = b'{"id":"x"}'
+    assert (
+        question(head + b"\x01", len(head)).canonical
+        != question(head + b"\x02", len(head)).canonical
+    )
