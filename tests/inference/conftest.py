@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,6 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
-
 from inference.app import InferenceApp
 from inference.service import create_app, server_protocol
 from inference.settings import InferenceSettings
@@ -49,8 +48,15 @@ def tensor(name: str, datatype: str, shape: list[int], data: Any, **more: Any) -
 async def until(condition: Callable[[], bool], *, seconds: float = 20.0) -> None:
     """Wait until the condition holds."""
     async with asyncio.timeout(seconds):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - what is waited for tells nobody
             await asyncio.sleep(0.002)
+
+
+async def until_seen(condition: Callable[[], Awaitable[bool]], *, seconds: float = 20.0) -> None:
+    """Wait until a request shows that the condition holds."""
+    async with asyncio.timeout(seconds):
+        while not await condition():  # noqa: ASYNC110 - likewise
+            await asyncio.sleep(0.01)
 
 
 @asynccontextmanager

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from inference.batcher import Batcher, Item, worth_waiting
 from inference.errors import (
     BadRequest,
@@ -26,6 +25,7 @@ from inference.errors import (
     Unavailable,
 )
 from inference.tensors import Array
+
 from tests.inference.conftest import until
 
 

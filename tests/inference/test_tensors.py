@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
-
 from inference.datatypes import NUMPY, of_array
 from inference.errors import BadRequest
 from inference.tensors import as_text, from_binary, from_json, to_binary, to_json
@@ -56,7 +55,9 @@ def test_texts_go_both_ways(texts: list[str]) -> None:
     texts = [text.encode("utf-8", "ignore").decode() for text in texts]
     values = np.empty(len(texts), dtype=object)
     values[:] = texts
-    assert as_text("x", from_binary("x", "BYTES", [len(texts)], to_binary(values))).tolist() == texts
+    assert (
+        as_text("x", from_binary("x", "BYTES", [len(texts)], to_binary(values))).tolist() == texts
+    )
     assert from_json("x", "BYTES", [len(texts)], to_json(values)).tolist() == texts
 
 

@@ -52,7 +52,8 @@ HeaderMap = dict[bytes, bytes]
 
 SERVER_NAME = "slipway-inference"
 EXTENSIONS = ["binary_tensor_data", "model_repository", "statistics"]
-_PARSE_OFF_LOOP = 256 * 1024
+PARSE_OFF_LOOP = 256 * 1024
+"""Bytes from which a body is parsed in a thread."""
 _JSON = (b"content-type", b"application/json")
 _REQUEST_ID = b"x-request-id"
 _SHADOW = b"x-slipway-shadow"
@@ -77,6 +78,9 @@ class InferenceApp:
             if value
         ]
         self.identity_lines = b"".join(b"%b: %b\r\n" % pair for pair in self._identity)
+        self.short_way_limit = min(
+            PARSE_OFF_LOOP - 1, settings.max_json_bytes, settings.max_body_bytes
+        )
         self._traces = engine.traces
         self._ids = itertools.count()
         self._id_prefix = secrets.token_hex(6)
@@ -141,7 +145,7 @@ class InferenceApp:
                     "Inference-Header-Content-Length",
                 )
                 self.check_json_size(len(body) if json_length is None else json_length)
-                if len(body) < _PARSE_OFF_LOOP:
+                if len(body) < PARSE_OFF_LOOP:
                     request = parse(body, json_length, served)
                 else:
                     request = await asyncio.to_thread(parse, body, json_length, served)
@@ -235,8 +239,6 @@ class InferenceApp:
             headers.append((b"retry-after", b"%d" % error.retry_after))
         elif isinstance(error, MethodNotAllowed):
             headers.append((b"allow", error.allow.encode()))
-        elif isinstance(error, TooLarge):
-            headers.append((b"connection", b"close"))  # the rest of the body is not read
         if error.status >= 500:
             log.warning("request failed", status=error.status, reason=error.reason,
                         error=error.message, request_id=call.request_id)  # fmt: skip
@@ -383,9 +385,16 @@ async def keep_loading(registry: Registry, health: Health, settings: InferenceSe
         try:
             await registry.load_all()
             break
-        except ModelError as error:
-            health.wait_for("models", str(error))
-            log.warning("repository not read", reason=str(error), next_try_seconds=pause)
+        except Exception as error:  # whatever it is, a pod that silently never gets ready is worse
+            expected = isinstance(error, ModelError)
+            reason = str(error) if expected else f"{type(error).__name__}: {error}"
+            health.wait_for("models", reason)
+            log.warning(
+                "repository not read",
+                reason=reason,
+                next_try_seconds=pause,
+                exc_info=None if expected else error,
+            )
             await asyncio.sleep(pause)
             pause = min(pause * 2, 15.0)
     report_models(registry, health, settings)
@@ -393,8 +402,8 @@ async def keep_loading(registry: Registry, health: Health, settings: InferenceSe
         await asyncio.sleep(settings.repository_poll_seconds)
         try:
             await registry.refresh()
-        except ModelError as error:
-            log.warning("repository not read", reason=str(error))
+        except Exception as error:  # the next look may be luckier; what serves goes on serving
+            log.warning("repository not read", reason=f"{type(error).__name__}: {error}")
         report_models(registry, health, settings)
 
 

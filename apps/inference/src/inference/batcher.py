@@ -302,11 +302,15 @@ class Batcher:
         if self._observer is not None:
             self._observer.batch(batch.rows, seconds, len(batch.items))
         for item in batch.items:
-            if not item.settled:
-                item.settled = True
-                item.started = batch.started
-                item.finished = batch.finished
-                item.done(item)
+            if item.settled:
+                continue
+            if item.deadline < batch.finished:  # the timer had no chance to say so
+                self._expire(item)
+                continue
+            item.settled = True
+            item.started = batch.started
+            item.finished = batch.finished
+            item.done(item)
 
     def _leave(self, item: Item) -> None:
         if item in self._queue:

@@ -40,7 +40,8 @@ def fetch(
 ) -> None:
     """Fetch a model into a repository folder: what the init container does."""
     settings = InferenceSettings()
-    logs.configure(level=settings.log_level, service="inference", pod=settings.pod_name)
+    level = "error" if as_json else settings.log_level  # stdout is for the object alone
+    logs.configure(level=level, service="inference", pod=settings.pod_name)
     try:
         fetched = asyncio.run(fetching.fetch(uri, to, sha256=sha256.lower(), time_limit=timeout))
     except ModelError as error:
@@ -70,3 +71,7 @@ def settings(*, as_json: AsJson = False) -> None:
 def main() -> None:
     """Run the command."""
     app()
+
+
+if __name__ == "__main__":
+    main()

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 log = logs.get("inference.fastpath")
 
-MAX_BODY = 256 * 1024
 _STATUS_LINES = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
 }
@@ -170,9 +169,6 @@ class FastRequest:
             self.finish()
             return
         headers, body = self.app.refusal(error, self.call)
-        if any(name == b"connection" for name, _ in headers):
-            headers = [pair for pair in headers if pair[0] != b"connection"]
-            self.keep_alive = False
         self.write([_STATUS_LINES[error.status], _lines(headers)], body)
 
     def write(self, head: list[bytes], body: bytes) -> None:
@@ -244,7 +240,7 @@ class FastProtocol(HttpToolsProtocol):
                 length = int(value) if value.isdigit() else -1
             elif name in (b"transfer-encoding", b"content-encoding", b"upgrade"):
                 return False
-        return 0 <= length <= MAX_BODY and length <= self.inference.settings.max_json_bytes
+        return 0 <= length <= self.inference.short_way_limit
 
     def on_message_complete(self) -> None:
         """The body is complete."""

@@ -25,7 +25,8 @@ log = logs.get("inference.fetch")
 
 CHUNK = 8 * 1024 * 1024
 ATTEMPTS = 8
-_FINAL = (NotFoundError, PermissionDeniedError, UnauthenticatedError)
+_ABSENT = (NotFoundError, FileNotFoundError)  # obstore raises the built-in one for some stores
+_FINAL = (*_ABSENT, PermissionDeniedError, UnauthenticatedError)
 
 Store = S3Store | LocalStore
 
@@ -147,7 +148,7 @@ def _retrying(attempts: int) -> Any:
             ):
                 with attempt:
                     return await step()
-        except NotFoundError:
+        except _ABSENT:
             raise ModelError(f"{what} does not exist") from None
         except (BaseError, OSError) as error:
             raise ModelError(f"{what} cannot be read: {_first_line(error)}") from None

@@ -11,6 +11,9 @@ from inference.errors import ModelError
 FILE = "model.json"
 MODEL_FILE = "model.onnx"
 
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
+"""What a model or a version may be called: it becomes part of paths and of metric labels."""
+
 Datatype = Literal[
     "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64",
     "FP16", "FP32", "FP64", "BYTES",
@@ -44,8 +47,8 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    name: str
-    version: str
+    name: Annotated[str, Field(pattern=NAME)]
+    version: Annotated[str, Field(pattern=NAME)]
     format: Literal["onnx"] = "onnx"
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
     inputs: list[TensorSpec] | None = None

@@ -12,8 +12,7 @@ from obstore.exceptions import BaseError
 from inference import fetch, manifest
 from inference.errors import ModelError
 
-NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
-"""What a model or a version may be called: it becomes part of paths and of metric labels."""
+NAME = re.compile(manifest.NAME)
 
 
 @dataclass(frozen=True, slots=True)

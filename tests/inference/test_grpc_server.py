@@ -1,0 +1,233 @@
+"""inference.grpc_server with a real gRPC client: the same answers and errors as over REST."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
+    ProtoReflectionDescriptorDatabase,
+)
+from inference.datatypes import NUMPY
+from inference.oip import grpc_predict_v2_pb2 as pb
+from inference.tensors import from_binary, to_binary
+
+from tests.inference import small_models
+from tests.inference.conftest import Running, Serve, tensor, until
+from tests.inference.test_app import SAMPLES
+
+SERVICE = "inference.GRPCInferenceService"
+
+
+class Client:
+    """Calls by name."""
+
+    def __init__(self, running: Running) -> None:
+        self.channel = grpc.aio.insecure_channel(f"127.0.0.1:{running.grpc_port}")
+
+    async def __aenter__(self) -> Client:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.channel.close()
+
+    def call(self, name: str, request: Any, **options: Any) -> Any:
+        answer = getattr(pb, pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
+                         .methods_by_name[name].output_type.name)  # fmt: skip
+        method = self.channel.unary_unary(
+            f"/{SERVICE}/{name}", type(request).SerializeToString, answer.FromString
+        )
+        return method(request, **options)
+
+
+def infer(model: str, datatype: str, shape: list[int], **contents: Any) -> Any:
+    return pb.ModelInferRequest(
+        model_name=model,
+        id="mine",
+        inputs=[{"name": "x", "datatype": datatype, "shape": shape, "contents": contents}],
+    )
+
+
+def raw(model: str, values: np.ndarray, datatype: str) -> Any:
+    return pb.ModelInferRequest(
+        model_name=model,
+        inputs=[{"name": "x", "datatype": datatype, "shape": values.shape}],
+        raw_input_contents=[to_binary(values)],
+    )
+
+
+async def test_every_datatype_goes_in_and_out(serve: Serve, repository: Path) -> None:
+    from inference.grpc_server import _CONTENTS
+
+    for datatype in NUMPY:
+        small_models.put(repository, datatype.lower(), "1", small_models.identity(datatype))
+    async with serve() as running, Client(running) as client:
+        for datatype, data in SAMPLES.items():
+            values = np.array(data, dtype=NUMPY[datatype]).reshape(1, 2)
+            answer = await client.call("ModelInfer", raw(datatype.lower(), values, datatype))
+            assert (answer.outputs[0].name, answer.outputs[0].datatype) == ("y", datatype)
+            back = from_binary("y", datatype, [1, 2], answer.raw_output_contents[0])
+            assert back.tolist() == (
+                [[text.encode() for text in data]] if datatype == "BYTES" else [data]
+            )
+            if datatype == "FP16":
+                continue
+            field = _CONTENTS[datatype]
+            typed = [text.encode() for text in data] if datatype == "BYTES" else data
+            request = infer(datatype.lower(), datatype, [1, 2], **{field: typed})
+            answer = await client.call("ModelInfer", request)
+            assert answer.id == "mine"
+            assert list(getattr(answer.outputs[0].contents, field)) == typed
+
+
+async def test_the_descriptions(serve: Serve, repository: Path) -> None:
+    small_models.put(repository, "affine", "1", small_models.affine())
+    async with serve(repository_control=True) as running, Client(running) as client:
+        assert (await client.call("ServerLive", pb.ServerLiveRequest())).live
+        assert (await client.call("ServerReady", pb.ServerReadyRequest())).ready
+        assert (await client.call("ModelReady", pb.ModelReadyRequest(name="affine"))).ready
+        server = await client.call("ServerMetadata", pb.ServerMetadataRequest())
+        assert server.name == "slipway-inference"
+        model = await client.call("ModelMetadata", pb.ModelMetadataRequest(name="affine"))
+        assert list(model.versions) == ["1"]
+        assert list(model.inputs[0].shape) == [-1, 2]
+        values = np.ones((3, 2), np.float32)
+        await client.call("ModelInfer", raw("affine", values, "FP32"))
+        statistics = await client.call("ModelStatistics", pb.ModelStatisticsRequest())
+        assert statistics.model_stats[0].inference_count == 3
+        small_models.put(repository, "affine", "2", small_models.affine())
+        await client.call("RepositoryModelLoad", pb.RepositoryModelLoadRequest(model_name="affine"))
+        index = await client.call("RepositoryIndex", pb.RepositoryIndexRequest())
+        assert [(row.version, row.state) for row in index.models] == [
+            ("1", "READY"),
+            ("2", "READY"),
+        ]
+        unload = pb.RepositoryModelUnloadRequest(model_name="affine")
+        await client.call("RepositoryModelUnload", unload)
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await client.call("ModelReady", pb.ModelReadyRequest(name="affine"))
+        assert error.value.code() == grpc.StatusCode.NOT_FOUND
+
+
+BAD = {
+    "unknown model": (infer("none", "FP32", [1, 2]), "NOT_FOUND", "'none'"),
+    "no inputs": (pb.ModelInferRequest(model_name="affine"), "INVALID_ARGUMENT", "inputs must be"),
+    "wrong dtype": (
+        infer("affine", "INT64", [1, 2], int64_contents=[1, 2]), "INVALID_ARGUMENT", "'x' is FP32",
+    ),
+    "wrong shape": (
+        infer("affine", "FP32", [1, 3], fp32_contents=[1, 2, 3]), "INVALID_ARGUMENT", "'x' has",
+    ),
+    "negative shape": (
+        infer("affine", "FP32", [-1, 2], fp32_contents=[1, 2]), "INVALID_ARGUMENT", "negative",
+    ),
+    "too few": (infer("affine", "FP32", [1, 2], fp32_contents=[1]), "INVALID_ARGUMENT", "has 1"),
+    "wrong field": (
+        infer("affine", "FP32", [1, 2], fp64_contents=[1, 2]), "INVALID_ARGUMENT", "fp32_contents",
+    ),
+    "truncated": (
+        pb.ModelInferRequest(
+            model_name="affine",
+            inputs=[{"name": "x", "datatype": "FP32", "shape": [1, 2]}],
+            raw_input_contents=[b"1234567"],
+        ), "INVALID_ARGUMENT", "takes 8 bytes, got 7",
+    ),
+    "raw for another": (
+        pb.ModelInferRequest(
+            model_name="affine",
+            inputs=[{"name": "x", "datatype": "FP32", "shape": [1, 2]}],
+            raw_input_contents=[b"", b""],
+        ), "INVALID_ARGUMENT", "2 elements for 1 inputs",
+    ),
+}  # fmt: skip
+
+
+async def test_what_is_wrong_has_its_status_and_serving_goes_on(
+    serve: Serve, repository: Path
+) -> None:
+    small_models.put(repository, "affine", "1", small_models.affine())
+    async with serve() as running, Client(running) as client:
+        for name, (request, code, names) in BAD.items():
+            with pytest.raises(grpc.aio.AioRpcError) as error:
+                await client.call("ModelInfer", request)
+            assert error.value.code().name == code, name
+            assert names in (error.value.details() or ""), (name, error.value.details())
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            load = pb.RepositoryModelLoadRequest(model_name="affine")
+            await client.call("RepositoryModelLoad", load)
+        assert error.value.code() == grpc.StatusCode.PERMISSION_DENIED
+        good = infer("affine", "FP32", [1, 2], fp32_contents=[1, 2])
+        call = client.call("ModelInfer", good, metadata=(("x-request-id", "r1"),))
+        assert list((await call).outputs[0].contents.fp32_contents) == [3.0, 5.0]
+        trailing = dict(await call.trailing_metadata())
+        assert trailing["x-request-id"] == "r1"
+        assert trailing["x-slipway-model-version"] == "1"
+        assert running.app.engine.in_flight == 0
+
+
+async def test_deadline_overload_and_cancellation(serve: Serve, repository: Path) -> None:
+    batching = {"max_batch_size": 1, "max_queue_size": 2}
+    small_models.put(repository, "slow", "1", small_models.slow(), batching=batching)
+    request = infer("slow", "FP32", [1, 4], fp32_contents=[1, 2, 3, 4])
+    async with serve() as running, Client(running) as client:
+        (served,) = running.app.registry.all_serving()
+
+        async def outcome(**options: Any) -> str:
+            try:
+                await client.call("ModelInfer", request, **options)
+            except grpc.aio.AioRpcError as error:
+                return str(error.code().name)
+            return "OK"
+
+        assert await outcome(timeout=0.01) == "DEADLINE_EXCEEDED"
+        assert set(await asyncio.gather(*(outcome() for _ in range(12)))) == {
+            "OK", "RESOURCE_EXHAUSTED",
+        }  # fmt: skip
+        ahead = [asyncio.create_task(outcome()) for _ in range(2)]
+        await until(lambda: served.batcher.queued_rows == 1)
+        call = client.call("ModelInfer", request)
+        await until(lambda: served.batcher.queued_rows == 2)
+        call.cancel()
+        await until(lambda: served.batcher.queued_rows < 2)
+        assert await asyncio.gather(*ahead) == ["OK", "OK"]
+        await until(lambda: running.app.engine.in_flight == 0)
+        assert served.leases == 0
+
+
+async def test_health_follows_readiness_and_reflection_names_the_service(
+    serve: Serve, repository: Path
+) -> None:
+    small_models.put(repository, "affine", "1", small_models.affine())
+    async with serve() as running, Client(running) as client:
+        stub = health_pb2_grpc.HealthStub(client.channel)
+        watch = stub.Watch(health_pb2.HealthCheckRequest(service=SERVICE))
+        states = health_pb2.HealthCheckResponse
+        async for seen in watch:
+            if seen.status == states.SERVING:
+                break
+        running.health.draining = True
+        async for seen in watch:
+            if seen.status == states.NOT_SERVING:
+                break
+        watch.cancel()
+
+        def names() -> list[str]:
+            with grpc.insecure_channel(f"127.0.0.1:{running.grpc_port}") as channel:
+                return list(ProtoReflectionDescriptorDatabase(channel).get_services())
+
+        assert SERVICE in await asyncio.to_thread(names)
+
+
+async def test_both_protocols_give_the_same(serve: Serve, repository: Path) -> None:
+    small_models.put(repository, "affine", "1", small_models.affine())
+    async with serve() as running, Client(running) as client:
+        values = np.random.default_rng(3).standard_normal((7, 2), np.float32)
+        over_grpc = await client.call("ModelInfer", raw("affine", values, "FP32"))
+        over_rest = await running.infer("affine", tensor("x", "FP32", [7, 2], values.tolist()))
+        got = np.frombuffer(over_grpc.raw_output_contents[0], np.float32)
+        assert got.tolist() == pytest.approx(over_rest.json()["outputs"][0]["data"])

@@ -1,0 +1,261 @@
+"""inference.models: loading, refusing, swapping and letting go, under load where it matters."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from inference.errors import ModelError
+from inference.models import read
+from inference.repository import Found
+from inference.settings import InferenceSettings
+
+from tests.inference import small_models
+from tests.inference.conftest import Running, Serve, tensor, until, until_seen
+
+ZERO = tensor("x", "FP32", [1, 2], [0, 0])
+
+
+async def answer_of(running: Running, model: str = "affine") -> float:
+    answer = await running.infer(model, ZERO)
+    assert answer.status_code == 200, answer.text
+    value: float = answer.json()["outputs"][0]["data"][0]
+    return value
+
+
+async def test_load_and_unload_without_a_failed_request(serve: Serve, repository: Path) -> None:
+    small_models.put(repository, "affine", "1", small_models.affine(1, 1.0))
+    async with serve(repository_control=True) as running:
+        seen: list[float] = []
+        stop = asyncio.Event()
+
+        async def caller() -> None:
+            while not stop.is_set():
+                seen.append(await answer_of(running))
+
+        callers = [asyncio.create_task(caller()) for _ in range(4)]
+        for version in range(2, 6):
+            small_models.put(
+                repository, "affine", str(version), small_models.affine(1, float(version))
+            )
+            count = len(seen)
+            loaded = await running.client.post("/v2/repository/models/affine/load")
+            assert loaded.status_code == 200
+            await until(lambda count=count: len(seen) > count + 8)  # type: ignore[misc]
+            assert seen[-1] == float(version)
+        stop.set()
+        await asyncio.gather(*callers)
+        assert set(seen) == {1.0, 2.0, 3.0, 4.0, 5.0}
+
+        assert (await running.client.post("/v2/repository/models/affine/unload")).status_code == 200
+        gone = await running.infer("affine", ZERO)
+        assert gone.status_code == 404
+        assert "unloaded" in gone.json()["error"]
+        assert (await running.client.get("/v2/health/ready")).status_code == 200
+        await running.client.post("/v2/repository/models/affine/load")
+        assert await answer_of(running) == 5.0
+        unknown = await running.client.post("/v2/repository/models/none/load")
+        assert unknown.status_code == 404
+
+
+async def test_unloading_finishes_what_is_under_way(serve: Serve, repository: Path) -> None:
+    small_models.put(repository, "slow", "1", small_models.slow(), batching={"max_batch_size": 1})
+    async with serve(repository_control=True) as running:
+        (served,) = running.app.registry.all_serving()
+        row = tensor("x", "FP32", [1, 4], [1, 2, 3, 4])
+        calls = [asyncio.create_task(running.infer("slow", row)) for _ in range(4)]
+        await until(lambda: served.leases == 4)
+        await running.client.post("/v2/repository/models/slow/unload")
+        assert [answer.status_code for answer in await asyncio.gather(*calls)] == [200] * 4
+
+
+async def test_a_changed_version_is_swapped_in_place(serve: Serve, repository: Path) -> None:
+    small_models.put(repository, "affine", "1", small_models.affine(1, 1.0))
+    async with serve(repository_poll_seconds=0.02) as running:
+        assert await answer_of(running) == 1.0
+        small_models.put(repository, "affine", "1", small_models.affine(1, 7.0))
+        small_models.put(repository, "other", "1", small_models.affine(1, 3.0))
+        await until(lambda: len(running.app.registry.all_serving()) == 2)
+        await until_seen(lambda: answers(running, 7.0))
+        assert await answer_of(running, "other") == 3.0
+
+
+async def answers(running: Running, value: float) -> bool:
+    return await answer_of(running) == value
+
+
+async def unready(running: Running, why: str) -> bool:
+    answer = await running.client.get("/readyz")
+    return answer.status_code == 503 and why in answer.json().get("models", "")
+
+
+BROKEN: dict[str, tuple[bytes, dict[str, Any], str]] = {
+    "corrupt": (b"this is no model", {}, "ONNX Runtime cannot load the model"),
+    "cut": (small_models.affine()[:-20], {}, "ONNX Runtime cannot load the model"),
+    "wrong sha256": (small_models.affine(), {"sha256": "0" * 64}, "has sha256"),
+    "wrong input name": (
+        small_models.affine(),
+        {"inputs": [{"name": "q", "datatype": "FP32", "shape": [-1, 2]}]},
+        "model.json lists inputs ['q'], model.onnx has ['x']",
+    ),
+    "wrong shape": (
+        small_models.affine(),
+        {"inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 3]}]},
+        "model.json says input 'x' is FP32 [-1, 3], model.onnx has FP32 [-1, 2]",
+    ),
+    "wrong datatype": (
+        small_models.affine(),
+        {"outputs": [{"name": "y", "datatype": "INT64", "shape": [-1, 2]}]},
+        "model.json says output 'y' is INT64",
+    ),
+    "unknown datatype": (
+        small_models.affine(),
+        {"inputs": [{"name": "x", "datatype": "FP31", "shape": [-1, 2]}]},
+        "inputs.0.datatype",
+    ),
+    "unknown transform": (
+        small_models.affine(),
+        {"preprocess": [{"transform": "decode_imagee"}]},
+        "decode_imagee",
+    ),
+    "misspelt batching": (
+        small_models.affine(), {"batching": {"max_batchsize": 4}}, "max_batchsize"
+    ),
+    "batching that would mix rows": (
+        small_models.row_mixing(), {"batching": {}}, "rows do not give the same together as alone"
+    ),
+    "another name": (small_models.affine(), {"name": "other"}, "model.json says it is other"),
+}  # fmt: skip
+
+
+async def test_what_cannot_be_loaded_leaves_the_old_one_serving_and_says_why(
+    serve: Serve, repository: Path
+) -> None:
+    small_models.put(repository, "affine", "1", small_models.affine(1, 1.0))
+    async with serve(repository_control=True) as running:
+        for name, (model, manifest, why) in BROKEN.items():
+            small_models.put(repository, "affine", "2", model, **manifest)
+            answer = await running.client.post("/v2/repository/models/affine/load")
+            assert answer.status_code == 400, name
+            assert why in answer.json()["error"], (name, answer.text)
+            assert await answer_of(running) == 1.0
+            two = await running.infer("affine/versions/2", ZERO)
+            assert two.status_code == 503, name
+            assert why in two.json()["error"]
+        assert (await running.client.get("/v2/health/ready")).status_code == 200
+        (_, broken) = (await running.client.post("/v2/repository/index")).json()
+        assert broken["state"] == "UNAVAILABLE"
+        assert "another" in broken["reason"] or "says it is other" in broken["reason"]
+        assert "inference_model_failed" in (await running.client.get("/metrics")).text
+
+
+async def test_a_version_broken_in_place_goes_on_serving_as_it_was(
+    serve: Serve, repository: Path
+) -> None:
+    folder = small_models.put(repository, "affine", "1", small_models.affine(1, 1.0))
+    async with serve(repository_control=True) as running:
+        (folder / "model.onnx").write_bytes(b"broken now")
+        assert (await running.client.post("/v2/repository/models/affine/load")).status_code == 400
+        assert await answer_of(running) == 1.0
+
+
+@pytest.mark.parametrize("name", ["corrupt", "wrong sha256", "wrong shape"])
+async def test_a_pod_with_a_broken_model_never_gets_ready_and_says_why(
+    serve: Serve, repository: Path, name: str
+) -> None:
+    model, manifest, why = BROKEN[name]
+    small_models.put(repository, "affine", "1", model, **manifest)
+    async with serve(wait_ready=False) as running:
+        await until_seen(lambda: unready(running, why))
+        assert (await running.client.get("/livez")).status_code == 200
+        assert (await running.client.get("/v2/health/ready")).status_code == 503
+        assert (await running.client.get("/ping")).status_code == 503
+        asked = await running.infer("affine", ZERO)
+        assert asked.status_code == 503
+        assert why in asked.json()["error"]
+
+
+async def test_an_empty_repository_is_not_ready(serve: Serve, repository: Path) -> None:
+    async with serve(wait_ready=False) as running:
+        await until_seen(lambda: unready(running, "there is no model"))
+
+
+async def test_a_model_that_is_asked_for_and_absent_is_not_ready(
+    serve: Serve, repository: Path
+) -> None:
+    small_models.put(repository, "affine", "1", small_models.affine())
+    async with serve(models=["affine", "absent"], wait_ready=False) as running:
+        await until_seen(lambda: unready(running, "absent"))
+        assert await answer_of(running) == 1.0
+
+
+async def test_a_pinned_version_that_is_absent_is_not_ready(serve: Serve, repository: Path) -> None:
+    small_models.put(repository, "affine", "1", small_models.affine())
+    async with serve(pinned_versions={"affine": "3"}, wait_ready=False) as running:
+        await until_seen(lambda: unready(running, "pinned"))
+        assert (await running.infer("affine", ZERO)).status_code == 503
+        assert (await running.infer("affine/versions/1", ZERO)).status_code == 200
+
+
+async def test_a_model_without_a_manifest_is_served_by_its_folder(
+    serve: Serve, repository: Path
+) -> None:
+    (small_models.put(repository, "bare", "1", small_models.affine()) / "model.json").unlink()
+    async with serve() as running:
+        assert await answer_of(running, "bare") == 1.0
+
+
+def loaded(repository: Path, name: str, model: bytes, **manifest: Any) -> Any:
+    folder = small_models.put(repository, name, "1", model, **manifest)
+    return read(folder, Found(name, "1", ""), threads=1, settings=InferenceSettings())
+
+
+def test_rows_that_are_not_independent_are_not_batched(repository: Path) -> None:
+    mixing = loaded(repository, "mixing", small_models.row_mixing())
+    assert not mixing.batching
+    assert "together as alone" in mixing.why_not_batching
+    assert loaded(repository, "affine", small_models.affine()).batching
+    fixed = loaded(repository, "fixed", small_models.identity("FP32", [3, 2]))
+    assert not fixed.batching
+    off = loaded(repository, "off", small_models.affine(), batching={"enabled": False})
+    assert not off.batching
+
+
+async def test_models_that_are_not_batched_answer_each_request_alone(
+    serve: Serve, repository: Path
+) -> None:
+    small_models.put(repository, "mixing", "1", small_models.row_mixing())
+    small_models.put(repository, "fixed", "1", small_models.identity("FP32", [3, 2]))
+    small_models.put(repository, "scalar", "1", small_models.identity("FP32", []))
+    async with serve() as running:
+        rows = [[1.0, 2.0], [3.0, 6.0]]
+        answers = await asyncio.gather(
+            *(running.infer("mixing", tensor("x", "FP32", [2, 2], rows)) for _ in range(5))
+        )
+        for answer in answers:
+            assert answer.json()["outputs"][0]["data"] == [-1.0, -2.0, 1.0, 2.0]
+        fixed = await running.infer("fixed", tensor("x", "FP32", [3, 2], list(range(6))))
+        assert fixed.json()["outputs"][0]["data"] == [0, 1, 2, 3, 4, 5]
+        scalar = await running.infer("scalar", tensor("x", "FP32", [], [7]))
+        assert scalar.json()["outputs"][0]["data"] == [7]
+
+
+def test_a_model_of_maps_is_refused_with_the_fix(repository: Path) -> None:
+    import numpy as np
+    from skl2onnx import to_onnx
+    from sklearn.linear_model import LogisticRegression
+
+    classifier = LogisticRegression().fit(np.eye(2, dtype=np.float32), [0, 1])
+    model = to_onnx(classifier, np.zeros((1, 2), np.float32), target_opset=17).SerializeToString()
+    with pytest.raises(ModelError, match="zipmap"):
+        loaded(repository, "maps", model)
+
+
+def test_a_manifest_that_is_no_json_is_named(repository: Path) -> None:
+    folder = small_models.put(repository, "affine", "1", small_models.affine())
+    (folder / "model.json").write_text(json.dumps([1]))
+    with pytest.raises(ModelError, match=r"model\.json"):
+        read(folder, Found("affine", "1", ""), threads=1, settings=InferenceSettings())

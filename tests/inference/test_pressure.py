@@ -1,0 +1,277 @@
+"""The server under pressure: overload, deadlines, hang-ups, large bodies, signals.
+
+The model is a real one that takes tens of milliseconds a run; nothing here depends on how fast
+the machine is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import os
+import signal
+import sys
+import time
+import zlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+from tests.inference import small_models
+from tests.inference.conftest import Running, Serve, tensor, until, until_seen
+
+ROW = tensor("x", "FP32", [1, 4], [1, 2, 3, 4])
+PATH = "/v2/models/slow/infer"
+
+
+@pytest.fixture
+def slow(repository: Path) -> Path:
+    """A model of tens of milliseconds, one row at a time."""
+    batching = {"max_batch_size": 1, "max_queue_size": 4}
+    return small_models.put(repository, "slow", "1", small_models.slow(), batching=batching)
+
+
+def raw(path: str, body: bytes, *headers: str) -> bytes:
+    lines = [f"POST {path} HTTP/1.1", "host: a", f"content-length: {len(body)}", *headers]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+async def test_past_the_queue_requests_are_refused_at_once_and_the_rest_answered(
+    serve: Serve, slow: Path
+) -> None:
+    async with serve() as running:
+        answers = await asyncio.gather(*(running.infer("slow", ROW) for _ in range(40)))
+        statuses = [answer.status_code for answer in answers]
+        assert set(statuses) == {200, 429}
+        assert statuses.count(200) >= 4
+        refused = next(answer for answer in answers if answer.status_code == 429)
+        assert int(refused.headers["retry-after"]) >= 1
+        assert "rows waiting" in refused.json()["error"]
+        assert (await running.infer("slow", ROW)).status_code == 200
+        assert running.app.engine.in_flight == 0
+
+
+async def test_past_the_requests_under_way_a_request_is_refused_before_it_is_read(
+    serve: Serve, repository: Path
+) -> None:
+    small_models.put(repository, "slow", "1", small_models.slow())
+    async with serve(max_in_flight=2) as running:
+        answers = await asyncio.gather(*(running.infer("slow", ROW) for _ in range(12)))
+        assert {answer.status_code for answer in answers} == {200, 429}
+        assert running.app.engine.refused["overloaded"] > 0
+        assert (await running.infer("slow", ROW)).status_code == 200
+
+
+@pytest.mark.parametrize("how", ["parameter", "header", "default"])
+async def test_past_its_time_a_request_gets_504(serve: Serve, slow: Path, how: str) -> None:
+    async with serve(default_timeout_seconds=0.001 if how == "default" else 30) as running:
+        request: dict[str, object] = {"inputs": [ROW]}
+        headers = {}
+        if how == "parameter":
+            request["parameters"] = {"timeout": 1000}
+        elif how == "header":
+            headers["x-request-timeout"] = "1ms"
+        answer = await running.client.post(PATH, json=request, headers=headers)
+        assert answer.status_code == 504
+        assert "time ran out" in answer.json()["error"]
+        later = await running.client.post(
+            PATH, json={"inputs": [ROW]}, headers={"x-request-timeout": "30"}
+        )
+        assert later.status_code == 200
+
+
+async def test_the_deadline_counts_the_queue_and_frees_the_place(serve: Serve, slow: Path) -> None:
+    async with serve() as running:
+        (served,) = running.app.registry.all_serving()
+        before = served.statistics.executions
+        ahead = [asyncio.create_task(running.infer("slow", ROW)) for _ in range(3)]
+        await until(lambda: served.batcher.queued_rows == 2)
+        late = await running.client.post(
+            PATH, json={"inputs": [ROW]}, headers={"x-request-timeout": "0.002"}
+        )
+        assert late.status_code == 504
+        assert "in the queue" in late.json()["error"]
+        assert [answer.status_code for answer in await asyncio.gather(*ahead)] == [200] * 3
+        assert served.statistics.executions == before + 3
+
+
+@pytest.mark.parametrize("chunked", [False, True], ids=["short", "long"])
+async def test_who_hangs_up_frees_its_place(serve: Serve, slow: Path, chunked: bool) -> None:
+    async with serve() as running:
+        (served,) = running.app.registry.all_serving()
+        ahead = [asyncio.create_task(running.infer("slow", ROW)) for _ in range(2)]
+        await until(lambda: served.batcher.queued_rows == 1)
+        body = json.dumps({"inputs": [ROW]}).encode()
+        _, writer = await asyncio.open_connection("127.0.0.1", running.port)
+        if chunked:
+            writer.write(
+                b"POST %b HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n" % PATH.encode()
+                + b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+            )
+        else:
+            writer.write(raw(PATH, body))
+        failures = served.statistics.failures
+        await until(lambda: running.app.engine.in_flight == 3)
+        writer.close()
+        await writer.wait_closed()
+        await until(lambda: failures["cancelled"] == 1)
+        assert all(answer.status_code == 200 for answer in await asyncio.gather(*ahead))
+        await until(lambda: running.app.engine.in_flight == 0)
+        assert served.leases == 0
+
+
+async def test_who_hangs_up_in_the_middle_of_a_body_leaves_nothing(
+    serve: Serve, slow: Path
+) -> None:
+    async with serve() as running:
+        _, writer = await asyncio.open_connection("127.0.0.1", running.port)
+        writer.write(raw(PATH, b"x" * 1000)[:-500])
+        await until(lambda: running.app.engine.in_flight == 1)
+        writer.close()
+        await writer.wait_closed()
+        await until(lambda: running.app.engine.in_flight == 0)
+
+
+async def test_probes_answer_while_the_model_works(serve: Serve, repository: Path) -> None:
+    """The run happens off the loop: a probe never has to wait for one to end."""
+    batching = {"max_batch_size": 512}
+    small_models.put(repository, "slow", "1", small_models.slow(), batching=batching)
+    many = tensor("x", "FP32", [512, 4], [1] * 2048)
+    async with serve(warmup_runs=0) as running:
+        prediction = asyncio.create_task(running.infer("slow", many))
+        (served,) = running.app.registry.all_serving()
+        await until(lambda: served.batcher.running_batches == 1)
+        for path in ("/livez", "/readyz", "/metrics", "/v2/health/ready"):
+            assert (await running.client.get(path)).status_code == 200
+        assert served.batcher.running_batches == 1, "the model was too fast for this test"
+        assert (await prediction).status_code == 200
+
+
+async def test_a_body_past_the_limit_is_refused_by_its_length_and_by_its_bytes(
+    serve: Serve, repository: Path
+) -> None:
+    small_models.put(repository, "affine", "1", small_models.affine())
+    path = "/v2/models/affine/infer"
+
+    async def endless() -> AsyncIterator[bytes]:
+        for _ in range(64):
+            yield b" " * 1024
+
+    async with serve(max_body_bytes=8 * 1024) as running:
+        announced = await running.client.post(path, content=b" " * 9000)
+        assert announced.status_code == 413
+        assert "8192" in announced.json()["error"]
+        # the rest is read and dropped: closing at once would take the answer from the caller
+        counted = await running.client.post(path, content=endless())
+        assert counted.status_code == 413
+        assert running.app.engine.in_flight == 0
+
+
+async def test_json_that_would_hold_up_the_loop_is_refused_binary_is_not(
+    serve: Serve, repository: Path
+) -> None:
+    small_models.put(repository, "affine", "1", small_models.affine())
+    values = np.zeros((1000, 2), np.float32)
+    async with serve(max_json_bytes=2000) as running:
+        as_json = await running.infer("affine", tensor("x", "FP32", [1000, 2], values.tolist()))
+        assert as_json.status_code == 413
+        assert "binary" in as_json.json()["error"]
+        entry = {"name": "x", "datatype": "FP32", "shape": [1000, 2],
+                 "parameters": {"binary_data_size": values.nbytes}}  # fmt: skip
+        head = json.dumps({"inputs": [entry]}).encode()
+        answer = await running.client.post(
+            "/v2/models/affine/infer",
+            content=head + values.tobytes(),
+            headers={"inference-header-content-length": str(len(head))},
+        )
+        assert answer.status_code == 200
+
+
+async def test_compressed_bodies_are_read_and_bombs_are_not(serve: Serve, repository: Path) -> None:
+    small_models.put(repository, "affine", "1", small_models.affine())
+    row = tensor("x", "FP32", [1, 2], [1, 2])
+    body = json.dumps({"inputs": [row]}).encode()
+
+    async def send(running: Running, content: bytes, encoding: str) -> httpx.Response:
+        return await running.client.post(
+            "/v2/models/affine/infer", content=content, headers={"content-encoding": encoding}
+        )
+
+    async with serve(max_body_bytes=100_000) as running:
+        assert (await send(running, gzip.compress(body), "gzip")).status_code == 200
+        assert (await send(running, zlib.compress(body), "deflate")).status_code == 200
+        bomb = await send(running, gzip.compress(b" " * 10_000_000), "gzip")
+        assert bomb.status_code == 413
+        assert (await send(running, gzip.compress(body)[:-9], "gzip")).status_code == 400
+        assert (await send(running, body, "gzip")).status_code == 400
+        assert (await send(running, body, "br")).status_code == 415
+
+
+async def test_images_wait_in_threads_not_on_the_loop(serve: Serve, repository: Path) -> None:
+    """A caller that hangs up while its picture is prepared is not answered, and not counted on."""
+    steps = [
+        {"transform": "decode_image", "mode": "L"},
+        {"transform": "resize", "width": 2, "height": 1},
+        {"transform": "scale"},
+        {"transform": "reshape", "shape": [2]},
+    ]
+    small_models.put(repository, "seen", "1", small_models.affine(), preprocess=steps)
+    async with serve() as running:
+        junk = await running.infer("seen", tensor("x", "BYTES", [1], ["AAAA"]))
+        assert junk.status_code == 400
+        assert "no PNG, JPEG or WebP" in junk.json()["error"]
+        assert running.app.engine.in_flight == 0
+
+
+async def test_sigterm_under_load_fails_no_request(repository: Path) -> None:
+    """The real process: unready, serving on, drained, gone with status 0."""
+    small_models.put(repository, "slow", "1", small_models.slow(), batching={})
+    environment = {
+        **os.environ,
+        "INFERENCE_MODEL_REPOSITORY": str(repository),
+        "INFERENCE_HOST": "127.0.0.1",
+        "INFERENCE_PORT": "0",
+        "INFERENCE_GRPC_PORT": "0",
+        "INFERENCE_STOP_DELAY_SECONDS": "0.3",
+    }
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "inference.cli", "serve",
+        env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    assert process.stdout is not None
+    port, loaded = 0, False
+    async with asyncio.timeout(30):
+        while not (port and loaded):
+            line = (await process.stdout.readline()).decode()
+            assert line, "the server ended"
+            loaded = loaded or '"model loaded"' in line
+            if "running on http://127.0.0.1:" in line.lower():
+                port = int(line.split("127.0.0.1:")[1].split(" ")[0])
+    drain = asyncio.create_task(process.stdout.read())
+    answered: list[int] = []
+    stop_at = [float("inf")]
+
+    async def caller(client: httpx.AsyncClient) -> None:
+        while time.monotonic() < stop_at[0]:
+            answer = await client.post(PATH, json={"inputs": [ROW]})
+            answered.append(answer.status_code)
+
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
+        callers = [asyncio.create_task(caller(client)) for _ in range(4)]
+        await until(lambda: len(answered) >= 8)
+        process.send_signal(signal.SIGTERM)
+
+        async def unready() -> bool:
+            return (await client.get("/readyz")).status_code == 503
+
+        await until_seen(unready)
+        assert (await client.get("/livez")).status_code == 200
+        stop_at[0] = time.monotonic()  # by now routes would have changed
+        await asyncio.gather(*callers)
+    assert await asyncio.wait_for(process.wait(), 20) == 0
+    await drain
+    assert set(answered) == {200}
