@@ -38,10 +38,13 @@ class S3Server:
 
 
 @contextmanager
-def serve_s3(folder: Path, buckets: Sequence[str] = ()) -> Iterator[S3Server]:
+def serve_s3(
+    folder: Path, buckets: Sequence[str] = (), options: Sequence[str] = ()
+) -> Iterator[S3Server]:
     """Run the server over ``folder/data`` until the block is left."""
     program = require("versitygw")
     data = folder / "data"
+    data.mkdir(parents=True, exist_ok=True)
     for bucket in buckets:
         (data / bucket).mkdir(parents=True, exist_ok=True)
     with socket.socket() as probe:
@@ -55,6 +58,7 @@ def serve_s3(folder: Path, buckets: Sequence[str] = ()) -> Iterator[S3Server]:
                 program,
                 *("--port", f"127.0.0.1:{port}", "--access", ACCESS_KEY, "--secret", SECRET_KEY),
                 *("--region", REGION, "--quiet", "--keep-alive", "--health", "/health"),
+                *options,
                 *("posix", str(data)),
             ],
             stdout=output,

@@ -17,28 +17,56 @@ def _record(key: str, *, bucket: str = "archives", name: str = "ObjectCreated:Pu
     ("body", "keys"),
     [
         (_record("kim/result.zip"), ["kim/result.zip"]),
-        (_record("kim/result.zip", name="s3:ObjectCreated:CompleteMultipartUpload"), ["kim/result.zip"]),
+        (
+            _record("kim/result.zip", name="s3:ObjectCreated:CompleteMultipartUpload"),
+            ["kim/result.zip"],
+        ),
         (_record("kim+lee/%ED%95%9C.zip"), ["kim lee/한.zip", "kim+lee/%ED%95%9C.zip"]),
         (_record("kim +민/result.zip"), ["kim +민/result.zip"]),  # versitygw encodes nothing
         (_record("kim/result.zip", bucket="other"), []),
         (_record("kim/result.zip", name="ObjectRemoved:Delete"), []),
         (json.dumps({"Event": "s3:TestEvent", "Bucket": "archives"}), []),
-        (json.dumps({"Type": "Notification", "Message": _record("a/result.zip")}), ["a/result.zip"]),
         (
-            json.dumps({"detail-type": "Object Created", "detail": {"bucket": {"name": "archives"}, "object": {"key": "a+b/result.zip"}}}),
+            json.dumps({"Type": "Notification", "Message": _record("a/result.zip")}),
+            ["a/result.zip"],
+        ),
+        (
+            json.dumps(
+                {
+                    "detail-type": "Object Created",
+                    "detail": {"bucket": {"name": "archives"}, "object": {"key": "a+b/result.zip"}},
+                }
+            ),
             ["a+b/result.zip"],
         ),
         (
-            json.dumps({"detail-type": "Object Deleted", "detail": {"bucket": {"name": "archives"}, "object": {"key": "a/result.zip"}}}),
+            json.dumps(
+                {
+                    "detail-type": "Object Deleted",
+                    "detail": {"bucket": {"name": "archives"}, "object": {"key": "a/result.zip"}},
+                }
+            ),
             [],
         ),
     ],
-)  # fmt: skip
+)
 def test_created_keys(body: str, keys: list[str]) -> None:
     assert created_keys(body, bucket="archives") == keys
 
 
-@pytest.mark.parametrize("body", ["", "x", "[]", "3", "{}", '{"Records": 3}', '{"Records": [{}]}', '{"detail-type": "Object Created", "detail": {}}'])  # fmt: skip
+@pytest.mark.parametrize(
+    "body",
+    [
+        "",
+        "x",
+        "[]",
+        "3",
+        "{}",
+        '{"Records": 3}',
+        '{"Records": [{}]}',
+        '{"detail-type": "Object Created", "detail": {}}',
+    ],
+)
 def test_unknown_event(body: str) -> None:
     with pytest.raises(UnknownEvent):
         created_keys(body, bucket="archives")

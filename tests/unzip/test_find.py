@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from tests.unzip.support import Mortal, put
 from unzip.find import archives, result_prefix
 from unzip.store import S3
+
+from tests.unzip.support import Mortal, put
 
 STATE = ".slipway/unzip/"
 
@@ -15,7 +16,14 @@ def _found(store: S3, prefix: str = "") -> list[str]:
 
 
 def test_prefix_and_suffix(store: S3) -> None:
-    for key in ("a/result.zip", "b/other.zip", "b/c/result.zip", "result.zip", "z/result.zip.tmp", STATE + "x/result.zip"):  # fmt: skip
+    for key in (
+        "a/result.zip",
+        "b/other.zip",
+        "b/c/result.zip",
+        "result.zip",
+        "z/result.zip.tmp",
+        STATE + "x/result.zip",
+    ):
         put(store, key, b"x")
     assert _found(store) == ["a/result.zip", "b/c/result.zip"]
     assert _found(store, "b/") == ["b/c/result.zip"]

@@ -8,8 +8,7 @@ from typing import Any
 import botocore.exceptions
 import obstore.exceptions
 import pytest
-from tests.s3 import S3Server
-from tests.unzip.conftest import session
+import urllib3.exceptions
 from unzip.startup import UnfitStore, check_conditional_writes, copies_rightly
 from unzip.store import (
     S3,
@@ -23,6 +22,9 @@ from unzip.store import (
     Transient,
     translate,
 )
+
+from tests.s3 import S3Server
+from tests.unzip.conftest import session
 
 
 def test_conditional_writes(store: S3) -> None:
@@ -59,7 +61,11 @@ def test_multipart(store: S3) -> None:
         store.head("k")
     store.complete_upload("k", upload, parts, Absent())
     head = store.head("k")
-    assert (head.size, head.content_type, head.metadata["slipway-source"]) == (10 << 20, "text/plain", "e")  # fmt: skip
+    assert (head.size, head.content_type, head.metadata["slipway-source"]) == (
+        10 << 20,
+        "text/plain",
+        "e",
+    )
     again = store.create_upload("k", "text/plain", {})
     part = store.upload_part("k", again, 1, b"x")
     with pytest.raises(Conflict):
@@ -134,6 +140,7 @@ def _obstore_error(status: int, code: str) -> Exception:
         (obstore.exceptions.PreconditionError("412"), Conflict),
         (FileNotFoundError("k"), Missing),
         (ConnectionResetError(), Transient),
+        (urllib3.exceptions.ProtocolError("Connection broken"), Transient),
         (botocore.exceptions.ReadTimeoutError(endpoint_url="x"), Transient),
         (botocore.exceptions.NoCredentialsError(), StoreError),
     ],
@@ -144,7 +151,7 @@ def test_translate(error: Exception, kind: type[StoreError]) -> None:
 
 def test_a_missing_bucket_says_so(s3_server: S3Server) -> None:
     store = S3("nobody-made-this", session=session(), endpoint=s3_server.url)
-    with pytest.raises(StoreError, match="NoSuchBucket|does not exist"):
+    with pytest.raises(StoreError, match="does not exist"):
         list(store.entries(""))
 
 

@@ -12,18 +12,23 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.unzip.receiver import Receiver, receiving
 from unzip.outbox import Refusal
 from unzip.targets import Backend, Slack, render, retry_after
+
+from tests.unzip.receiver import Receiver, receiving
 
 EVENT: dict[str, Any] = {
     "specversion": "1.0",
     "id": "abc-1",
     "data": {
-        "key": "kim <&>/result.zip", "outcome": "refused", "reason": "wrong_crc", "detail": "a > b",
-        "members": 0, "bytes": 0,
+        "key": "kim <&>/result.zip",
+        "outcome": "refused",
+        "reason": "wrong_crc",
+        "detail": "a > b",
+        "members": 0,
+        "bytes": 0,
     },
-}  # fmt: skip
+}
 
 
 @pytest.fixture

@@ -7,6 +7,13 @@ import time
 from typing import Any
 
 import pytest
+from unzip.extract import SOURCE_TAG, Extractor, Options
+from unzip.ledger import Archive, LeaseLost, Ledger, State
+from unzip.refusals import Reason
+from unzip.startup import copies_rightly
+from unzip.store import S3, Absent, Buffer, Missing
+from unzip.worker import Stop
+
 from tests.unzip import zips
 from tests.unzip.support import (
     Killed,
@@ -19,12 +26,6 @@ from tests.unzip.support import (
     service_on,
     settings_for,
 )
-from unzip.extract import SOURCE_TAG, Extractor, Options
-from unzip.ledger import Archive, LeaseLost, Ledger, State
-from unzip.refusals import Reason
-from unzip.startup import copies_rightly
-from unzip.store import S3, Absent, Buffer, Missing
-from unzip.worker import Stop
 
 KEY, RESULT = "kim/result.zip", "kim/result/"
 
@@ -51,8 +52,11 @@ def test_publishes_files_types_and_manifest(store: S3, extractor: Extractor) -> 
     document = manifest_of(store, RESULT)
     assert document is not None
     assert document["source"] == {
-        "bucket": store.bucket, "key": KEY, "etag": etag.strip('"'), "size": store.head(KEY).size,
-    }  # fmt: skip
+        "bucket": store.bucket,
+        "key": KEY,
+        "etag": etag.strip('"'),
+        "size": store.head(KEY).size,
+    }
     assert {row["path"]: row["content_type"] for row in document["members"]} == types
     assert [event["type"] for event in backend.events] == ["slipway.archive.published"]
 
@@ -145,8 +149,10 @@ def test_a_replaced_archive_is_a_new_job(store: S3, extractor: Extractor) -> Non
     put(store, KEY, zips.standard({"a": b"one", "new/c": b"3"}))
     assert service_on(store, extractor, backend).sweep().outcomes == {"published": 1}
     assert files_below(store, RESULT) == {
-        "a": b"one", "new/c": b"3", "notes.txt": b"somebody else's",
-    }  # fmt: skip
+        "a": b"one",
+        "new/c": b"3",
+        "notes.txt": b"somebody else's",
+    }
     assert len(backend.events) == 2
 
 
@@ -303,10 +309,10 @@ def test_a_worker_that_lost_its_lease_overwrites_nothing(store: S3, extractor: E
         return False
 
     backend = Recorder()
-    with Extractor(Options(readers=1, writers=1)) as extractor2:
-        # The successor has threads of its own, as it would.
-        with Extractor(Options(readers=1, writers=1)) as first:
-            tally = service_on(_DyingWhen2(store, sleep_over_it), first, backend).sweep()
+    narrow = Options(readers=1, writers=1)
+    # The successor has threads of its own, as it would.
+    with Extractor(narrow) as extractor2, Extractor(narrow) as first:
+        tally = service_on(_DyingWhen2(store, sleep_over_it), first, backend).sweep()
     assert tally.outcomes.get("published", 0) <= 1
     assert files_below(store, RESULT) == {"a": b"new", "b": b"new"}
     document = manifest_of(store, RESULT)

@@ -20,8 +20,7 @@ from urllib.parse import urlsplit
 
 import boto3
 import typer
-from kit import logs, server
-from kit.health import Health
+from kit import logs
 from kit.settings import reference
 from prometheus_client import push_to_gateway
 from pydantic import ValidationError
@@ -29,11 +28,12 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 from rich.table import Table
 
-from unzip import find, service, startup, watch
+from unzip import find, service, startup
 from unzip.directory import Kind
 from unzip.extract import MANIFEST, SOURCE_TAG, Extractor, Replaced, Source
 from unzip.ledger import Archive, Claim, Ledger, Outcome, State, key_hash
 from unzip.manifest import manifest
+from unzip.metrics import Metrics
 from unzip.refusals import Refused
 from unzip.settings import UnzipSettings
 from unzip.store import S3, Missing, StoreError
@@ -69,12 +69,14 @@ def _configured() -> UnzipSettings:
     return settings
 
 
-def _store(settings: UnzipSettings, bucket: str = "") -> S3:
+def _store(settings: UnzipSettings, bucket: str = "", metrics: Metrics | None = None) -> S3:
+    counted = (metrics or Metrics()).retries
     return S3(
         bucket or settings.bucket,
         concurrency=settings.writers + settings.readers,
         attempts=settings.request_attempts,
         patience_seconds=settings.request_patience_seconds,
+        on_retry=lambda error: counted.labels(error.code).inc(),
     )
 
 
@@ -109,10 +111,11 @@ def run(dry_run: DryRun = False) -> None:
     """Extract every archive that is waiting, tell whoever is to be told, then exit."""
     settings = _configured()
     stop = _stop_on_signals(settings)
-    store = _store(settings)
+    metrics = Metrics()
+    store = _store(settings, metrics=metrics)
 
     def work() -> int:
-        with service.assembled(settings, store, stop) as ours:
+        with service.assembled(settings, store, stop, metrics) as ours:
             if dry_run:
                 for archive in ours.waiting(service.Tally()):
                     log.info("would extract", key=archive.key, size=archive.size)
@@ -145,13 +148,20 @@ def _push(settings: UnzipSettings, ours: service.Service) -> None:
 @app.command("watch")
 def watch_command() -> None:
     """Extract archives as notifications come (SQS, webhook at /events), until SIGTERM."""
+    # A CronJob's every run would pay for the web server's import.
+    from kit import server  # noqa: PLC0415
+    from kit.health import Health  # noqa: PLC0415
+
+    from unzip import watch  # noqa: PLC0415
+
     settings = _configured()
     stop = Stop()
-    store = _store(settings)
+    metrics = Metrics()
+    store = _store(settings, metrics=metrics)
 
     def work() -> int:
         startup.check_conditional_writes(store, settings.state_prefix)
-        with service.assembled(settings, store, stop) as ours:
+        with service.assembled(settings, store, stop, metrics) as ours:
             watcher = watch.Watcher(ours)
             watcher.start()
             threads = []
@@ -308,10 +318,18 @@ def status(
     if as_json:
         typer.echo(json.dumps(rows, ensure_ascii=False))
         return
-    table = Table("archive", "state", "reason", "files", "bytes", "attempts", "when", "detail")
+    if not rows:
+        typer.echo("the ledger is empty" if not key else f"{key} is not in the ledger")
+        return
+    table = Table(
+        *("archive", "state", "reason"), *("files", "bytes", "attempts"), "when", "detail"
+    )
+    for column in table.columns[:-1]:
+        column.no_wrap = True
     for row in rows:
         table.add_row(*(str(row[name]) for name in _COLUMNS))
-    Console().print(table)
+    # Not cut to 80 columns when the output goes to a file.
+    Console(width=None if sys.stdout.isatty() else 250).print(table)
 
 
 _COLUMNS = ("key", "state", "reason", "members", "bytes", "attempts", "when", "detail")

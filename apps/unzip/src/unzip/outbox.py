@@ -49,11 +49,12 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One announcement and whom it is for."""
+    """One announcement and whom it is for; ``sender`` is who claimed it last."""
 
     event: dict[str, Any]
     targets: dict[str, Delivery]
     created: float
+    sender: str = ""
 
     @property
     def id(self) -> str:
@@ -72,7 +73,7 @@ class Message:
             name: Delivery(**{**row, "result": Result(row["result"])})
             for name, row in fields["targets"].items()
         }
-        return cls(fields["event"], targets, fields["created"])
+        return cls(fields["event"], targets, fields["created"], fields["sender"])
 
 
 class Refusal(Exception):  # noqa: N818 - an answer
@@ -252,6 +253,13 @@ class Outbox:
         return replace(message, targets={**message.targets, target.name: delivery})
 
     def _put(self, message: Message, condition: Absent | Matching) -> str:
-        return self._store.put(
-            self._key(message.id), message.to_json(), "application/json", {}, condition
-        )
+        key = self._key(message.id)
+        body = replace(message, sender=self._ledger.owner).to_json()
+        try:
+            return self._store.put(key, body, "application/json", {}, condition)
+        except Conflict:
+            # Ours after all, when the answer to a first try was lost.
+            document = self._store.get(key)
+            if document.body != body:
+                raise
+            return document.etag

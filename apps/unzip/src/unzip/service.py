@@ -197,7 +197,9 @@ def targets(settings: UnzipSettings, client: httpx.Client) -> list[Target]:
 
 
 @contextmanager
-def assembled(settings: UnzipSettings, store: Store, stop: Stop) -> Iterator[Service]:
+def assembled(
+    settings: UnzipSettings, store: Store, stop: Stop, metrics: Metrics
+) -> Iterator[Service]:
     """The service, its threads and connections, for as long as the block runs."""
     timeout = httpx.Timeout(settings.notify_timeout_seconds)
     with (
@@ -209,6 +211,6 @@ def assembled(settings: UnzipSettings, store: Store, stop: Stop) -> Iterator[Ser
             store,
             extractor,
             targets(settings, client),
-            metrics=Metrics(),
+            metrics=metrics,
             stop=stop,
         )

@@ -20,6 +20,7 @@ import botocore.exceptions
 import obstore
 import obstore.exceptions
 import stamina
+import urllib3.exceptions
 from botocore.config import Config
 from obstore.auth.boto3 import Boto3CredentialProvider
 from obstore.store import S3Store as BulkStore
@@ -195,8 +196,10 @@ class S3:
         attempts: int = 8,
         patience_seconds: float = 120.0,
         timeout_seconds: float = 60.0,
+        on_retry: Callable[[Transient], None] = lambda error: None,
     ) -> None:
         self.bucket = bucket
+        self._on_retry = on_retry
         session = session or boto3.session.Session()
         self._client: S3Client = session.client(
             "s3",
@@ -242,13 +245,15 @@ class S3:
                     botocore.exceptions.BotoCoreError,
                     botocore.exceptions.ClientError,
                     obstore.exceptions.BaseError,
+                    urllib3.exceptions.HTTPError,  # botocore lets it out of a body that was cut
                     OSError,
                 ) as error:
                     raise translate(error) from error
 
         try:
             return once()
-        except Transient:
+        except Transient as error:
+            self._on_retry(error)
             return self._retry(once)
 
     def head(self, key: str) -> Head:
@@ -460,7 +465,7 @@ def translate(error: Exception) -> StoreError:
             status_found.group(1) if status_found else "",
             text,
         )
-    if isinstance(error, obstore.exceptions.GenericError | OSError):
+    if isinstance(error, obstore.exceptions.GenericError | urllib3.exceptions.HTTPError | OSError):
         return Transient(text, code=type(error).__name__)
     return StoreError(text, code=type(error).__name__)
 

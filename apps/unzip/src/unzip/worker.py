@@ -256,6 +256,12 @@ class Worker:
                 published=self._progress(lease, types),
             )
             clock.lap("publish")
+            if any(
+                member.size > self._extractor.options.part_bytes for member in directory.members
+            ):
+                # An upload whose first answer was lost was begun twice.
+                lease.renew()
+                self._abort_orphans(prefix)
             document = manifest(
                 bucket=lease.claim.archive.bucket,
                 key=source.key,

@@ -1,0 +1,163 @@
+"""The command as people and CronJobs call it: a process, its exit code, its output."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from typing import Any
+
+import pytest
+import typer
+from kit.settings import environment_variables
+from unzip.cli import _address
+from unzip.settings import UnzipSettings
+from unzip.store import S3
+
+from tests.s3 import S3Server
+from tests.unzip import zips
+from tests.unzip.receiver import receiving
+from tests.unzip.support import files_below, free_port, manifest_of, put
+
+KEY, RESULT = "kim/result.zip", "kim/result/"
+PROGRAM = [sys.executable, "-c", "from unzip.cli import main; main()"]
+
+
+def environment(server: S3Server, bucket: str, **more: str) -> dict[str, str]:
+    base = {name: value for name, value in os.environ.items() if not name.startswith("UNZIP_")}
+    return base | server.environment() | {"UNZIP_BUCKET": bucket} | more
+
+
+def unzip(
+    server: S3Server, bucket: str, *arguments: str, **more: str
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*PROGRAM, *arguments],
+        env=environment(server, bucket, **more),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def lines(output: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in output.splitlines()]
+
+
+def test_a_night_at_the_office(s3_server: S3Server, store: S3, bucket: str) -> None:
+    """run, status, retry, extract, one after the other, as a person would."""
+    put(store, KEY, zips.standard({"a.txt": b"1", "b/c.log": b"2"}))
+    put(store, "eve/result.zip", zips.BAD["name climbs"][0])
+    with receiving() as backend, receiving() as slack:
+        told = {
+            "UNZIP_BACKEND_URL": backend.url,
+            "UNZIP_BACKEND_SECRET": "s3cret",
+            "UNZIP_SLACK_WEBHOOK_URL": slack.url,
+            "UNZIP_SLACK_SECONDS": "0",
+        }
+        preview = unzip(s3_server, bucket, "run", "--dry-run")
+        assert [row["message"] for row in lines(preview.stdout)] == ["would extract"] * 2
+        assert files_below(store, RESULT) == {}
+
+        done = unzip(s3_server, bucket, "run", **told)
+        assert done.returncode == 0, done.stderr
+        assert lines(done.stdout)[-1]["outcomes"] == {"published": 1, "refused": 1}
+        assert "s3cret" not in done.stdout
+        assert len(backend.requests) == len(slack.requests) == 2
+
+    assert files_below(store, RESULT) == {"a.txt": b"1", "b/c.log": b"2"}
+    rows = json.loads(unzip(s3_server, bucket, "status", "--json").stdout)
+    assert [(row["key"], row["state"], row["reason"]) for row in rows] == [
+        ("eve/result.zip", "refused", "name_climbs"),
+        (KEY, "published", ""),
+    ]
+    assert "name_climbs" in unzip(s3_server, bucket, "status", "eve/result.zip").stdout
+
+    assert unzip(s3_server, bucket, "retry", KEY).returncode == 2
+    assert unzip(s3_server, bucket, "retry", "eve/result.zip").returncode == 0
+
+    assert unzip(s3_server, bucket, "retry", KEY, "--force").returncode == 0
+    assert manifest_of(store, RESULT) is None
+    third = unzip(s3_server, bucket, "run")
+    assert lines(third.stdout)[-1]["outcomes"] == {"refused": 1, "published": 1}
+    assert manifest_of(store, RESULT) is not None
+
+
+def test_extract_by_hand(s3_server: S3Server, store: S3, bucket: str) -> None:
+    put(store, "any/thing.zip", zips.standard({"a.txt": b"1"}))
+    source, target = f"s3://{bucket}/any/thing.zip", f"s3://{bucket}/out"
+    done = unzip(s3_server, bucket, "extract", source, target, "--json")
+    assert json.loads(done.stdout)["members"][0]["path"] == "a.txt"
+    assert files_below(store, "out/") == {"a.txt": b"1"}
+    assert manifest_of(store, "out/") is not None
+    put(store, "any/bad.zip", zips.BAD["wrong crc"][0])
+    source = f"s3://{bucket}/any/bad.zip"
+    bad = unzip(s3_server, bucket, "extract", source, f"s3://{bucket}/bad", "--dry-run")
+    assert bad.returncode == 4
+    assert "wrong_crc" in bad.stderr
+
+
+def test_addresses() -> None:
+    assert _address("s3://bucket/a b/c#d?e.zip") == ("bucket", "a b/c#d?e.zip")
+    assert _address("s3://bucket") == ("bucket", "")
+    for wrong in ("bucket/key", "https://bucket/key", "s3:///key"):
+        with pytest.raises(typer.Exit) as exit_:
+            _address(wrong)
+        assert exit_.value.exit_code == 2
+
+
+def test_wrong_settings_name_themselves(s3_server: S3Server, bucket: str) -> None:
+    wrong = unzip(s3_server, bucket, "run", UNZIP_WRITERS="many")
+    assert wrong.returncode == 2
+    assert "UNZIP_WRITERS" in wrong.stderr
+    assert "many" in wrong.stderr
+
+
+def test_s3_that_is_not_there(s3_server: S3Server, bucket: str) -> None:
+    gone = unzip(
+        s3_server,
+        bucket,
+        "run",
+        AWS_ENDPOINT_URL_S3=f"http://127.0.0.1:{free_port()}",
+        UNZIP_REQUEST_ATTEMPTS="2",
+    )
+    assert gone.returncode == 1
+    assert lines(gone.stdout)[-1]["message"] == "storage failed"
+
+
+def test_settings_are_all_described() -> None:
+    rows = environment_variables(UnzipSettings)
+    assert {"UNZIP_BUCKET", "UNZIP_LEASE_SECONDS", "POD_NAME"} <= {row["name"] for row in rows}
+    assert all(row["description"] for row in rows)
+
+
+def test_sigterm_drains(s3_server: S3Server, store: S3, bucket: str) -> None:
+    """Told to stop in the middle, it ends within its grace, and the next run goes on."""
+    files = {f"{n:05}": b"x" for n in range(1500)}
+    put(store, KEY, zips.standard(files))
+    process = subprocess.Popen(
+        [*PROGRAM, "run"],
+        env=environment(s3_server, bucket, UNZIP_DRAIN_SECONDS="0.2", UNZIP_WRITERS="2"),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    folder = s3_server.folder / bucket / "kim" / "result"
+    end = time.monotonic() + 30
+    while not (folder.is_dir() and any(folder.iterdir())):
+        assert process.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=20)
+    assert process.returncode == 0, output
+    messages = [row["message"] for row in lines(output)]
+    assert "draining" in messages
+    assert ("given back" in messages) != ("published" in messages)
+    following = unzip(s3_server, bucket, "run")
+    if "given back" in messages:
+        assert lines(following.stdout)[-1]["outcomes"] == {"published": 1}
+    assert sum(1 for _ in store.entries(RESULT)) == 1501
