@@ -1,0 +1,195 @@
+"""A namespace of its own on the running cluster, made from the charts, for trying routes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import yaml
+
+from tests import programs
+from tests.charts.rendering import ROOT, Manifest, helm, manifests
+
+T = TypeVar("T")
+NAMESPACE = "scratch"
+HOST = "scratch.slipway.localhost"
+GATEWAY = "http://127.0.0.1:8080"
+FIXTURES = ROOT / "tests/fixtures/scratch"
+# A blank digit: 8 x 8 pixels in [0, 16].
+DIGIT = {"inputs": [{"name": "pixels", "datatype": "FP32", "shape": [1, 64], "data": [0.0] * 64}]}
+
+
+def kubeconfig() -> Path:
+    """The running cluster's, as `make` finds it."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("KUBECONFIG") or Path(base) / "slipway/cluster/kubeconfig")
+
+
+def kubectl(*arguments: str, text: str = "", check: bool = True) -> str:
+    """Run kubectl on the running cluster; its standard output."""
+    environment = {**os.environ, "KUBECONFIG": str(kubeconfig())}
+    answer = subprocess.run(
+        [programs.require("kubectl"), *arguments],
+        input=text,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+    )
+    assert answer.returncode == 0 or not check, f"{arguments}: {answer.stderr}"
+    return answer.stdout
+
+
+def eventually(read: Callable[[], T], wanted: Callable[[T], bool], seconds: float = 60) -> T:
+    """Read until it is as wanted."""
+    deadline = time.monotonic() + seconds
+    while True:
+        seen = read()
+        if wanted(seen):
+            return seen
+        assert time.monotonic() < deadline, f"after {seconds:.0f} s still {seen!r}"
+        time.sleep(0.2)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a client saw."""
+
+    status: int
+    variant: str
+    pod: str
+    seconds: float
+    headers: Mapping[str, str]
+    text: str
+
+
+@dataclass
+class Scratch:
+    """The namespace, and what its routes are now."""
+
+    image: Manifest
+    model: Manifest
+    applied: set[str] = field(default_factory=set)
+
+    def release(self, name: str, **values: Any) -> None:
+        """Make or change a release of charts/service from the shipped base values."""
+        base = ROOT / "values/base" / f"{name.partition('-challenger')[0]}.yaml"
+        own = {"image": self.image[base.stem], **values}
+        if base.stem == "inference":
+            own["model"] = self.model
+        self._apply("service", name, base, own)
+
+    def environment(self) -> None:
+        """Make the guard rails."""
+        own = yaml.safe_load((FIXTURES / "environment.yaml").read_text(encoding="utf-8"))
+        own["services"]["inference"] = {"from": {"gateway": ["8080/TCP"]}}
+        self._apply("environment", "environment", ROOT / "values/base/environment.yaml", own)
+
+    def routes(self, services: Mapping[str, Any] | None = None, **values: Any) -> None:
+        """Change the routes: ``services`` are merged into the fixture's."""
+        own = yaml.safe_load((FIXTURES / "routing.yaml").read_text(encoding="utf-8"))
+        for name, changes in (services or {}).items():
+            own["services"].setdefault(name, {}).update(changes)
+        self._apply("routing", "routing", None, {**own, **values}, prune=True)
+
+    def _apply(
+        self, chart: str, name: str, base: Path | None, own: Manifest, *, prune: bool = False
+    ) -> None:
+        folder = Path(os.environ.get("TMPDIR", "/tmp"))
+        path = folder / f"slipway-scratch-{os.getpid()}-{name}.yaml"
+        path.write_text(json.dumps(own), encoding="utf-8")
+        try:
+            files = [one for one in (base, path) if one is not None]
+            answer = helm(ROOT / "charts" / chart, name, NAMESPACE, files)
+        finally:
+            path.unlink()
+        assert answer.returncode == 0, answer.stderr
+        kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", text=answer.stdout)
+        if prune:
+            now = {_identity(one) for one in manifests(answer.stdout)}
+            for gone in self.applied - now:
+                kind, namespace, one = gone.split("|")
+                kubectl("delete", kind, one, "-n", namespace, "--ignore-not-found")
+            self.applied = now
+
+    def wait(self, *names: str) -> None:
+        """Until these releases' pods are ready."""
+        for name in names:
+            kubectl("rollout", "status", f"deployment/{name}", "-n", NAMESPACE, "--timeout=180s")
+
+    def ask(
+        self,
+        path: str = "/v2/models/digits/infer",
+        *,
+        headers: Mapping[str, str] | None = None,
+        method: str = "POST",
+        client: httpx.Client | None = None,
+    ) -> Answer:
+        """One request through the gateway."""
+        begin = time.monotonic()
+        send = client.request if client else httpx.request
+        answer = send(
+            method,
+            GATEWAY + path,
+            headers={"Host": HOST, **(headers or {})},
+            json=DIGIT if method == "POST" else None,
+            timeout=30,
+        )
+        return Answer(
+            answer.status_code,
+            answer.headers.get("x-slipway-variant", ""),
+            answer.headers.get("x-slipway-pod", ""),
+            time.monotonic() - begin,
+            dict(answer.headers),
+            answer.text,
+        )
+
+    def count(
+        self, requests: int, *, at_once: int = 1, by: str = "variant", **request: Any
+    ) -> Counter[Any]:
+        """Many requests, counted by a field of their answers."""
+        with httpx.Client() as client, ThreadPoolExecutor(at_once) as pool:
+            answers = pool.map(lambda _: self.ask(client=client, **request), range(requests))
+            return Counter(getattr(answer, by) for answer in answers)
+
+    def predictions_of_challenger(self) -> int:
+        """How many rows the challenger has answered, as its own statistics say."""
+        headers = {"X-Slipway-Arm": "challenger"}
+        answer = self.ask("/v2/models/digits/stats", method="GET", headers=headers)
+        assert answer.status == 200, answer.text
+        stats = json.loads(answer.text)["model_stats"]
+        return sum(int(one["inference_stats"]["success"]["count"]) for one in stats)
+
+
+def _identity(manifest: Manifest) -> str:
+    group, _, _ = manifest["apiVersion"].rpartition("/")
+    kind = f"{manifest['kind']}.{group}" if group else manifest["kind"]
+    metadata = manifest["metadata"]
+    return f"{kind}|{metadata.get('namespace', '')}|{metadata['name']}"
+
+
+def image_of(release: str) -> Manifest:
+    """The image that dev runs for a release, as values."""
+    path = "jsonpath={.spec.template.spec.containers[0].image}"
+    reference = kubectl("get", "deployment", release, "-n", "dev", "-o", path)
+    name, _, digest = reference.partition("@")
+    repository, _, tag = name.rpartition(":")
+    return {"repository": repository, "tag": tag, "digest": digest, "revision": tag}
+
+
+def model_of_dev() -> Manifest:
+    """The model that dev's inference fetches, as values."""
+    path = "jsonpath={.spec.template.spec.initContainers[0].args}"
+    arguments = json.loads(kubectl("get", "deployment", "inference", "-n", "dev", "-o", path))
+    found = dict(one.removeprefix("--").split("=", 1) for one in arguments[1:])
+    _, name, version = found["uri"].rsplit("/", 2)
+    return {"name": name, "version": version, "uri": found["uri"], "sha256": found["sha256"]}

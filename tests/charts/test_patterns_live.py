@@ -1,0 +1,378 @@
+"""Every routing pattern on the cluster, by counting real requests through real Envoys.
+
+The routes are those of charts/routing in a namespace of its own; the values in each test are
+the ones its page in docs/patterns shows.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
+from cryptography.hazmat.primitives.hashes import SHA256
+
+from tests.charts.scratch import (
+    FIXTURES,
+    NAMESPACE,
+    Scratch,
+    eventually,
+    image_of,
+    kubectl,
+    model_of_dev,
+)
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+
+CHALLENGER = "inference-challenger"
+
+
+@pytest.fixture(scope="module")
+def scratch() -> Iterator[Scratch]:
+    """The namespace with a model server, its challenger and a proxy; removed afterwards."""
+    images = {"inference": image_of("inference"), "proxy": image_of("proxy")}
+    made = Scratch(images, model_of_dev())
+    try:
+        made.environment()
+        secret = json.loads(kubectl("get", "secret", "s3-credentials", "-n", "dev", "-o", "json"))
+        secret["metadata"] = {"name": "s3-credentials", "namespace": NAMESPACE}
+        kubectl("apply", "--server-side", "-f", "-", text=json.dumps(secret))
+        made.release("inference")
+        made.release(CHALLENGER)
+        made.routes()
+        made.wait("inference", CHALLENGER)
+        _apply_stub("stub", "stub")
+        ports = [{"name": "http", "port": 8080, "targetPort": 8080, "appProtocol": "http"}]
+        service = {
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": {"name": "stub", "namespace": NAMESPACE},
+            "spec": {"selector": {"app.kubernetes.io/instance": "stub"}, "ports": ports},
+        }
+        kubectl("apply", "--server-side", "-f", "-", text=json.dumps(service))
+        eventually(lambda: made.ask().status, lambda status: status == 200)
+        yield made
+    finally:
+        made.routes()
+        kubectl("delete", "namespace", NAMESPACE, "--wait=true", "--ignore-not-found")
+
+
+@pytest.fixture(autouse=True)
+def plain_routes(scratch: Scratch) -> Iterator[None]:
+    """Each test starts from the fixture's routes and leaves them."""
+    yield
+    scratch.routes()
+    eventually(
+        lambda: scratch.count(20),
+        lambda seen: seen == Counter({"inference": 20}),
+    )
+
+
+def test_condition_based_by_header(scratch: Scratch) -> None:
+    rule = {"headers": {"X-Group": "beta"}, "to": CHALLENGER}
+    scratch.routes({"inference": {"rules": {"beta": rule}}})
+    beta = {"X-Group": "beta"}
+    eventually(lambda: scratch.ask(headers=beta).variant, lambda seen: seen == CHALLENGER)
+    assert scratch.count(50, headers=beta) == {CHALLENGER: 50}
+    assert scratch.count(50) == {"inference": 50}
+    assert scratch.count(50, headers={"X-Group": "other"}) == {"inference": 50}
+
+
+def test_condition_based_by_query(scratch: Scratch) -> None:
+    scratch.routes({"inference": {"rules": {"big": {"query": {"size": "big"}, "to": CHALLENGER}}}})
+    big = "/v2/models/digits/infer?size=big"
+    eventually(lambda: scratch.ask(big).variant, lambda seen: seen == CHALLENGER)
+    assert scratch.count(50, path=big) == {CHALLENGER: 50}
+    assert scratch.count(50) == {"inference": 50}
+
+
+def test_canary_by_weight(scratch: Scratch) -> None:
+    scratch.routes({"inference": {"split": {"inference": 70, CHALLENGER: 30}}})
+    eventually(lambda: scratch.count(20), lambda seen: CHALLENGER in seen)
+    seen = scratch.count(400, at_once=2)
+    # 120 expected; five standard deviations of 9.2 either side.
+    assert 74 <= seen[CHALLENGER] <= 166, seen
+    assert sum(seen.values()) == 400
+    assert "" not in seen
+
+
+def test_ab_by_sticky_arm(scratch: Scratch) -> None:
+    arms = {"challenger": CHALLENGER, "control": "inference"}
+    scratch.routes({"inference": {"arms": arms, "split": {"inference": 50, CHALLENGER: 50}}})
+    control = {"X-Slipway-Arm": "control"}
+    eventually(lambda: scratch.count(20, headers=control), lambda seen: seen == {"inference": 20})
+    assert scratch.count(50, headers=control) == {"inference": 50}
+    assert scratch.count(50, headers={"X-Slipway-Arm": "challenger"}) == {CHALLENGER: 50}
+
+
+def test_shadow_copies_every_request_and_changes_no_answer(scratch: Scratch) -> None:
+    before = scratch.predictions_of_challenger()
+    scratch.routes({"inference": {"mirror": {"to": CHALLENGER}}})
+    eventually(
+        lambda: (scratch.ask(), scratch.predictions_of_challenger())[1],
+        lambda seen: seen > before,
+    )
+    time.sleep(0.5)  # the copy of the last request may still be under way
+    before = scratch.predictions_of_challenger()
+    assert scratch.count(100) == {"inference": 100}
+    eventually(scratch.predictions_of_challenger, lambda seen: seen == before + 100, 20)
+
+
+def test_a_failing_shadow_is_not_noticed(scratch: Scratch) -> None:
+    scratch.routes({"inference": {"mirror": {"to": CHALLENGER}}})
+    kubectl("scale", "deployment", CHALLENGER, "-n", NAMESPACE, "--replicas=0")
+    try:
+        eventually(
+            lambda: kubectl(
+                "get",
+                "endpointslices",
+                "-n",
+                NAMESPACE,
+                "-o",
+                "json",
+                "-l",
+                f"kubernetes.io/service-name={CHALLENGER}",
+            ),
+            lambda text: not any(one.get("endpoints") for one in json.loads(text)["items"]),
+        )
+        assert scratch.count(100, by="status") == {200: 100}
+    finally:
+        kubectl("scale", "deployment", CHALLENGER, "-n", NAMESPACE, "--replicas=1")
+        scratch.wait(CHALLENGER)
+
+
+def test_fault_injection_hits_only_who_asks_for_it(scratch: Scratch) -> None:
+    scratch.routes({"inference": {"fault": {"value": "broken", "abort": 503}}})
+    broken = {"X-Slipway-Fault": "broken"}
+    eventually(lambda: scratch.ask(headers=broken).status, lambda seen: seen == 503)
+    assert scratch.count(30, headers=broken, by="status") == {503: 30}
+    assert scratch.count(30, by="status") == {200: 30}
+
+
+def test_timeout_ends_a_slow_answer(scratch: Scratch) -> None:
+    scratch.routes({"stub": {"timeout": "500ms"}})
+    answer = eventually(lambda: scratch.ask("/stub/slow/5"), lambda seen: seen.status == 504)
+    assert answer.seconds < 4
+    assert scratch.ask("/stub/slow/0").status == 200
+
+
+def test_a_request_that_failed_is_not_sent_again(scratch: Scratch) -> None:
+    """Istio's own default would send it three times: a write would be tripled."""
+    before = _stub_count(scratch)
+    assert scratch.count(20, path="/stub/status/503", by="status") == {503: 20}
+    assert _stub_count(scratch) - before == 20 + 1
+
+
+def test_idempotent_requests_are_sent_again_where_the_values_say_so(scratch: Scratch) -> None:
+    retries = {"idempotent": True, "attempts": 2, "on": ["503"]}
+    # Its pod would be ejected for its answers otherwise.
+    never = {"consecutiveErrors": 0}
+    scratch.routes({"stub": {"retries": retries, "outlierDetection": never}})
+
+    def sent() -> int:
+        before = _stub_count(scratch)
+        assert scratch.ask("/stub/status/503").status == 503
+        return _stub_count(scratch) - before - 1
+
+    eventually(sent, lambda seen: seen == 3)
+
+
+def test_circuit_breaker_sheds_at_once(scratch: Scratch) -> None:
+    tight = {"maxConnections": 1, "maxPendingRequests": 1}
+    scratch.routes({"inference": {"circuitBreaking": tight}})
+    eventually(
+        lambda: scratch.count(60, at_once=16, by="status"),
+        lambda seen: seen[503] > 0 and seen[200] > 0,
+    )
+    answers = scratch.count(200, at_once=16, by="status")
+    assert set(answers) == {200, 503}, answers
+    shed = eventually(lambda: [one for one in _answers(scratch, 60, 16) if one.status == 503], bool)
+    assert all("overflow" in one.text for one in shed)
+    # One at a time fits within the limits.
+    assert scratch.count(50, by="status") == {200: 50}
+
+
+def test_failing_pod_is_ejected_and_comes_back(scratch: Scratch) -> None:
+    outlier = {"consecutiveErrors": 3, "interval": "1s", "baseEjectionTime": "5s"}
+    scratch.routes({"inference": {"outlierDetection": outlier}})
+    _apply_stub("failing", "inference", always=503)
+    try:
+        # It shares the Service with the healthy pod: some requests fail until it is ejected.
+        eventually(lambda: scratch.count(20, by="status"), lambda seen: 503 in seen)
+        eventually(lambda: scratch.count(40, by="status"), lambda seen: seen == {200: 40})
+        # Its time is over: it is tried again, and ejected again.
+        eventually(lambda: scratch.count(20, by="status"), lambda seen: 503 in seen)
+    finally:
+        kubectl("delete", "pod", "failing", "-n", NAMESPACE, "--grace-period=0", "--force")
+    eventually(lambda: scratch.count(50, by="status"), lambda seen: seen == {200: 50})
+
+
+def test_rate_limit_answers_429(scratch: Scratch) -> None:
+    scratch.routes({"inference": {"rateLimit": {"perSecond": 5, "burst": 10}}})
+    seen = eventually(
+        lambda: _answers(scratch, 60, 4),
+        lambda answers: any(one.status == 429 for one in answers),
+    )
+    refused = next(one for one in seen if one.status == 429)
+    assert refused.headers["retry-after"] == "1"
+    assert {one.status for one in seen} == {200, 429}
+
+
+def test_cors_answers_the_listed_origin_only(scratch: Scratch) -> None:
+    scratch.routes({"inference": {"cors": {"origins": ["https://app.test"]}}})
+
+    def preflight(origin: str) -> str:
+        headers = {"Origin": origin, "Access-Control-Request-Method": "POST"}
+        answer = scratch.ask(headers=headers, method="OPTIONS")
+        return answer.headers.get("access-control-allow-origin", "")
+
+    eventually(lambda: preflight("https://app.test"), lambda seen: seen == "https://app.test")
+    assert preflight("https://evil.test") == ""
+
+
+def test_tokens_are_verified_and_their_claims_route(scratch: Scratch) -> None:
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    forger = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    issuer = "https://issuer.scratch.test"
+    scratch.routes(
+        {"inference": {"rules": {"staff": {"claims": {"group": "staff"}, "to": CHALLENGER}}}},
+        jwt={
+            "issuer": issuer,
+            "audiences": ["slipway"],
+            "jwks": json.dumps({"keys": [_public(key)]}),
+            "publicPaths": ["/v2/health/*"],
+        },
+    )
+    now = int(time.time())
+    good = {"iss": issuer, "aud": "slipway", "sub": "ann", "exp": now + 600}
+
+    def status(token: str, **request: Any) -> int:
+        return scratch.ask(headers={"Authorization": f"Bearer {token}"}, **request).status
+
+    eventually(lambda: scratch.ask().status, lambda seen: seen == 403)
+    assert scratch.count(20, by="status") == {403: 20}
+    eventually(lambda: status(_token(key, good)), lambda seen: seen == 200)
+    assert status(_token(forger, good)) == 401
+    assert status(_token(key, {**good, "exp": now - 3600})) == 401
+    assert status(_token(key, {**good, "aud": "others"})) == 403
+    assert status(_token(key, {**good, "iss": "https://other.test"})) == 401
+    assert status(_token(None, good)) == 401, "alg none"
+    assert scratch.ask("/v2/health/live", method="GET").status == 200, "a public path"
+    staff = {"Authorization": f"Bearer {_token(key, {**good, 'group': 'staff'})}"}
+    assert scratch.count(30, headers=staff) == {CHALLENGER: 30}
+    others = {"Authorization": f"Bearer {_token(key, {**good, 'group': 'guests'})}"}
+    assert scratch.count(30, headers=others) == {"inference": 30}
+
+
+def test_who_is_not_listed_is_denied(scratch: Scratch) -> None:
+    assert scratch.ask("/metrics", method="GET").status == 404, "no route leads there"
+    target = f"http://inference.{NAMESPACE}:8080/v2/models/digits"
+    # The challenger's account is no caller of inference: its identity is verified, and refused.
+    assert _status_from(NAMESPACE, CHALLENGER, "http://inference:8080/v2/models/digits") == "403"
+    # Another environment does not even know the host: its sidecars are REGISTRY_ONLY.
+    assert _status_from("dev", "proxy", target) in ("502", "403")
+    # Without a sidecar there is no certificate, and plain text is not spoken.
+    assert _plain_text_status() == "refused"
+
+
+def test_unknown_hosts_outside_are_not_reached(scratch: Scratch) -> None:
+    assert _status_from(NAMESPACE, "inference", "http://192.0.2.1/") == "502"
+
+
+def _answers(scratch: Scratch, requests: int, at_once: int) -> list[Any]:
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(at_once) as pool:
+        return list(pool.map(lambda _: scratch.ask(), range(requests)))
+
+
+def _stub_count(scratch: Scratch) -> int:
+    """How many requests the stub got before this one."""
+    answer = eventually(lambda: scratch.ask("/stub/count"), lambda seen: seen.status == 200)
+    return int(answer.text)
+
+
+def _apply_stub(name: str, instance: str, always: int = 0) -> None:
+    """A pod that runs the stub; a Service with this instance takes it for one of its own."""
+    deployment = json.loads(
+        kubectl("get", "deployment", "inference", "-n", NAMESPACE, "-o", "json")
+    )
+    template = deployment["spec"]["template"]
+    labels = template["metadata"]["labels"]
+    labels |= {"app.kubernetes.io/name": instance, "app.kubernetes.io/instance": instance}
+    container = template["spec"]["containers"][0]
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        container.pop(probe)
+    program = (FIXTURES / "stub.py").read_text(encoding="utf-8")
+    container |= {"command": ["python3", "-c", program, str(always)], "args": []}
+    template["spec"]["initContainers"] = []
+    template["spec"].pop("topologySpreadConstraints", None)
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {**template["metadata"], "name": name, "namespace": NAMESPACE},
+        "spec": template["spec"],
+    }
+    kubectl("apply", "--server-side", "-f", "-", text=json.dumps(pod))
+    kubectl("wait", f"pod/{name}", "-n", NAMESPACE, "--for=condition=Ready", "--timeout=120s")
+
+
+_GET = """
+import sys, urllib.request, urllib.error
+try:
+    print(urllib.request.urlopen(sys.argv[1], timeout=10).status)
+except urllib.error.HTTPError as error:
+    print(error.code)
+except OSError:
+    print("refused")
+"""
+
+
+def _status_from(namespace: str, release: str, url: str) -> str:
+    """The status that a pod of a release gets from a URL."""
+    return kubectl(
+        *("exec", f"deployment/{release}", "-n", namespace, "-c", release, "--"),
+        *("python3", "-c", _GET, url),
+    ).strip()
+
+
+def _plain_text_status() -> str:
+    """The status that a process of the node, which is in no mesh, gets from inference."""
+    address = kubectl(
+        "get", "service", "inference", "-n", NAMESPACE, "-o", "jsonpath={.spec.clusterIP}"
+    )
+    direct = f"http://{address}:8080/v2/models/digits"
+    answer = subprocess.run(
+        [sys.executable, "-c", _GET, direct], capture_output=True, text=True, check=True
+    )
+    return answer.stdout.strip()
+
+
+def _public(key: rsa.RSAPrivateKey) -> dict[str, str]:
+    numbers = key.public_key().public_numbers()
+    return {
+        "kty": "RSA",
+        "kid": "scratch",
+        "alg": "RS256",
+        "use": "sig",
+        "n": _text(numbers.n.to_bytes(256, "big")),
+        "e": _text(numbers.e.to_bytes(3, "big")),
+    }
+
+
+def _token(key: rsa.RSAPrivateKey | None, claims: dict[str, Any]) -> str:
+    header = {"alg": "RS256" if key else "none", "typ": "JWT", "kid": "scratch"}
+    signed = ".".join(_text(json.dumps(part).encode()) for part in (header, claims))
+    signature = key.sign(signed.encode(), padding.PKCS1v15(), SHA256()) if key else b""
+    return f"{signed}.{_text(signature)}"
+
+
+def _text(content: bytes) -> str:
+    return base64.urlsafe_b64encode(content).rstrip(b"=").decode()
