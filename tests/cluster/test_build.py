@@ -31,7 +31,7 @@ def test_the_key_follows_the_toolchain(tmp_path: Path) -> None:
 
 
 def test_every_program_is_pinned_as_a_tool_of_its_module() -> None:
-    for program in build.ALL:
+    for program in build.ALL + build.CHECKERS:
         if program.package.startswith("./"):
             assert (build.PROGRAMS / program.module / program.package / "main.go").is_file()
             continue
@@ -40,8 +40,8 @@ def test_every_program_is_pinned_as_a_tool_of_its_module() -> None:
 
 
 def test_every_tool_is_a_program_that_is_built() -> None:
-    built = {program.package for program in build.ALL}
-    for module in {program.module for program in build.ALL}:
+    built = {program.package for program in build.ALL + build.CHECKERS}
+    for module in {program.module for program in build.ALL + build.CHECKERS}:
         text = (build.PROGRAMS / module / "go.mod").read_text()
         block = re.search(r"^tool \(\n(.*?)^\)", text, re.M | re.S)
         single = re.search(r"^tool (\S+)$", text, re.M)

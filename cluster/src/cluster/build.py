@@ -67,11 +67,19 @@ TOOLS = (
     _program("tools", "github.com/google/go-containerregistry/cmd/crane"),
     _program("helm-unittest", "github.com/helm-unittest/helm-unittest/cmd/helm-unittest"),
 )
+# Checkers of rendered manifests, each in a module of its own for its older Kubernetes.
+CHECKERS = (
+    _program("kube-score", "github.com/zegl/kube-score/cmd/kube-score"),
+    _program("netpolicy", "github.com/np-guard/netpol-analyzer/cmd/netpolicy"),
+)
+# A checker in Python whose own pins must not hold back the workspace's.
+PYTHON_CHECKER = "checkov==3.3.30"
 ALL = PLATFORM + TOOLS
 # What the tests without a cluster drive.
 FOR_TESTS = (
     *(p for p in PLATFORM if p.name in ("helm", "kubectl", "kube-apiserver")),
     *TOOLS,
+    *CHECKERS,
 )
 
 
@@ -114,6 +122,26 @@ def ensure(
     return paths
 
 
+def ensure_python_checker(where: Layout) -> None:
+    """Install the checker that is a Python program into an environment of its own."""
+    uv = shutil.which("uv")
+    if uv is None:
+        raise ClusterError("uv is not on PATH", fix="run `make setup`")
+    done = subprocess.run(
+        [uv, "tool", "install", "--quiet", PYTHON_CHECKER],
+        env={
+            **os.environ,
+            "UV_TOOL_DIR": str(where.cache / "tools"),
+            "UV_TOOL_BIN_DIR": str(where.bin),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise ClusterError(f"uv could not install {PYTHON_CHECKER}: {done.stderr.strip()}")
+
+
 # Charts, manifests and scripts that lie in the modules: package, path there, name in the cache.
 SHARED_FILES = (
     ("istio.io/istio", "manifests/charts/base", "istio-base"),
@@ -154,7 +182,7 @@ def ensure_shared(where: Layout) -> Path:
 
 def trim(where: Layout) -> list[str]:
     """Drop builds that are no longer in use and Go's own caches; return what was dropped."""
-    kept = {folder.name for folder in _folders(where, ALL).values()}
+    kept = {folder.name for folder in _folders(where, ALL + CHECKERS).values()}
     dropped = [path for path in where.builds.glob("*") if path.name not in kept]
     for path in dropped:
         shutil.rmtree(path)

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cluster import build as builds
-from cluster import elsewhere, graph, layout, status, teardown
+from cluster import elsewhere, graph, layout, preflight, status, teardown
 from cluster import up as boot
 from cluster.errors import ClusterError
 from cluster.kube import Kubectl
@@ -190,12 +190,28 @@ def build(
     ] = False,
 ) -> None:
     """Build the programs the cache lacks."""
-    progress = _Progress()
+    where, progress = _where(), _Progress()
+    if for_tests:
+        _packages_for_tests(where, progress)
+        builds.ensure_python_checker(where)
     wanted = builds.FOR_TESTS if for_tests else builds.ALL
-    builds.ensure(_where(), wanted, progress.line)
-    if not for_tests:
-        builds.ensure_shared(_where())
+    builds.ensure(where, wanted, progress.line)
+    # The custom resource definitions and charts are read by tests, too.
+    builds.ensure_shared(where)
     progress.line(f"{len(wanted)} programs are in {_where().bin}")
+
+
+def _packages_for_tests(where: layout.Layout, progress: _Progress) -> None:
+    missing = preflight.missing_packages_for_tests()
+    if not missing:
+        return
+    names = " ".join(missing)
+    if os.geteuid() == 0 and shutil.which("apt-get"):
+        log = where.logs / "apt.log"
+        progress.line(f"installing Debian packages: {names}; log: {log}")
+        preflight.install_packages(missing, log)
+    else:
+        progress.line(f"tests that need these Debian packages will be skipped: {names}")
 
 
 @app.command()

@@ -33,6 +33,14 @@ DEBIAN_PACKAGES = {
     "git": "git",
     "tar": "tar",
 }
+# What tests without a cluster drive.
+TEST_PACKAGES = {
+    **{
+        name: DEBIAN_PACKAGES[name]
+        for name in ("etcd", "buildah", "docker-registry", "redis-server", "debootstrap")
+    },
+    "chromium": "chromium",
+}
 FILES_OF_PACKAGES = {Path("/usr/lib/cni/bridge"): "containernetworking-plugins"}
 PORTS = {
     "registry": ("127.0.0.1", layout.REGISTRY_PORT),
@@ -159,14 +167,23 @@ def gather(where: Layout, alive: Iterable[str], *, built: bool) -> Facts:
 
 def missing_packages() -> tuple[str, ...]:
     """Debian packages whose programs are not there."""
-    search = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
-    missing = {
-        package
-        for program, package in DEBIAN_PACKAGES.items()
-        if shutil.which(program, path=search) is None
-    }
+    missing = _missing(DEBIAN_PACKAGES)
     missing |= {package for path, package in FILES_OF_PACKAGES.items() if not path.exists()}
     return tuple(sorted(missing))
+
+
+def missing_packages_for_tests() -> tuple[str, ...]:
+    """Debian packages whose programs the tests without a cluster drive and do not find."""
+    return tuple(sorted(_missing(TEST_PACKAGES)))
+
+
+def _missing(packages: Mapping[str, str]) -> set[str]:
+    search = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+    return {
+        package
+        for program, package in packages.items()
+        if shutil.which(program, path=search) is None
+    }
 
 
 def install_packages(packages: Iterable[str], log: Path) -> None:
