@@ -103,6 +103,24 @@ def test_canary_by_weight(scratch: Scratch) -> None:
     assert "" not in seen
 
 
+def test_canary_among_services_of_the_mesh(scratch: Scratch) -> None:
+    """The same split, carried out by the sidecar of a caller inside."""
+    callers = {"gateway": {}, CHALLENGER: {}}
+    split = {"inference": 50, CHALLENGER: 50}
+    scratch.routes(
+        {
+            "inference": {"callers": callers, "split": split},
+            CHALLENGER: {"callers": callers},
+        }
+    )
+    seen = eventually(
+        lambda: _variants_from(CHALLENGER, 100), lambda counted: counted.keys() > {"inference"}
+    )
+    # 50 expected; five standard deviations of 5 either side.
+    assert 25 <= seen[CHALLENGER] <= 75, seen
+    assert sum(seen.values()) == 100
+
+
 def test_ab_by_sticky_arm(scratch: Scratch) -> None:
     arms = {"challenger": CHALLENGER, "control": "inference"}
     scratch.routes({"inference": {"arms": arms, "split": {"inference": 50, CHALLENGER: 50}}})
@@ -123,6 +141,12 @@ def test_shadow_copies_every_request_and_changes_no_answer(scratch: Scratch) -> 
     before = scratch.predictions_of_challenger()
     assert scratch.count(100) == {"inference": 100}
     eventually(scratch.predictions_of_challenger, lambda seen: seen == before + 100, 20)
+
+
+def test_a_copy_can_be_told_from_a_request(scratch: Scratch) -> None:
+    """By its host, which is how the services keep its effects out of their logs."""
+    scratch.routes({"inference": {"mirror": {"to": "stub"}}})
+    eventually(lambda: (scratch.ask(), _shadows(scratch))[1], lambda seen: seen > 0)
 
 
 def test_a_failing_shadow_is_not_noticed(scratch: Scratch) -> None:
@@ -283,7 +307,8 @@ def test_who_is_not_listed_is_denied(scratch: Scratch) -> None:
 
 
 def test_unknown_hosts_outside_are_not_reached(scratch: Scratch) -> None:
-    assert _status_from(NAMESPACE, "inference", "http://192.0.2.1/") == "502"
+    # 502 where the port is HTTP to the sidecar, a closed connection where it is not.
+    assert _status_from(NAMESPACE, "inference", "http://192.0.2.1/") in ("502", "refused")
 
 
 def _answers(scratch: Scratch, requests: int, at_once: int) -> list[Any]:
@@ -291,6 +316,12 @@ def _answers(scratch: Scratch, requests: int, at_once: int) -> list[Any]:
 
     with ThreadPoolExecutor(at_once) as pool:
         return list(pool.map(lambda _: scratch.ask(), range(requests)))
+
+
+def _shadows(scratch: Scratch) -> int:
+    """How many copies the stub got."""
+    answer = eventually(lambda: scratch.ask("/stub/shadows"), lambda seen: seen.status == 200)
+    return int(answer.text.removeprefix("count(").removesuffix(")"))
 
 
 def _stub_count(scratch: Scratch) -> int:
@@ -313,6 +344,7 @@ def _apply_stub(name: str, instance: str, always: int = 0) -> None:
     program = (FIXTURES / "stub.py").read_text(encoding="utf-8")
     container |= {"command": ["python3", "-c", program, str(always)], "args": []}
     template["spec"]["initContainers"] = []
+    template["spec"]["terminationGracePeriodSeconds"] = 1
     template["spec"].pop("topologySpreadConstraints", None)
     pod = {
         "apiVersion": "v1",
@@ -333,6 +365,28 @@ except urllib.error.HTTPError as error:
 except OSError:
     print("refused")
 """
+
+
+_PREDICT = """
+import collections, json, sys, urllib.error, urllib.request
+body = json.dumps({"inputs": [
+    {"name": "pixels", "datatype": "FP32", "shape": [1, 64], "data": [0.0] * 64}
+]}).encode()
+seen = collections.Counter()
+for _ in range(int(sys.argv[1])):
+    request = urllib.request.Request("http://inference:8080/v2/models/digits/infer", body)
+    try:
+        seen[urllib.request.urlopen(request, timeout=10).headers["x-slipway-variant"]] += 1
+    except urllib.error.HTTPError as error:
+        seen[str(error.code)] += 1
+print(json.dumps(seen))
+"""
+
+
+def _variants_from(release: str, requests: int) -> Counter[str]:
+    """Which variants answer a pod of a release that asks inference, by name or by status."""
+    command = ("exec", f"deployment/{release}", "-n", NAMESPACE, "-c", release, "--")
+    return Counter(json.loads(kubectl(*command, "python3", "-c", _PREDICT, str(requests))))
 
 
 def _status_from(namespace: str, release: str, url: str) -> str:

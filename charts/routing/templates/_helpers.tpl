@@ -172,7 +172,7 @@ timeout: {{ .service.timeout | default "60s" }}
 retries:
   attempts: {{ if hasKey $retries "attempts" }}{{ $retries.attempts }}{{ else }}2{{ end }}
   {{- if ne (toString ($retries.attempts)) "0" }}
-  retryOn: {{ join "," $on }}
+  retryOn: {{ join "," $on | quote }}
   {{- with $retries.perTryTimeout }}
   perTryTimeout: {{ . }}
   {{- end }}
