@@ -7,8 +7,9 @@ import os
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -35,7 +36,7 @@ def kubeconfig() -> Path:
 
 
 def kubectl(*arguments: str, text: str = "", check: bool = True) -> str:
-    """Run kubectl on the running cluster; its standard output."""
+    """Run kubectl on the running cluster; its output, errors too where they are not checked."""
     environment = {**os.environ, "KUBECONFIG": str(kubeconfig())}
     answer = subprocess.run(
         [programs.require("kubectl"), *arguments],
@@ -46,7 +47,7 @@ def kubectl(*arguments: str, text: str = "", check: bool = True) -> str:
         env=environment,
     )
     assert answer.returncode == 0 or not check, f"{arguments}: {answer.stderr}"
-    return answer.stdout
+    return answer.stdout if check else answer.stdout + answer.stderr
 
 
 def eventually(read: Callable[[], T], wanted: Callable[[T], bool], seconds: float = 60) -> T:
@@ -175,6 +176,63 @@ def _identity(manifest: Manifest) -> str:
     kind = f"{manifest['kind']}.{group}" if group else manifest["kind"]
     metadata = manifest["metadata"]
     return f"{kind}|{metadata.get('namespace', '')}|{metadata['name']}"
+
+
+def apply_stub(name: str, instance: str, always: int = 0) -> None:
+    """A pod that runs the stub; a Service with this instance takes it for one of its own."""
+    deployment = json.loads(
+        kubectl("get", "deployment", "inference", "-n", NAMESPACE, "-o", "json")
+    )
+    template = deployment["spec"]["template"]
+    labels = template["metadata"]["labels"]
+    labels |= {"app.kubernetes.io/name": instance, "app.kubernetes.io/instance": instance}
+    container = template["spec"]["containers"][0]
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        container.pop(probe)
+    program = (FIXTURES / "stub.py").read_text(encoding="utf-8")
+    container |= {"command": ["python3", "-c", program, str(always)], "args": []}
+    template["spec"]["initContainers"] = []
+    template["spec"]["terminationGracePeriodSeconds"] = 1
+    template["spec"].pop("topologySpreadConstraints", None)
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {**template["metadata"], "name": name, "namespace": NAMESPACE},
+        "spec": template["spec"],
+    }
+    kubectl("apply", "--server-side", "-f", "-", text=json.dumps(pod))
+    kubectl("wait", f"pod/{name}", "-n", NAMESPACE, "--for=condition=Ready", "--timeout=120s")
+
+
+@contextmanager
+def made() -> Iterator[Scratch]:
+    """The namespace with a model server, its challenger and a stub; removed afterwards."""
+    images = {"inference": image_of("inference")}
+    scratch = Scratch(images, model_of_dev())
+    try:
+        scratch.environment()
+        secret = json.loads(kubectl("get", "secret", "s3-credentials", "-n", "dev", "-o", "json"))
+        secret["metadata"] = {"name": "s3-credentials", "namespace": NAMESPACE}
+        kubectl("apply", "--server-side", "-f", "-", text=json.dumps(secret))
+        scratch.release("inference")
+        scratch.release("inference-challenger")
+        scratch.routes()
+        scratch.wait("inference", "inference-challenger")
+        apply_stub("stub", "stub")
+        ports = [{"name": "http", "port": 8080, "targetPort": 8080, "appProtocol": "http"}]
+        service = {
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": {"name": "stub", "namespace": NAMESPACE},
+            "spec": {"selector": {"app.kubernetes.io/instance": "stub"}, "ports": ports},
+        }
+        kubectl("apply", "--server-side", "-f", "-", text=json.dumps(service))
+        eventually(lambda: scratch.ask().status, lambda status: status == 200)
+        yield scratch
+    finally:
+        # What lies outside of the namespace (tokens at the gateway) goes with its route.
+        scratch.routes()
+        kubectl("delete", "namespace", NAMESPACE, "--wait=true", "--ignore-not-found")
 
 
 def image_of(release: str) -> Manifest:

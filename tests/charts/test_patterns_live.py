@@ -19,49 +19,11 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.hashes import SHA256
 
-from tests.charts.scratch import (
-    FIXTURES,
-    NAMESPACE,
-    Scratch,
-    eventually,
-    image_of,
-    kubectl,
-    model_of_dev,
-)
+from tests.charts.scratch import NAMESPACE, Scratch, apply_stub, eventually, kubectl
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 CHALLENGER = "inference-challenger"
-
-
-@pytest.fixture(scope="module")
-def scratch() -> Iterator[Scratch]:
-    """The namespace with a model server, its challenger and a proxy; removed afterwards."""
-    images = {"inference": image_of("inference"), "proxy": image_of("proxy")}
-    made = Scratch(images, model_of_dev())
-    try:
-        made.environment()
-        secret = json.loads(kubectl("get", "secret", "s3-credentials", "-n", "dev", "-o", "json"))
-        secret["metadata"] = {"name": "s3-credentials", "namespace": NAMESPACE}
-        kubectl("apply", "--server-side", "-f", "-", text=json.dumps(secret))
-        made.release("inference")
-        made.release(CHALLENGER)
-        made.routes()
-        made.wait("inference", CHALLENGER)
-        _apply_stub("stub", "stub")
-        ports = [{"name": "http", "port": 8080, "targetPort": 8080, "appProtocol": "http"}]
-        service = {
-            "apiVersion": "v1",
-            "kind": "Service",
-            "metadata": {"name": "stub", "namespace": NAMESPACE},
-            "spec": {"selector": {"app.kubernetes.io/instance": "stub"}, "ports": ports},
-        }
-        kubectl("apply", "--server-side", "-f", "-", text=json.dumps(service))
-        eventually(lambda: made.ask().status, lambda status: status == 200)
-        yield made
-    finally:
-        made.routes()
-        kubectl("delete", "namespace", NAMESPACE, "--wait=true", "--ignore-not-found")
 
 
 @pytest.fixture(autouse=True)
@@ -105,7 +67,7 @@ def test_canary_by_weight(scratch: Scratch) -> None:
 
 def test_canary_among_services_of_the_mesh(scratch: Scratch) -> None:
     """The same split, carried out by the sidecar of a caller inside."""
-    callers = {"gateway": {}, CHALLENGER: {}}
+    callers: dict[str, dict[str, str]] = {"gateway": {}, CHALLENGER: {}}
     split = {"inference": 50, CHALLENGER: 50}
     scratch.routes(
         {
@@ -226,7 +188,7 @@ def test_circuit_breaker_sheds_at_once(scratch: Scratch) -> None:
 def test_failing_pod_is_ejected_and_comes_back(scratch: Scratch) -> None:
     outlier = {"consecutiveErrors": 3, "interval": "1s", "baseEjectionTime": "5s"}
     scratch.routes({"inference": {"outlierDetection": outlier}})
-    _apply_stub("failing", "inference", always=503)
+    apply_stub("failing", "inference", always=503)
     try:
         # It shares the Service with the healthy pod: some requests fail until it is ejected.
         eventually(lambda: scratch.count(20, by="status"), lambda seen: 503 in seen)
@@ -328,32 +290,6 @@ def _stub_count(scratch: Scratch) -> int:
     """How many requests the stub got before this one."""
     answer = eventually(lambda: scratch.ask("/stub/count"), lambda seen: seen.status == 200)
     return int(answer.text)
-
-
-def _apply_stub(name: str, instance: str, always: int = 0) -> None:
-    """A pod that runs the stub; a Service with this instance takes it for one of its own."""
-    deployment = json.loads(
-        kubectl("get", "deployment", "inference", "-n", NAMESPACE, "-o", "json")
-    )
-    template = deployment["spec"]["template"]
-    labels = template["metadata"]["labels"]
-    labels |= {"app.kubernetes.io/name": instance, "app.kubernetes.io/instance": instance}
-    container = template["spec"]["containers"][0]
-    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
-        container.pop(probe)
-    program = (FIXTURES / "stub.py").read_text(encoding="utf-8")
-    container |= {"command": ["python3", "-c", program, str(always)], "args": []}
-    template["spec"]["initContainers"] = []
-    template["spec"]["terminationGracePeriodSeconds"] = 1
-    template["spec"].pop("topologySpreadConstraints", None)
-    pod = {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {**template["metadata"], "name": name, "namespace": NAMESPACE},
-        "spec": template["spec"],
-    }
-    kubectl("apply", "--server-side", "-f", "-", text=json.dumps(pod))
-    kubectl("wait", f"pod/{name}", "-n", NAMESPACE, "--for=condition=Ready", "--timeout=120s")
 
 
 _GET = """
