@@ -49,11 +49,12 @@ def build(
     app: str,
     *,
     registry: str,
+    commit: str = "HEAD",
     base: str = "",
     build_volumes: tuple[str, ...] = (),
     fresh: bool = False,
 ) -> Image:
-    """Build ``app`` from the HEAD of ``repo`` and push it to ``registry/app``.
+    """Build ``app`` from a commit of ``repo`` and push it to ``registry/app``.
 
     What is not committed is not built. An image of the same content is not built again, unless
     ``fresh``. ``base`` replaces the Dockerfile's PYTHON_IMAGE. FlowError for an unknown app or
@@ -62,14 +63,14 @@ def build(
     if not (repo / "apps" / app / "pyproject.toml").is_file():
         known = ", ".join(sorted(path.parent.name for path in repo.glob("apps/*/pyproject.toml")))
         raise FlowError(f"there is no service {app!r} under apps/; name one of: {known}")
-    revision = command.run("git", "-C", str(repo), "rev-parse", "HEAD").strip()
+    revision = command.run("git", "-C", str(repo), "rev-parse", commit).strip()
     repository, tag = f"{registry}/{app}", revision[:12]
-    content = f"content-{_content(repo, app, base)}"
+    content = f"content-{_content(repo, revision, app, base)}"
     if not fresh and _plain_http(registry) and (known_digest := _digest(repository, content)):
         return Image(app, repository, tag, known_digest, revision)
     with tempfile.TemporaryDirectory(prefix="slipway-build-") as folder:
         context = Path(folder)
-        _export(repo, app, context)
+        _export(repo, revision, app, context)
         arguments = [f"--build-arg=APP={app}", f"--build-arg=REVISION={revision}"]
         if base:
             arguments.append(f"--build-arg=PYTHON_IMAGE={base}")
@@ -80,19 +81,19 @@ def build(
     return Image(app, repository, tag, digest, revision)
 
 
-def _content(repo: Path, app: str, base: str) -> str:
+def _content(repo: Path, revision: str, app: str, base: str) -> str:
     paths = ("Dockerfile", "pyproject.toml", "uv.lock", "apps/kit", f"apps/{app}")
-    listing = command.run("git", "-C", str(repo), "ls-tree", "-r", "HEAD", "--", *paths)
+    listing = command.run("git", "-C", str(repo), "ls-tree", "-r", revision, "--", *paths)
     base_id = ""
     if base and shutil.which("buildah"):
         base_id = command.run("buildah", "images", "--quiet", "--no-trunc", base).strip()
     return hashlib.sha256(f"{listing}{base}{base_id}".encode()).hexdigest()[:16]
 
 
-def _export(repo: Path, app: str, context: Path) -> None:
+def _export(repo: Path, revision: str, app: str, context: Path) -> None:
     archive = context / "source.tar"
     command.run(
-        *("git", "-C", str(repo), "archive", f"--output={archive}", "HEAD", "--"),
+        *("git", "-C", str(repo), "archive", f"--output={archive}", revision, "--"),
         *("Dockerfile", "pyproject.toml", "uv.lock", "apps/kit", f"apps/{app}"),
     )
     with tarfile.open(archive) as content:

@@ -63,6 +63,8 @@ def publish_source(site: Site, repo: Path) -> str:
 
 def images(site: Site, repo: Path) -> list[image.Image]:
     """Stage 1: build what changed, push it by digest."""
+    # One commit for all, whatever is committed while they are built.
+    commit = command.run("git", "-C", str(repo), "rev-parse", "HEAD").strip()
     found = []
     for app in image.APPS:
         begin = time.monotonic()
@@ -70,6 +72,7 @@ def images(site: Site, repo: Path) -> list[image.Image]:
             repo,
             app,
             registry=site.registry,
+            commit=commit,
             base=site.base_image,
             build_volumes=site.build_volumes,
         )
@@ -108,24 +111,18 @@ def values(
 ) -> None:
     """Stage 2: `release` writes the digests into the environment's values."""
     with _checkout(site) as clone:
-        new = [one for one in built if _current(clone, environment, one.app) != one.digest]
+        folder = clone / "values" / environment
+        new = [one for one in built if _scalars(folder, one.app, "image")["digest"] != one.digest]
+        model_is_new = _scalars(folder, "inference", "model") != published
     if new:
-        arguments = [f"--image={one.app}={one.reference}" for one in new]
         release(
             site,
-            "image",
-            "set",
-            f"--env={environment}",
-            f"--revision={new[0].revision}",
-            *arguments,
+            *("image", "set", f"--env={environment}", f"--revision={new[0].revision}"),
+            *(f"--image={one.app}={one.reference}" for one in new),
         )
-    release(
-        site,
-        "model",
-        "set",
-        f"--env={environment}",
-        *(f"--{key}={value}" for key, value in published.items()),
-    )
+    if model_is_new:
+        arguments = (f"--{key}={value}" for key, value in published.items())
+        release(site, "model", "set", f"--env={environment}", *arguments)
 
 
 def release(site: Site, *arguments: str) -> str:
@@ -172,9 +169,10 @@ def run_extractor(site: Site, environment: str) -> str:
     return name
 
 
-def _current(clone: Path, environment: str, app: str) -> str:
-    path = clone / "values" / environment / f"{app}.image.yaml"
-    return str(yaml.safe_load(path.read_text())["image"]["digest"])
+def _scalars(folder: Path, release: str, key: str) -> dict[str, str]:
+    """What `release` wrote for an image or a model, as strings."""
+    document = yaml.safe_load((folder / f"{release}.{key}.yaml").read_text())
+    return {name: str(value) for name, value in document[key].items()}
 
 
 @contextmanager
