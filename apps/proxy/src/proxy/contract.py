@@ -49,10 +49,11 @@ class Contract:
         }
 
 
-def parse(metadata: Mapping[str, Any], *, max_pixels: int) -> Contract:
+def parse(metadata: Mapping[str, Any], *, name: str, max_pixels: int) -> Contract:
     """The contract in a model's metadata; BadContractError names what is wrong with it.
 
-    ``max_pixels`` bounds the images that are decoded, whatever the model allows.
+    ``name`` is what callers know the model by. ``max_pixels`` bounds the images that are
+    decoded, whatever the model allows.
     """
     properties = metadata.get("properties") or {}
     versions = metadata.get("versions") or [""]
@@ -67,7 +68,7 @@ def parse(metadata: Mapping[str, Any], *, max_pixels: int) -> Contract:
         post = properties.get("postprocess") or ()
         finish = Finish(post, labels) if post else None
         return Contract(
-            model=str(metadata["name"]),
+            model=name,
             version=str(metadata.get("version") or versions[-1]),
             inputs=tuple(_tensor(item) for item in metadata["inputs"]),
             outputs=tuple(_tensor(item) for item in metadata["outputs"]),

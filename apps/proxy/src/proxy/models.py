@@ -142,7 +142,9 @@ class HttpModel:
                 headers={"retry-after": "2"},
             )
         try:
-            contract = contracts.parse(orjson.loads(answer.body), max_pixels=self._max_pixels)
+            contract = contracts.parse(
+                orjson.loads(answer.body), name=self.name, max_pixels=self._max_pixels
+            )
         except (orjson.JSONDecodeError, BadContractError) as error:
             raise Problem(502, "bad-contract", f"{self.name}: {error}") from error
         self._contract = contract
