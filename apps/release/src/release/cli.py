@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import getpass
+import json
 import os
 import sys
 import time
@@ -19,12 +20,14 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
+from release import affected as affected_images
 from release import (
     change,
     deployments,
     diff,
     operations,
     output,
+    proposal,
     references,
     tree,
     validate,
@@ -36,6 +39,7 @@ from release.cluster import Cluster
 from release.diagnosis import Finding
 from release.errors import Exit, FailedError, ReleaseError, TimedOutError
 from release.git import CommitTree, Git, ManifestRepo, open_repo
+from release.github import GitHub
 from release.holds import EVERY, Hold
 from release.registry import Registry
 from release.rollback import Rollback
@@ -89,6 +93,10 @@ ArgocdOption = Annotated[
 ]
 TimeoutOption = Annotated[
     float, typer.Option("--timeout", min=0, help="Seconds to wait for a verdict.")
+]
+OutputOption = Annotated[
+    Path | None,
+    typer.Option("--output", help="Append results as name=value lines (GITHUB_OUTPUT)."),
 ]
 AllowUnrelatedOption = Annotated[
     bool,
@@ -157,8 +165,15 @@ def image_set(
     *,
     env: EnvOption,
     image: Annotated[
-        list[str], typer.Option("--image", help="NAME=REPOSITORY:TAG@sha256:…; may be repeated.")
-    ],
+        list[str] | None,
+        typer.Option("--image", help="NAME=REPOSITORY:TAG@sha256:…; may be repeated."),
+    ] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            "--images", help="Folder of files image-NAME, each with one REPOSITORY:TAG@sha256:…."
+        ),
+    ] = None,
     revision: Annotated[
         str, typer.Option("--revision", envvar="SOURCE_REVISION", help="Commit they are built of.")
     ],
@@ -168,12 +183,16 @@ def image_set(
             "--check-registry/--no-check-registry", help="Ask the registry for the digests."
         ),
     ] = True,
+    require_signature: Annotated[
+        bool, typer.Option("--require-signature", help="Refuse images that carry no signature.")
+    ] = False,
     allow_unrelated: AllowUnrelatedOption = False,
     manifest_repo: RepoOption = None,
     branch: BranchOption = "main",
     source: SourceOption = None,
     git_timeout: GitTimeoutOption = 60.0,
     sign: SignOption = False,
+    output_file: OutputOption = None,
     dry_run: DryRunOption = False,
     json_output: JsonOption = False,
 ) -> None:
@@ -184,27 +203,79 @@ def image_set(
     code is 4 (held) or 3 (superseded).
     """
     with reported(json_output):
-        images = dict(references.image(text, revision) for text in image)
-        if check_registry:
-            for new in images.values():
+        wanted = dict(references.image(text, revision) for text in [*(image or ())])
+        if images is not None:
+            wanted |= dict(references.image(text, revision) for text in image_files(images))
+        if not wanted:
+            raise ReleaseError("No image is named.", fix="pass --image, or --images FOLDER")
+        for new in wanted.values():
+            if check_registry:
                 Registry().require(new)
+            if require_signature:
+                Registry().require_signature(new)
         with (
             open_repo(manifest_repo, branch, timeout=git_timeout) as repo,
             sources(repo, source, git_timeout) as order,
         ):
-            planner = operations.ImageSet(env, images, order, now(), allow_unrelated)
+            planner = operations.ImageSet(env, wanted, order, now(), allow_unrelated)
             result = change.apply(repo, planner, dry_run=dry_run, sign=sign)
+        output.written(output_file, {"commit": result.commit or ""})
         output.outcome(json_output, result, dry_run)
+
+
+@image_app.command("parse")
+def image_parse(
+    *,
+    file: Annotated[Path, typer.Argument(help="File image-NAME with one reference in it.")],
+    output_file: OutputOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Read what `make image` printed: reference, repository, tag and digest."""
+    with reported(json_output):
+        name, read = references.image(image_file(file), "0" * 40)
+        values = {
+            "name": name,
+            "reference": f"{read.repository}:{read.tag}@{read.digest}",
+            "repository": read.repository,
+            "tag": read.tag,
+            "digest": read.digest,
+        }
+        output.written(output_file, values)
+        output.printed(json_output, values, values["reference"])
+
+
+def image_file(path: Path) -> str:
+    """``NAME=REFERENCE`` from a file image-NAME."""
+    try:
+        lines = path.read_text().split()
+    except OSError as error:
+        raise ReleaseError(f"{path} cannot be read: {error.strerror}.") from error
+    if not path.name.startswith("image-") or not lines:
+        raise ReleaseError(
+            f"{path} is no image's file.", fix="name it image-NAME, with the reference in it"
+        )
+    return f"{path.name.removeprefix('image-')}={lines[-1]}"
+
+
+def image_files(folder: Path) -> list[str]:
+    """``NAME=REFERENCE`` for every file image-NAME of a folder."""
+    return [image_file(path) for path in sorted(folder.glob("image-*"))]
 
 
 @model_app.command("set")
 def model_set(
     *,
     env: EnvOption,
-    name: Annotated[str, typer.Option("--name", help="Model, like digits.")],
-    version: Annotated[str, typer.Option("--version", help="Its version, like 3.")],
-    uri: Annotated[str, typer.Option("--uri", help="Where it lies, like s3://models/digits/3.")],
-    sha256: Annotated[str, typer.Option("--sha256", help="Digest of its model.onnx.")],
+    name: Annotated[str, typer.Option("--name", help="Model, like digits.")] = "",
+    version: Annotated[str, typer.Option("--version", help="Its version, like 3.")] = "",
+    uri: Annotated[
+        str, typer.Option("--uri", help="Where it lies, like s3://models/digits/3.")
+    ] = "",
+    sha256: Annotated[str, typer.Option("--sha256", help="Digest of its model.onnx.")] = "",
+    published: Annotated[
+        Path | None,
+        typer.Option("--from", help="JSON of `trainer publish --json`, instead of those four."),
+    ] = None,
     release: Annotated[
         str, typer.Option("--release", help="Release that serves it.")
     ] = "inference",
@@ -212,16 +283,32 @@ def model_set(
     branch: BranchOption = "main",
     git_timeout: GitTimeoutOption = 60.0,
     sign: SignOption = False,
+    output_file: OutputOption = None,
     dry_run: DryRunOption = False,
     json_output: JsonOption = False,
 ) -> None:
     """Write a new model into an environment."""
     with reported(json_output):
+        if published is not None:
+            name, version, uri, sha256 = model_file(published)
         model = references.model(name, version, uri, sha256)
         with open_repo(manifest_repo, branch, timeout=git_timeout) as repo:
             planner = operations.ModelSet(env, release, model, now())
             result = change.apply(repo, planner, dry_run=dry_run, sign=sign)
+        output.written(output_file, {"commit": result.commit or ""})
         output.outcome(json_output, result, dry_run)
+
+
+def model_file(path: Path) -> tuple[str, str, str, str]:
+    """Name, version, uri and sha256 out of what `trainer publish --json` printed."""
+    try:
+        content = json.loads(path.read_text())
+        return tuple(str(content[key]) for key in ("name", "version", "uri", "sha256"))  # type: ignore[return-value]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ReleaseError(
+            f"{path} does not say which model was published ({error!r}).",
+            fix="pass the output of `trainer publish --json`",
+        ) from error
 
 
 @app.command()
@@ -255,6 +342,11 @@ def promote(
     source: SourceOption = None,
     git_timeout: GitTimeoutOption = 60.0,
     sign: SignOption = False,
+    pull_request: Annotated[
+        bool,
+        typer.Option("--pull-request", help="Open a pull request, or renew the open one."),
+    ] = False,
+    output_file: OutputOption = None,
     dry_run: DryRunOption = False,
     json_output: JsonOption = False,
 ) -> None:
@@ -288,8 +380,35 @@ def promote(
             verdicts=known,
             override=override,
         )
+        if pull_request and not dry_run:
+            proposed(repo, planner, output_file, sign=sign, json_output=json_output)
+            return
         result = change.apply(repo, planner, dry_run=dry_run, sign=sign)
+        output.written(output_file, {"commit": result.commit or ""})
         output.outcome(json_output, result, dry_run)
+
+
+def proposed(
+    repo: ManifestRepo,
+    planner: operations.Promote,
+    output_file: Path | None,
+    *,
+    sign: bool,
+    json_output: bool,
+) -> None:
+    """Put a promotion on a branch and open its pull request, or renew the one that is open."""
+    host = GitHub.from_environment()
+    branch = f"promote/{planner.source}-to-{planner.target}"
+    made = proposal.propose(repo, planner, branch, sign=sign)
+    content: dict[str, object] = {"branch": branch, "commit": made.commit, "pull_request": None}
+    if made.commit is None:
+        output.printed(json_output, content, *made.plan.notes, "Nothing to change.")
+        return
+    text = proposal.body(repo, made, planner.source, planner.target)
+    number, url, reused = host.pull_request(branch, repo.branch, made.plan.message.subject, text)
+    output.written(output_file, {"pull_request": str(number), "url": url})
+    content |= {"pull_request": number, "url": url, "reused": reused}
+    output.printed(json_output, content, f"{'Renewed' if reused else 'Opened'} {url}")
 
 
 @app.command()
@@ -310,6 +429,7 @@ def rollback(
     branch: BranchOption = "main",
     git_timeout: GitTimeoutOption = 60.0,
     sign: SignOption = False,
+    output_file: OutputOption = None,
     dry_run: DryRunOption = False,
     json_output: JsonOption = False,
 ) -> None:
@@ -337,6 +457,7 @@ def rollback(
             any_verdicts=any(entry.verdict == "deployed" for entry in known.of(env)),
         )
         result = change.apply(repo, planner, dry_run=dry_run, sign=sign)
+        output.written(output_file, {"commit": result.commit or ""})
         output.outcome(json_output, result, dry_run)
         if verify_after and not dry_run:
             cluster = Cluster(context, kubeconfig, argocd_namespace=argocd_namespace)
@@ -391,6 +512,9 @@ def diff_command(
     markdown: Annotated[
         Path | None, typer.Option("--markdown", help="Also write one comment's worth of Markdown.")
     ] = None,
+    exit_code: Annotated[
+        bool, typer.Option("--exit-code/--no-exit-code", help="End with 2 when there is a change.")
+    ] = True,
     json_output: JsonOption = False,
 ) -> None:
     """What two commits of this clone would apply, compared: 0 same, 2 changed, 1 error."""
@@ -429,8 +553,45 @@ def diff_command(
                 f"{', '.join(one.name for one in broken)} cannot be rendered: {broken[0].error}",
                 fix="`release validate` names file, key and line",
             )
-        if found:
+        if found and exit_code:
             raise typer.Exit(int(Exit.CHANGED))
+
+
+@app.command()
+def comment(
+    *,
+    pull_request: Annotated[int, typer.Option("--pull-request", help="Its number.")],
+    file: Annotated[Path, typer.Option("--file", help="Markdown of `release diff --markdown`.")],
+    json_output: JsonOption = False,
+) -> None:
+    """Write a diff as a comment on a pull request, in place of the one before."""
+    with reported(json_output):
+        text = file.read_text()[: diff.COMMENT_LIMIT]
+        url = GitHub.from_environment().comment(pull_request, text, diff.MARKER)
+        output.printed(json_output, {"url": url}, url)
+
+
+@app.command()
+def affected(
+    *,
+    env: EnvOption = "dev",
+    revision: Annotated[str, typer.Option("--revision", help="Commit of this clone.")] = "HEAD",
+    manifest_repo: RepoOption = None,
+    branch: BranchOption = "main",
+    git_timeout: GitTimeoutOption = 60.0,
+    output_file: OutputOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Images to build: those whose sources changed since what an environment runs."""
+    with (
+        reported(json_output),
+        open_repo(manifest_repo, branch, timeout=git_timeout) as repo,
+    ):
+        at = repo.tree(repo.fetch())
+        found = affected_images.affected(at, env, Git(Path.cwd()), revision)
+        output.written(output_file, {"images": json.dumps([one.name for one in found])})
+        content = {"images": [vars(one) for one in found]}
+        output.printed(json_output, content, *(f"{one.name}: {one.why}" for one in found))
 
 
 @app.command("verify")

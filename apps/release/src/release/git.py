@@ -11,10 +11,11 @@ import os
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from release.access import git_environment
 from release.errors import ConflictError, NotFoundError, ReleaseError, UnreachableError
 
 _FALLBACK_IDENTITY = {"NAME": "slipway release", "EMAIL": "release@slipway.invalid"}
@@ -216,11 +217,18 @@ class ManifestRepo:
         return tree
 
     def commit(
-        self, parent: str, edits: Mapping[str, bytes | None], message: str, *, sign: bool = False
+        self,
+        parent: str,
+        edits: Mapping[str, bytes | None],
+        message: str,
+        *,
+        sign: bool = False,
+        also: Sequence[str] = (),
     ) -> str:
         """A new commit object with ``edits`` on top of ``parent``; no ref points to it yet.
 
-        ``edits`` maps paths to their new content, None to delete the file.
+        ``edits`` maps paths to their new content, None to delete the file. ``also`` are further
+        parents, whose content is not taken.
         """
         tree = CommitTree(self.git, parent)
         lines = []
@@ -238,9 +246,10 @@ class ManifestRepo:
             )
             new = self.git.run("write-tree", env=env).decode().strip()
         signature = ["-S"] if sign or self._signs() else []
+        parents = [part for one in (parent, *also) for part in ("-p", one)]
         return (
             self.git.run(
-                *("commit-tree", *signature, new, "-p", parent, "-F", "-"),
+                *("commit-tree", *signature, new, *parents, "-F", "-"),
                 stdin=message.encode(),
                 env=self.identity(),
             )
@@ -337,17 +346,17 @@ def open_repo(
     its own branch moves). A URL or a bare repository is cloned into a scratch folder first and
     pushed to, so that its hooks run.
     """
-    env = environment or {}
     folder = Path(location) if location is not None else Path.cwd()
     if folder.is_dir():
-        here = Git(folder, env, timeout)
-        code, top, _ = here.attempt("rev-parse", "--show-toplevel")
+        code, top, _ = Git(folder, timeout=timeout).attempt("rev-parse", "--show-toplevel")
         if code == 0:
-            clone = Git(Path(top.decode().strip()), env, timeout)
-            code, url, _ = clone.attempt("remote", "get-url", "origin")
-            remote = "origin" if code == 0 else None
-            name = url.decode().strip() if remote else str(clone.folder)
-            yield ManifestRepo(clone, remote, branch, _masked(name))
+            path = Path(top.decode().strip())
+            code, told, _ = Git(path, timeout=timeout).attempt("remote", "get-url", "origin")
+            url = told.decode().strip() if code == 0 else ""
+            with git_environment(url) as access:
+                clone = Git(path, {**access, **(environment or {})}, timeout)
+                remote = "origin" if url else None
+                yield ManifestRepo(clone, remote, branch, _masked(url or str(path)))
             return
         if location is None:
             raise NotFoundError(
@@ -356,8 +365,11 @@ def open_repo(
             )
         location = str(folder.resolve())
     assert location is not None
-    with tempfile.TemporaryDirectory(prefix="release-manifests-") as scratch:
-        git = Git(Path(scratch), env, timeout)
+    with (
+        tempfile.TemporaryDirectory(prefix="release-manifests-") as scratch,
+        git_environment(location) as access,
+    ):
+        git = Git(Path(scratch), {**access, **(environment or {})}, timeout)
         git.run("init", "--quiet", "--bare")
         # As `origin`, so that signing keys, notes and pushes name it the usual way.
         git.run("remote", "add", "origin", location)

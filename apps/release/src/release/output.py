@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -105,6 +106,15 @@ def outcome(json_output: bool, result: Outcome, dry_run: bool) -> None:
     else:
         parts.append("Nothing to change.")
     printed(json_output, content, *parts)
+
+
+def written(path: Path | None, values: Mapping[str, str]) -> None:
+    """Append ``name=value`` lines to a file, as a workflow's GITHUB_OUTPUT wants them."""
+    if path is None:
+        return
+    with path.open("a") as file:
+        for name, value in values.items():
+            file.write(f"{name}={' '.join(value.split())}\n")
 
 
 def shortened(reference: str) -> str:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _ECR = re.compile(
     r"(?P<account>\d{12})\.dkr\.ecr(?:-fips)?\.(?P<region>[a-z0-9-]+)\.amazonaws\.com(?:\.cn)?"
 )
-_MANIFESTS = ", ".join(
+_ACCEPTED = ", ".join(
     (
         "application/vnd.oci.image.index.v1+json",
         "application/vnd.oci.image.manifest.v1+json",
@@ -58,13 +58,36 @@ class Registry:
                 fix="push the image first, and pass the digest the push printed",
             )
 
-    def manifest(self, repository: str, reference: str) -> httpx.Response:
-        """GET a manifest by tag or digest; the answer may be a 404.
+    def require_signature(self, image: Image) -> None:
+        """Refuse an image beside which the registry keeps no signature.
+
+        That is cosign's tag for the digest, or a referrer of a signature's type. Who signed it
+        is for the cluster's admission to judge.
+
+        Raises NotFoundError when there is none, UnreachableError when nobody answers.
+        """
+        tag = image.digest.replace(":", "-") + ".sig"
+        if self.manifest(image.repository, tag).status_code == httpx.codes.OK:
+            return
+        referrers = self.manifest(image.repository, image.digest, kind="referrers")
+        if referrers.status_code == httpx.codes.OK:
+            listed = referrers.json().get("manifests", [])
+            types = {str(entry.get("artifactType", "")) for entry in listed}
+            if any("cosign" in kind or "sigstore" in kind or "notary" in kind for kind in types):
+                return
+        raise NotFoundError(
+            f"{image.reference} carries no signature.", fix="sign it: `make sign IMAGE=…`"
+        )
+
+    def manifest(
+        self, repository: str, reference: str, *, kind: str = "manifests"
+    ) -> httpx.Response:
+        """GET a manifest by tag or digest, or a digest's referrers; the answer may be a 404.
 
         Raises UnreachableError when the registry does not answer, after ``attempts`` tries.
         """
         host, name = split(repository)
-        url = f"{scheme(host)}://{host}/v2/{name}/manifests/{reference}"
+        url = f"{scheme(host)}://{host}/v2/{name}/{kind}/{reference}"
         try:
             for attempt in stamina.retry_context(
                 on=(_Passing, httpx.TransportError),
@@ -83,7 +106,7 @@ class Registry:
 
     def _get(self, url: str, host: str) -> httpx.Response:
         with httpx.Client(timeout=self.timeout, follow_redirects=True) as client:
-            headers = {"Accept": _MANIFESTS}
+            headers = {"Accept": _ACCEPTED}
             answer = client.get(url, headers=headers)
             if answer.status_code == httpx.codes.UNAUTHORIZED:
                 headers["Authorization"] = _authorization(client, answer, host)

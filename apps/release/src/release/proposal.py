@@ -1,0 +1,149 @@
+"""A promotion as a pull request: the commit on a branch of its own, with what it would change."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from release import diff, tree
+from release import message as msg
+from release.change import Plan, Planner, Row
+from release.errors import ConflictError, ReleaseError
+from release.git import CommitTree, GitError, ManifestRepo
+
+# Subjects of commits listed per release.
+LISTED = 30
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A branch with the planned commit; ``commit`` is None when there is nothing to change."""
+
+    plan: Plan
+    base: str
+    branch: str
+    commit: str | None
+
+
+def propose(repo: ManifestRepo, planner: Planner, branch: str, *, sign: bool = False) -> Proposal:
+    """Commit a plan on a branch of the remote, which is made or moved forward, never by force.
+
+    Moving it forward where it stands elsewhere takes a commit with two parents: the newest
+    main, whose content it has, and the branch as it was.
+
+    Raises ConflictError when the branch moved meanwhile.
+    """
+    if repo.remote is None:
+        raise ReleaseError("A pull request needs a remote.", fix="push directly, without it")
+    base = repo.fetch()
+    at = repo.tree(base)
+    plan = planner(at)
+    if not any(at.read(path) != content for path, content in plan.edits.items()):
+        return Proposal(plan, base, branch, None)
+    old = _head(repo, branch)
+    stale = old is not None and not repo.git.is_ancestor(old, base)
+    commit = repo.commit(
+        base, plan.edits, plan.message.text(), sign=sign, also=[old] if old and stale else []
+    )
+    if old and _same(repo, old, commit, base):
+        return Proposal(plan, base, branch, old)
+    code, _, err = repo.git.attempt(
+        "push", "--no-verify", "--quiet", repo.remote, f"{commit}:refs/heads/{branch}"
+    )
+    if code != 0:
+        raise ConflictError(
+            f"{repo.name} refuses the push to {branch}: {' '.join(err.split())}",
+            fix="run the command again",
+        )
+    return Proposal(plan, base, branch, commit)
+
+
+def body(repo: ManifestRepo, proposal: Proposal, source_env: str, target_env: str) -> str:
+    """The pull request's text, at most as long as the host takes."""
+    assert proposal.commit is not None
+    at = CommitTree(repo.git, proposal.base)
+    parts = [
+        f"Promotes {source_env} to {target_env}.",
+        _table(proposal.plan.rows),
+        _changes(repo, at, proposal.plan.rows, target_env, source_env),
+        _drift(repo, at, source_env, target_env),
+        *(f"> {note}" for note in proposal.plan.notes),
+    ]
+    text = "\n\n".join(part for part in parts if part)
+    trailers = "\n".join(f"{key}: {value}" for key, value in proposal.plan.message.trailers)
+    found = diff.compare(repo.git, proposal.base, proposal.commit, [target_env])
+    room = diff.COMMENT_LIMIT - len(text) - len(trailers) - 100
+    rendered = diff.markdown(found, "What it changes in the cluster", max(room, 2_000))
+    whole = f"{text[: diff.COMMENT_LIMIT // 2]}\n\n{rendered}\n\n{trailers}"
+    return whole[: diff.COMMENT_LIMIT]
+
+
+def _table(rows: Sequence[Row]) -> str:
+    lines = ["| release | what | from | to |", "|---|---|---|---|"]
+    lines += [f"| {r.release} | {r.kind} | `{r.old or '-'}` | `{r.new or '-'}` |" for r in rows]
+    return "\n".join(lines)
+
+
+def _changes(
+    repo: ManifestRepo, at: CommitTree, rows: Sequence[Row], target: str, source: str
+) -> str:
+    """The source commits between what runs in the target and what comes."""
+    told = []
+    for row in rows:
+        if row.kind != "image":
+            continue
+        old = tree.read_image(at, target, row.release).revision
+        new = tree.read_image(at, source, row.release).revision
+        if not old or repo.git.resolve(old) is None or repo.git.resolve(new) is None:
+            told.append(f"**{row.release}**: up to {new[:12]}")
+            continue
+        log = repo.git.text(
+            "log", "--first-parent", f"--max-count={LISTED + 1}", "--format=- %h %s",
+            "--invert-grep", f"--grep=^{msg.OPERATION}:", f"{old}..{new}",
+        ).splitlines()  # fmt: skip
+        more = ["- …"] if len(log) > LISTED else []
+        lines = "\n".join([*log[:LISTED], *more])
+        told.append(f"**{row.release}** {old[:12]}..{new[:12]}\n{lines}")
+    return "\n\n".join(dict.fromkeys(told))
+
+
+def _drift(repo: ManifestRepo, at: CommitTree, source: str, target: str) -> str:
+    """Settings that one of the two environments has and the other has not, to be thought of."""
+    lines = []
+    for release in tree.image_releases(at, target):
+        ours = at.blob(f"values/{target}/{release}.yaml")
+        theirs = at.blob(f"values/{source}/{release}.yaml")
+        last = repo.git.text(
+            "log", "-1", "--format=%h %s", at.commit, "--", f"values/{source}/{release}.yaml"
+        )
+        since = repo.git.text(
+            "log", "-1", "--format=%ct", at.commit, "--", f"values/{source}/{release}.yaml"
+        )
+        own = repo.git.text(
+            "log", "-1", "--format=%ct", at.commit, "--", f"values/{target}/{release}.yaml"
+        )
+        if ours != theirs and since and own and int(since) > int(own):
+            lines.append(f"- {release}: {source} was configured anew since ({last})")
+    if not lines:
+        return ""
+    return f"Drift: {target} does not get these settings by this promotion.\n" + "\n".join(lines)
+
+
+def _head(repo: ManifestRepo, branch: str) -> str | None:
+    assert repo.remote is not None
+    try:
+        repo.git.run(
+            "fetch", "--quiet", "--no-tags", repo.remote,
+            f"+refs/heads/{branch}:refs/remotes/origin/{branch}",
+        )  # fmt: skip
+    except GitError as error:
+        if "couldn't find remote ref" in error.message:
+            return None
+        raise
+    return repo.git.resolve(f"refs/remotes/origin/{branch}")
+
+
+def _same(repo: ManifestRepo, old: str, new: str, base: str) -> bool:
+    """Whether the branch has this very content on top of this very main already."""
+    trees = [repo.git.text("rev-parse", f"{commit}^{{tree}}") for commit in (old, new)]
+    return trees[0] == trees[1] and repo.git.is_ancestor(base, old)

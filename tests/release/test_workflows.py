@@ -1,0 +1,382 @@
+"""The workflows: linted, pinned, and their own `run:` lines executed in order.
+
+Checkout, credentials and the like are what a workflow's `uses:` steps do; here a real bare
+repository, a real registry and a real Kubernetes API stand in their place. What runs is read out
+of the YAML, so a workflow that would break breaks here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.programs import require
+from tests.release.conftest import World, push_image
+from tests.release.kube import APPLICATIONS, Kubernetes, kubernetes
+from tests.release.test_cluster import DEPLOYMENTS, application, deployment, labels
+
+ROOT = Path(__file__).resolve().parents[2]
+WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yaml"))
+ACTIONS = sorted((ROOT / ".github/actions").glob("*/action.yaml"))
+
+
+def loaded(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = yaml.safe_load(path.read_text())
+    return content
+
+
+def steps(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    content = loaded(path)
+    if "runs" in content:
+        yield from (("action", step) for step in content["runs"]["steps"])
+    for name, job in content.get("jobs", {}).items():
+        yield from ((name, step) for step in job["steps"])
+
+
+def test_actionlint_finds_nothing() -> None:
+    done = subprocess.run(
+        [require("actionlint"), *map(str, WORKFLOWS)],
+        capture_output=True, text=True, check=False, cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+
+
+def test_zizmor_finds_nothing() -> None:
+    zizmor = Path(sys.executable).parent / "zizmor"
+    done = subprocess.run(
+        [str(zizmor), "--offline", "--no-progress", str(ROOT / ".github")],
+        capture_output=True, text=True, check=False, cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("path", [*WORKFLOWS, *ACTIONS], ids=lambda path: path.parent.name)
+def test_actions_are_pinned_and_credentials_are_not_kept(path: Path) -> None:
+    text = path.read_text()
+    for _, step in steps(path):
+        uses = step.get("uses", "")
+        if not uses or uses.startswith("./"):
+            continue
+        assert re.fullmatch(r"[\w./-]+@[0-9a-f]{40}", uses), uses
+        assert re.search(rf"{re.escape(uses)} # v\d", text), f"{uses} names no version"
+        if uses.startswith("actions/checkout@"):
+            assert step["with"]["persist-credentials"] is False
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_a_workflow_has_its_files_name_and_no_rights_of_its_own(path: Path) -> None:
+    content = loaded(path)
+    assert content["name"] == path.stem
+    assert content["permissions"] == {}
+    assert "concurrency" in content
+    for name, job in content["jobs"].items():
+        assert "timeout-minutes" in job, name
+        for right in job["permissions"]:
+            assert re.search(rf"^ +{right}: \w+ # \w+", path.read_text(), re.M), (name, right)
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_every_step_is_a_make_target_or_a_release_command(path: Path) -> None:
+    for job, step in steps(path):
+        if "run" not in step or job == "gate":
+            continue
+        first = step["run"].removeprefix("sudo --preserve-env=PATH,HOME ").split()[0]
+        assert first in ("make", "release"), step["run"]
+
+
+def test_release_options_in_the_workflows_exist() -> None:
+    """Every `release` line names a command and options that the command has."""
+    from release.cli import app
+    from typer.main import get_command
+
+    root = get_command(app)
+    for path in WORKFLOWS:
+        for _, step in steps(path):
+            words = re.sub(r"\$\{\w+:\+([^}]*)\}", r"\1", step.get("run", "")).split()
+            if not words or words[0] != "release":
+                continue
+            command: Any = root
+            rest = words[1:]
+            while rest and rest[0] in getattr(command, "commands", {}):
+                command = command.commands[rest.pop(0)]
+            known = {name for p in command.params for name in (*p.opts, *p.secondary_opts)}
+            asked = {word for word in rest if word.startswith("--")}
+            assert asked <= known, (path.name, asked - known)
+
+
+def test_a_push_of_values_builds_nothing() -> None:
+    build = loaded(ROOT / ".github/workflows/build.yaml")
+    assert "values/**" in build[True]["push"]["paths-ignore"]  # YAML reads `on` as true
+
+
+@dataclass
+class Runner:
+    """Runs a workflow's own steps: `run:` lines in bash, files and outputs as GitHub keeps them."""
+
+    folder: Path
+    workflow: dict[str, Any]
+    environment: dict[str, str]
+    inputs: dict[str, str] = field(default_factory=dict)
+    skipped: list[str] = field(default_factory=list)
+    _outputs: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    def job(self, name: str, matrix: dict[str, str] | None = None) -> None:
+        self._outputs = {}
+        for step in self.workflow["jobs"][name]["steps"]:
+            if "run" in step and self._wanted(step.get("if", "")):
+                self._run(step, matrix or {})
+            elif "uses" in step and step.get("id") and "run" not in step:
+                self._outputs[step["id"]] = {"token": "no-token"}
+
+    def output(self, step: str, name: str) -> str:
+        return self._outputs.get(step, {}).get(name, "")
+
+    def _wanted(self, condition: str) -> bool:
+        match = re.fullmatch(r"steps\.(\w+)\.outputs\.(\w+) != ''", condition)
+        assert match or not condition, f"the test does not know the condition {condition!r}"
+        if match and not self.output(match[1], match[2]):
+            self.skipped.append(condition)
+            return False
+        return True
+
+    def _value(self, text: object, matrix: dict[str, str]) -> str:
+        def value(match: re.Match[str]) -> str:
+            expression = match[1].strip()
+            if found := re.fullmatch(r"steps\.(\w+)\.outputs\.(\w+)", expression):
+                return self.output(found[1], found[2])
+            if found := re.fullmatch(r"inputs\.(\w+)", expression):
+                return self.inputs.get(found[1], "")
+            if found := re.fullmatch(r"matrix\.(\w+)", expression):
+                return matrix[found[1]]
+            if found := re.fullmatch(r"inputs\.(\w+) && 'yes' \|\| ''", expression):
+                return "yes" if self.inputs.get(found[1]) == "true" else ""
+            assert expression == "github.token", f"the test does not know {expression!r}"
+            return "no-token"
+
+        return re.sub(r"\$\{\{(.*?)\}\}", value, str(text))
+
+    def _run(self, step: dict[str, Any], matrix: dict[str, str]) -> None:
+        output = self.folder / "github-output"
+        output.write_text("")
+        own = {key: self._value(value, matrix) for key, value in step.get("env", {}).items()}
+        done = subprocess.run(
+            ["bash", "-e", "-c", self._value(step["run"], matrix)],
+            cwd=self.folder,
+            env={**os.environ, **self.environment, **own, "GITHUB_OUTPUT": str(output)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, f"{step['run']}\n{done.stdout}\n{done.stderr}"
+        if "id" in step:
+            lines = [line.partition("=") for line in output.read_text().splitlines()]
+            self._outputs[step["id"]] = {name: value for name, _, value in lines}
+
+
+MAKEFILE = """\
+# Stands in for the image build: content in, reference out, like `make image`.
+.PHONY: image sign
+image:
+\t@python push.py $(APP)
+sign:
+\t@python push.py --sign $(IMAGE)
+"""
+PUSH = """\
+import sys
+sys.path.insert(0, {root!r})
+from tests.release.conftest import push_image
+host, revision = {host!r}, {revision!r}
+if sys.argv[1] == "--sign":
+    repository, _, digest = sys.argv[2].partition("@")
+    name = repository.partition("/")[2].rpartition(":")[0]
+    push_image(host, name, digest.replace(":", "-") + ".sig")
+else:
+    print(push_image(host, "slipway/" + sys.argv[1], revision[:12]))
+"""
+
+
+@pytest.fixture(scope="module")
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kubernetes]:
+    with kubernetes(tmp_path_factory.mktemp("kubernetes")) as running:
+        yield running
+
+
+@dataclass
+class Actions:
+    """Everything a workflow finds: a checkout of main, a registry, a cluster."""
+
+    world: World
+    kube: Kubernetes
+    registry: str
+
+    def runner(self, name: str, **inputs: str) -> Runner:
+        world = self.world
+        shutil.rmtree(world.clone)
+        world.git("clone", "-q", str(world.remote), str(world.clone), cwd=world.folder)
+        revision = world.git("rev-parse", "HEAD")
+        (world.clone / "Makefile").write_text(MAKEFILE)
+        (world.clone / "push.py").write_text(
+            PUSH.format(root=str(ROOT), host=self.registry, revision=revision)
+        )
+        return Runner(
+            world.clone,
+            loaded(ROOT / f".github/workflows/{name}.yaml"),
+            {
+                **world.environment,
+                "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+                "MANIFEST_REPO": str(world.remote),
+                "KUBECONFIG": str(self.kube.kubeconfig),
+                "GITHUB_SHA": revision,
+                "GITHUB_ACTOR": "octo",
+            },
+            inputs,
+        )
+
+    def controllers(self, environment: str) -> None:
+        """What Argo CD and the controllers make of the newest commit."""
+        head = self.world.head()
+        for release in ("inference", "proxy", "unzip", "worker"):
+            app = application(release, head)
+            app["metadata"]["name"] = f"{environment}-{release}"
+            self.kube.put(APPLICATIONS, app, subresource=False)
+            text = self.world.file(f"values/{environment}/{release}.image.yaml").decode()
+            image = yaml.safe_load(text)["image"]
+            if not image["digest"] or release == "unzip":
+                continue
+            reference = f"{image['repository']}:{image['tag']}@{image['digest']}"
+            made = deployment(release, "x")
+            made["spec"]["template"]["spec"]["containers"][0]["image"] = reference
+            path = DEPLOYMENTS.replace("/dev/", f"/{environment}/")
+            self.kube.put(path, made)
+            pods = f"/api/v1/namespaces/{environment}/pods"
+            pod = {
+                "metadata": {
+                    "name": f"{release}-{image['digest'][7:15]}",
+                    "labels": labels(release),
+                },
+                "spec": {"containers": [{"name": release, "image": reference}]},
+                "status": {
+                    "phase": "Running",
+                    "conditions": [{"type": "Ready", "status": "True"}],
+                },
+            }
+            self.kube.put(pods, pod)
+
+
+@pytest.fixture
+def actions(world: World, api: Kubernetes, registry: str) -> Actions:
+    for environment in ("dev", "stage", "prod"):
+        api.clear(
+            f"/api/v1/namespaces/{environment}/pods",
+            f"/apis/apps/v1/namespaces/{environment}/deployments",
+        )
+    api.clear(APPLICATIONS)
+    project = '[project]\nname = "slipway-{}"\ndependencies = ["slipway-kit"]\n'
+    world.push(
+        {
+            "Dockerfile": "FROM scratch\n",
+            "apps/kit/pyproject.toml": '[project]\nname = "slipway-kit"\n',
+            **{f"apps/{n}/pyproject.toml": project.format(n) for n in ("proxy", "inference")},
+        },
+        "Add two services",
+    )
+    return Actions(world, api, registry)
+
+
+def build(actions: Actions) -> list[str]:
+    """The build workflow from its first `run:` to its last; the images that were built."""
+    runner = actions.runner("build")
+    runner.job("plan")
+    images: list[str] = json.loads(runner.output("affected", "images"))
+    for app in images:
+        runner.job("image", {"app": app})
+    if images:
+        # What upload-artifact and download-artifact do between two jobs.
+        folder = runner.folder / "images"
+        folder.mkdir()
+        for app in images:
+            (runner.folder / f"image-{app}").rename(folder / f"image-{app}")
+        watched = _Controllers(actions, "dev")
+        with watched:
+            runner.job("deploy")
+    return images
+
+
+class _Controllers:
+    """Runs the stand-in controllers whenever the remote's head moves."""
+
+    def __init__(self, actions: Actions, environment: str) -> None:
+        import threading
+
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._work, args=(actions, environment))
+
+    def _work(self, actions: Actions, environment: str) -> None:
+        seen = ""
+        while not self._stop.is_set():
+            head = actions.world.head()
+            if head != seen:
+                actions.controllers(environment)
+                seen = head
+            time.sleep(0.1)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
+def test_build_promote_and_rollback_run_as_written(actions: Actions) -> None:
+    world = actions.world
+    assert build(actions) == ["inference", "proxy"]
+    first = world.file("values/dev/proxy.image.yaml")
+    assert b'digest: "sha256:' in first
+    notes = world.git("log", "-1", "--notes=verdicts", "--format=%N", "main", cwd=world.remote)
+    assert '"verdict": "deployed"' in notes
+
+    assert build(actions) == []  # nothing changed, nothing is built
+
+    world.push({"apps/proxy/main.py": "print(2)\n"}, "Change the proxy")
+    assert build(actions) == ["proxy"]
+    second = world.file("values/dev/proxy.image.yaml")
+    assert second != first
+
+    runner = actions.runner("promote", **{"from": "dev", "to": "stage", "expect": "HEAD"})
+    runner.inputs["expect"] = world.head()
+    with _Controllers(actions, "stage"):
+        runner.job("promote")
+    assert world.file("values/stage/proxy.image.yaml") == second
+
+    runner = actions.runner("rollback", environment="dev", reason="a test")
+    with _Controllers(actions, "dev"):
+        runner.job("rollback")
+    assert world.file("values/dev/proxy.image.yaml") == first
+    assert b"a test" in world.file("values/dev/hold.yaml")
+
+    runner = actions.runner("rollback", environment="dev", reason="again")
+    runner.job("rollback")  # nothing to change, nothing to wait for
+    assert runner.skipped == ["steps.rollback.outputs.commit != ''"]
+
+
+def test_an_unsigned_image_is_not_deployed(actions: Actions) -> None:
+    reference = push_image(actions.registry, "slipway/proxy", "unsigned")
+    answer = actions.world.run(
+        "image", "set", "--env", "dev", "--image", f"proxy={reference}", "--require-signature",
+        "--revision", actions.world.head(), "--json",
+    )  # fmt: skip
+    assert answer.code == 8
+    assert "no signature" in answer.json["message"]
