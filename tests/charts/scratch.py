@@ -205,9 +205,9 @@ def apply_stub(name: str, instance: str, always: int = 0) -> None:
 
 
 @contextmanager
-def made() -> Iterator[Scratch]:
+def made(*, with_proxy: bool = False) -> Iterator[Scratch]:
     """The namespace with a model server, its challenger and a stub; removed afterwards."""
-    images = {"inference": image_of("inference")}
+    images = {name: image_of(name) for name in ("inference", *(["proxy"] if with_proxy else []))}
     scratch = Scratch(images, model_of_dev())
     try:
         scratch.environment()

@@ -106,7 +106,16 @@ def test_shadow_copies_every_request_and_changes_no_answer(scratch: Scratch) -> 
 
 
 def test_a_copy_can_be_told_from_a_request(scratch: Scratch) -> None:
-    """By its host, which is how the services keep its effects out of their logs."""
+    """By its host, which is how the services keep its effects out of their logs.
+
+    Istio 1.31 no longer marks copies unless istiod is told to.
+    """
+    path = "jsonpath={.spec.template.spec.containers[0].env}"
+    told = json.loads(kubectl("get", "deployment", "istiod", "-n", "istio-system", "-o", path))
+    setting = {"name": "DISABLE_SHADOW_HOST_SUFFIX", "value": "false"}
+    assert setting in told, (
+        'set pilot.env.DISABLE_SHADOW_HOST_SUFFIX to "false" where istiod is installed'
+    )
     scratch.routes({"inference": {"mirror": {"to": "stub"}}})
     eventually(lambda: (scratch.ask(), _shadows(scratch))[1], lambda seen: seen > 0)
 

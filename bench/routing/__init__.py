@@ -1,0 +1,1 @@
+"""What each hop costs, and what many routes cost: ``python -m bench.routing``."""
