@@ -1,0 +1,313 @@
+"""From a zip in S3 to its files in S3: ours and the rivals, side by side.
+
+    uv run python -m bench.unzip [--scale 0.1] [--rounds 5] [--case NAME]... [--way NAME]...
+    uv run python -m bench.unzip --memory
+
+S3 is versitygw on a memory file system; every way runs as a process of its own, rounds
+interleaved, medians and spread reported. `ours` is `unzip run`: ledger, both passes, manifest.
+`--scale 1` are the sizes of the goals. Results go to bench/results/unzip.{json,md}.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.s3 import S3Server, serve_s3
+
+BUCKET = "archives"
+RESULTS = Path(__file__).parents[1] / "results"
+RIVALS = ("lambda", "stream-unzip", "smart_open", "bsdtar+s5cmd", "unzip+s5cmd", "s5cmd alone")
+REQUIREMENTS = ("stream-unzip>=0.0.99", "smart-open[s3]>=7", "s5cmd>=0.2", "boto3>=1.40")
+_WORDS = [f"{n:x}{n * n:x}" for n in range(300, 2000)]
+
+
+@dataclass(frozen=True)
+class Case:
+    """``count`` members of ``size`` bytes at scale 1; ``scales`` says which of the two shrinks."""
+
+    name: str
+    count: int
+    size: int
+    scales: str
+    method: int = zipfile.ZIP_DEFLATED
+    text: bool = True
+
+    def at(self, scale: float) -> tuple[int, int]:
+        if self.scales == "count":
+            return max(1, round(self.count * scale)), self.size
+        return self.count, max(1, round(self.size * scale))
+
+
+CASES = (
+    Case("10,000 x 10 KB", 10_000, 10_000, "count"),
+    Case("1,500 x 150 KB", 1_500, 150_000, "count", text=False),
+    Case("one 2 GB text", 1, 2 << 30, "size"),
+    Case("1 GB stored", 1, 1 << 30, "size", method=zipfile.ZIP_STORED, text=False),
+    Case("ZIP64, 70,000 entries", 70_000, 200, "count"),
+)
+
+
+def _text(size: int, rng: random.Random) -> bytes:
+    line = " ".join(rng.choices(_WORDS, k=1 + size // 8))
+    return line.encode()[:size].ljust(size, b".")
+
+
+def _big(size: int, text: bool, rng: random.Random) -> Iterator[bytes]:
+    block = 4 << 20
+    pool = [_text(block, rng) if text else rng.randbytes(block) for _ in range(4)]
+    left = size
+    while left:
+        piece = pool[rng.randrange(4)][: min(block, left)]
+        left -= len(piece)
+        yield piece
+
+
+def make(case: Case, scale: float, path: Path) -> tuple[int, int]:
+    """Write the archive; its number of files and bytes."""
+    rng = random.Random(case.name)
+    count, size = case.at(scale)
+    with zipfile.ZipFile(path, "w", case.method, compresslevel=6) as archive:
+        for n in range(count):
+            info = zipfile.ZipInfo(f"d{n % 100:02}/{n:06}.{'txt' if case.text else 'jpg'}")
+            info.compress_type = case.method
+            with archive.open(info, "w", force_zip64=size > 1 << 30) as member:
+                if size > 8 << 20:
+                    for piece in _big(size, case.text, rng):
+                        member.write(piece)
+                else:
+                    member.write(_text(size, rng) if case.text else rng.randbytes(size))
+    return count, count * size
+
+
+@dataclass
+class Run:
+    """One way once: seconds of wall clock and of CPU, MiB of the largest process."""
+
+    seconds: float
+    cpu: float
+    memory: float
+
+
+def measure(command: list[str], environment: dict[str, str], log: Path) -> Run:
+    with log.open("ab") as output:
+        started = time.perf_counter()
+        process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - started
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise RuntimeError(f"{command[:4]} failed: {log.read_text()[-2000:]}")
+    return Run(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+
+
+def rivals_python() -> str:
+    """An environment with the rivals' libraries, made once."""
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = base / "slipway" / "bench-unzip"
+    python = folder / "bin" / "python"
+    if not python.exists():
+        subprocess.run(["uv", "venv", "-q", str(folder)], check=True)
+        subprocess.run(["uv", "pip", "install", "-q", "-p", str(python), *REQUIREMENTS], check=True)
+    return str(python)
+
+
+class Bench:
+    """The server, the archives and the scratch space of one session."""
+
+    def __init__(self, place: Path, server: S3Server) -> None:
+        self.place = place
+        self.server = server
+        self.log = place / "log"
+        self.environment = os.environ | server.environment() | {
+            "S3_ENDPOINT_URL": server.url,
+            "UNZIP_BUCKET": BUCKET,
+        }  # fmt: skip
+        self.rivals = rivals_python()
+
+    def prepare(self, case: Case, scale: float) -> tuple[str, int, int]:
+        """Put a case's archive where all ways find it, and its files for the ceiling."""
+        user = f"case-{CASES.index(case)}"
+        folder = self.server.folder / BUCKET / user
+        folder.mkdir(parents=True)
+        files, size = make(case, scale, self.place / "archive.zip")
+        extracted = self.place / "extracted" / user
+        extracted.mkdir(parents=True)
+        subprocess.run(
+            ["bsdtar", "-xf", str(self.place / "archive.zip"), "-C", str(extracted)], check=True
+        )
+        import boto3
+
+        client: Any = boto3.client("s3", endpoint_url=self.server.url, **_credentials(self.server))
+        client.upload_file(str(self.place / "archive.zip"), BUCKET, f"{user}/result.zip")
+        (self.place / "archive.zip").unlink()
+        return user, files, size
+
+    def once(self, way: str, user: str, files: int) -> Run:
+        """One way over one archive, from an empty target; its files are counted and removed."""
+        if way == "ours":
+            prefix = f"{user}/result/"
+            command = [sys.executable, "-c", "from unzip.cli import main; main()", "run"]
+            environment = self.environment | {"UNZIP_PREFIX": f"{user}/"}
+        else:
+            prefix = f"out-{user}/"
+            script = str(Path(__file__).parent / "rivals.py")
+            key = f"{user}/result.zip"
+            command = [self.rivals, script, way, BUCKET, key, prefix, str(self.place)]
+            environment = self.environment
+        result = measure(command, environment, self.log)
+        target = self.server.folder / BUCKET / prefix
+        there = sum(path.is_file() for path in target.rglob("*")) - (way == "ours")
+        if there != files:
+            raise RuntimeError(f"{way}: {there} of {files} files arrived")
+        shutil.rmtree(target)
+        shutil.rmtree(self.server.folder / BUCKET / ".slipway", ignore_errors=True)
+        return result
+
+
+def _credentials(server: S3Server) -> dict[str, str]:
+    environment = server.environment()
+    return {
+        "aws_access_key_id": environment["AWS_ACCESS_KEY_ID"],
+        "aws_secret_access_key": environment["AWS_SECRET_ACCESS_KEY"],
+        "region_name": environment["AWS_REGION"],
+    }
+
+
+def _row(runs: list[Run], files: int, size: int) -> dict[str, float]:
+    seconds = statistics.median(run.seconds for run in runs)
+    return {
+        "seconds": round(seconds, 3),
+        "fastest": round(min(run.seconds for run in runs), 3),
+        "slowest": round(max(run.seconds for run in runs), 3),
+        "mb_per_second": round(size / seconds / 1e6, 1),
+        "files_per_second": round(files / seconds, 1),
+        "cpu_seconds_per_gb": round(statistics.median(r.cpu for r in runs) / size * 1e9, 2),
+        "peak_mib": round(max(run.memory for run in runs), 1),
+    }
+
+
+def compare(arguments: argparse.Namespace) -> dict[str, Any]:
+    ways = ("ours", *(arguments.way or RIVALS))
+    cases = [case for case in CASES if not arguments.case or case.name in arguments.case]
+    table: dict[str, Any] = {}
+    with session() as bench:
+        for case in cases:
+            user, files, size = bench.prepare(case, arguments.scale)
+            runs: dict[str, list[Run]] = {way: [] for way in ways}
+            for number in range(arguments.rounds):
+                order = ways[number % len(ways) :] + ways[: number % len(ways)]
+                for way in order:
+                    runs[way].append(bench.once(way, user, files))
+                    print(f"{case.name}, round {number + 1}, {way}: {runs[way][-1]}", flush=True)
+            shutil.rmtree(bench.place / "extracted" / user)
+            shutil.rmtree(bench.server.folder / BUCKET / user)
+            rows = {way: _row(runs[way], files, size) for way in ways}
+            table[case.name] = {"files": files, "bytes": size, "ways": rows}
+    return table
+
+
+def memory() -> dict[str, Any]:
+    """Peak memory over sizes: proving alone, so that the files need not fit anywhere."""
+    table = {}
+    with session() as bench:
+        for label, size in (("100 MB", 100_000_000), ("1 GB", 10**9), ("10 GB", 10**10)):
+            case = Case(label, 1, size, "size")
+            path = bench.place / "archive.zip"
+            make(case, 1.0, path)
+            folder = bench.server.folder / BUCKET / "memory"
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.move(path, folder / "result.zip")
+            command = [sys.executable, "-c", "from unzip.cli import main; main()", "extract"]
+            command += [f"s3://{BUCKET}/memory/result.zip", f"s3://{BUCKET}/out/", "--dry-run"]
+            run = measure(command, bench.environment, bench.log)
+            table[label] = {"peak_mib": round(run.memory, 1), "seconds": round(run.seconds, 1)}
+            print(label, table[label], flush=True)
+    return table
+
+
+@contextmanager
+def session() -> Iterator[Bench]:
+    shared = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(
+        prefix="slipway-bench-", dir=shared if shared.is_dir() else None
+    ) as folder:
+        place = Path(folder)
+        with serve_s3(place / "s3", [BUCKET]) as server:
+            yield Bench(place, server)
+
+
+def markdown(result: dict[str, Any]) -> str:
+    lines = ["# unzip: from a zip in S3 to its files in S3", ""]
+    lines += [
+        f"Scale {result['scale']}, {result['rounds']} interleaved rounds, medians; "
+        f"{result['cores']} cores shared with the S3 server; {result['note']}",
+        "",
+    ]
+    for name, case in result["cases"].items():
+        ours = case["ways"]["ours"]["seconds"]
+        lines += [
+            f"## {name} ({case['files']} files, {case['bytes'] / 1e6:.0f} MB)",
+            "",
+            "| way | seconds (fastest to slowest) | MB/s | files/s | CPU s/GB | peak MiB | ours is |",
+            "|---|---|---|---|---|---|---|",
+        ]
+        for way, row in case["ways"].items():
+            lines.append(
+                f"| {way} | {row['seconds']} ({row['fastest']} to {row['slowest']}) "
+                f"| {row['mb_per_second']} | {row['files_per_second']} "
+                f"| {row['cpu_seconds_per_gb']} | {row['peak_mib']} "
+                f"| {row['seconds'] / ours:.2f} x |"
+            )
+        lines.append("")
+    if result.get("memory"):
+        lines += ["## Peak memory over the archive's size", "", "| size | peak MiB |", "|---|---|"]
+        lines += [f"| {name} | {row['peak_mib']} |" for name, row in result["memory"].items()]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--scale", type=float, default=0.1)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--case", action="append", choices=[case.name for case in CASES])
+    parser.add_argument("--way", action="append", choices=RIVALS)
+    parser.add_argument("--memory", action="store_true", help="only peak memory over sizes")
+    parser.add_argument("--note", default="", help="what to say about the machine")
+    arguments = parser.parse_args()
+    path = RESULTS / "unzip.json"
+    result = json.loads(path.read_text()) if path.exists() else {"cases": {}}
+    if arguments.memory:
+        result["memory"] = memory()
+    else:
+        load = os.getloadavg()[0]
+        result |= {
+            "scale": arguments.scale,
+            "rounds": arguments.rounds,
+            "cores": os.cpu_count(),
+            "note": arguments.note or f"load average {load:.1f} before the start",
+        }
+        result["cases"] |= compare(arguments)
+    RESULTS.mkdir(exist_ok=True)
+    path.write_text(json.dumps(result, indent=2) + "\n")
+    path.with_suffix(".md").write_text(markdown(result))
+    print(markdown(result))
+
+
+if __name__ == "__main__":
+    main()
