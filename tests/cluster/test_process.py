@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import sys
 from pathlib import Path
 
@@ -12,11 +13,16 @@ import pytest
 from cluster.errors import ClusterError
 from cluster.process import Daemon, Supervisor, stop_processes
 
-WAITS = "import time, pathlib, sys; pathlib.Path(sys.argv[1]).touch(); time.sleep(60)"
-IGNORES_TERM = (
-    "import signal, time, pathlib, sys; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
-    "pathlib.Path(sys.argv[1]).touch(); time.sleep(60)"
-)
+LISTENS = """
+import pathlib, socket, sys, time
+path = pathlib.Path(sys.argv[1])
+path.unlink(missing_ok=True)
+server = socket.socket(socket.AF_UNIX)
+server.bind(str(path))
+server.listen(64)
+time.sleep(60)
+"""
+IGNORES_TERM = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + LISTENS
 
 
 @pytest.fixture
@@ -24,12 +30,17 @@ def supervisor(tmp_path: Path) -> Supervisor:
     return Supervisor(tmp_path / "run", tmp_path / "logs")
 
 
-def daemon(tmp_path: Path, code: str = WAITS, *, inputs: tuple[Path, ...] = ()) -> Daemon:
-    flag = tmp_path / "ready"
+def daemon(tmp_path: Path, code: str = LISTENS, *, inputs: tuple[Path, ...] = ()) -> Daemon:
+    path = str(tmp_path / "socket")
+
+    def ready() -> str:
+        with socket.socket(socket.AF_UNIX) as client:
+            return "" if client.connect_ex(path) == 0 else "nothing listens"
+
     return Daemon(
         "part",
-        (sys.executable, "-c", code, str(flag)),
-        ready=lambda: "" if flag.exists() else "no flag yet",
+        (sys.executable, "-c", code, path),
+        ready=ready,
         inputs=inputs,
         ready_timeout=20,
     )
@@ -78,6 +89,17 @@ def test_one_that_ends_early_is_told_with_its_log(supervisor: Supervisor, tmp_pa
         supervisor.ensure(daemon(tmp_path, "import sys; print('no such disk'); sys.exit(7)"))
     assert "ended with exit code 7" in told.value.cause
     assert "no such disk" in told.value.report()
+
+
+def test_another_process_that_answers_does_not_pass_for_ours(
+    supervisor: Supervisor, tmp_path: Path
+) -> None:
+    """Found when a killed `git daemon` left its child at the port."""
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(tmp_path / "socket"))
+        other.listen()
+        with pytest.raises(ClusterError, match="another process answers where part is to listen"):
+            supervisor.ensure(daemon(tmp_path))
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"pid": 1}'])

@@ -209,8 +209,8 @@ def git_daemon(where: Layout, address: str = layout.NODE_ADDRESS) -> Daemon:
     return Daemon(
         "git",
         (
-            "git",
-            "daemon",
+            # Not `git daemon`: that would be a parent whose death the daemon survives.
+            f"{_git_programs()}/git-daemon",
             f"--base-path={where.manifest_repo.parent}",
             f"--listen={address}",
             f"--port={layout.GIT_PORT}",
@@ -226,6 +226,11 @@ def git_daemon(where: Layout, address: str = layout.NODE_ADDRESS) -> Daemon:
             "GIT_CONFIG_VALUE_0": "*",
         },
     )
+
+
+def _git_programs() -> str:
+    done = subprocess.run(["git", "--exec-path"], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
 
 
 def resolver_configuration() -> str:

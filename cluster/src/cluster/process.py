@@ -55,6 +55,11 @@ class Supervisor:
                 return "kept"
             self.stop(daemon.name)
             word = "restarted"
+        if not daemon.ready():
+            raise ClusterError(
+                f"another process answers where {daemon.name} is to listen",
+                fix="find it with `ss -ltnp` and end it",
+            )
         self._start(daemon, fingerprint)
         return word
 
