@@ -25,6 +25,7 @@ from release import (
     change,
     deployments,
     diff,
+    history,
     operations,
     output,
     proposal,
@@ -831,6 +832,117 @@ def unhold(
             repo, operations.Unhold(env, service or ()), dry_run=dry_run, sign=sign
         )
         output.outcome(json_output, result, dry_run)
+
+
+@app.command()
+def weights(
+    *,
+    env: EnvOption,
+    service: Annotated[str, typer.Option("--service", help="Service whose requests are split.")],
+    variant: Annotated[str, typer.Option("--variant", help="Where the share goes.")],
+    weight: Annotated[
+        int | None,
+        typer.Option(
+            "--weight", min=0, max=100, help="Percent; else the next of 5, 25, 50 and 100."
+        ),
+    ] = None,
+    abort: Annotated[
+        bool, typer.Option("--abort", help="Send everything back to the service itself.")
+    ] = False,
+    manifest_repo: RepoOption = None,
+    branch: BranchOption = "main",
+    git_timeout: GitTimeoutOption = 60.0,
+    sign: SignOption = False,
+    dry_run: DryRunOption = False,
+    json_output: JsonOption = False,
+) -> None:
+    """Shift a service's split towards a variant, a canary's step, in one commit."""
+    with (
+        reported(json_output),
+        open_repo(manifest_repo, branch, timeout=git_timeout) as repo,
+    ):
+        planner = operations.Weights(env, service, variant, now(), weight, abort)
+        result = change.apply(repo, planner, dry_run=dry_run, sign=sign)
+        output.outcome(json_output, result, dry_run)
+
+
+@app.command("history")
+def history_command(
+    *,
+    env: EnvOption,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="Newest so many.")] = 20,
+    manifest_repo: RepoOption = None,
+    branch: BranchOption = "main",
+    git_timeout: GitTimeoutOption = 60.0,
+    json_output: JsonOption = False,
+) -> None:
+    """The deployment log of an environment, out of Git, newest first."""
+    with (
+        reported(json_output),
+        open_repo(manifest_repo, branch, timeout=git_timeout) as repo,
+    ):
+        at = repo.tree(repo.fetch())
+        tree.require_environment(at, env)
+        found = history.history(repo.git, at.commit, env, verdicts.read(repo), limit)
+        rows = [
+            (
+                one.commit[:12],
+                f"{datetime.fromtimestamp(one.when, UTC):%Y-%m-%d %H:%M}",
+                one.operation,
+                one.services or "-",
+                ", ".join(revision[:7] for revision in one.revisions) or "-",
+                one.verdict or "-",
+                one.by,
+                one.reason or (f"restores {one.restores[:12]}" if one.restores else ""),
+            )
+            for one in found
+        ]
+        columns = ("commit", "when (UTC)", "what", "services", "source", "verdict", "by", "why")
+        content = {"environment": env, "deployments": [vars(one) for one in found]}
+        output.printed(json_output, content, output.table(columns, rows))
+
+
+@app.command("metrics")
+def metrics_command(
+    *,
+    env: Annotated[
+        list[str] | None, typer.Option("--env", help="Environment; all when left out.")
+    ] = None,
+    days: Annotated[float, typer.Option("--days", min=0.01, help="Over the last so many.")] = 30.0,
+    manifest_repo: RepoOption = None,
+    branch: BranchOption = "main",
+    source: SourceOption = None,
+    git_timeout: GitTimeoutOption = 60.0,
+    json_output: JsonOption = False,
+) -> None:
+    """The four DORA figures per environment: frequency, lead time, failures, time to restore."""
+    with (
+        reported(json_output),
+        open_repo(manifest_repo, branch, timeout=git_timeout) as repo,
+        sources(repo, source, git_timeout) as known,
+    ):
+        at = repo.tree(repo.fetch())
+        log = verdicts.read(repo)
+        made = []
+        for name in env or tree.environments(at):
+            tree.require_environment(at, name)
+            entries = history.history(repo.git, at.commit, name, log)
+            times = history.commit_times(entries, known)
+            made.append(history.metrics(name, entries, times, now().timestamp(), days))
+        rows = [
+            (
+                one.environment,
+                str(one.deployments),
+                f"{one.per_day:.2f}",
+                status_table.age(one.lead_seconds) if one.lead_seconds is not None else "-",
+                f"{one.failure_rate:.0%}" if one.failure_rate is not None else "-",
+                status_table.age(one.restore_seconds) if one.restore_seconds is not None else "-",
+            )
+            for one in made
+        ]
+        columns = ("env", "deployments", "per day", "lead time", "failures", "time to restore")
+        content = {"days": days, "environments": [vars(one) for one in made]}
+        output.printed(json_output, content, output.table(columns, rows))
 
 
 __all__ = ["Exit", "app", "main"]

@@ -71,9 +71,12 @@ def body(repo: ManifestRepo, proposal: Proposal, source_env: str, target_env: st
     ]
     text = "\n\n".join(part for part in parts if part)
     trailers = "\n".join(f"{key}: {value}" for key, value in proposal.plan.message.trailers)
-    found = diff.compare(repo.git, proposal.base, proposal.commit, [target_env])
     room = diff.COMMENT_LIMIT - len(text) - len(trailers) - 100
-    rendered = diff.markdown(found, "What it changes in the cluster", max(room, 2_000))
+    try:
+        found = diff.compare(repo.git, proposal.base, proposal.commit, [target_env])
+        rendered = diff.markdown(found, "What it changes in the cluster", max(room, 2_000))
+    except ReleaseError as error:
+        rendered = f"What it changes in the cluster could not be rendered: {error.message}"
     whole = f"{text[: diff.COMMENT_LIMIT // 2]}\n\n{rendered}\n\n{trailers}"
     return whole[: diff.COMMENT_LIMIT]
 

@@ -1,0 +1,168 @@
+"""Pull requests and comments, against an HTTP server that keeps them as GitHub does."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from tests.programs import require
+from tests.release.conftest import World, digest, seen_healthy
+
+
+@dataclass
+class Host:
+    """Comments and pull requests; ``failures`` are answered 502 first."""
+
+    url: str = ""
+    pulls: list[dict[str, Any]] = field(default_factory=list)
+    comments: list[dict[str, Any]] = field(default_factory=list)
+    failures: int = 0
+    tokens: set[str] = field(default_factory=set)
+
+
+@pytest.fixture
+def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
+    state = Host()
+
+    class Handler(BaseHTTPRequestHandler):
+        def answer(self) -> None:
+            length = int(self.headers.get("Content-Length") or 0)
+            body = json.loads(self.rfile.read(length) or b"null")
+            state.tokens.add(self.headers["Authorization"])
+            if state.failures:
+                state.failures -= 1
+                return self.send(502, {})
+            url = urlsplit(self.path)
+            query = parse_qs(url.query)
+            if match := re.fullmatch(r"/repos/o/r/pulls(?:/(\d+))?", url.path):
+                return self.pulls(match[1], body, query)
+            if re.fullmatch(r"/repos/o/r/issues/7/comments", url.path):
+                if self.command == "POST":
+                    made = {"id": len(state.comments), "html_url": "c", **body}
+                    state.comments.append(made)
+                    return self.send(201, made)
+                page = int(query["page"][0])
+                return self.send(200, state.comments[(page - 1) * 100 : page * 100])
+            if match := re.fullmatch(r"/repos/o/r/issues/comments/(\d+)", url.path):
+                state.comments[int(match[1])].update(body)
+                return self.send(200, state.comments[int(match[1])])
+            return self.send(404, {"message": "Not Found"})
+
+        def pulls(self, number: str | None, body: Any, query: dict[str, list[str]]) -> None:
+            if number:
+                state.pulls[int(number) - 1].update(body)
+                return self.send(200, state.pulls[int(number) - 1])
+            if self.command == "POST":
+                index = len(state.pulls) + 1
+                made = {"number": index, "html_url": f"p/{index}", "state": "open", **body}
+                state.pulls.append(made)
+                return self.send(201, made)
+            wanted = [
+                pull
+                for pull in state.pulls
+                if pull["state"] == "open" and f"o:{pull['head']}" == query["head"][0]
+            ]
+            return self.send(200, wanted)
+
+        def send(self, code: int, body: Any) -> None:
+            content = json.dumps(body).encode()
+            self.send_response(code)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        do_GET = do_POST = do_PATCH = answer  # noqa: N815
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    state.url = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setenv("GITHUB_API_URL", state.url)
+    monkeypatch.setenv("GITHUB_REPOSITORY", "o/r")
+    monkeypatch.setenv("GITHUB_TOKEN", "secret-token")
+    yield state
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def promote(world: World) -> Any:
+    answer = world.run(
+        "promote", "--from", "dev", "--to", "stage", "--no-verify", "--pull-request", "--json"
+    )
+    assert answer.code == 0, answer.out + answer.err
+    return answer.json
+
+
+def branch(world: World) -> str:
+    return world.git("rev-parse", "promote/dev-to-stage", cwd=world.remote)
+
+
+def test_a_pull_request_is_opened_once_and_renewed(world: World, host: Host) -> None:
+    require("helm")
+    main = world.head()
+    world.deploy("1", world.source())
+    seen_healthy(world, "dev")
+    first = promote(world)
+    assert (first["pull_request"], first["reused"]) == (1, False)
+    before = branch(world)
+    assert world.git("rev-parse", f"{before}^", cwd=world.remote) == world.head() != main
+    assert digest("proxy1").encode() in world.file("values/stage/proxy.image.yaml", before)
+    assert b'digest: ""' in world.file("values/stage/proxy.image.yaml")  # main is as it was
+
+    again = promote(world)  # nothing new: the same commit stays
+    assert (again["reused"], branch(world)) == (True, before)
+
+    world.deploy("2", world.source())
+    seen_healthy(world, "dev")
+    renewed = promote(world)
+    assert (renewed["pull_request"], renewed["reused"]) == (1, True)
+    after = branch(world)
+    assert digest("proxy2").encode() in world.file("values/stage/proxy.image.yaml", after)
+    # Moved forward, not by force: what was there before is in its history.
+    world.git("merge-base", "--is-ancestor", before, after, cwd=world.remote)
+    [pull] = host.pulls
+    assert pull["title"] == f"stage: Promote proxy, worker at {renewed_revision(world)}"
+    assert "Change the source" in pull["body"] or "up to" in pull["body"]
+    assert digest("proxy2") in pull["body"]
+    assert len(pull["body"]) <= 65_536
+
+
+def renewed_revision(world: World) -> str:
+    text = world.file("values/dev/proxy.image.yaml").decode()
+    return text.split('revision: "')[1][:12]
+
+
+def test_a_comment_is_replaced_and_a_hiccup_is_survived(
+    world: World, host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.comments += [{"id": n, "body": "people talk", "html_url": "x"} for n in range(150)]
+    file = world.folder / "diff.md"
+    for text in ("one", "two"):
+        host.failures = 1
+        file.write_text(f"<!-- release diff -->\n{text}\n")
+        answer = world.run("comment", "--pull-request", "7", "--file", str(file))
+        assert answer.code == 0, answer.err
+    ours = [c for c in host.comments if "release diff" in c["body"]]
+    assert [c["body"].strip().endswith("two") for c in ours] == [True]
+    assert host.tokens == {"Bearer secret-token"}
+
+
+def test_a_refusal_never_shows_the_token(world: World, host: Host) -> None:
+    file = world.folder / "diff.md"
+    file.write_text("x")
+    answer = world.run("comment", "--pull-request", "8", "--file", str(file), "--json")
+    assert answer.code == 1
+    assert "404" in answer.json["message"]
+    assert "secret-token" not in answer.out + answer.err
