@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -72,7 +73,7 @@ def build(folder: Path) -> None:
 def _dense(name: str, sizes: list[int]) -> onnx.ModelProto:
     generator = np.random.default_rng(1)
     nodes, weights, last = [], [], "input"
-    for number, (fan_in, fan_out) in enumerate(zip(sizes, sizes[1:], strict=False)):
+    for number, (fan_in, fan_out) in enumerate(pairwise(sizes)):
         matrix = (generator.standard_normal((fan_in, fan_out)) / fan_in**0.5).astype(np.float32)
         bias = np.zeros(fan_out, np.float32)
         weights += [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -177,16 +178,10 @@ async def test_what_was_left_of_another_object_is_not_mixed_in(
 async def test_a_server_that_never_answers_costs_the_time_limit_and_no_more(
     s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read()
-        writer.close()
-
-    server = await asyncio.start_server(silent, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{port}")
-    with pytest.raises(ModelError, match=r"not fetched within 0\.3 s"):
-        await fetch.fetch("s3://models/whole/1", tmp_path, time_limit=0.3)
-    server.close()
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # connects, and that is all
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        with pytest.raises(ModelError, match=r"not fetched within 0\.3 s"):
+            await fetch.fetch("s3://models/whole/1", tmp_path, time_limit=0.3)
 
 
 def test_the_command_prints_json_and_refuses_with_a_status(s3: S3Server, tmp_path: Path) -> None:

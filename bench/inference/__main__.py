@@ -1,0 +1,269 @@
+"""Our model server beside its Python peers: `uv run python -m bench.inference`.
+
+Every server gets the same .onnx files, the same options of ONNX Runtime, one worker and one CPU;
+the load generator runs on another. Servers take turns within each round, so that what else the
+machine does hits all of them alike; the table shows medians over the rounds and their spread.
+Nothing here fails on a slow machine: the numbers are printed and stored, not judged.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import socket
+import sys
+import time
+from collections import defaultdict
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.inference.load import Outcome, attack, median
+from bench.inference.models import CASES, Case, build
+from bench.inference.peers.common import session_of
+from bench.inference.servers import SERVERS, Process, Server, environments, interpreter
+
+RESULTS = Path(__file__).parents[1] / "results"
+CONCURRENCY = (1, 8, 32, 128)
+OPEN_LOOP = (0.5, 0.8, 1.2)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One measurement; times in milliseconds, CPU in seconds per 1,000 requests."""
+
+    server: str
+    case: str
+    load: str
+    per_second: float
+    rows_per_second: float
+    p50: float
+    p99: float
+    refused_p99: float
+    not_2xx: float
+    cpu_per_1000: float
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What a server costs before it does anything: seconds and MiB."""
+
+    server: str
+    seconds: float
+    memory: float
+
+
+def main() -> int:
+    """Measure, print, store."""
+    arguments = _arguments()
+    work = environments() / "work"
+    models = work / "models"
+    build(models)
+    cases = [case for case in CASES if not arguments.cases or case.name in arguments.cases]
+    servers = _installed(arguments.servers)
+    samples: list[Sample] = []
+    starts: list[Start] = []
+    peaks: dict[tuple[str, str], float] = defaultdict(float)
+    started = time.monotonic()
+    for round_number in range(1, arguments.rounds + 1):
+        for server, python in servers:
+            elapsed = time.monotonic() - started
+            print(f"[{elapsed:5.0f} s] round {round_number} {server.name}", file=sys.stderr)
+            process = Process(
+                server, python, models, port=_free_port(), cpu=arguments.server_cpu,
+                log=work / f"{server.name}.log",
+            )  # fmt: skip
+            try:
+                ready = process.wait_ready(cases[0])
+                for case in cases:
+                    process.wait_ready(case)
+                    samples += _closed(process, case, arguments, work, peaks)
+                    if round_number > 1:
+                        samples += _open(process, case, arguments, work, peaks)
+                starts.append(Start(server.name, ready, process.memory_mib()))
+            except (RuntimeError, OSError) as error:
+                print(f"{server.name}: {error}", file=sys.stderr)
+            finally:
+                process.stop()
+    floors = {case.name: _floor(models, case) for case in cases}
+    report = render(samples, starts, floors, arguments)
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "inference.md").write_text(report, encoding="utf-8")
+    (RESULTS / "inference.json").write_text(
+        json.dumps(
+            {
+                "samples": [asdict(sample) for sample in samples],
+                "starts": [asdict(start) for start in starts],
+                "session_run_ms": floors,
+            },
+            indent=1,
+        )
+        + "\n",
+        encoding="utf-8",
+    )
+    print(report)
+    return 0
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="bench.inference", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
+    parser.add_argument("--servers", nargs="*", default=[], choices=list(SERVERS))
+    parser.add_argument("--cases", nargs="*", default=[], choices=[case.name for case in CASES])
+    parser.add_argument("--server-cpu", type=int, default=0)
+    parser.add_argument("--load-cpu", type=int, default=1)
+    return parser.parse_args()
+
+
+def _installed(names: list[str]) -> list[tuple[Server, Path]]:
+    found = []
+    for server in SERVERS.values():
+        if names and server.name not in names:
+            continue
+        python = interpreter(server, Path(sys.executable))
+        if python is not None:
+            found.append((server, python))
+    return found
+
+
+def _closed(
+    process: Process, case: Case, arguments: argparse.Namespace, work: Path, peaks: Any
+) -> list[Sample]:
+    samples = []
+    for workers in CONCURRENCY:
+        sample = _measure(process, case, arguments, work, f"closed {workers}", workers=workers)
+        samples.append(sample)
+        key = process.server.name, case.name
+        peaks[key] = max(peaks[key], sample.per_second)
+    return samples
+
+
+def _open(
+    process: Process, case: Case, arguments: argparse.Namespace, work: Path, peaks: Any
+) -> list[Sample]:
+    peak = peaks[process.server.name, case.name]
+    return [
+        _measure(process, case, arguments, work, f"open {share:.0%}", workers=64, rate=peak * share)
+        for share in OPEN_LOOP
+        if peak * share >= 1
+    ]
+
+
+def _measure(
+    process: Process,
+    case: Case,
+    arguments: argparse.Namespace,
+    work: Path,
+    load: str,
+    *,
+    workers: int,
+    rate: float = 0,
+) -> Sample:
+    before = process.cpu_seconds()
+    outcome: Outcome = attack(
+        process.url + process.server.path(case), process.server.body(case), work,
+        cpu=arguments.load_cpu, seconds=arguments.seconds, workers=workers, rate=rate,
+    )  # fmt: skip
+    total = len(outcome.answered) + len(outcome.refused)
+    return Sample(
+        process.server.name,
+        case.name,
+        load,
+        outcome.per_second,
+        outcome.per_second * case.rows,
+        outcome.percentile(0.5),
+        outcome.percentile(0.99),
+        outcome.percentile(0.99, refused=True),
+        len(outcome.refused) / max(total, 1),
+        (process.cpu_seconds() - before) / max(total, 1) * 1000,
+    )
+
+
+def _floor(models: Path, case: Case) -> float:
+    """Milliseconds of a bare session.run."""
+    session = session_of(models / case.model / "1" / "model.onnx")
+    values = np.ones((case.rows, case.features), np.float32)
+    times = []
+    until = time.perf_counter() + 0.5
+    while time.perf_counter() < until:
+        begun = time.perf_counter()
+        session.run(None, {"input": values})
+        times.append((time.perf_counter() - begun) * 1000)
+    return median(times)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def render(
+    samples: list[Sample], starts: list[Start], floors: dict[str, float], arguments: Any
+) -> str:
+    """The tables as Markdown."""
+    load = os.getloadavg()
+    lines = [
+        "# The model server beside its peers",
+        "",
+        f"{arguments.rounds} rounds of {arguments.seconds:g} s, servers interleaved, one worker on "
+        f"one CPU, vegeta on another; medians, in brackets the lowest and highest of the rounds. "
+        f"The load average of the {os.cpu_count()} CPUs was {load[0]:.1f} at the end "
+        f"({load[2]:.1f} over the last 15 minutes).",
+        "",
+        "| server | start to first answer, s | memory, MiB |",
+        "|---|---|---|",
+    ]
+    names = list(dict.fromkeys(start.server for start in starts))
+    for name in names:
+        own = [start for start in starts if start.server == name]
+        lines.append(
+            f"| {name} | {median([start.seconds for start in own]):.1f} "
+            f"| {median([start.memory for start in own]):.0f} |"
+        )
+    grouped: dict[tuple[str, str, str], list[Sample]] = defaultdict(list)
+    for sample in samples:
+        grouped[sample.case, sample.load, sample.server].append(sample)
+    for case in dict.fromkeys(sample.case for sample in samples):
+        lines += ["", f"## {case}", "", f"A bare `session.run` takes {floors[case]:.3f} ms."]
+        for kind in ("closed", "open"):
+            loads = list(
+                dict.fromkeys(s.load for s in samples if s.case == case and s.load[:4] == kind[:4])
+            )
+            if not loads:
+                continue
+            lines += [
+                "",
+                "| load | server | requests/s | rows/s | p50 ms | p99 ms | CPU s per 1,000 "
+                "| not 2xx | refused p99 ms |",
+                "|---|---|---|---|---|---|---|---|---|",
+            ]
+            for label in loads:
+                for name in names:
+                    lines += _row(label, name, grouped.get((case, label, name), []))
+    return "\n".join(lines) + "\n"
+
+
+def _row(label: str, name: str, own: list[Sample]) -> list[str]:
+    if not own:
+        return []
+
+    def middle(field: str) -> float:
+        return median([getattr(sample, field) for sample in own])
+
+    rates = [sample.per_second for sample in own]
+    refused = f"{middle('refused_p99'):.1f}" if middle("not_2xx") else "-"
+    return [
+        f"| {label} | {name} | {middle('per_second'):,.0f} "
+        f"[{min(rates):,.0f}-{max(rates):,.0f}] | {middle('rows_per_second'):,.0f} "
+        f"| {middle('p50'):.2f} | {middle('p99'):.2f} | {middle('cpu_per_1000'):.2f} "
+        f"| {middle('not_2xx'):.1%} | {refused} |"
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
