@@ -23,8 +23,9 @@ def load() -> ProxySettings:
         return ProxySettings()
     except ValidationError as error:
         for problem in error.errors():
-            where = ".".join(str(part) for part in problem["loc"]) or "settings"
-            typer.echo(f"PROXY_{where.upper()}: {problem['msg']}", err=True)
+            first, *rest = [str(part) for part in problem["loc"]] or ["settings"]
+            where = ".".join([first.upper().removeprefix("PROXY_"), *rest])
+            typer.echo(f"PROXY_{where}: {problem['msg']}", err=True)
         raise typer.Exit(2) from None
     except ValueError as error:  # pydantic-settings: not even JSON
         typer.echo(str(error), err=True)
