@@ -15,7 +15,7 @@ from kit import logs, tracing
 from kit.health import Health
 from starlette.types import Receive, Scope, Send
 
-from inference import runtime, sagemaker, v1
+from inference import openapi, runtime, sagemaker, v1
 from inference.engine import Answer, Call, Engine
 from inference.errors import (
     BadRequest,
@@ -290,6 +290,9 @@ class InferenceApp:
                 exchange.need("GET")
                 status, why = self.health.readiness()
                 await exchange.json({} if status == 200 else {"error": str(why)}, status)
+            case ["openapi.json"]:
+                exchange.need("GET")
+                await exchange.json(openapi.document(self.settings.source_revision))
             case ["invocations"]:
                 exchange.need("POST")
                 await sagemaker.handle(self, exchange)

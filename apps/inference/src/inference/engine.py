@@ -94,7 +94,7 @@ class Engine:
         self.settings = settings
         self.in_flight = 0
         self.refused: Counter[str] = Counter()
-        self._log = prediction_log
+        self.prediction_log = prediction_log
         self._spans = spans
         self._default_timeout = settings.default_timeout_seconds
         self._max_timeout = settings.max_timeout_seconds
@@ -262,8 +262,8 @@ class Engine:
             encode=now - answer.finished,
             total=total,
         )
-        if self._log.enabled:
-            self._log.record(
+        if self.prediction_log.enabled:
+            self.prediction_log.record(
                 Prediction(
                     call.request_id, call.protocol, served.name, served.version, 200,
                     finished=time.time(), total=total, trace=call.trace, mirrored=call.mirrored,
@@ -281,8 +281,8 @@ class Engine:
             self.refused[error.reason] += 1
         else:
             served.statistics.failed(call.protocol, error.status, error.reason, total)
-        if self._log.enabled:
-            self._log.record(
+        if self.prediction_log.enabled:
+            self.prediction_log.record(
                 Prediction(
                     call.request_id, call.protocol, served.name if served else "",
                     served.version if served else "", error.status,
@@ -329,7 +329,7 @@ class Engine:
     def close(self) -> None:
         """Stop the helper threads and send what is left of log and spans."""
         self.pool.shutdown(wait=False, cancel_futures=True)
-        self._log.close()
+        self.prediction_log.close()
         if self._spans is not None:
             self._spans.close()
 

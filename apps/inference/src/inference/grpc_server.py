@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import grpc  # type: ignore[import-untyped]
+import grpc
 import numpy as np
 from google.protobuf.message import Message  # type: ignore[import-untyped]
 from grpc_health.v1 import (  # type: ignore[import-untyped]

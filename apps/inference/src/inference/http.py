@@ -65,7 +65,7 @@ class Exchange:
         await respond(self.send, status, headers, body)
 
 
-_TIMEOUT = re.compile(r"^(\d+(?:\.\d+)?)(us|ms|s|m|h)?$")
+_TIMEOUT = re.compile(r"^(\d+(?:\.\d+)?)(us|ms|s|m|h)?$", re.ASCII)
 _UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _OFF_LOOP = 256 * 1024
 

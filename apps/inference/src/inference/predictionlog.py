@@ -127,6 +127,10 @@ class HttpSink:
         except httpx.HTTPError as error:
             raise OSError(f"{self._url}: {error}") from None
 
+    def close(self) -> None:
+        """Let go of the connections."""
+        self._client.close()
+
 
 class PredictionLog:
     """The buffer and the thread behind it. ``sink`` None switches the log off."""

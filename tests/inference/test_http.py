@@ -1,0 +1,70 @@
+"""inference.http: timeouts, lengths, Accept headers."""
+
+from __future__ import annotations
+
+import gzip
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from inference.errors import BadRequest, TooLarge
+from inference.http import accepts, content_length, parse_timeout, unpack
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("2", 2.0), ("0.25", 0.25), ("250ms", 0.25), ("10us", 1e-5), ("2m", 120), ("1h", 3600),
+     (" 3s ", 3.0), ("0", math.inf)],
+)  # fmt: skip
+def test_a_timeout_is_seconds_or_has_a_unit(text: str, seconds: float) -> None:
+    assert parse_timeout(text) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("text", ["", "soon", "-1", "1d", "1e3", "nan", "1.", "1 s", "٣"])
+def test_what_is_no_timeout_is_refused(text: str) -> None:
+    with pytest.raises(BadRequest, match="X-Request-Timeout"):
+        parse_timeout(text)
+
+
+@pytest.mark.parametrize("value", [b"", b"-1", b"1.5", b"+1", b"0x1", b"9" * 16, b"\xb2"])
+def test_what_is_no_length_is_refused(value: bytes) -> None:
+    with pytest.raises(BadRequest, match="Some-Length"):
+        content_length(value, "Some-Length")
+
+
+def test_lengths() -> None:
+    assert content_length(None, "x") is None
+    assert content_length(b"12", "x") == 12
+
+
+@given(st.binary(max_size=2000), st.integers(0, 2000))
+def test_unpacking_never_gives_more_than_the_limit(body: bytes, limit: int) -> None:
+    try:
+        assert unpack(gzip.compress(body), b"gzip", limit) == body
+        assert len(body) <= limit
+    except TooLarge:
+        assert len(body) > limit
+
+
+@given(st.binary(max_size=200))
+def test_what_is_no_gzip_is_refused(body: bytes) -> None:
+    with pytest.raises(BadRequest):
+        unpack(b"x" + body, b"gzip", 1000)
+
+
+@pytest.mark.parametrize(
+    ("accept", "chosen"),
+    [
+        ("", "application/json"),
+        ("*/*", "application/json"),
+        ("text/csv", "text/csv"),
+        ("text/*", "text/csv"),
+        ("application/json;q=0.2, text/csv;q=0.9", "text/csv"),
+        ("text/csv;q=0, */*", "application/json"),
+        ("image/png", None),
+        ("text/csv;q=x", None),
+    ],
+)
+def test_the_best_type_that_is_accepted_is_chosen(accept: str, chosen: str | None) -> None:
+    assert accepts(accept, ("application/json", "text/csv")) == chosen
