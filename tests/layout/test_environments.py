@@ -96,6 +96,12 @@ def test_git_is_the_switch(environment: str) -> None:
 
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
+def test_no_environment_is_pruned_unasked(environment: str) -> None:
+    annotations = application_set(environment)["metadata"]["annotations"]
+    assert annotations["argocd.argoproj.io/sync-options"] == "Prune=confirm"
+
+
+@pytest.mark.parametrize("environment", ENVIRONMENTS)
 def test_releases_are_listed_by_name_once(environment: str) -> None:
     names = [release.name for release in releases(environment)]
     assert len(names) == len(set(names))
