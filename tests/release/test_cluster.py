@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import re
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 
+from tests.programs import require
 from tests.release.conftest import RELEASES, Answer, World, digest
 from tests.release.kube import APPLICATIONS, Kubernetes, kubernetes
 
+ROOT = Path(__file__).resolve().parents[2]
 PODS = "/api/v1/namespaces/dev/pods"
 DEPLOYMENTS = "/apis/apps/v1/namespaces/dev/deployments"
 CRONJOBS = "/apis/batch/v1/namespaces/dev/cronjobs"
@@ -561,3 +570,86 @@ def test_a_cluster_that_is_away_is_named(world: World, tmp_path: Any) -> None:
     assert "127.0.0.1:9" in answer.json["message"]
     answer = world.run("status", "--json", "--kubeconfig", str(tmp_path / "none"))
     assert answer.code == 9
+
+
+@pytest.mark.parametrize(
+    ("trigger", "health", "fires"),
+    [
+        ("deployed", "Healthy", True),
+        ("deployed", "Progressing", False),
+        ("failed", "Degraded", True),
+        ("failed", "Healthy", False),
+    ],
+)
+def test_argo_cd_notifies_as_configured(
+    kube: Kubernetes, world: World, trigger: str, health: str, fires: bool
+) -> None:
+    """Argo CD's own program evaluates the triggers and templates of argocd/notifications.yaml."""
+    state = {"deployed": "success", "failed": "failure"}[trigger]
+    argocd = require("argocd")
+    revision = world.head()
+    app = application("proxy", revision, health={"status": health})
+    app["metadata"]["labels"] = {"slipway/environment": "dev", "slipway/release": "proxy"}
+    app["status"]["operationState"]["syncResult"] = {
+        "revision": revision,
+        "source": app["spec"]["source"],
+    }
+    kube.put(APPLICATIONS, app, subresource=False)
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048).private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    secret = world.folder / "secret.yaml"
+    tokens = {
+        "slack-token": "x",
+        "github-app-id": "1",
+        "github-installation-id": "2",
+        "github-private-key": key.decode(),
+    }
+    metadata = {"name": "argocd-notifications-secret", "namespace": "argocd"}
+    secret.write_text(
+        json.dumps({"apiVersion": "v1", "kind": "Secret", "metadata": metadata,
+                    "stringData": tokens})
+    )  # fmt: skip
+
+    def admin(*arguments: str) -> str:
+        done = subprocess.run(
+            [
+                argocd, "admin", "notifications", *arguments, "--namespace", "argocd",
+                "--kubeconfig", str(kube.kubeconfig), "--secret", str(secret),
+                "--config-map", str(ROOT / "argocd/notifications.yaml"),
+            ],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    assert admin("trigger", "run", trigger, "dev-proxy").split()[-1] == str(fires).lower()
+    text = admin("template", "notify", trigger, "dev-proxy", "--recipient", "console:stdout")
+    assert f"state: {state}" in text
+    assert f"groupingKey: dev-{revision}" in text
+    assert "no value" not in text
+
+
+def test_the_platform_is_pinned_and_its_project_allows_it() -> None:
+    folder = ROOT / "argocd/platform"
+    documents = [yaml.safe_load(path.read_text()) for path in sorted(folder.glob("*.yaml"))]
+    project = next(d for d in documents if d["kind"] == "AppProject")["spec"]
+    namespaces = {destination["namespace"] for destination in project["destinations"]}
+    charts = [d for d in documents if d["kind"] == "Application" and "chart" in d["spec"]["source"]]
+    assert {d["spec"]["source"]["chart"] for d in charts} >= {
+        "argo-cd", "base", "cni", "istiod", "gateway", "external-secrets", "keda",
+        "metrics-server", "kube-prometheus-stack",
+    }  # fmt: skip
+    for document in charts:
+        source = document["spec"]["source"]
+        assert re.fullmatch(r"\d+\.\d+\.\d+", source["targetRevision"]), source
+        assert source["repoURL"] in project["sourceRepos"]
+        assert document["spec"]["destination"]["namespace"] in namespaces
+        assert document["spec"]["project"] == project_name(documents)
+
+
+def project_name(documents: list[dict[str, Any]]) -> str:
+    name: str = next(d for d in documents if d["kind"] == "AppProject")["metadata"]["name"]
+    return name

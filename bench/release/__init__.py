@@ -1,0 +1,1 @@
+"""How fast releases are: `python -m bench.release`."""
