@@ -202,6 +202,9 @@ def istio_cni(helm: str, charts: Path, site: Site) -> Addon:
         "cniBinDir": site.cni_bin,
         "cniConfDir": site.cni_configuration,
         "cniNetnsDir": site.cni_namespaces,
+        # A pod that started before the agent did has no redirection: it is made again. Repairing
+        # it in place needs a look into the machine's own network namespace.
+        "repair": {"repairPods": False, "deletePods": True},
         "resources": {"requests": {"cpu": "10m", "memory": "50Mi"}},
     }
     manifests = _helm(helm, "istio-cni", charts / "istio-cni", "istio-system", values)

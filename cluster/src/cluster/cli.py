@@ -46,7 +46,7 @@ class _Progress:
 
     def step(self, name: str, seconds: float, word: str) -> None:
         """Print a step that is done; steps that found nothing to do stay silent."""
-        if word not in ("kept", "written"):
+        if word not in ("kept", "written", "left as it is"):
             self.line(f"{name} {word} ({seconds:.1f} s)")
 
 

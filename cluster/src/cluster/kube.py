@@ -6,6 +6,7 @@ import json
 import subprocess
 import time
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,18 @@ class Kubectl:
             check=False,
         )
         return done.returncode == 0
+
+    def wait_for_heartbeat(self, node: str, since: datetime, timeout: float) -> None:
+        """Wait until a node's lease was renewed after ``since``; its name stands for it."""
+        deadline = time.monotonic() + timeout
+        while True:
+            lease = self.get("lease", node, "-n", "kube-node-lease")
+            renewed = lease.get("spec", {}).get("renewTime", "")
+            if renewed and datetime.fromisoformat(renewed) > since:
+                return
+            if time.monotonic() > deadline:
+                raise ClusterError(f"node {node} gave no sign of life in {timeout:.0f} s")
+            time.sleep(0.1)
 
     def wait_for_rollout(self, workload: str, namespace: str, timeout: float) -> None:
         """Wait until a Deployment, DaemonSet or StatefulSet has rolled out.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import resource
 import socket
 import ssl
@@ -12,6 +11,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import grpc
 import yaml
 
 from cluster import layout
@@ -382,16 +382,14 @@ def _api_ready(where: Layout) -> str:
 
 
 def _containerd_ready(where: Layout) -> str:
-    done = subprocess.run(
-        ["ctr", "--address", str(where.containerd_socket), "plugins", "list", "id==cri"],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "CONTAINERD_NAMESPACE": "k8s.io"},
-    )
-    if done.returncode != 0:
-        return done.stderr.strip() or "no answer"
-    return "" if " ok" in done.stdout else f"its CRI plugin is not up: {done.stdout.strip()}"
+    # The kubelet's own first question: the plugin is listed as up before it answers.
+    with grpc.insecure_channel(f"unix://{where.containerd_socket}") as channel:
+        ask = channel.unary_unary("/runtime.v1.RuntimeService/Version")
+        try:
+            ask(b"", timeout=2)
+        except grpc.RpcError as error:
+            return str(error.details()) if isinstance(error, grpc.Call) else str(error)
+    return ""
 
 
 def connects(address: str, port: int) -> str:

@@ -14,6 +14,7 @@ from cluster.layout import Layout
 from cluster.process import Supervisor, stop_processes
 
 CGROUP_ROOT = Path("/sys/fs/cgroup")
+ISTIO_CNI_RUN = Path("/run/istio-cni")
 # The kubelet first, so that it does not start again what goes; etcd after its last client.
 STOP_ORDER = (
     "kubelet",
@@ -46,6 +47,8 @@ def clean(where: Layout) -> None:
     remove_cgroups()
     for name in ("containerd", "cni"):
         shutil.rmtree(where.run / name, ignore_errors=True)
+    # Its socket's folder is one of the node's own.
+    shutil.rmtree(ISTIO_CNI_RUN, ignore_errors=True)
     # Empty unless a daemon still runs.
     for folder in (where.run / "processes", where.run):
         with contextlib.suppress(OSError):
@@ -54,8 +57,19 @@ def clean(where: Layout) -> None:
 
 def stop_containers(where: Layout) -> None:
     """End every process of a pod, then the shims that watched over them."""
-    stop_processes(cgroup_processes(), grace=5.0)
+    pods = cgroup_processes()
+    # Told to stop, istio-cni's agent would take its plugin out of the CNI's chain, and the pods
+    # of the next boot would start without redirection.
+    stop_processes([pid for pid in pods if _command(pid) == "install-cni"], grace=0)
+    stop_processes(pods, grace=5.0)
     stop_processes(shims(where.containerd_socket), grace=5.0)
+
+
+def _command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
 
 
 def cgroup_processes() -> set[int]:

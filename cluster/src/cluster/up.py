@@ -6,9 +6,21 @@ import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
-from cluster import addons, build, images, manifest_repo, network, parts, pki, preflight, teardown
+from cluster import (
+    addons,
+    build,
+    images,
+    layout,
+    manifest_repo,
+    network,
+    parts,
+    pki,
+    preflight,
+    teardown,
+)
 from cluster.errors import ClusterError
 from cluster.graph import Step
 from cluster.kube import Kubectl
@@ -113,9 +125,18 @@ def steps(where: Layout, supervisor: Supervisor, built: Built, report: Report) -
             return "kept"
         return images.ensure_tools(where)
 
+    begin = datetime.now(UTC)
+
+    def start_kubelet() -> str:
+        word = supervisor.ensure(parts.kubelet(where))
+        if word != "kept":
+            # What the API server knows of the pods is from before: the kubelet tells it anew.
+            kubectl.wait_for_heartbeat(layout.NODE_NAME, begin, timeout=60)
+        return word
+
     def node() -> str:
         kubectl.run("wait", "node", "--all", "--for=condition=Ready", "--timeout=60s")
-        return "ready"
+        return "kept"
 
     def addon(name: str, needs: tuple[str, ...], make: Callable[[], addons.Addon]) -> Step:
         return Step(name, needs, lambda: addons.ensure(kubectl, make()))
@@ -141,7 +162,7 @@ def steps(where: Layout, supervisor: Supervisor, built: Built, report: Report) -
         Step(
             "kubelet",
             ("kube-apiserver", "containerd", "image:pause"),
-            lambda: daemon(parts.kubelet(where)),
+            start_kubelet,
         ),
         Step("kube-proxy", ("kube-apiserver",), lambda: daemon(parts.kube_proxy(where))),
         Step("node", ("kubelet", "kube-proxy", "kube-controller-manager", "kube-scheduler"), node),
