@@ -63,6 +63,23 @@ def fetch(
 
 
 @app.command()
+def check(*, as_json: AsJson = False) -> None:
+    """Load and warm every model of the repository, as `serve` would, and say what is wrong."""
+    settings = InferenceSettings()
+    logs.configure(level="error", service="inference")
+    rows = asyncio.run(service.check(settings))
+    if as_json:
+        typer.echo(json.dumps(rows))
+    else:
+        for row in rows:
+            typer.echo(f"{row['name']} {row['version']}: {row['state']} {row['reason']}".rstrip())
+    if not rows or any(row["state"] != "READY" for row in rows):
+        if not rows:
+            typer.echo(f"inference check: no model in {settings.model_repository}", err=True)
+        raise typer.Exit(1)
+
+
+@app.command()
 def settings(*, as_json: AsJson = False) -> None:
     """Print the reference of all settings."""
     typer.echo(reference(InferenceSettings, title="inference", as_json=as_json), nl=False)

@@ -17,18 +17,13 @@ from inference.grpc_server import GrpcServer
 from inference.metrics import InferenceCollector
 from inference.models import Registry
 from inference.predictionlog import open_log
-from inference.repository import open_repository
+from inference.repository import Repository, open_repository
 from inference.settings import InferenceSettings
 
 
 def create_app(settings: InferenceSettings, health: Health) -> tuple[Probes, InferenceApp]:
     """The application with its probes, and the application itself."""
-    repository = open_repository(
-        settings.model_repository,
-        Path(settings.cache_folder),
-        timeout=settings.fetch_timeout_seconds,
-    )
-    registry = Registry(repository, settings)
+    registry = Registry(_repository(settings), settings)
     prediction_log = open_log(settings)
     spans = configure(
         "inference", release=settings.release_name, pod=settings.pod_name,
@@ -47,6 +42,24 @@ def create_app(settings: InferenceSettings, health: Health) -> tuple[Probes, Inf
     ProcessCollector(registry=metrics)
     PlatformCollector(registry=metrics)
     return Probes(app, health, metrics), app
+
+
+async def check(settings: InferenceSettings) -> list[dict[str, str]]:
+    """Load everything once; the repository index says how that went."""
+    registry = Registry(_repository(settings), settings)
+    try:
+        await registry.load_all()
+        return await registry.index()
+    finally:
+        await registry.close()
+
+
+def _repository(settings: InferenceSettings) -> Repository:
+    return open_repository(
+        settings.model_repository,
+        Path(settings.cache_folder),
+        timeout=settings.fetch_timeout_seconds,
+    )
 
 
 def run(settings: InferenceSettings) -> None:
