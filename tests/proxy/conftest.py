@@ -19,6 +19,7 @@ from aiohttp import web
 from kit.health import Health
 from proxy.app import create_app, create_worker
 from proxy.settings import ProxySettings
+from proxy.whole import WholeProtocol
 from starlette.types import ASGIApp
 
 from tests.programs import require
@@ -59,7 +60,7 @@ async def listening(app: ASGIApp) -> AsyncIterator[str]:
         host="127.0.0.1",
         port=0,
         loop="none",
-        http="httptools",
+        http=WholeProtocol,
         log_config=None,
         access_log=False,
         server_header=False,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import secrets
+import random
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from starlette.types import Receive, Scope, Send
@@ -13,10 +14,14 @@ if TYPE_CHECKING:
     from proxy.auth import Caller
 
 
+WriteWhole = Callable[[int, list[tuple[bytes, bytes]], bytes], bool]
+
+
 class Request:
     """One request on its way: its identity, its deadline, and what is reported about it."""
 
     __slots__ = (
+        "_fields",
         "arm",
         "body_bytes",
         "cache",
@@ -43,6 +48,7 @@ class Request:
         "traceparent",
         "upstream_seconds",
         "variant",
+        "write_whole",
     )
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, started: float) -> None:
@@ -52,6 +58,7 @@ class Request:
         self.started = started
         self.method: str = scope.get("method", "GET")
         self.headers: list[tuple[bytes, bytes]] = scope["headers"]
+        self._fields = dict(reversed(self.headers))  # the first of a name wins
         self.raw_path: bytes = scope["raw_path"]
         self.request_id = b""
         self.traceparent = b""
@@ -72,23 +79,37 @@ class Request:
         self.upstream_seconds = 0.0
         self.body_bytes = 0
         self.extra: list[tuple[bytes, bytes]] = []  # headers every answer to this one carries
+        self.write_whole: WriteWhole | None = None
+
+    @property
+    def repeats(self) -> bool:
+        """Whether a header's name comes more than once."""
+        return len(self._fields) != len(self.headers)
+
+    def check_headers(self) -> None:
+        """BadHeadersError where they could be read in two ways."""
+        version = self.scope.get("http_version", "1.1")
+        if self.repeats:
+            headers.check(self.headers, http_version=version)
+        else:
+            headers.check_once(self._fields, http_version=version)
 
     def header(self, name: bytes) -> bytes | None:
         """The first header of that name (lower case)."""
-        return headers.get(self.headers, name)
+        return self._fields.get(name)
 
     def note(self, answer_headers: list[tuple[bytes, bytes]]) -> None:
         """Remember which model, variant and pod a backend said it was."""
         for name, value in answer_headers:
-            if name[:10].lower() != b"x-slipway-":
-                continue
-            lower = name.lower()
-            if lower == b"x-slipway-variant":
+            if name == b"x-slipway-variant":
                 self.variant = value.decode("latin-1")
-            elif lower == b"x-slipway-pod":
+            elif name == b"x-slipway-pod":
                 self.pod = value.decode("latin-1")
+
+
+_random = random.Random()  # seeded by the system; an id must be unique, not secret
 
 
 def new_request_id() -> bytes:
     """An id for a request that came without one: 32 hex digits."""
-    return secrets.token_hex(16).encode()
+    return b"%032x" % _random.getrandbits(128)

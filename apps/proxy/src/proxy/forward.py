@@ -13,6 +13,7 @@ from proxy import deadline as deadlines
 from proxy import headers
 from proxy.context import Request
 from proxy.destination import Body, Destination, Exchange
+from proxy.pulse import Pulse, pulse_of
 from proxy.upstream import Pool, UpstreamError
 
 COLLECTED_BYTES = 1024 * 1024
@@ -157,18 +158,22 @@ class HangUpWatch:
     have been read; what the watch takes from ``receive`` is lost.
     """
 
-    __slots__ = ("_handle", "_receive", "_serving", "_watcher", "hung_up")
+    __slots__ = ("_due", "_pulse", "_receive", "_serving", "_watcher", "hung_up")
 
-    def __init__(self, receive: Receive) -> None:
-        loop = asyncio.get_running_loop()
+    def __init__(self, receive: Receive, pulse: Pulse, now: float) -> None:
         self._receive = receive
         self._serving = asyncio.current_task()
         self._watcher: asyncio.Task[None] | None = None
-        self._handle = loop.call_later(HANG_UP_WATCH_SECONDS, self._begin)
+        self._due = now + HANG_UP_WATCH_SECONDS
+        self._pulse = pulse
         self.hung_up = False
+        pulse.add(self)
 
-    def _begin(self) -> None:
-        self._watcher = asyncio.get_running_loop().create_task(self._watch())
+    def pulse(self, now: float) -> None:
+        """Begin to watch once it has taken a while."""
+        if now >= self._due:
+            self._pulse.remove(self)
+            self._watcher = asyncio.get_running_loop().create_task(self._watch())
 
     async def _watch(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
@@ -179,7 +184,7 @@ class HangUpWatch:
 
     def stop(self) -> None:
         """Look no more."""
-        self._handle.cancel()
+        self._pulse.remove(self)
         if self._watcher is not None:
             self._watcher.cancel()
 
@@ -212,7 +217,8 @@ async def forward(
     half an answer for a whole one.
     """
     body, length = await body_of(request, limit)
-    watch = HangUpWatch(request.receive) if isinstance(body, bytes) else None
+    pulse = pulse_of(asyncio.get_running_loop())
+    watch = HangUpWatch(request.receive, pulse, now) if isinstance(body, bytes) else None
     try:
         exchange = await destination.ask(
             lambda pool, left: request_head(
@@ -232,7 +238,7 @@ async def forward(
         )
         try:
             if watch is None:
-                watch = HangUpWatch(request.receive)
+                watch = HangUpWatch(request.receive, pulse, monotonic())
             await _answer(request, exchange, watch, idle_seconds)
         finally:
             exchange.end()
@@ -249,14 +255,15 @@ async def _answer(
     connection = exchange.connection
     request.upstream_seconds += exchange.seconds
     request.note(connection.headers)
-    passed = headers.passable(
-        [(name.lower(), value) for name, value in connection.headers], headers.ANSWER_DROPPED
-    )
+    passed = headers.passable(connection.headers, headers.ANSWER_DROPPED)
     send = request.send
-    start = {"type": "http.response.start", "status": connection.status, "headers": passed}
     if connection.complete:
         watch.stop()
         data = await connection.chunk()
+        if request.write_whole is not None and request.write_whole(connection.status, passed, data):
+            return
+    start = {"type": "http.response.start", "status": connection.status, "headers": passed}
+    if connection.complete:
         await send(start)
         await send({"type": "http.response.body", "body": data})
         return

@@ -5,6 +5,7 @@ Plain ASGI. `/v2` and `/api` are passed through from here; everything else goes 
 
 from __future__ import annotations
 
+import random
 from collections.abc import Awaitable, Callable
 from time import monotonic
 from urllib.parse import unquote
@@ -14,13 +15,13 @@ from kit.health import Health
 from kit.problem import MEDIA_TYPE, Problem
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from proxy import auth, headers, paths, v2
+from proxy import auth, headers, paths, v2, whole
 from proxy import deadline as deadlines
 from proxy.arms import arm_of
 from proxy.context import Request, new_request_id
 from proxy.deadline import BadTimeoutError
 from proxy.forward import HungUp, Truncated, forward, forwarding_headers
-from proxy.headers import BadHeadersError
+from proxy.headers import BadHeadersError, Headers
 from proxy.paths import BadPathError
 from proxy.queue_watch import QueueWatch
 from proxy.services import Services
@@ -94,6 +95,17 @@ class Gateway:
             await send(message)
 
         request.send = answer
+        cycle = scope.get(whole.KEY)
+        if cycle is not None:
+
+            def write_whole(status: int, passed: Headers, body: bytes) -> bool:
+                nonlocal begun
+                begun = not self.health.draining and whole.write(
+                    cycle, status, passed, self._more(request, status), body
+                )
+                return begun
+
+            request.write_whole = write_whole
         self._in_flight += 1
         try:
             await self._serve(request)
@@ -124,23 +136,16 @@ class Gateway:
             taken = len(whole) - len(request.raw_path)
             request.prefix = whole[:taken].decode("latin-1") if taken > 0 else ""
         settings = self.settings
-        sent = request.headers
         request.request_id = (
             headers.valid_request_id(request.header(b"x-request-id")) or new_request_id()
         )
-        context = tracing.parse_traceparent(
-            (request.header(b"traceparent") or b"").decode("latin-1")
-        )
-        context = context.child() if context else tracing.new_trace()
-        request.traceparent = context.traceparent().encode()
-        tracing.current.set(context)
-        tracing.request_id.set(request.request_id.decode())
+        request.traceparent = trace_of(request.header(b"traceparent"))
         peer = request.scope.get("client") or ("", 0)
         request.client, request.forwarded = headers.client_address(
             peer[0], request.header(b"x-forwarded-for"), settings.trusted_hops
         )
         try:
-            headers.check(sent, http_version=request.scope["http_version"])
+            request.check_headers()
             timeout = deadlines.parse(
                 request.header(b"x-request-timeout"),
                 default=settings.timeout_seconds,
@@ -243,6 +248,8 @@ class Gateway:
         except BadPathError as error:
             raise Problem(400, "bad-path", str(error)) from None
         scope["path"] = headers_path(raw)
+        tracing.current.set(tracing.parse_traceparent(request.traceparent.decode()))
+        tracing.request_id.set(request.request_id.decode())
         scope["slipway"] = request
         if raw.startswith(b"/v1/") and raw != b"/v1/about":
             await self._admit(request)
@@ -265,7 +272,7 @@ class Gateway:
                 peer[0], request.header(b"x-forwarded-for"), self.settings.trusted_hops
             )
             try:
-                headers.check(request.headers)
+                request.check_headers()
                 raw = paths.check(paths.without_stage(request.raw_path, self._stages))
             except (BadHeadersError, BadPathError) as error:
                 raise Problem(400, "bad-request", str(error)) from None
@@ -295,6 +302,19 @@ class Gateway:
         if self.health.draining:
             dressed.append((b"connection", b"close"))
         return dressed
+
+    def _more(self, request: Request, status: int) -> bytes:
+        """The proxy's own header lines of an answer."""
+        request.status = status
+        overhead = monotonic() - request.started - request.upstream_seconds
+        self.services.metrics.overhead.observe(overhead, request.route)
+        lines = b"x-request-id: %b\r\nx-slipway-overhead-ms: %.3f\r\n" % (
+            request.request_id,
+            overhead * 1000,
+        )
+        for name, value in request.extra:
+            lines += b"%b: %b\r\n" % (name, value)
+        return lines
 
     async def _problem(self, request: Request, problem: Problem) -> None:
         if request.raw_path.startswith(b"/v2"):
@@ -337,12 +357,12 @@ class Gateway:
             seconds=round(seconds, 6),
             upstream_seconds=round(request.upstream_seconds, 6),
             client=request.client,
-            caller=request.caller.name if request.caller else None,
+            caller=request.caller.name if request.caller else "",
             model=request.model,
             variant=request.variant,
             cache=request.cache,
             arm=request.arm.decode(),
-            shadow=request.shadow or None,
+            shadow=request.shadow,
             error=request.error,
             bytes=request.body_bytes,
             request_id=request.request_id.decode(),
@@ -353,6 +373,21 @@ class Gateway:
 def headers_path(raw: bytes) -> str:
     """A checked raw path as the routing table wants it, decoded."""
     return unquote(raw.decode("ascii"))
+
+
+def trace_of(sent: bytes | None) -> bytes:
+    """The traceparent for the next hop: a child of the caller's trace, or a new one."""
+    if sent is not None:
+        context = tracing.parse_traceparent(sent.decode("latin-1"))
+        if context is not None:
+            return context.child().traceparent().encode()
+    return b"00-%032x-%016x-00" % (
+        _random.getrandbits(128) or 1,
+        _random.getrandbits(64) or 1,
+    )
+
+
+_random = random.Random()
 
 
 def is_shadow(request: Request) -> bool:

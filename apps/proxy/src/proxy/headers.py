@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -82,6 +82,17 @@ def check(headers: Iterable[tuple[bytes, bytes]], *, http_version: str = "1.1") 
         raise BadHeadersError("the request has both Content-Length and Transfer-Encoding")
     if hosts == 0 and http_version == "1.1":
         raise BadHeadersError("the request has no Host header")
+
+
+def check_once(fields: Mapping[bytes, bytes], *, http_version: str = "1.1") -> None:
+    """``check`` for headers of which no name repeats."""
+    host = fields.get(b"host")
+    length = fields.get(b"content-length")
+    coding = fields.get(b"transfer-encoding")
+    if host is None or coding is not None or not _HOST.match(host):
+        check(fields.items(), http_version=http_version)
+    elif length is not None and not length.isdigit():
+        raise BadHeadersError("the request needs one Content-Length, a number")
 
 
 _HOST = re.compile(rb"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]*)(:\d{1,5})?\Z")

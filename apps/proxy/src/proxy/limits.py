@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 from dataclasses import dataclass
+from functools import cache
 from time import monotonic
 
 import redis.asyncio as redis
@@ -147,5 +148,6 @@ class Limits:
         return window
 
 
+@cache
 def _policy(limit: RateLimit) -> str:
     return f'"default";q={limit.requests};w={limit.window_seconds:g}'

@@ -235,8 +235,7 @@ class HttpModel:
         seconds = monotonic() - started
         asking.upstream_seconds += seconds
         fields = {
-            name.decode("latin-1").lower(): value.decode("latin-1")
-            for name, value in connection.headers
+            name.decode("latin-1"): value.decode("latin-1") for name, value in connection.headers
         }
         return Answer(connection.status, fields, data, seconds)
 

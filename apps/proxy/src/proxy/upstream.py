@@ -18,6 +18,8 @@ from urllib.parse import urlsplit
 
 import httptools
 
+from proxy.pulse import pulse_of
+
 HIGH_WATER = 256 * 1024
 LOW_WATER = 64 * 1024
 
@@ -80,7 +82,7 @@ class Connection(asyncio.Protocol):
         self._error: UpstreamError | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._drain: asyncio.Future[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._deadline = 0.0
 
     # --- asyncio.Protocol
 
@@ -170,8 +172,9 @@ class Connection(asyncio.Protocol):
         """Write a request's first bytes; the exchange ends by ``deadline`` (`time.monotonic`)."""
         self._reset(head_only=head_only)
         self.requests += 1
-        self._timer = self._loop.call_at(deadline, self._expire)
-        if self.transport is None or self.transport.is_closing():
+        self._deadline = deadline
+        self._pool.pulse.add(self)
+        if self.transport is None or self.lost:
             self._fail(BrokenError("the backend closed the connection", sent=False))
             return
         self.transport.write(head)
@@ -225,15 +228,11 @@ class Connection(asyncio.Protocol):
 
     def extend(self, deadline: float) -> None:
         """Move the deadline; streams push it forward while bytes arrive."""
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = self._loop.call_at(deadline, self._expire)
+        self._deadline = deadline
 
     def end(self) -> None:
         """Give the connection back; it is closed where the exchange did not end cleanly."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._pool.pulse.remove(self)
         if self.complete and self.reusable and not self.lost and self._error is None:
             self._pool.release(self)
         else:
@@ -245,9 +244,10 @@ class Connection(asyncio.Protocol):
         if self.transport is not None and not self.lost:
             self.transport.abort()
 
-    def _expire(self) -> None:
-        self._timer = None
-        self._fail(DeadlineExceededError("the backend did not answer in time", sent=True))
+    def pulse(self, now: float) -> None:
+        """End the exchange once its deadline has passed."""
+        if now >= self._deadline and not self.complete:
+            self._fail(DeadlineExceededError("the backend did not answer in time", sent=True))
 
     def _fail(self, error: UpstreamError) -> None:
         if self._error is None:
@@ -294,6 +294,7 @@ class Pool:
         self._idle: deque[Connection] = deque()
         self._all: set[Connection] = set()
         self.loop = asyncio.get_running_loop()
+        self.pulse = pulse_of(self.loop)
 
     def idle(self) -> Connection | None:
         """A kept connection that is still good, or None."""
