@@ -41,9 +41,9 @@ async def test_load_and_unload_without_a_failed_request(serve: Serve, repository
             small_models.put(
                 repository, "affine", str(version), small_models.affine(1, float(version))
             )
-            count = len(seen)
             loaded = await running.client.post("/v2/repository/models/affine/load")
             assert loaded.status_code == 200
+            count = len(seen)
             await until(lambda count=count: len(seen) > count + 8)  # type: ignore[misc]
             assert seen[-1] == float(version)
         stop.set()

@@ -22,7 +22,15 @@ from kit import logs
 from inference.app import SERVER_NAME, InferenceApp
 from inference.datatypes import NUMPY, of_array
 from inference.engine import Call
-from inference.errors import BadRequest, Cancelled, InferenceError, ModelError, Overloaded
+from inference.errors import (
+    BadRequest,
+    Cancelled,
+    InferenceError,
+    ModelError,
+    NotFound,
+    Overloaded,
+    Unavailable,
+)
 from inference.models import ServedModel
 from inference.oip import grpc_predict_v2_pb2 as pb
 from inference.protocol import (
@@ -140,7 +148,10 @@ class GrpcServer:
         return pb.ServerReadyResponse(ready=self._app.health.readiness()[0] == 200)
 
     async def _model_ready(self, request: Any, _context: Context) -> Message:
-        self._app.registry.get(request.name, request.version or None)
+        try:
+            self._app.registry.get(request.name, request.version or None)
+        except (NotFound, Unavailable):  # an answer here, not an error: as Triton has it
+            return pb.ModelReadyResponse(ready=False)
         return pb.ModelReadyResponse(ready=True)
 
     async def _metadata(self, _request: Any, _context: Context) -> Message:

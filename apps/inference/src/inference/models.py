@@ -326,19 +326,18 @@ class Registry:
 
 def read(folder: Path, found: Found, *, threads: int, settings: InferenceSettings) -> Loaded:
     """Read, check, load and warm a version; ModelError says what is wrong with it."""
+    path = folder / manifests.MODEL_FILE
     try:
-        model_bytes = (folder / manifests.MODEL_FILE).read_bytes()
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise ModelError(f"{folder / manifests.MODEL_FILE}: {error.strerror or error}") from None
+        raise ModelError(f"{path}: {error.strerror or error}") from None
     described = _describe(folder, found)
-    if described.sha256 is not None:
-        digest = hashlib.sha256(model_bytes).hexdigest()
-        if digest != described.sha256:
-            raise ModelError(
-                f"{manifests.MODEL_FILE} has sha256 {digest}, {manifests.FILE} says "
-                f"{described.sha256}"
-            )
-    model = OnnxModel(model_bytes, threads=threads)
+    if described.sha256 not in (None, digest):
+        raise ModelError(
+            f"{manifests.MODEL_FILE} has sha256 {digest}, {manifests.FILE} says {described.sha256}"
+        )
+    model = OnnxModel(path, threads=threads)
     check_manifest(model, described)
     try:
         prepare = Preparation(described.preprocess) if described.preprocess else None

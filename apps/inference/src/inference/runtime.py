@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -21,8 +22,11 @@ _REFUSED = (ort_state.InvalidArgument,)
 class OnnxModel:
     """A session and what it takes and gives. ``run`` may be called from any thread."""
 
-    def __init__(self, model: bytes, *, threads: int) -> None:
-        """ModelError says why ONNX Runtime cannot load it."""
+    def __init__(self, model: Path, *, threads: int) -> None:
+        """ModelError says why ONNX Runtime cannot load the file.
+
+        It is given the path: of a model given as bytes it would keep a second copy for good.
+        """
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -32,7 +36,9 @@ class OnnxModel:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.add_session_config_entry("session.inter_op.allow_spinning", "0")
         try:
-            self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+            self._session = ort.InferenceSession(
+                str(model), options, providers=["CPUExecutionProvider"]
+            )
         except Exception as error:  # every kind of its own derives from Exception alone
             raise ModelError(f"ONNX Runtime cannot load the model: {_first_line(error)}") from None
         self.inputs = tuple(_spec("input", value) for value in self._session.get_inputs())
