@@ -55,7 +55,8 @@ def main() -> None:
     table = _table(results)
     print(table)
     load = os.getloadavg()[0]
-    about = f"{os.cpu_count()} cores, load {load:.1f}, {time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime())}"
+    when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
+    about = f"{os.cpu_count()} cores, load {load:.1f}, {when}"
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "release.md").write_text(
         f"# release\n\n`python -m bench.release`, {about}. Higher load than cores means that the "
@@ -175,7 +176,6 @@ def rendering(folder: Path, rounds: int) -> list[Result]:
             "diff after a change of every environment's proxy",
             f"{median(rounds, difference):.1f} s",
             "at most 15 s",
-            "argocd-diff-preview: about 60 s with its own cluster",
         )
     )
     return results
@@ -219,7 +219,8 @@ def repository(folder: Path, environments: int) -> Path:
     """A bare repository with so many environments of one release."""
     work = folder / "work"
     work.mkdir(parents=True)
-    image = '# Written by `release`; do not edit.\nimage:\n  repository: ""\n  tag: ""\n  digest: ""\n  revision: ""\n'
+    keys = ("repository", "tag", "digest", "revision")
+    image = "image:\n" + "".join(f'  {key}: ""\n' for key in keys)
     for n in range(environments):
         values = work / "values" / f"env{n}"
         values.mkdir(parents=True)
