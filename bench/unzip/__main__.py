@@ -263,7 +263,7 @@ def markdown(result: dict[str, Any]) -> str:
         lines += [
             f"## {name} ({case['files']} files, {case['bytes'] / 1e6:.0f} MB)",
             "",
-            "| way | seconds (fastest to slowest) | MB/s | files/s | CPU s/GB | peak MiB | ours is |",
+            "| way | seconds (fastest, slowest) | MB/s | files/s | CPU s/GB | peak MiB | ours is |",
             "|---|---|---|---|---|---|---|",
         ]
         for way, row in case["ways"].items():

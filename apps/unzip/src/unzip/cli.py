@@ -6,6 +6,7 @@ Exit codes: 0 done (refused archives included: they are recorded), 1 S3 or an ar
 
 from __future__ import annotations
 
+import ctypes
 import json
 import logging
 import signal
@@ -13,6 +14,7 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict
 from types import FrameType
 from typing import Annotated, Any, NoReturn
@@ -387,6 +389,22 @@ def show_settings(as_json: AsJson = False) -> None:
     typer.echo(reference(UnzipSettings, title="unzip", as_json=as_json), nl=False)
 
 
+def _return_memory_at_once() -> None:
+    """Have glibc give large buffers back when they are freed, and keep few arenas.
+
+    With its defaults freed parts of some MiB stay in one arena per thread, and the peak is a
+    third higher. Other C libraries have no `mallopt` and need none.
+    """
+    with suppress(OSError, AttributeError):
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(_M_ARENA_MAX, 2)
+        libc.mallopt(_M_MMAP_THRESHOLD, 1 << 20)
+
+
+_M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # malloc.h
+
+
 def main() -> None:
     """Run the command."""
+    _return_memory_at_once()
     app()

@@ -23,6 +23,7 @@ SOURCE_TAG = "slipway-source"
 MANIFEST = "_manifest.json"
 # S3 copies a range of at least 5 MiB as a part; larger ones save requests.
 _COPY_PART = 64 << 20
+_LEAST_PART, _MOST_PARTS = 5 << 20, 9_000  # S3's are 5 MiB (but for the last part) and 10,000
 
 
 class Replaced(Exception):  # noqa: N818 - a fact about the archive
@@ -198,7 +199,9 @@ class Extractor:
                         source, member, target, key=key, identity=identity, check=check
                     )
                 else:
-                    parts = self._send_parts(chunks, target, key, identity, check)
+                    parts = self._send_parts(
+                        member, chunks, target, key=key, identity=identity, check=check
+                    )
                 condition: Condition = _condition(existing, key)
                 for _ in range(5):
                     check()
@@ -291,9 +294,17 @@ class Extractor:
         return parts
 
     def _send_parts(
-        self, chunks: Iterator[bytes], target: Store, key: str, identity: str, check: Check
+        self,
+        member: Member,
+        chunks: Iterator[bytes],
+        target: Store,
+        *,
+        key: str,
+        identity: str,
+        check: Check,
     ) -> list[str]:
         parts: list[str] = []
+        least = max(_LEAST_PART, -(-member.size // _MOST_PARTS))
         crew = Crew(self._writers, 4, self._budget)
 
         def send(number: int, body: bytes) -> None:
@@ -301,7 +312,7 @@ class Extractor:
             parts[number] = target.upload_part(key, identity, number + 1, body)
 
         try:
-            for body in _joined(chunks, self.options.part_bytes):
+            for body in parted(chunks, least):
                 parts.append("")
                 crew.submit(partial(send, len(parts) - 1, body), holding=len(body))
             crew.finish()
@@ -327,7 +338,14 @@ class Extractor:
         first, last = listed[span[0]], listed[span[-1]]
         check()
         if len(span) == 1 and not self._is_small(first):
-            yield span[0], members.unpack(first, self._pieces(source, first))
+            yield (
+                span[0],
+                members.unpack(
+                    first,
+                    self._pieces(source, first),
+                    output=max(_LEAST_PART, self.options.part_bytes),
+                ),
+            )
             return
         base = first.offset
         data = memoryview(source.read(base, last.end))
@@ -404,19 +422,20 @@ def spans(
         yield range(begin, previous + 1)
 
 
-def _joined(chunks: Iterator[bytes], size: int) -> Iterator[bytes]:
-    """The same bytes in pieces of exactly ``size``, the last one shorter."""
+def parted(chunks: Iterable[bytes], least: int) -> Iterator[bytes]:
+    """The same bytes in parts of at least ``least``, but the last one.
+
+    Parts need not be equal, so a chunk that is large enough goes as it is, without a copy.
+    """
     held: list[bytes] = []
     length = 0
     for chunk in chunks:
         held.append(chunk)
         length += len(chunk)
-        while length >= size:
-            whole = b"".join(held)
-            yield whole[:size] if length > size else whole
-            rest = whole[size:]
-            held = [rest] if rest else []
-            length = len(rest)
+        if length >= least:
+            yield held[0] if len(held) == 1 else b"".join(held)
+            held.clear()
+            length = 0
     if length:
         yield b"".join(held)
 

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-import httpx
 from kit import logs
 
 from unzip import find, startup
@@ -21,7 +20,6 @@ from unzip.metrics import Metrics
 from unzip.outbox import Outbox, Target
 from unzip.settings import UnzipSettings
 from unzip.store import Missing, Store
-from unzip.targets import Backend, Slack
 from unzip.worker import Stop, Worker
 
 log = logs.get("unzip")
@@ -182,18 +180,28 @@ class Service:
             tally.add(future.result())
 
 
-def targets(settings: UnzipSettings, client: httpx.Client) -> list[Target]:
-    """Who is told, by the settings."""
+@contextmanager
+def targets(settings: UnzipSettings) -> Iterator[list[Target]]:
+    """Who is told, by the settings, with the connections for it."""
+    slack_url = settings.slack_webhook_url.get_secret_value()
+    if not (settings.backend_url or slack_url):
+        yield []
+        return
+    # A run that tells nobody need not pay for the HTTP client's import.
+    import httpx  # noqa: PLC0415
+
+    from unzip.targets import Backend, Slack  # noqa: PLC0415
+
     found: list[Target] = []
-    if settings.backend_url:
-        found.append(
-            Backend(client, settings.backend_url, secret=settings.backend_secret.get_secret_value())
-        )
-    if url := settings.slack_webhook_url.get_secret_value():
-        found.append(
-            Slack(client, url, settings.slack_template, spacing_seconds=settings.slack_seconds)
-        )
-    return found
+    timeout = httpx.Timeout(settings.notify_timeout_seconds)
+    with httpx.Client(timeout=timeout, follow_redirects=False) as client:
+        if settings.backend_url:
+            secret = settings.backend_secret.get_secret_value()
+            found.append(Backend(client, settings.backend_url, secret=secret))
+        if slack_url:
+            spacing = settings.slack_seconds
+            found.append(Slack(client, slack_url, settings.slack_template, spacing_seconds=spacing))
+        yield found
 
 
 @contextmanager
@@ -201,16 +209,5 @@ def assembled(
     settings: UnzipSettings, store: Store, stop: Stop, metrics: Metrics
 ) -> Iterator[Service]:
     """The service, its threads and connections, for as long as the block runs."""
-    timeout = httpx.Timeout(settings.notify_timeout_seconds)
-    with (
-        httpx.Client(timeout=timeout, follow_redirects=False) as client,
-        Extractor(options(settings, store)) as extractor,
-    ):
-        yield Service(
-            settings,
-            store,
-            extractor,
-            targets(settings, client),
-            metrics=metrics,
-            stop=stop,
-        )
+    with targets(settings) as told, Extractor(options(settings, store)) as extractor:
+        yield Service(settings, store, extractor, told, metrics=metrics, stop=stop)

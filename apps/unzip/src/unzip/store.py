@@ -6,6 +6,7 @@ headers, and multipart, goes through boto3. Errors of both become the tree below
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 import time
@@ -201,6 +202,8 @@ class S3:
         self.bucket = bucket
         self._on_retry = on_retry
         session = session or boto3.session.Session()
+        # Over TLS the transport proves the bytes, and hashing them costs as much as inflating.
+        plain = (endpoint or os.environ.get("AWS_ENDPOINT_URL_S3", "")).startswith("http://")
         self._client: S3Client = session.client(
             "s3",
             endpoint_url=endpoint,
@@ -212,6 +215,7 @@ class S3:
                 retries={"total_max_attempts": 1},
                 request_checksum_calculation="when_required",
                 response_checksum_validation="when_required",
+                s3={"payload_signing_enabled": plain},
             ),
         )
         url = self._client.meta.endpoint_url
@@ -227,7 +231,7 @@ class S3:
             region=self._client.meta.region_name,
             credential_provider=Boto3CredentialProvider(session, ttl=timedelta(minutes=5)),
             virtual_hosted_style_request=False,
-            unsigned_payload=False,
+            unsigned_payload=not plain,
             client_options=options,
             retry_config={"max_retries": 0},
         )
