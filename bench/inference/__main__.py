@@ -68,50 +68,69 @@ def main() -> int:
     starts: list[Start] = []
     peaks: dict[tuple[str, str], float] = defaultdict(float)
     started = time.monotonic()
-    for round_number in range(1, arguments.rounds + 1):
+    floors = {case.name: _floor(models, case) for case in cases}
+    running: list[Process] = []
+    try:
         for server, python in servers:
-            elapsed = time.monotonic() - started
-            print(f"[{elapsed:5.0f} s] round {round_number} {server.name}", file=sys.stderr)
             process = Process(
                 server, python, models, port=_free_port(), cpu=arguments.server_cpu,
                 log=work / f"{server.name}.log",
             )  # fmt: skip
+            running.append(process)
             try:
-                ready = process.wait_ready(cases[0])
-                for case in cases:
-                    process.wait_ready(case)
-                    samples += _closed(process, case, arguments, work, peaks)
-                    if round_number > 1:
-                        samples += _open(process, case, arguments, work, peaks)
-                starts.append(Start(server.name, ready, process.memory_mib()))
+                starts.append(_start(process, cases))
             except (RuntimeError, OSError) as error:
                 print(f"{server.name}: {error}", file=sys.stderr)
-            finally:
                 process.stop()
-    floors = {case.name: _floor(models, case) for case in cases}
-    report = render(samples, starts, floors, arguments)
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "inference.md").write_text(report, encoding="utf-8")
-    (RESULTS / "inference.json").write_text(
-        json.dumps(
-            {
-                "samples": [asdict(sample) for sample in samples],
-                "starts": [asdict(start) for start in starts],
-                "session_run_ms": floors,
-            },
-            indent=1,
-        )
-        + "\n",
-        encoding="utf-8",
-    )
-    print(report)
+                running.remove(process)
+        for number in range(1, arguments.rounds + 1):
+            for process in running:
+                elapsed = time.monotonic() - started
+                print(f"[{elapsed:5.0f} s] round {number} {process.server.name}", file=sys.stderr)
+                for case in cases:
+                    samples += _closed(process, case, arguments, work, peaks)
+                    if number > arguments.rounds - arguments.open_rounds:
+                        samples += _open(process, case, arguments, work, peaks)
+            store(samples, starts, floors, arguments, number)
+    finally:
+        for process in running:
+            process.stop()
+    print((RESULTS / "inference.md").read_text(encoding="utf-8"))
     return 0
+
+
+def _start(process: Process, cases: list[Case]) -> Start:
+    ready = process.wait_ready(cases[0])
+    for case in cases:
+        process.wait_ready(case)
+    return Start(process.server.name, ready, process.memory_mib())
+
+
+def store(
+    samples: list[Sample],
+    starts: list[Start],
+    floors: dict[str, float],
+    arguments: argparse.Namespace,
+    rounds: int,
+) -> None:
+    """Write what there is so far, so that a run that is cut short is not lost."""
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "inference.md").write_text(
+        render(samples, starts, floors, arguments, rounds), encoding="utf-8"
+    )
+    document = {
+        "samples": [asdict(sample) for sample in samples],
+        "starts": [asdict(start) for start in starts],
+        "session_run_ms": floors,
+    }
+    (RESULTS / "inference.json").write_text(json.dumps(document, indent=1) + "\n", "utf-8")
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench.inference", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
+    parser.add_argument("--open-rounds", type=int, default=3, help="last rounds with an open loop")
     parser.add_argument("--servers", nargs="*", default=[], choices=list(SERVERS))
     parser.add_argument("--cases", nargs="*", default=[], choices=[case.name for case in CASES])
     parser.add_argument("--server-cpu", type=int, default=0)
@@ -203,14 +222,18 @@ def _free_port() -> int:
 
 
 def render(
-    samples: list[Sample], starts: list[Start], floors: dict[str, float], arguments: Any
+    samples: list[Sample],
+    starts: list[Start],
+    floors: dict[str, float],
+    arguments: argparse.Namespace,
+    rounds: int,
 ) -> str:
     """The tables as Markdown."""
     load = os.getloadavg()
     lines = [
         "# The model server beside its peers",
         "",
-        f"{arguments.rounds} rounds of {arguments.seconds:g} s, servers interleaved, one worker on "
+        f"{rounds} rounds of {arguments.seconds:g} s, servers interleaved, one worker on "
         f"one CPU, vegeta on another; medians, in brackets the lowest and highest of the rounds. "
         f"The load average of the {os.cpu_count()} CPUs was {load[0]:.1f} at the end "
         f"({load[2]:.1f} over the last 15 minutes).",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from inference import models
 from inference.errors import ModelError
 from inference.models import read
 from inference.repository import Found
@@ -90,6 +91,30 @@ async def answers(running: Running, value: float) -> bool:
 async def unready(running: Running, why: str) -> bool:
     answer = await running.client.get("/readyz")
     return answer.status_code == 503 and why in answer.json().get("models", "")
+
+
+async def test_what_failed_is_not_tried_at_every_look_but_when_it_changes(
+    serve: Serve, repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries: list[str] = []
+    real = models.read
+
+    def counted(folder: Path, found: Found, **more: Any) -> Any:
+        tries.append(found.version)
+        return real(folder, found, **more)
+
+    monkeypatch.setattr(models, "read", counted)
+    small_models.put(repository, "affine", "1", small_models.affine(1, 1.0))
+    small_models.put(repository, "affine", "2", b"broken")
+    async with serve() as running:
+        for _ in range(3):
+            await running.app.registry.refresh()
+        assert tries == ["1", "2"]
+        assert "cannot load" in running.app.registry.entries["affine"].failures["2"]
+        small_models.put(repository, "affine", "2", small_models.affine(1, 2.0))
+        await running.app.registry.refresh()
+        assert tries == ["1", "2", "2"]
+        assert await answer_of(running) == 2.0
 
 
 BROKEN: dict[str, tuple[bytes, dict[str, Any], str]] = {

@@ -108,6 +108,7 @@ class Entry:
 
     serving: dict[str, ServedModel] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
+    failed_stamps: dict[str, str] = field(default_factory=dict)
     default: ServedModel | None = None
     unloaded: bool = False
 
@@ -229,7 +230,7 @@ class Registry:
             if (entry := self._entries.get(name)) is not None and entry.unloaded:
                 continue
             async with self._lock(name):
-                await self._update(name, versions)
+                await self._update(name, versions, retry=False)
 
     async def index(self) -> list[dict[str, str]]:
         """The repository index: every version there or served, its state and reason."""
@@ -262,7 +263,10 @@ class Registry:
     def _lock(self, name: str) -> asyncio.Lock:
         return self._locks.setdefault(name, asyncio.Lock())
 
-    async def _update(self, name: str, versions: list[Found]) -> None:
+    async def _update(self, name: str, versions: list[Found], *, retry: bool = True) -> None:
+        """Make the entry what the repository says; without ``retry``, what failed and has not
+        changed since is left alone: a look every few seconds must not fetch it every time.
+        """
         old = self._entries.get(name, Entry())
         wanted = {found.version: found for found in versions}
         if self._settings.version_policy == "latest" and wanted:
@@ -274,10 +278,17 @@ class Registry:
             if there is not None and there.stamp == found.stamp:
                 entry.serving[version] = there
                 continue
+            if not retry and old.failed_stamps.get(version) == found.stamp:
+                entry.failures[version] = old.failures[version]
+                entry.failed_stamps[version] = found.stamp
+                if there is not None:
+                    entry.serving[version] = there
+                continue
             try:
                 entry.serving[version] = await self._serve(found)
             except ModelError as error:
                 entry.failures[version] = str(error)
+                entry.failed_stamps[version] = found.stamp
                 log.error("model not loaded", model=name, version=version, reason=str(error))
                 if there is not None:
                     entry.serving[version] = there
