@@ -173,6 +173,28 @@ async def test_the_protocol_is_cached_too_each_with_its_own_id(
     assert asked(model) == 1
 
 
+async def test_the_same_bytes_are_known_without_being_read_and_never_outlive_their_version(
+    settings: dict[str, Any], model: Neighbour
+) -> None:
+    body = b'{"id":"a","inputs":[],"outputs":[]}'
+    async with proxy_with(**settings) as proxy:
+        found = [await ask(proxy, INFER, body) for _ in range(4)]
+        assert [state for state, _ in found] == ["miss", "hit", "hit", "hit"]
+        assert {document["id"] for _, document in found} == {"a"}
+        assert (await ask(proxy, INFER, body, **{"cache-control": "no-cache"}))[0] == "bypass"
+        hits = 'slipway_proxy_cache_total{model="digits",result="hit"}'
+        assert await proxy.metric(hits) == 3
+
+        async def newer(_: web.Request) -> web.Response:
+            return web.json_response(METADATA | {"versions": ["1", "2"], "version": "2"})
+
+        model.on("/v2/models/digits", newer)
+        await asyncio.sleep(0.06)
+        await ask(proxy, INFER, body)
+        await asyncio.sleep(0.06)
+        assert (await ask(proxy, INFER, body))[0] == "miss"
+
+
 async def test_without_redis_the_pods_own_memory_still_answers(
     settings: dict[str, Any], model: Neighbour
 ) -> None:

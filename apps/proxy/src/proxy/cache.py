@@ -91,6 +91,14 @@ class PredictionCache:
         """An entry of this process's own layer: the way without a wait."""
         return self._memory.get(key, monotonic())
 
+    def remember(self, key: str, data: bytes) -> None:
+        """Keep an entry in this process's own layer alone."""
+        self._memory.put(key, data, monotonic() + MEMORY_SECONDS)
+
+    def count_hit(self, model: str) -> None:
+        """An entry found by ``peek`` was the answer."""
+        self._metrics.cache.add(model, "hit")
+
     async def answer(
         self,
         model: str,
@@ -116,7 +124,8 @@ class PredictionCache:
             return made.data, "bypass"
         found = self._memory.get(key, monotonic())
         if found is None:
-            found = await self._read(key, policy)
+            # While Redis was asked, a flight may have landed: look again before flying.
+            found = await self._read(key, policy) or self._memory.get(key, monotonic())
         if found is not None:
             self._metrics.cache.add(model, "hit")
             return found, "hit"

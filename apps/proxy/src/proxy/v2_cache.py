@@ -50,7 +50,12 @@ def keep(answer: Answer) -> bytes:
     body = answer.body
     if answer.status == 200:
         body, headers = with_id(body, headers, None)
-    return orjson.dumps({"status": answer.status, "headers": headers}) + b"\n" + body
+    return entry(answer.status, headers, body)
+
+
+def entry(status: int, headers: dict[str, str], body: bytes) -> bytes:
+    """What is kept: a line of JSON, then the body."""
+    return orjson.dumps({"status": status, "headers": headers}) + b"\n" + body
 
 
 def recall(data: bytes, identity: str | None) -> tuple[int, dict[str, str], bytes]:
@@ -97,8 +102,24 @@ async def infer(
     if sent is not None and (not sent.isdigit() or int(sent) > len(body)):
         raise Problem(400, "bad-input", "Inference-Header-Content-Length is beyond the body")
     json_length = None if sent is None else int(sent)
-    asked = question(body, json_length)
+    control = request.header(b"cache-control") or b""
     contract = await backend.contract(asking)
+    # The very same bytes again need not be read to be known: arrays of numbers take long to.
+    verbatim = key_of(
+        b"verbatim",
+        backend.name.encode(),
+        rest,
+        contract.version.encode(),
+        contract.digest.encode(),
+        asking.arm,
+        sent or b"",
+        body,
+    )
+    if not control and (known := cache.peek(verbatim)) is not None:
+        cache.count_hit(backend.name)
+        await _send(request, *recall(known, None), "hit")
+        return
+    asked = question(body, json_length)
     key = key_of(
         b"infer",
         backend.name.encode(),
@@ -122,11 +143,19 @@ async def infer(
             policy,
             key,
             make,
-            cache_control=request.header(b"cache-control") or b"",
+            cache_control=control,
         )
     finally:
         request.upstream_seconds += asking.upstream_seconds
     status, headers, answered = recall(data, asked.identity)
+    if status == 200 and result == "hit":
+        cache.remember(verbatim, entry(status, headers, answered))
+    await _send(request, status, headers, answered, result)
+
+
+async def _send(
+    request: Request, status: int, headers: dict[str, str], answered: bytes, result: str
+) -> None:
     request.cache = result
     request.variant = headers.get("x-slipway-variant", "")
     passed = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
@@ -134,5 +163,7 @@ async def infer(
         (b"x-cache", result.encode()),
         (b"content-length", b"%d" % len(answered)),
     ]
+    if request.write_whole is not None and request.write_whole(status, passed, answered):
+        return
     await request.send({"type": "http.response.start", "status": status, "headers": passed})
     await request.send({"type": "http.response.body", "body": answered})
