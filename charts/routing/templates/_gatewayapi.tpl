@@ -37,17 +37,17 @@ Sample: - {{- include "routing.gatewayApiRule" (dict "root" $ "service" $service
 {{- fail (printf "services.%s.split adds up to %d (%s): make it 100" .name (int $sum) (toJson .split)) }}
 {{- end -}}
 matches:
-  - path: {type: PathPrefix, value: {{ .path | default "/" }}}
+  - path: {type: PathPrefix, value: {{ .path | default "/" | quote }}}
     {{- with .headers }}
     headers:
       {{- range $header, $value := . }}
-      - {type: Exact, name: {{ lower $header }}, value: {{ $value | quote }}}
+      - {type: Exact, name: {{ lower $header | quote }}, value: {{ $value | quote }}}
       {{- end }}
     {{- end }}
     {{- with .query }}
     queryParams:
       {{- range $parameter, $value := . }}
-      - {type: Exact, name: {{ $parameter }}, value: {{ $value | quote }}}
+      - {type: Exact, name: {{ $parameter | quote }}, value: {{ $value | quote }}}
       {{- end }}
     {{- end }}
 timeouts: {request: {{ .service.timeout | default "60s" }}}

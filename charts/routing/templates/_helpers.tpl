@@ -22,12 +22,12 @@ Sample: destination: {{- include "routing.destination" (dict "root" $ "to" "infe
 {{- fail (printf "%s names %q, which is no key of services (%s): add services.%s with its callers, or correct the name" .key $release (keys .root.Values.services | sortAlpha | join ", ") $release) -}}
 {{- end -}}
 {{- $service := index .root.Values.services $release | default dict -}}
-host: {{ $release }}
+host: {{ $release | quote }}
 {{- if eq (len $parts) 2 }}
 {{- if not (hasKey ($service.subsets | default dict) (index $parts 1)) }}
 {{- fail (printf "%s names %q, but services.%s.subsets has no %q" .key .to $release (index $parts 1)) }}
 {{- end }}
-subset: {{ index $parts 1 }}
+subset: {{ index $parts 1 | quote }}
 {{- end }}
 {{- if .path }}
 port: {number: {{ $service.port | default 8080 }}}
@@ -76,7 +76,7 @@ Sample: http: {{- include "routing.routes" (dict "root" $ "name" "inference" "pa
   {{- include "routing.common" (merge (dict "to" $name) $common) | trim | nindent 2 }}
 {{- end }}
 {{- range $arm, $to := $service.arms }}
-- name: {{ $name }}-arm-{{ $arm }}
+- name: {{ printf "%s-arm-%s" $name $arm | quote }}
   match: {{- include "routing.match" (dict "path" $path "headers" (dict "x-slipway-arm" $arm)) | trim | nindent 4 }}
   route:
     - destination: {{- include "routing.destination" (dict "root" $root "path" $path "to" $to "key" (printf "services.%s.arms.%s" $name $arm)) | nindent 8 }}
@@ -88,7 +88,7 @@ Sample: http: {{- include "routing.routes" (dict "root" $ "name" "inference" "pa
 {{- fail (printf "services.%s.rules.%s has no condition: set headers, query or claims, or use split" $name $key) }}
 {{- end }}
 {{- if or $path (not $rule.claims) }}
-- name: {{ $name }}-rule-{{ $key }}
+- name: {{ printf "%s-rule-%s" $name $key | quote }}
   match: {{- include "routing.match" (dict "path" $path "headers" $rule.headers "query" $rule.query "claims" $rule.claims) | trim | nindent 4 }}
   route:
     - destination: {{- include "routing.destination" (dict "root" $root "path" $path "to" $rule.to "key" (printf "services.%s.rules.%s.to" $name $key)) | nindent 8 }}
@@ -123,9 +123,9 @@ Sample: match: {{- include "routing.match" (dict "path" "/v2" "headers" (dict "x
 - uri: {prefix: /}
   {{- with $conditions }}{{ . | nindent 2 }}{{ end }}
 {{- else }}
-- uri: {exact: {{ .path }}}
+- uri: {exact: {{ .path | quote }}}
   {{- with $conditions }}{{ . | nindent 2 }}{{ end }}
-- uri: {prefix: {{ trimSuffix "/" .path }}/}
+- uri: {prefix: {{ printf "%s/" (trimSuffix "/" .path) | quote }}}
   {{- with $conditions }}{{ . | nindent 2 }}{{ end }}
 {{- end }}
 {{- end }}
@@ -138,7 +138,7 @@ Sample: {{- include "routing.conditions" (dict "headers" (dict "x-group" "beta")
 {{- if or .headers .claims }}
 headers:
   {{- range $header, $value := .headers }}
-  {{ lower $header }}: {exact: {{ $value | quote }}}
+  {{ lower $header | quote }}: {exact: {{ $value | quote }}}
   {{- end }}
   {{- range $claim, $value := .claims }}
   {{ printf "@request.auth.claims.%s" $claim | quote }}: {exact: {{ $value | quote }}}
@@ -147,7 +147,7 @@ headers:
 {{- if .query }}
 queryParams:
   {{- range $parameter, $value := .query }}
-  {{ $parameter }}: {exact: {{ $value | quote }}}
+  {{ $parameter | quote }}: {exact: {{ $value | quote }}}
   {{- end }}
 {{- end }}
 {{- end }}
