@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 
 from proxy.context import Request
-from proxy.settings import Arm, ProxySettings
+from proxy.settings import NAME, Arm, ProxySettings
 
 
 def choose(user: str, arms: Sequence[Arm]) -> str:
@@ -25,7 +26,18 @@ def choose(user: str, arms: Sequence[Arm]) -> str:
 
 
 def arm_of(settings: ProxySettings, request: Request) -> bytes:
-    """The arm for a request, empty where there is no test; an unnamed user is its address."""
+    """The arm for a request, empty where there is none; an unnamed user is its address.
+
+    A caller who sends ``X-Slipway-Arm`` chooses: one of the arms, or any name where the proxy
+    draws none.
+    """
+    sent = request.header(b"x-slipway-arm")
+    if sent is not None and re.match(NAME, text := sent.decode("latin-1")):
+        if not settings.arms:
+            return sent
+        if any(arm.name == text for arm in settings.arms):
+            request.extra.append((b"x-slipway-arm", sent))
+            return sent
     if not settings.arms:
         return b""
     if request.caller is not None:

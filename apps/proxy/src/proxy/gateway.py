@@ -392,8 +392,6 @@ _random = random.Random()
 
 def is_shadow(request: Request) -> bool:
     """Whether this is a mirrored copy: Istio appends ``-shadow`` to the host's name."""
-    if request.header(b"x-slipway-shadow") == b"true":
-        return True
     host = (request.header(b"host") or b"").rsplit(b":", 1)[0]
     return host.endswith(b"-shadow")
 
