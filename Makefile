@@ -15,7 +15,9 @@ export CLUSTER ?= machine
 
 .PHONY: help
 help: ## Show this list
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} \
+	  /^##@ / {printf "\n%s\n", substr($$0, 5)} \
+	  /^[a-z0-9-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 ##@ The system
 
@@ -60,7 +62,7 @@ setup: .venv/.synced
 	  python3 -m venv .tools 2>/dev/null \
 	    || { apt-get update -qq && apt-get install -qq -y python3-venv && python3 -m venv .tools; }; \
 	  .tools/bin/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION); }
-	uv sync --quiet --frozen --all-packages --python python3
+	@uv sync --quiet --frozen --all-packages --python python3
 	@touch $@
 
 .PHONY: programs
@@ -89,3 +91,37 @@ format: setup ## Format the code
 .PHONY: trim
 trim: setup ## Drop old builds and Go's caches
 	cluster trim
+
+.PHONY: reference
+reference: setup ## Write the references of settings, commands and charts from the code
+	@for name in cluster flow inference proxy trainer unzip; do \
+	  python -m typer $$name.cli utils docs --name $$name --output docs/reference/$$name.md; done
+	@for name in inference proxy unzip; do \
+	  $$name settings > docs/reference/settings-$$name.md; \
+	  $$name settings --json > docs/reference/settings-$$name.json; done
+	python -m release.reference > docs/reference/release.md
+	python charts/reference.py
+
+.PHONY: bench-inference bench-proxy bench-release bench-routing bench-unzip
+bench-inference: setup ## Our model server beside its Python peers
+	python -m bench.inference $(ARGS)
+bench-proxy: setup ## Our gateway beside nginx, Envoy and the usual Python proxies
+	python -m bench.proxy $(ARGS)
+bench-release: setup ## Bumps under contention, validate, diff and status
+	python -m bench.release $(ARGS)
+bench-routing: setup ## What each hop and each hundred routes cost, on the cluster
+	python -m bench.routing $(ARGS)
+bench-unzip: programs ## Our extractor beside the usual ways
+	python -m bench.unzip $(ARGS)
+
+##@ What the workflows call
+
+.PHONY: model
+model: setup ## Train and publish a model: make model VERSION=next TO=model.json
+	trainer train --to build/model
+	trainer publish --from build/model --version $(or $(VERSION),next) --json \
+	  > $(or $(TO),/dev/stdout)
+
+.PHONY: sign
+sign: ## Sign an image by its digest: make sign IMAGE=…@sha256:…
+	cosign sign --yes $(or $(IMAGE),$(error name the image: IMAGE=repository@sha256:…))
