@@ -65,13 +65,12 @@ class ServedModel:
         added = loaded.finish.outputs if loaded.finish is not None else ()
         self.outputs_known = frozenset((*model.output_names, *added))
         self.variable_shapes = any(size < 0 for spec in model.inputs for size in spec.shape[1:])
-        self.max_rows = batching.max_queue_size or settings.max_queue_size
         self.batcher = Batcher(
             model,
             name=described.name,
             batching=loaded.batching,
             max_batch_size=batching.max_batch_size or settings.max_batch_size,
-            max_queue_size=self.max_rows,
+            max_queue_size=batching.max_queue_size or settings.max_queue_size,
             max_queue_delay=delay if delay == "auto" else delay / 1000,
             instances=batching.instances or settings.instances,
             observer=statistics,

@@ -23,7 +23,6 @@ from datetime import UTC, datetime
 from queue import Empty, SimpleQueue
 from typing import Any, Literal, Protocol
 
-import httpx
 import orjson
 import stamina
 from kit import logs
@@ -111,8 +110,11 @@ class HttpSink:
     """CloudEvents batches, tried again a few times."""
 
     def __init__(self, url: str) -> None:
+        import httpx  # noqa: PLC0415 - a quarter of a second that most servers need not start with
+
         self._url = url
         self._client = httpx.Client(timeout=10.0)
+        self._error = httpx.HTTPError
 
     def write(self, events: Sequence[Event]) -> None:
         """See :class:`Sink`."""
@@ -120,11 +122,11 @@ class HttpSink:
         headers = {"content-type": "application/cloudevents-batch+json; charset=utf-8"}
         try:
             for attempt in stamina.retry_context(
-                on=httpx.HTTPError, attempts=4, wait_initial=0.1, wait_max=2.0
+                on=self._error, attempts=4, wait_initial=0.1, wait_max=2.0
             ):
                 with attempt:
                     self._client.post(self._url, content=body, headers=headers).raise_for_status()
-        except httpx.HTTPError as error:
+        except self._error as error:
             raise OSError(f"{self._url}: {error}") from None
 
     def close(self) -> None:
