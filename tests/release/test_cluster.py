@@ -506,6 +506,37 @@ def test_a_verdict_is_kept_and_opens_the_way_to_promotion(kube: Kubernetes, worl
     assert '"verdict": "deployed"' in notes
 
 
+def test_a_rollback_ends_a_deployment_that_is_stuck(kube: Kubernetes, world: World) -> None:
+    world.deploy("1", world.source(), "proxy")
+    world.deploy("2", world.source(), "proxy")
+    everything_runs(kube, world, "1", "proxy", "worker")
+    stuck = {
+        "phase": "Running",
+        "message": "waiting for completion of hook",
+        "startedAt": "2026-11-20T12:00:00Z",
+        "operation": {},
+        "syncResult": {"revision": world.head(), "source": {"repoURL": "https://example.org"}},
+    }
+    app = application("proxy", world.head(), operationState=stuck)
+    kube.put(APPLICATIONS, app, subresource=False)
+
+    def argo_cd() -> None:
+        """Ends the operation when told to, then syncs the newest commit."""
+        deadline = time.monotonic() + 20
+        path = f"{APPLICATIONS}/dev-proxy"
+        while time.monotonic() < deadline:
+            seen = kube.client.get(path).json()["status"]["operationState"]["phase"]
+            if seen == "Terminating":
+                everything_runs(kube, world, "1", "proxy", "worker")
+                return
+            time.sleep(0.05)
+
+    thread = run_later(argo_cd)
+    answer = world.run("rollback", "--env", "dev", "--verify", "--timeout", "20")
+    thread.join()
+    assert answer.code == 0, answer.out + answer.err
+
+
 def test_a_failed_deployment_is_taken_back_once(kube: Kubernetes, world: World) -> None:
     world.deploy("1", world.source(), "proxy")
     good = world.file("values/dev/proxy.image.yaml")

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from release.git import Git, ManifestRepo
 
 from tests.programs import require
-from tests.release.conftest import World, digest, seen_healthy
+from tests.release.conftest import IDENTITY, World, digest, reference, seen_healthy
 
 
 @dataclass
@@ -26,6 +29,8 @@ class Host:
     comments: list[dict[str, Any]] = field(default_factory=list)
     failures: int = 0
     tokens: set[str] = field(default_factory=set)
+    remote: Path | None = None
+    before_commit: Callable[[], object] = lambda: None
 
 
 @pytest.fixture
@@ -40,6 +45,8 @@ def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
             if state.failures:
                 state.failures -= 1
                 return self.send(502, {})
+            if self.path == "/graphql":
+                return self.send(200, committed(state, body["variables"]["input"]))
             url = urlsplit(self.path)
             query = parse_qs(url.query)
             if match := re.fullmatch(r"/repos/o/r/pulls(?:/(\d+))?", url.path):
@@ -95,6 +102,43 @@ def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
     server.shutdown()
     thread.join()
     server.server_close()
+
+
+def committed(state: Host, given: dict[str, Any]) -> dict[str, Any]:
+    """createCommitOnBranch, on a real bare repository: refused when the branch has moved."""
+    act, state.before_commit = state.before_commit, lambda: None
+    act()
+    assert state.remote is not None
+    folder = Git(state.remote, IDENTITY)
+    head = folder.text("rev-parse", "main")
+    if head != given["expectedHeadOid"]:
+        message = f"Expected branch to point to {given['expectedHeadOid']} but it did not."
+        return {"errors": [{"message": message}]}
+    edits: dict[str, bytes | None] = {
+        one["path"]: base64.b64decode(one["contents"]) for one in given["fileChanges"]["additions"]
+    }
+    edits |= {one["path"]: None for one in given["fileChanges"]["deletions"]}
+    text = f"{given['message']['headline']}\n\n{given['message']['body']}\n"
+    commit = ManifestRepo(folder, None, "main", "r").commit(head, edits, text)
+    folder.run("update-ref", "refs/heads/main", commit, head)
+    return {"data": {"createCommitOnBranch": {"commit": {"oid": commit}}}}
+
+
+def test_commits_can_be_githubs_own(world: World, host: Host) -> None:
+    host.remote = world.remote
+    host.before_commit = lambda: world.push({"README.md": "a race\n"})
+    answer = world.run(
+        "image", "set", "--env", "dev", "--image", reference("proxy", "1"), "--revision",
+        world.source(), "--no-check-registry", "--github-api", "--json",
+    )  # fmt: skip
+    assert answer.code == 0, answer.out
+    assert (answer.json["attempts"], answer.json["commit"]) == (2, world.head())
+    assert digest("proxy1").encode() in world.file("values/dev/proxy.image.yaml")
+    trailers = world.git("log", "-1", "--format=%(trailers:only)", "main", cwd=world.remote)
+    assert "Release-Operation: image set" in trailers
+    assert world.run("hold", "--env", "dev", "--reason", "x", "--github-api").code == 0
+    assert world.run("unhold", "--env", "dev", "--github-api").code == 0
+    assert not world.exists("values/dev/hold.yaml")
 
 
 def promote(world: World) -> Any:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import stamina
 
-from release.errors import ConflictError
+from release.errors import ConflictError, ReleaseError
 from release.git import CommitTree, ManifestRepo, PushRaceError
 from release.message import Message
 
@@ -59,15 +60,28 @@ class Persistence:
     attempts: int = 100
 
 
+class Host(Protocol):
+    """A host that makes commits itself, and signs them."""
+
+    def commit(
+        self, branch: str, parent: str, edits: Mapping[str, bytes | None], message: str
+    ) -> str:
+        """Commit on a branch that still stands at ``parent``; the commit's id."""
+        ...
+
+
 def apply(
     repo: ManifestRepo,
     planner: Planner,
     *,
     dry_run: bool = False,
     sign: bool = False,
+    host: Host | None = None,
     persistence: Persistence | None = None,
 ) -> Outcome:
     """Plan, commit and push; a lost race is refetched, planned and pushed again, with jitter.
+
+    With a ``host`` the commit is made by its API instead of a push.
 
     Raises ConflictError when it was lost too often, and whatever the planner raises.
     """
@@ -92,8 +106,11 @@ def apply(
                 }
                 if not edits or dry_run:
                     return Outcome(base, plan, None, attempt.num)
-                commit = repo.commit(base, edits, plan.message.text(), sign=sign)
-                repo.push(base, commit)
+                if host is not None:
+                    commit = _by_host(host, repo, base, edits, plan)
+                else:
+                    commit = repo.commit(base, edits, plan.message.text(), sign=sign)
+                    repo.push(base, commit)
                 return Outcome(base, plan, commit, attempt.num)
     except PushRaceError as error:
         raise ConflictError(
@@ -102,3 +119,17 @@ def apply(
             fix="run the command again",
         ) from error
     raise AssertionError("unreachable")  # pragma: no cover
+
+
+def _by_host(
+    host: Host, repo: ManifestRepo, base: str, edits: Mapping[str, bytes | None], plan: Plan
+) -> str:
+    """As with a push, where the branch stands afterwards tells what a refusal meant."""
+    try:
+        commit = host.commit(repo.branch, base, edits, plan.message.text())
+    except ReleaseError as error:
+        if repo.fetch() != base:
+            raise PushRaceError(error.message) from error
+        raise
+    repo.fetch()
+    return commit

@@ -95,6 +95,12 @@ ArgocdOption = Annotated[
 TimeoutOption = Annotated[
     float, typer.Option("--timeout", min=0, help="Seconds to wait for a verdict.")
 ]
+ApiOption = Annotated[
+    bool,
+    typer.Option(
+        "--github-api", help="Commit by GitHub's API, which signs as the App, instead of a push."
+    ),
+]
 OutputOption = Annotated[
     Path | None,
     typer.Option("--output", help="Append results as name=value lines (GITHUB_OUTPUT)."),
@@ -146,6 +152,11 @@ def person(repo: ManifestRepo | None = None) -> str:
     return "unknown"
 
 
+def host(github_api: bool) -> GitHub | None:
+    """Who makes the commits: GitHub when asked to, else this clone."""
+    return GitHub.from_environment() if github_api else None
+
+
 @contextlib.contextmanager
 def sources(repo: ManifestRepo, source: str | None, timeout: float) -> Iterator[Sources]:
     """Where revisions are looked up: the manifest repository, the source, this folder."""
@@ -193,6 +204,7 @@ def image_set(
     source: SourceOption = None,
     git_timeout: GitTimeoutOption = 60.0,
     sign: SignOption = False,
+    github_api: ApiOption = False,
     output_file: OutputOption = None,
     dry_run: DryRunOption = False,
     json_output: JsonOption = False,
@@ -219,7 +231,7 @@ def image_set(
             sources(repo, source, git_timeout) as order,
         ):
             planner = operations.ImageSet(env, wanted, order, now(), allow_unrelated)
-            result = change.apply(repo, planner, dry_run=dry_run, sign=sign)
+            result = change.apply(repo, planner, dry_run=dry_run, sign=sign, host=host(github_api))
         output.written(output_file, {"commit": result.commit or ""})
         output.outcome(json_output, result, dry_run)
 
@@ -284,6 +296,7 @@ def model_set(
     branch: BranchOption = "main",
     git_timeout: GitTimeoutOption = 60.0,
     sign: SignOption = False,
+    github_api: ApiOption = False,
     output_file: OutputOption = None,
     dry_run: DryRunOption = False,
     json_output: JsonOption = False,
@@ -295,7 +308,7 @@ def model_set(
         model = references.model(name, version, uri, sha256)
         with open_repo(manifest_repo, branch, timeout=git_timeout) as repo:
             planner = operations.ModelSet(env, release, model, now())
-            result = change.apply(repo, planner, dry_run=dry_run, sign=sign)
+            result = change.apply(repo, planner, dry_run=dry_run, sign=sign, host=host(github_api))
         output.written(output_file, {"commit": result.commit or ""})
         output.outcome(json_output, result, dry_run)
 
@@ -343,6 +356,7 @@ def promote(
     source: SourceOption = None,
     git_timeout: GitTimeoutOption = 60.0,
     sign: SignOption = False,
+    github_api: ApiOption = False,
     pull_request: Annotated[
         bool,
         typer.Option("--pull-request", help="Open a pull request, or renew the open one."),
@@ -384,7 +398,7 @@ def promote(
         if pull_request and not dry_run:
             proposed(repo, planner, output_file, sign=sign, json_output=json_output)
             return
-        result = change.apply(repo, planner, dry_run=dry_run, sign=sign)
+        result = change.apply(repo, planner, dry_run=dry_run, sign=sign, host=host(github_api))
         output.written(output_file, {"commit": result.commit or ""})
         output.outcome(json_output, result, dry_run)
 
@@ -398,7 +412,7 @@ def proposed(
     json_output: bool,
 ) -> None:
     """Put a promotion on a branch and open its pull request, or renew the one that is open."""
-    host = GitHub.from_environment()
+    github = GitHub.from_environment()
     branch = f"promote/{planner.source}-to-{planner.target}"
     made = proposal.propose(repo, planner, branch, sign=sign)
     content: dict[str, object] = {"branch": branch, "commit": made.commit, "pull_request": None}
@@ -406,7 +420,7 @@ def proposed(
         output.printed(json_output, content, *made.plan.notes, "Nothing to change.")
         return
     text = proposal.body(repo, made, planner.source, planner.target)
-    number, url, reused = host.pull_request(branch, repo.branch, made.plan.message.subject, text)
+    number, url, reused = github.pull_request(branch, repo.branch, made.plan.message.subject, text)
     output.written(output_file, {"pull_request": str(number), "url": url})
     content |= {"pull_request": number, "url": url, "reused": reused}
     output.printed(json_output, content, f"{'Renewed' if reused else 'Opened'} {url}")
@@ -420,7 +434,11 @@ def rollback(
     to: Annotated[str | None, typer.Option("--to", help="Commit whose state is restored.")] = None,
     reason: Annotated[str, typer.Option("--reason", help="Why; stands in the hold.")] = "",
     verify_after: Annotated[
-        bool, typer.Option("--verify", help="Wait for the verdict on what was restored.")
+        bool,
+        typer.Option(
+            "--verify",
+            help="Wait for the verdict on what was restored, and end operations that are stuck.",
+        ),
     ] = False,
     timeout: TimeoutOption = 300.0,
     context: ContextOption = None,
@@ -430,6 +448,7 @@ def rollback(
     branch: BranchOption = "main",
     git_timeout: GitTimeoutOption = 60.0,
     sign: SignOption = False,
+    github_api: ApiOption = False,
     output_file: OutputOption = None,
     dry_run: DryRunOption = False,
     json_output: JsonOption = False,
@@ -457,12 +476,13 @@ def rollback(
             ),
             any_verdicts=any(entry.verdict == "deployed" for entry in known.of(env)),
         )
-        result = change.apply(repo, planner, dry_run=dry_run, sign=sign)
+        result = change.apply(repo, planner, dry_run=dry_run, sign=sign, host=host(github_api))
         output.written(output_file, {"commit": result.commit or ""})
         output.outcome(json_output, result, dry_run)
         if verify_after and not dry_run:
             cluster = Cluster(context, kubeconfig, argocd_namespace=argocd_namespace)
-            found = deployed(repo, cluster, verify.target(repo, env, result.commit), timeout)
+            target = verify.target(repo, env, result.commit)
+            found = deployed(repo, cluster, target, timeout, preempt=True)
             if not json_output:
                 output.printed(False, {}, status_table.findings(found))
 
@@ -672,12 +692,19 @@ def deployed(
     poll: float = 1.0,
     run_cronjobs: bool = True,
     record: bool = True,
+    preempt: bool = False,
 ) -> list[Finding]:
     """Wait for a verdict and keep it; the findings of a deployment that succeeded."""
     verdict, causes = "deployed", [""]
     try:
         watch = verify.Watch(
-            repo, cluster, target, timeout=timeout, poll=poll, run_cronjobs=run_cronjobs
+            repo,
+            cluster,
+            target,
+            timeout=timeout,
+            poll=poll,
+            run_cronjobs=run_cronjobs,
+            preempt=preempt,
         )
         return watch.wait()
     except (FailedError, TimedOutError) as error:
@@ -797,6 +824,7 @@ def hold(
     branch: BranchOption = "main",
     git_timeout: GitTimeoutOption = 60.0,
     sign: SignOption = False,
+    github_api: ApiOption = False,
     dry_run: DryRunOption = False,
     json_output: JsonOption = False,
 ) -> None:
@@ -807,7 +835,9 @@ def hold(
     ):
         end = until.replace(tzinfo=UTC) if until is not None and until.tzinfo is None else until
         made = Hold(tuple(service or (EVERY,)), reason, owner or person(repo), now(), end)
-        result = change.apply(repo, operations.SetHold(env, made), dry_run=dry_run, sign=sign)
+        result = change.apply(
+            repo, operations.SetHold(env, made), dry_run=dry_run, sign=sign, host=host(github_api)
+        )
         output.outcome(json_output, result, dry_run)
 
 
@@ -820,6 +850,7 @@ def unhold(
     branch: BranchOption = "main",
     git_timeout: GitTimeoutOption = 60.0,
     sign: SignOption = False,
+    github_api: ApiOption = False,
     dry_run: DryRunOption = False,
     json_output: JsonOption = False,
 ) -> None:
@@ -829,7 +860,11 @@ def unhold(
         open_repo(manifest_repo, branch, timeout=git_timeout) as repo,
     ):
         result = change.apply(
-            repo, operations.Unhold(env, service or ()), dry_run=dry_run, sign=sign
+            repo,
+            operations.Unhold(env, service or ()),
+            dry_run=dry_run,
+            sign=sign,
+            host=host(github_api),
         )
         output.outcome(json_output, result, dry_run)
 
@@ -853,6 +888,7 @@ def weights(
     branch: BranchOption = "main",
     git_timeout: GitTimeoutOption = 60.0,
     sign: SignOption = False,
+    github_api: ApiOption = False,
     dry_run: DryRunOption = False,
     json_output: JsonOption = False,
 ) -> None:
@@ -862,7 +898,7 @@ def weights(
         open_repo(manifest_repo, branch, timeout=git_timeout) as repo,
     ):
         planner = operations.Weights(env, service, variant, now(), weight, abort)
-        result = change.apply(repo, planner, dry_run=dry_run, sign=sign)
+        result = change.apply(repo, planner, dry_run=dry_run, sign=sign, host=host(github_api))
         output.outcome(json_output, result, dry_run)
 
 

@@ -116,6 +116,12 @@ class Cluster:
         patch = {"metadata": {"annotations": {"argocd.argoproj.io/refresh": "normal"}}}
         self.request("PATCH", f"{path}/{environment}-{release}", body=patch)
 
+    def terminate(self, environment: str, release: str) -> None:
+        """Have Argo CD end an application's running operation, as `argocd app terminate-op`."""
+        path = APPLICATIONS.format(namespace=self.argocd_namespace)
+        patch = {"status": {"operationState": {"phase": "Terminating"}}}
+        self.request("PATCH", f"{path}/{environment}-{release}", body=patch)
+
     def create_job(self, namespace: str, job: Object) -> None:
         """Create a Job; one that is there already is left as it is."""
         try:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,6 +69,44 @@ class GitHub:
             return number, str(made["html_url"]), True
         made = self._call("POST", path, {"title": title, "body": body, "head": head, "base": base})
         return int(made["number"]), str(made["html_url"]), False
+
+    def commit(
+        self, branch: str, parent: str, edits: Mapping[str, bytes | None], message: str
+    ) -> str:
+        """Commit on a branch that still stands at ``parent``; GitHub signs it as the App's.
+
+        Returns the commit's id. Raises ReleaseError with GitHub's words when it refuses, also
+        when the branch has moved: nothing is committed then.
+        """
+        headline, _, rest = message.partition("\n")
+        query = (
+            "mutation ($input: CreateCommitOnBranchInput!) "
+            "{ createCommitOnBranch(input: $input) { commit { oid } } }"
+        )
+        additions = [
+            {"path": path, "contents": base64.b64encode(content).decode()}
+            for path, content in edits.items()
+            if content is not None
+        ]
+        deletions = [{"path": path} for path, content in edits.items() if content is None]
+        variables = {
+            "input": {
+                "branch": {"repositoryNameWithOwner": self.repository, "branchName": branch},
+                "expectedHeadOid": parent,
+                "message": {"headline": headline, "body": rest.strip()},
+                "fileChanges": {"additions": additions, "deletions": deletions},
+            }
+        }
+        # Not through _call: a commit whose answer was lost must be looked for, not repeated.
+        try:
+            answer = self._once("POST", "/graphql", {"query": query, "variables": variables}, None)
+        except (_Passing, httpx.TransportError) as error:
+            raise UnreachableError(
+                f"GitHub does not answer: {error}", fix="run it again"
+            ) from error
+        if answer.get("errors"):
+            raise ReleaseError(f"GitHub refuses the commit: {answer['errors'][0]['message']}")
+        return str(answer["data"]["createCommitOnBranch"]["commit"]["oid"])
 
     def _call(
         self,

@@ -61,6 +61,8 @@ class Watch:
     timeout: float = 300.0
     poll: float = 1.0
     run_cronjobs: bool = True
+    preempt: bool = False
+    """End operations under way on other commits: a rollback waits for no stuck deployment."""
     progress: Callable[[Sequence[Finding]], None] = lambda findings: None
     clock: Callable[[], float] = time.monotonic
     _failed_looks: int = field(default=0, init=False)
@@ -94,10 +96,20 @@ class Watch:
         self._check_superseded()
         releases = list(self.target.wanted)
         seen = self.cluster.observe(self.target.environment, releases)
+        if self.preempt:
+            self._preempt(seen)
         findings = [self._find(release, seen) for release in releases]
         if self.run_cronjobs:
             self._prove(findings, seen)
         return findings
+
+    def _preempt(self, seen: Observation) -> None:
+        for release, app in seen.applications.items():
+            operation = app.get("status", {}).get("operationState", {})
+            revision = (operation.get("syncResult") or {}).get("revision", "")
+            if operation.get("phase") == "Running" and not self._reached(revision):
+                with contextlib.suppress(NotFoundError, ForbiddenError):
+                    self.cluster.terminate(self.target.environment, release)
 
     def _check_superseded(self) -> None:
         """Others may have deployed meanwhile: then this commit's verdict is of no use any more."""
