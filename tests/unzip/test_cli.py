@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -161,3 +163,25 @@ def test_sigterm_drains(s3_server: S3Server, store: S3, bucket: str) -> None:
     if "given back" in messages:
         assert lines(following.stdout)[-1]["outcomes"] == {"published": 1}
     assert sum(1 for _ in store.entries(RESULT)) == 1501
+
+
+def test_peak_memory(s3_server: S3Server, store: S3, bucket: str) -> None:
+    """Under 200 MiB with a large text, a large stored member and many small files at once."""
+    line = b"%032d a line of some text that deflates well enough\n"
+    text = b"".join(line % n for n in range(1_200_000))
+    entries = [zips.Entry(b"big.txt", text), zips.Entry(b"big.bin", zips.noise(40 << 20), method=0)]
+    entries += [zips.Entry(f"{n:05}".encode(), zips.noise(9000), method=0) for n in range(1000)]
+    store.put(KEY, zips.build(*entries), "application/zip", {})
+    process = subprocess.Popen(
+        [*PROGRAM, "run"], env=environment(s3_server, bucket), stdout=subprocess.DEVNULL
+    )
+    # Not ru_maxrss: that counts what the child shared with this process before it was `unzip`.
+    peak = 0
+    own = Path(f"/proc/{process.pid}/status")
+    while process.poll() is None:
+        if found := re.search(r"VmHWM:\s+(\d+) kB", own.read_text()):
+            peak = max(peak, int(found.group(1)))
+        time.sleep(0.005)
+    assert process.returncode == 0
+    assert sum(1 for _ in store.entries(RESULT)) == 1003
+    assert 30 << 10 < peak < 200 << 10

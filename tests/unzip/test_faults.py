@@ -29,7 +29,12 @@ def test_published_through_a_bad_network(
     backend = Recorder()
     with faulty(s3_server.url) as faults, Extractor(Options(part_bytes=5 << 20)) as extractor:
         through = S3(
-            bucket, session=session(), endpoint=faults.url, concurrency=8, timeout_seconds=10
+            bucket,
+            session=session(),
+            endpoint=faults.url,
+            concurrency=8,
+            timeout_seconds=10,
+            pause_seconds=0.01,
         )
         faults.kinds = KINDS if kind == "all" else (kind,)
         faults.rate = 0.15
@@ -53,7 +58,12 @@ def test_refused_through_a_bad_network(s3_server: S3Server, store: S3, bucket: s
     with faulty(s3_server.url) as faults, Extractor(Options()) as extractor:
         faults.rate = 0.1
         through = S3(
-            bucket, session=session(), endpoint=faults.url, concurrency=8, timeout_seconds=10
+            bucket,
+            session=session(),
+            endpoint=faults.url,
+            concurrency=8,
+            timeout_seconds=10,
+            pause_seconds=0.01,
         )
         service = service_on(through, extractor, archives_at_once=4)
         service.sweep()

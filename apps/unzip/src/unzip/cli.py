@@ -39,7 +39,7 @@ from unzip.metrics import Metrics
 from unzip.refusals import Refused
 from unzip.settings import UnzipSettings
 from unzip.store import S3, Missing, StoreError
-from unzip.worker import Clock, Stop
+from unzip.worker import Clock, Draining, Stop
 
 app = typer.Typer(no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
 log = logs.get("unzip")
@@ -255,6 +255,8 @@ def extract(
         _fail(1, f"{source} is not there")
     except (Replaced, StoreError) as error:
         _fail(1, str(error))
+    except Draining:
+        _fail(1, "stopped before the end; what was written carries no manifest")
     if as_json:
         typer.echo(json.dumps(document, ensure_ascii=False))
     else:

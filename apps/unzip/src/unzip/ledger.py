@@ -84,6 +84,7 @@ class Claim:
     verified: bool = False
     done: tuple[tuple[int, int], ...] = ()
     error: str = ""
+    last_error: str = ""
     claimed_at: str = ""
 
     def to_json(self) -> bytes:
@@ -316,6 +317,7 @@ class Ledger:
             lease_seconds=self.lease_seconds,
             released=False,
             error="",
+            last_error=found.error or found.last_error,
             claimed_at=now(),
         )
 

@@ -197,6 +197,7 @@ class S3:
         attempts: int = 8,
         patience_seconds: float = 120.0,
         timeout_seconds: float = 60.0,
+        pause_seconds: float = 0.1,
         on_retry: Callable[[Transient], None] = lambda error: None,
     ) -> None:
         self.bucket = bucket
@@ -237,7 +238,11 @@ class S3:
         )
         self._pace = Pace(concurrency)
         self._retry = stamina.RetryingCaller(
-            attempts=attempts, timeout=patience_seconds, wait_initial=0.1, wait_max=8, wait_jitter=1
+            attempts=attempts,
+            timeout=patience_seconds,
+            wait_initial=pause_seconds,
+            wait_max=80 * pause_seconds,
+            wait_jitter=10 * pause_seconds,
         ).on(Transient)
 
     def _call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -69,6 +69,10 @@ class Clock:
         self._since = at
 
 
+def _last(error: str) -> str:
+    return f", the last one by {error}" if error else ""
+
+
 class Worker:
     """Processes archives of one bucket; safe to call from several threads."""
 
@@ -123,7 +127,8 @@ class Worker:
                     if lease.claim.attempts > self._settings.max_attempts:
                         raise Refused(
                             Reason.TOO_MANY_ATTEMPTS,
-                            f"given up after {lease.claim.attempts - 1} attempts; "
+                            f"given up after {lease.claim.attempts - 1} attempts"
+                            f"{_last(lease.claim.last_error)}; "
                             f"`unzip retry {archive.key}` has it tried again",
                         )
                     outcome = self._extract(lease, clock)
@@ -149,6 +154,12 @@ class Worker:
         except StoreError as error:
             bound.error("storage failed", code=error.code, error=str(error)[:500])
             self._release(lease, str(error))
+            return None
+        except Exception as error:
+            # A defect of ours must not stop the other archives; after some attempts this one
+            # is recorded as failed, with what is kept here.
+            bound.exception("defect")
+            self._release(lease, repr(error))
             return None
         self._count(outcome)
         bound.log(
