@@ -1,0 +1,20 @@
+"""Errors are problem documents that name what the docs explain."""
+
+from __future__ import annotations
+
+import json
+
+from kit.problem import Problem
+
+
+def test_a_problem_has_the_members_of_the_rfc_and_its_own() -> None:
+    problem = Problem(404, "unknown-model", "there is no model 'x'", known=["digits"])
+    assert json.loads(problem.body(request_id="r-1")) == {
+        "type": "urn:slipway:problem:unknown-model",
+        "title": "Not Found",
+        "status": 404,
+        "detail": "there is no model 'x'",
+        "known": ["digits"],
+        "request_id": "r-1",
+    }
+    assert str(problem) == "there is no model 'x'"
