@@ -34,8 +34,8 @@ WAYS = {
 }
 
 
-def attack(url: str, host: str, rate: int, seconds: int, folder: Path) -> dict[str, float]:
-    """p50 and p99 in milliseconds, and the share of answers 200, of one round."""
+def attack(url: str, host: str, rate: int, seconds: int, folder: Path) -> dict[str, Any]:
+    """p50 and p99 in milliseconds, the share of answers 200 and the others, of one round."""
     body = folder / "body.json"
     body.write_text(json.dumps(DIGIT), encoding="utf-8")
     target = f"POST {url}\nHost: {host}\nContent-Type: application/json\n@{body}\n"
@@ -54,6 +54,7 @@ def attack(url: str, host: str, rate: int, seconds: int, folder: Path) -> dict[s
         "p50": found["latencies"]["50th"] / 1e6,
         "p99": found["latencies"]["99th"] / 1e6,
         "success": found["success"],
+        "others": {code: n for code, n in found["status_codes"].items() if code != "200"},
     }
 
 
@@ -179,7 +180,7 @@ def main() -> int:
         ways = addresses(scratch)
         separate_hosts(scratch)
         time.sleep(2)  # not a condition: the first second after a push is not measured
-        seen: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
+        seen: dict[str, list[dict[str, Any]]] = {way: [] for way in ways}
         for _ in range(options.rounds):
             for way, (url, host) in ways.items():
                 seen[way].append(attack(url, host, options.rate, options.seconds, folder))
@@ -193,6 +194,8 @@ def main() -> int:
     print(f"{'way in':<20}{'p50 ms':>9}{'p99 ms':>9}{'ok':>7}  passes")
     for way, row in hops.items():
         print(f"{way:<20}{row['p50']:>9}{row['p99']:>9}{row['success']:>7.1%}  {WAYS[way]}")
+        if any(row["others"]):
+            print(f"{'':<20}other answers by round: {row['others']}")
     print(f"\n{'routes':<8}{'render s':>10}{'until s':>9}{'push s':>8}{'istiod MiB':>12}")
     for one in routes:
         print(
@@ -204,7 +207,7 @@ def main() -> int:
     return 0
 
 
-def _summary(rounds: list[dict[str, float]]) -> dict[str, Any]:
+def _summary(rounds: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "p50": round(statistics.median(one["p50"] for one in rounds), 2),
         "p50_spread": [
@@ -213,6 +216,7 @@ def _summary(rounds: list[dict[str, float]]) -> dict[str, Any]:
         ],
         "p99": round(statistics.median(one["p99"] for one in rounds), 2),
         "success": min(one["success"] for one in rounds),
+        "others": [one["others"] for one in rounds],
     }
 
 
