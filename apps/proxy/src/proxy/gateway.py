@@ -128,6 +128,10 @@ class Gateway:
         finally:
             self._in_flight -= 1
             self._report(request)
+            # Break the circles: what leaves none is freed at once, not by the collector's walks.
+            request.send = send
+            request.write_whole = None
+            scope.pop(whole.KEY, None)
 
     async def _serve(self, request: Request) -> None:
         if self._stages:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -118,13 +118,15 @@ def listed_in_connection(headers: Iterable[tuple[bytes, bytes]]) -> frozenset[by
     return frozenset(names - {b"close", b"keep-alive", b"upgrade", b""})
 
 
+_PLAIN_CONNECTIONS = frozenset({b"close", b"keep-alive", b"Keep-Alive", b"Close"})
+
+
 def passable(
-    headers: Iterable[tuple[bytes, bytes]], dropped: frozenset[bytes]
+    headers: Sequence[tuple[bytes, bytes]], dropped: frozenset[bytes]
 ) -> list[tuple[bytes, bytes]]:
     """The headers without ``dropped`` and without what Connection declares."""
-    headers = list(headers)
-    for key, _ in headers:
-        if key == b"connection":
+    for key, value in headers:
+        if key == b"connection" and value not in _PLAIN_CONNECTIONS:
             dropped = dropped | listed_in_connection(headers)
             break
     # `x_request_id` is `x-request-id` to many frameworks behind us; nginx drops such names too.
