@@ -152,6 +152,23 @@ async def test_nested_data_and_several_rows(serve: Serve, repository: Path) -> N
         assert answer.json()["outputs"][0]["data"] == [3.0, 5.0, 7.0, 9.0]
 
 
+@WAYS
+@pytest.mark.parametrize("rows", [10_000, 60_000], ids=["300 KB", "2 MB"])
+async def test_a_large_body_is_parsed_off_the_loop_with_the_same_result(
+    serve: Serve, repository: Path, way: str, rows: int
+) -> None:
+    small_models.put(repository, "affine", "1", small_models.affine())
+    values = np.arange(rows * 2, dtype=np.float32).reshape(rows, 2)
+    body = request(tensor("x", "FP32", [rows, 2], values.tolist()))
+    async with serve(max_queue_size=100_000) as running:
+        answer = await post(running, "/v2/models/affine/infer", body, way)
+        assert answer.status_code == 200
+        assert answer.json()["outputs"][0]["data"] == (values * 2 + 1).ravel().tolist()
+        wrong = body.replace(b'"FP32"', b'"FP64"')
+        assert (await post(running, "/v2/models/affine/infer", wrong, way)).status_code == 400
+        assert running.app.engine.in_flight == 0
+
+
 BAD: dict[str, tuple[Callable[[], bytes], dict[str, str], str]] = {
     "no JSON": (lambda: b"{", {}, "no JSON"),
     "empty": (lambda: b"", {}, "no JSON"),

@@ -16,7 +16,7 @@ from kit.health import Health
 from starlette.types import Receive, Scope, Send
 
 from inference import openapi, runtime, sagemaker, v1
-from inference.engine import Answer, Call, Engine
+from inference.engine import PARSE_OFF_LOOP, Answer, Call, Engine
 from inference.errors import (
     BadRequest,
     Cancelled,
@@ -52,8 +52,8 @@ HeaderMap = dict[bytes, bytes]
 
 SERVER_NAME = "slipway-inference"
 EXTENSIONS = ["binary_tensor_data", "model_repository", "statistics"]
-PARSE_OFF_LOOP = 256 * 1024
-"""Bytes from which a body is parsed in a thread."""
+SHORT_WAY = 1024 * 1024
+"""Bytes of body up to which a request may take the short way of :mod:`inference.fastpath`."""
 _JSON = (b"content-type", b"application/json")
 _REQUEST_ID = b"x-request-id"
 _SHADOW = b"x-slipway-shadow"
@@ -78,9 +78,7 @@ class InferenceApp:
             if value
         ]
         self.identity_lines = b"".join(b"%b: %b\r\n" % pair for pair in self._identity)
-        self.short_way_limit = min(
-            PARSE_OFF_LOOP - 1, settings.max_json_bytes, settings.max_body_bytes
-        )
+        self.short_way_limit = min(SHORT_WAY, settings.max_json_bytes, settings.max_body_bytes)
         self._traces = engine.traces
         self._ids = itertools.count()
         self._id_prefix = secrets.token_hex(6)

@@ -33,6 +33,9 @@ from inference.tensors import Array
 WATCH_AFTER = 0.05
 """Seconds after which a request that is still waiting is watched for its caller hanging up."""
 
+PARSE_OFF_LOOP = 256 * 1024
+"""Bytes from which a body is parsed in a thread."""
+
 HangUp = Callable[[], Awaitable[None]]
 
 

@@ -1,7 +1,7 @@
 """The short way for the request that nearly all requests are: POST …/infer, small and plain.
 
 It is uvicorn's HTTP protocol with one more branch. A POST to an infer path with a
-Content-Length under 256 KiB and no encoding is parsed, queued and answered from the protocol's
+Content-Length of at most 1 MiB and no encoding is parsed, queued and answered from the protocol's
 own callbacks: no scope, no task, no coroutine, one write. Everything else takes uvicorn's way
 to the ASGI application, which answers the same requests with the same code and the same
 result; the tests run both. What it saves is in docs/adr/0022.
@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Coroutine
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, cast
 
 from kit import logs
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from inference.engine import Call
+from inference.engine import PARSE_OFF_LOOP, Call
 from inference.errors import Cancelled, InferenceError
 from inference.http import Headers, content_length
 from inference.models import ServedModel
@@ -96,13 +97,13 @@ class FastRequest:
         try:
             served = app.registry.get(self.name, self.version)
             self.served = served
+            if len(self.body) >= PARSE_OFF_LOOP:
+                self.start(self.run_slowly(served))
+                return
             request = parse(bytes(self.body), self.json_length, served)
             self.request = request
             if request.images is not None:
-                tasks = self.protocol.tasks
-                self.task = self.protocol.loop.create_task(self.run_slowly(served, request))
-                tasks.add(self.task)
-                self.task.add_done_callback(tasks.discard)
+                self.start(self.run_slowly(served))
                 return
             self.decoded = time.monotonic()
             served.lease()
@@ -116,9 +117,21 @@ class FastRequest:
         except Exception as error:
             self.refuse(_unexpected(error))
 
-    async def run_slowly(self, served: ServedModel, request: InferRequest) -> None:
-        """Raw images are decoded in a thread first."""
+    def start(self, work: Coroutine[Any, Any, None]) -> None:
+        """Go on in a task, which the server waits for when it stops."""
+        tasks = self.protocol.tasks
+        self.task = self.protocol.loop.create_task(work)
+        tasks.add(self.task)
+        self.task.add_done_callback(tasks.discard)
+
+    async def run_slowly(self, served: ServedModel) -> None:
+        """Large bodies are parsed, and raw images decoded, in a thread."""
         try:
+            request = self.request
+            if request is None:
+                body = bytes(self.body)
+                request = await asyncio.to_thread(parse, body, self.json_length, served)
+                self.request = request
             answer = await self.app.engine.infer(served, request, self.call)
             self.respond(served, request, answer)
         except InferenceError as error:
