@@ -17,6 +17,7 @@ import pytest
 import uvicorn
 from aiohttp import web
 from kit.health import Health
+from kit.spans import Spans
 from proxy.app import create_app, create_worker
 from proxy.settings import ProxySettings
 from proxy.whole import WholeProtocol
@@ -206,11 +207,11 @@ class Proxy:
 
 
 @asynccontextmanager
-async def proxy_with(**given: Any) -> AsyncIterator[Proxy]:
+async def proxy_with(*, spans: Spans | None = None, **given: Any) -> AsyncIterator[Proxy]:
     """A proxy with these settings, on a real socket."""
     settings = ProxySettings(**({"access_log": "off"} | given))
     health = Health()
-    app = create_app(settings, health)
+    app = create_app(settings, health, spans)
     async with listening(app) as url, aiohttp.ClientSession() as session:
         yield Proxy(url, session, health, settings, app)
 

@@ -433,3 +433,31 @@ async def test_traces_are_passed_on(proxy: Proxy, model: Neighbour) -> None:
     assert given.startswith(f"00-{trace}-") and given.endswith("-01")
     assert "b7ad6b7169203331" not in given
     assert seen.header("tracestate") == "a=b"
+
+
+async def test_a_request_is_a_span_between_its_caller_and_the_model(model: Neighbour) -> None:
+    from kit.spans import configure
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+    exporter = InMemorySpanExporter()
+    spans = configure("proxy", exporter=exporter)
+    trace, caller = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+    backends = {"digits": {"type": "http", "url": model.url}}
+    async with proxy_with(backends=backends, spans=spans) as proxy:
+        for sent in ({"traceparent": f"00-{trace}-{caller}-01"}, {}):
+            async with proxy.session.post(
+                f"{proxy.url}/v2/models/digits/infer", data=b"{}", headers=sent
+            ) as answer:
+                assert answer.status == 200
+    first, second = exporter.get_finished_spans()
+    assert first.name == "POST /v2/models/{model}/infer"
+    assert first.attributes is not None and first.parent is not None
+    assert f"{first.context.trace_id:032x}" == trace
+    assert f"{first.parent.span_id:016x}" == caller
+    assert first.attributes["http.response.status_code"] == 200
+    assert first.attributes["slipway.model"] == "digits"
+    given = [seen.header("traceparent") or "" for seen in model.seen]
+    assert [each.split("-")[2] for each in given] == [
+        f"{span.context.span_id:016x}" for span in (first, second)
+    ]
+    assert second.parent is None

@@ -7,6 +7,7 @@ import socket
 
 from kit.health import Health
 from kit.probes import Probes
+from kit.spans import Spans
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from proxy.api import create_api
@@ -18,12 +19,14 @@ from proxy.settings import ProxySettings
 from proxy.worker import Worker
 
 
-def create_app(settings: ProxySettings, health: Health | None = None) -> ASGIApp:
+def create_app(
+    settings: ProxySettings, health: Health | None = None, spans: Spans | None = None
+) -> ASGIApp:
     """The gateway as an ASGI application; it opens its connections when the lifespan starts."""
     health = health or Health()
     health.wait_for("start", "starting")
     metrics = Metrics()
-    services = Services(settings, health, metrics)
+    services = Services(settings, health, metrics, spans)
     gateway = Gateway(services, create_api(services), health)
     return Probes(gateway, health, metrics.registry())
 

@@ -6,6 +6,7 @@ Plain ASGI. `/v2` and `/api` are passed through from here; everything else goes 
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Awaitable, Callable
 from time import monotonic
 from urllib.parse import unquote
@@ -13,6 +14,7 @@ from urllib.parse import unquote
 from kit import logs, tracing
 from kit.health import Health
 from kit.problem import MEDIA_TYPE, Problem
+from kit.spans import Spans
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from proxy import auth, headers, paths, v2, whole
@@ -143,7 +145,9 @@ class Gateway:
         request.request_id = (
             headers.valid_request_id(request.header(b"x-request-id")) or new_request_id()
         )
-        request.traceparent = trace_of(request.header(b"traceparent"))
+        request.traceparent = trace_of(
+            request.header(b"traceparent"), sampled=self.services.spans is not None
+        )
         peer = request.scope.get("client") or ("", 0)
         request.client, request.forwarded = headers.client_address(
             peer[0], request.header(b"x-forwarded-for"), settings.trusted_hops
@@ -349,6 +353,8 @@ class Gateway:
         )
         if request.error:
             services.metrics.failures.add(request.route, request.error)
+        if services.spans is not None and request.traceparent.endswith(b"-01"):
+            record_span(services.spans, request, seconds)
         if self.settings.access_log == "off" or (
             self.settings.access_log == "errors" and status < 400 and not request.error
         ):
@@ -379,19 +385,52 @@ def headers_path(raw: bytes) -> str:
     return unquote(raw.decode("ascii"))
 
 
-def trace_of(sent: bytes | None) -> bytes:
-    """The traceparent for the next hop: a child of the caller's trace, or a new one."""
+def trace_of(sent: bytes | None, *, sampled: bool) -> bytes:
+    """The traceparent for the next hop: a child of the caller's trace, or a new one.
+
+    ``sampled`` says whether a new one is recorded.
+    """
     if sent is not None:
         context = tracing.parse_traceparent(sent.decode("latin-1"))
         if context is not None:
             return context.child().traceparent().encode()
-    return b"00-%032x-%016x-00" % (
+    return b"00-%032x-%016x-%02x" % (
         _random.getrandbits(128) or 1,
         _random.getrandbits(64) or 1,
+        sampled,
     )
 
 
 _random = random.Random()
+
+
+def record_span(spans: Spans, request: Request, seconds: float) -> None:
+    """A finished request as a server span, under OpenTelemetry's names."""
+    context = tracing.parse_traceparent(request.traceparent.decode())
+    if context is None:
+        return
+    end = time.time_ns()
+    attributes: dict[str, str | int | float | bool] = {
+        "http.request.method": request.method,
+        "http.route": request.route,
+        "http.response.status_code": request.status,
+        "url.path": request.raw_path.decode("latin-1"),
+        "client.address": request.client,
+        "slipway.model": request.model,
+        "slipway.variant": request.variant,
+        "slipway.cache": request.cache,
+        "slipway.request_id": request.request_id.decode(),
+        "slipway.upstream_seconds": request.upstream_seconds,
+    }
+    spans.add(
+        f"{request.method} {request.route}",
+        context,
+        parent=tracing.parse_traceparent((request.header(b"traceparent") or b"").decode("latin-1")),
+        start_ns=end - round(seconds * 1e9),
+        end_ns=end,
+        attributes=attributes,
+        error=request.error if request.status >= 500 else "",
+    )
 
 
 def is_shadow(request: Request) -> bool:

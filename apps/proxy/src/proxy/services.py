@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 import aiohttp
 from kit.health import Health
+from kit.spans import Spans, configure
 
 from proxy.access import AccessLog
 from proxy.auth import Authenticator
@@ -42,7 +43,11 @@ class Services:
     loop: asyncio.AbstractEventLoop
 
     def __init__(
-        self, settings: ProxySettings, health: Health, metrics: Metrics | None = None
+        self,
+        settings: ProxySettings,
+        health: Health,
+        metrics: Metrics | None = None,
+        spans: Spans | None = None,
     ) -> None:
         self.settings = settings
         self.health = health
@@ -54,6 +59,9 @@ class Services:
                 "pod": settings.pod_name,
                 "revision": settings.source_revision,
             }
+        )
+        self.spans = spans or configure(
+            "proxy", pod=settings.pod_name, release=settings.release_name
         )
         self._sweeper: asyncio.Task[None] | None = None
 
@@ -118,6 +126,8 @@ class Services:
         await self.session.close()
         await self.store.close()
         self.blobs.close()
+        if self.spans is not None:
+            await asyncio.to_thread(self.spans.close)
         self.access.flush()
 
     async def _fetch(self, url: str) -> bytes:
