@@ -7,10 +7,12 @@ again and uploads. So nothing of a bad archive is ever visible (docs/adr/0030).
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from types import TracebackType
 from typing import Self
 
@@ -23,6 +25,7 @@ SOURCE_TAG = "slipway-source"
 MANIFEST = "_manifest.json"
 # S3 copies a range of at least 5 MiB as a part; larger ones save requests.
 _COPY_PART = 64 << 20
+_AHEAD = 3  # ranges of a large member that are asked for at once
 _LEAST_PART, _MOST_PARTS = 5 << 20, 9_000  # S3's are 5 MiB (but for the last part) and 10,000
 
 
@@ -77,7 +80,7 @@ class Extractor:
     def __init__(self, options: Options) -> None:
         self.options = options
         self._readers = ThreadPoolExecutor(options.readers, "reader")
-        self._ahead = ThreadPoolExecutor(options.readers, "ahead")
+        self._ahead = ThreadPoolExecutor(options.readers + _AHEAD, "ahead")
         self._writers = ThreadPoolExecutor(options.writers, "writer")
         self._budget = Budget(options.buffer_bytes)
 
@@ -361,32 +364,35 @@ class Extractor:
         return _is_small(member, self.options.span_bytes, self.options.part_bytes)
 
     def _pieces(self, source: Source, member: Member) -> Iterator[Buffer]:
-        """A large member's compressed bytes, the next range on its way while one is used."""
+        """A large member's compressed bytes, the next ranges on their way while one is used."""
         step = self.options.span_bytes
         data_end = member.offset  # known once the header is read
         tail = b""
-        ahead: Future[Buffer] | None = None
+        starts = iter(range(member.offset, member.end, step))
+        ahead: deque[tuple[int, Future[Buffer]]] = deque()
+
+        def ask(count: int) -> None:
+            for at in islice(starts, count):
+                future = self._ahead.submit(source.read, at, min(member.end, at + step))
+                ahead.append((at, future))
+
         try:
-            for at in range(member.offset, member.end, step):
-                piece = memoryview(
-                    ahead.result()
-                    if ahead is not None
-                    else source.read(at, min(member.end, at + step))
-                )
-                after = at + step
-                if after < member.end:
-                    ahead = self._ahead.submit(source.read, after, min(member.end, after + step))
+            ask(_AHEAD)
+            while ahead:
+                at, future = ahead.popleft()
+                piece = memoryview(future.result())
+                ask(1)
                 if at == member.offset:
                     start = members.data_start(member, piece)
                     data_end += start + member.compressed
-                    piece, at = piece[start:], at + start  # noqa: PLW2901
+                    piece, at = piece[start:], at + start
                 within = max(0, min(len(piece), data_end - at))
                 tail += bytes(piece[within : within + 64])
                 if within:
                     yield piece[:within]
         finally:
-            if ahead is not None:
-                ahead.cancel()
+            for _, future in ahead:
+                future.cancel()
         if member.end - data_end > len(tail):
             tail += bytes(1)  # more than any descriptor has
         members.check_tail(member, tail)
