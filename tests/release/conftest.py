@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -24,6 +23,7 @@ from release.git import open_repo
 from typer.testing import CliRunner
 
 from tests.programs import require
+from tests.release.kube import Kubernetes, free_port, kubernetes
 
 HEADER = "# Written by `release`; do not edit.\n"
 EMPTY_IMAGE = HEADER + 'image:\n  repository: ""\n  tag: ""\n  digest: ""\n  revision: ""\n'
@@ -225,13 +225,6 @@ def application_set(environment: str, *more: str) -> str:
     )
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
-
-
 @pytest.fixture(scope="session")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """`host:port` of a real registry."""
@@ -304,3 +297,10 @@ def seen_healthy(
         time = datetime.fromisoformat(when) if when else datetime.now(UTC)
         made = verdicts.make(env, verdict, target.files, by="test", now=time)
         verdicts.record(repo, target.commit, made)
+
+
+@pytest.fixture(scope="session")
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kubernetes]:
+    """A Kubernetes API of the suite's own."""
+    with kubernetes(tmp_path_factory.mktemp("kubernetes")) as running:
+        yield running

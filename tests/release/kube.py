@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import ssl
 import subprocess
 import time
@@ -23,7 +24,6 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from tests.programs import require
-from tests.release.conftest import free_port
 
 TOKEN = "test-token"
 APPLICATIONS = "/apis/argoproj.io/v1alpha1/namespaces/argocd/applications"
@@ -68,6 +68,13 @@ class Kubernetes:
     def clear(self, *paths: str) -> None:
         for path in paths:
             self.client.delete(path, params={"gracePeriodSeconds": "0"})
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
 
 
 def argocd_crd() -> dict[str, Any]:

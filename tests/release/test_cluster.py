@@ -7,7 +7,7 @@ import re
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from tests.programs import require
 from tests.release.conftest import RELEASES, Answer, World, digest
-from tests.release.kube import APPLICATIONS, Kubernetes, kubernetes
+from tests.release.kube import APPLICATIONS, Kubernetes
 
 ROOT = Path(__file__).resolve().parents[2]
 PODS = "/api/v1/namespaces/dev/pods"
@@ -26,12 +26,6 @@ DEPLOYMENTS = "/apis/apps/v1/namespaces/dev/deployments"
 CRONJOBS = "/apis/batch/v1/namespaces/dev/cronjobs"
 JOBS = "/apis/batch/v1/namespaces/dev/jobs"
 EVENTS = "/api/v1/namespaces/dev/events"
-
-
-@pytest.fixture(scope="module")
-def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kubernetes]:
-    with kubernetes(tmp_path_factory.mktemp("kubernetes")) as running:
-        yield running
 
 
 @pytest.fixture

@@ -90,9 +90,9 @@ def test_killed_at_any_step_a_rerun_finishes_it(
     assert world.head() != before
     steps = range(1, total + 1)
     # The last ones are where a commit is made and pushed.
-    chosen = steps if EVERY_STEP else sorted({*random.Random(name).sample(steps, 3), total - 1})
+    chosen = steps if EVERY_STEP else sorted({random.Random(name).choice(steps), total - 1})
     for step in chosen:
-        for after in (False, True):
+        for after in (False, True) if EVERY_STEP else (step % 2 == 0,):
             shutil.rmtree(world.remote)
             shutil.copytree(begun, world.remote)
             killed_at(world, step, after, *arguments)
@@ -304,7 +304,7 @@ def test_a_remote_that_never_answers_ends_in_time(world: World) -> None:
 
 def test_many_writers_lose_nothing_and_double_nothing(world: World) -> None:
     """Three writers and a person, each pushing on; `bench/release` does it with ten."""
-    bumps = 4
+    bumps = 3
     revisions = [world.source() for _ in range(bumps)]
     start = world.head()
     images = ("inference", "proxy", "unzip")

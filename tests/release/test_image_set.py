@@ -130,7 +130,7 @@ def test_the_digest_must_be_in_the_registry(world: World, registry: str) -> None
 
 
 def test_a_registry_that_is_down_is_named(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "Registry", functools.partial(Registry, attempts=2))
+    monkeypatch.setattr(cli, "registry", functools.partial(Registry, attempts=2))
     answer = world.run(
         "image", "set", "--env", "dev",
         "--image", f"proxy=127.0.0.1:9/slipway/proxy:1@{digest('x')}",

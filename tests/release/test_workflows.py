@@ -24,7 +24,7 @@ import yaml
 
 from tests.programs import require
 from tests.release.conftest import World, push_image
-from tests.release.kube import APPLICATIONS, Kubernetes, kubernetes
+from tests.release.kube import APPLICATIONS, Kubernetes
 from tests.release.test_cluster import DEPLOYMENTS, application, deployment, labels
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -207,12 +207,6 @@ else:
 """
 
 
-@pytest.fixture(scope="module")
-def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kubernetes]:
-    with kubernetes(tmp_path_factory.mktemp("kubernetes")) as running:
-        yield running
-
-
 @dataclass
 class Actions:
     """Everything a workflow finds: a checkout of main, a registry, a cluster."""
@@ -340,6 +334,7 @@ class _Controllers:
         self._thread.join()
 
 
+@pytest.mark.timeout(300)  # some twenty processes, each of which is a whole step
 def test_build_promote_and_rollback_run_as_written(actions: Actions) -> None:
     world = actions.world
     assert build(actions) == ["inference", "proxy"]

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import stamina
 import typer
@@ -40,12 +40,14 @@ from release.cluster import Cluster
 from release.diagnosis import Finding
 from release.errors import Exit, FailedError, ReleaseError, TimedOutError
 from release.git import CommitTree, Git, ManifestRepo, open_repo
-from release.github import GitHub
 from release.holds import EVERY, Hold
-from release.registry import Registry
 from release.rollback import Rollback
 from release.sources import Sources
 from release.status import Line
+
+if TYPE_CHECKING:
+    from release.github import GitHub
+    from release.registry import Registry
 
 app = typer.Typer(no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
 image_app = typer.Typer(no_args_is_help=True, help="The images an environment runs.")
@@ -154,7 +156,22 @@ def person(repo: ManifestRepo | None = None) -> str:
 
 def host(github_api: bool) -> GitHub | None:
     """Who makes the commits: GitHub when asked to, else this clone."""
-    return GitHub.from_environment() if github_api else None
+    return github() if github_api else None
+
+
+# An HTTP client takes a third of a second to import, which most commands do without.
+def github() -> GitHub:
+    """The repository on GitHub that the environment names."""
+    from release.github import GitHub  # noqa: PLC0415
+
+    return GitHub.from_environment()
+
+
+def registry() -> Registry:
+    """What asks registries."""
+    from release.registry import Registry  # noqa: PLC0415
+
+    return Registry()
 
 
 @contextlib.contextmanager
@@ -223,9 +240,9 @@ def image_set(
             raise ReleaseError("No image is named.", fix="pass --image, or --images FOLDER")
         for new in wanted.values():
             if check_registry:
-                Registry().require(new)
+                registry().require(new)
             if require_signature:
-                Registry().require_signature(new)
+                registry().require_signature(new)
         with (
             open_repo(manifest_repo, branch, timeout=git_timeout) as repo,
             sources(repo, source, git_timeout) as order,
@@ -412,7 +429,7 @@ def proposed(
     json_output: bool,
 ) -> None:
     """Put a promotion on a branch and open its pull request, or renew the one that is open."""
-    github = GitHub.from_environment()
+    forge = github()
     branch = f"promote/{planner.source}-to-{planner.target}"
     made = proposal.propose(repo, planner, branch, sign=sign)
     content: dict[str, object] = {"branch": branch, "commit": made.commit, "pull_request": None}
@@ -420,7 +437,7 @@ def proposed(
         output.printed(json_output, content, *made.plan.notes, "Nothing to change.")
         return
     text = proposal.body(repo, made, planner.source, planner.target)
-    number, url, reused = github.pull_request(branch, repo.branch, made.plan.message.subject, text)
+    number, url, reused = forge.pull_request(branch, repo.branch, made.plan.message.subject, text)
     output.written(output_file, {"pull_request": str(number), "url": url})
     content |= {"pull_request": number, "url": url, "reused": reused}
     output.printed(json_output, content, f"{'Renewed' if reused else 'Opened'} {url}")
@@ -588,7 +605,7 @@ def comment(
     """Write a diff as a comment on a pull request, in place of the one before."""
     with reported(json_output):
         text = file.read_text()[: diff.COMMENT_LIMIT]
-        url = GitHub.from_environment().comment(pull_request, text, diff.MARKER)
+        url = github().comment(pull_request, text, diff.MARKER)
         output.printed(json_output, {"url": url}, url)
 
 
