@@ -119,6 +119,14 @@ def separate_hosts(scratch: Scratch) -> None:
         kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", text=text)
 
 
+def until_it_answers(way: str, url: str, host: str, folder: Path) -> None:
+    """Every Envoy on the way knows its part once a second's requests are all answered."""
+    deadline = time.monotonic() + 60
+    while attack(url, host, 20, 1, folder)["success"] < 1:
+        if time.monotonic() > deadline:
+            raise SystemExit(f"{way} does not answer: {url}, Host {host}")
+
+
 def many_routes(scratch: Scratch, number: int) -> dict[str, float]:
     """Seconds to render a service's rules, istiod's pushes and its memory with them."""
     rules = {
@@ -179,7 +187,8 @@ def main() -> int:
         folder = Path(name)
         ways = addresses(scratch)
         separate_hosts(scratch)
-        time.sleep(2)  # not a condition: the first second after a push is not measured
+        for way, (url, host) in ways.items():
+            until_it_answers(way, url, host, folder)
         seen: dict[str, list[dict[str, Any]]] = {way: [] for way in ways}
         for _ in range(options.rounds):
             for way, (url, host) in ways.items():
