@@ -210,7 +210,7 @@ def servers(
         passing = [{"path": PATH, "target": upstream_url + PATH, "headers": {}}]
         config.write_text(json.dumps({"general_settings": {"pass_through_endpoints": passing}}))
         add("litellm", [litellm, "--config", str(config), "--port", str(port)], port,
-            LITELLM_LOG="ERROR")  # fmt: skip
+            LITELLM_LOG="ERROR", LITELLM_MASTER_KEY=f"sk-{KEY}")  # fmt: skip
     return found, redis_port
 
 
