@@ -188,3 +188,11 @@ def test_pace_lets_no_more_in_than_allowed() -> None:
     for thread in threads:
         thread.join()
     assert most == 3
+
+
+def test_an_object_without_an_etag_is_named(s3_server: S3Server, store: S3, bucket: str) -> None:
+    """A file that was put beside the S3 server, not through it; found by the benchmark."""
+    (s3_server.folder / bucket / "x.zip").write_bytes(b"x")
+    with pytest.raises(StoreError, match="no ETag"):
+        store.head("x.zip")
+    assert [entry.etag for entry in store.entries("")] == [""]

@@ -268,6 +268,8 @@ class S3:
     def head(self, key: str) -> Head:
         """What is at ``key``, or Missing."""
         got = self._call(self._client.head_object, Bucket=self.bucket, Key=key)
+        if not got.get("ETag"):
+            raise StoreError(f"{key} has no ETag, so no read of it can be pinned: upload it by S3")
         return Head(
             got["ETag"],
             got["ContentLength"],
@@ -307,7 +309,7 @@ class S3:
                 self._client.list_objects_v2, Bucket=self.bucket, Prefix=prefix, **extra
             )
             for row in page.get("Contents", []):
-                yield Entry(row["Key"], row["ETag"], row["Size"], row["LastModified"])
+                yield Entry(row["Key"], row.get("ETag", ""), row["Size"], row["LastModified"])
             if not page.get("IsTruncated"):
                 return
             extra = {"ContinuationToken": page["NextContinuationToken"]}
