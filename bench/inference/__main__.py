@@ -251,6 +251,7 @@ def render(
     grouped: dict[tuple[str, str, str], list[Sample]] = defaultdict(list)
     for sample in samples:
         grouped[sample.case, sample.load, sample.server].append(sample)
+    lines += _summary(grouped, names)
     for case in dict.fromkeys(sample.case for sample in samples):
         lines += ["", f"## {case}", "", f"A bare `session.run` takes {floors[case]:.3f} ms."]
         for kind in ("closed", "open"):
@@ -269,6 +270,46 @@ def render(
                 for name in names:
                     lines += _row(label, name, grouped.get((case, label, name), []))
     return "\n".join(lines) + "\n"
+
+
+def _summary(grouped: dict[tuple[str, str, str], list[Sample]], names: list[str]) -> list[str]:
+    """Ours against the floor and the best peer, at 32 at once: by time and by CPU.
+
+    By CPU is what a busy machine disturbs least: seconds that others took do not count.
+    """
+    if not {"slipway", "bare-asgi"} <= set(names):
+        return []
+    lines = [
+        "",
+        "## At 32 at once",
+        "",
+        "How many times the requests of the best peer, and what share of those of a bare ASGI "
+        "handler: by requests per second, and by requests per CPU second.",
+        "",
+        "| model | best peer | times, time | times, CPU | of bare, time | of bare, CPU |",
+        "|---|---|---|---|---|---|",
+    ]
+    peers = [name for name in names if name not in ("slipway", "bare-asgi")]
+    for case in dict.fromkeys(key[0] for key in grouped):
+
+        def rate(name: str, case: str = case) -> float:
+            return median([s.per_second for s in grouped.get((case, "closed 32", name), [])])
+
+        def cost(name: str, case: str = case) -> float:
+            return median([s.cpu_per_1000 for s in grouped.get((case, "closed 32", name), [])])
+
+        measured = [name for name in peers if rate(name)]
+        if not measured or not rate("slipway") or not cost("slipway"):
+            continue
+        fastest = max(measured, key=rate)
+        leanest = min(measured, key=cost)
+        lines.append(
+            f"| {case} | {fastest} (by CPU {leanest}) | {rate('slipway') / rate(fastest):.1f} "
+            f"| {cost(leanest) / cost('slipway'):.1f} "
+            f"| {rate('slipway') / rate('bare-asgi'):.0%} "
+            f"| {cost('bare-asgi') / cost('slipway'):.0%} |"
+        )
+    return lines
 
 
 def _row(label: str, name: str, own: list[Sample]) -> list[str]:
