@@ -23,6 +23,7 @@ from release.git import open_repo
 from typer.testing import CliRunner
 
 from tests.programs import require
+from tests.release.images import push_image
 from tests.release.kube import Kubernetes, free_port, kubernetes
 
 HEADER = "# Written by `release`; do not edit.\n"
@@ -257,35 +258,6 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def push_image(host: str, name: str, seed: str) -> str:
-    """Push an image whose config is `seed`; its reference with tag and digest."""
-    with httpx.Client(base_url=f"http://{host}") as client:
-        config = json.dumps({"architecture": "amd64", "os": "linux", "seed": seed}).encode()
-        blob = "sha256:" + hashlib.sha256(config).hexdigest()
-        start = client.post(f"/v2/{name}/blobs/uploads/")
-        place = httpx.URL(start.headers["Location"]).copy_merge_params({"digest": blob})
-        client.put(place, content=config).raise_for_status()
-        manifest = json.dumps(
-            {
-                "schemaVersion": 2,
-                "mediaType": "application/vnd.oci.image.manifest.v1+json",
-                "config": {
-                    "mediaType": "application/vnd.oci.image.config.v1+json",
-                    "digest": blob,
-                    "size": len(config),
-                },
-                "layers": [],
-            }
-        ).encode()
-        answer = client.put(
-            f"/v2/{name}/manifests/{seed}",
-            content=manifest,
-            headers={"Content-Type": "application/vnd.oci.image.manifest.v1+json"},
-        )
-        answer.raise_for_status()
-    return f"{host}/{name}:{seed}@sha256:{hashlib.sha256(manifest).hexdigest()}"
-
-
 def seen_healthy(
     world: World, env: str, *, verdict: str = "deployed", when: str = "", past: bool = False
 ) -> None:
@@ -304,3 +276,6 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kubernetes]:
     """A Kubernetes API of the suite's own."""
     with kubernetes(tmp_path_factory.mktemp("kubernetes")) as running:
         yield running
+
+
+__all__ = ["push_image"]
