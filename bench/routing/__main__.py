@@ -64,7 +64,7 @@ def addresses(scratch: Scratch) -> dict[str, tuple[str, str]]:
     scratch.release(plain, sidecar={"inject": False})
     scratch.release("proxy", env={"PROXY_REDIS_URL": ""})
     scratch.wait(plain, "proxy")
-    callers = {"gateway": {}, "proxy": {}}
+    callers: dict[str, dict[str, Any]] = {"gateway": {}, "proxy": {}}
     scratch.routes({"proxy": {"paths": ["/"], "callers": callers}})
     # The challenger has no sidecar here, so nothing there can speak mutual TLS.
     policy = {
