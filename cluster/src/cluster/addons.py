@@ -21,7 +21,7 @@ from cluster.kube import Kubectl
 
 MANIFESTS = Path(__file__).parents[2] / "manifests"
 NAMESPACES = ("slipway-system", "istio-system", "istio-ingress", "argocd")
-# Kept in one ConfigMap, a hash per add-on: what was applied last.
+# Kept in one ConfigMap per kind of cluster, a hash per add-on: what was applied last.
 RECORD = "cluster-addons"
 # Its page and its sign-in are of no use without the web page, which Argo CD's Go module lacks.
 ARGOCD_LEFT_OUT = re.compile(r"argocd-(dex-server|server)\b")
@@ -29,11 +29,15 @@ ARGOCD_LEFT_OUT = re.compile(r"argocd-(dex-server|server)\b")
 
 @dataclass(frozen=True, slots=True)
 class Addon:
-    """Manifests to apply and the workloads to wait for, as (kind/name, namespace)."""
+    """Manifests to apply and the workloads to wait for, as (kind/name, namespace).
+
+    ``evidence`` is what shows that somebody else has installed the same.
+    """
 
     name: str
     manifests: str
     workloads: tuple[tuple[str, str], ...]
+    evidence: tuple[str, str]
     timeout: float = 180.0
 
 
@@ -57,17 +61,17 @@ class Site:
     plain_envoy: bool = True
 
 
-def ensure(kubectl: Kubectl, addon: Addon) -> str:
+def ensure(kubectl: Kubectl, addon: Addon, *, record: str = RECORD) -> str:
     """Apply an add-on whose manifests changed or lost an object; wait until it runs."""
     digest = hashlib.sha256(addon.manifests.encode()).hexdigest()
-    record = kubectl.get("configmap", RECORD, "-n", "slipway-system").get("data", {})
+    applied = kubectl.get("configmap", record, "-n", "slipway-system").get("data", {})
     word = "kept"
-    if record.get(addon.name) != digest or not kubectl.all_exist(addon.manifests):
+    if applied.get(addon.name) != digest or not kubectl.all_exist(addon.manifests):
         kubectl.apply(addon.manifests)
         kubectl.run(
             "patch",
             "configmap",
-            RECORD,
+            record,
             "-n",
             "slipway-system",
             "--type=merge",
@@ -80,14 +84,14 @@ def ensure(kubectl: Kubectl, addon: Addon) -> str:
     return word
 
 
-def ensure_namespaces(kubectl: Kubectl) -> str:
+def ensure_namespaces(kubectl: Kubectl, *, record: str = RECORD) -> str:
     """Create the namespaces and the record of what was applied."""
     documents: list[dict[str, Any]] = [
         {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}} for name in NAMESPACES
     ]
     kubectl.apply(yaml.safe_dump_all(documents))
-    if not kubectl.get("configmap", RECORD, "-n", "slipway-system"):
-        kubectl.run("create", "configmap", RECORD, "-n", "slipway-system")
+    if not kubectl.get("configmap", record, "-n", "slipway-system"):
+        kubectl.run("create", "configmap", record, "-n", "slipway-system")
     return "applied"
 
 
@@ -111,13 +115,15 @@ def s3_credentials(path: Path) -> dict[str, str]:
 def coredns(site: Site) -> Addon:
     """Cluster DNS."""
     text = _fill("coredns.yaml", site, dns_address=layout.DNS_SERVICE_ADDRESS)
-    return Addon("coredns", text, (("deployment/coredns", "kube-system"),))
+    workload = ("deployment/coredns", "kube-system")
+    return Addon("coredns", text, (workload,), workload)
 
 
 def metrics_server(site: Site) -> Addon:
     """CPU and memory of pods."""
     # Its first scrape is a resolution away: nothing waits for it.
-    return Addon("metrics-server", _fill("metrics-server.yaml", site), ())
+    evidence = ("deployment/metrics-server", "kube-system")
+    return Addon("metrics-server", _fill("metrics-server.yaml", site), (), evidence)
 
 
 def stores(site: Site, credentials: Mapping[str, str]) -> Addon:
@@ -148,12 +154,15 @@ def stores(site: Site, credentials: Mapping[str, str]) -> Addon:
         "stores",
         yaml.safe_dump(secret) + "---\n" + text,
         (("deployment/s3", "slipway-system"), ("deployment/redis", "slipway-system")),
+        ("deployment/s3", "slipway-system"),
     )
 
 
 def istio_base(helm: str, charts: Path) -> Addon:
     """Istio's custom resource definitions."""
-    return Addon("istio-base", _helm(helm, "istio-base", charts / "istio-base", "istio-system"), ())
+    manifests = _helm(helm, "istio-base", charts / "istio-base", "istio-system")
+    evidence = ("customresourcedefinition/virtualservices.networking.istio.io", "istio-system")
+    return Addon("istio-base", manifests, (), evidence)
 
 
 def istiod(helm: str, charts: Path, site: Site) -> Addon:
@@ -192,7 +201,8 @@ def istiod(helm: str, charts: Path, site: Site) -> Addon:
             "PILOT_ENABLE_ALPN_FILTER": "false",
         }
     manifests = _helm(helm, "istiod", charts / "istiod", "istio-system", values)
-    return Addon("istiod", manifests, (("deployment/istiod", "istio-system"),))
+    workload = ("deployment/istiod", "istio-system")
+    return Addon("istiod", manifests, (workload,), workload)
 
 
 def istio_cni(helm: str, charts: Path, site: Site) -> Addon:
@@ -208,7 +218,8 @@ def istio_cni(helm: str, charts: Path, site: Site) -> Addon:
         "resources": {"requests": {"cpu": "10m", "memory": "50Mi"}},
     }
     manifests = _helm(helm, "istio-cni", charts / "istio-cni", "istio-system", values)
-    return Addon("istio-cni", manifests, (("daemonset/istio-cni-node", "istio-system"),))
+    workload = ("daemonset/istio-cni-node", "istio-system")
+    return Addon("istio-cni", manifests, (workload,), workload)
 
 
 def gateway(helm: str, charts: Path, site: Site) -> Addon:
@@ -228,7 +239,8 @@ def gateway(helm: str, charts: Path, site: Site) -> Addon:
         },
     }
     manifests = _helm(helm, "ingressgateway", charts / "istio-gateway", "istio-ingress", values)
-    return Addon("gateway", manifests, (("deployment/ingressgateway", "istio-ingress"),))
+    workload = ("deployment/ingressgateway", "istio-ingress")
+    return Addon("gateway", manifests, (workload,), workload)
 
 
 def argocd(install_manifest: Path, site: Site) -> Addon:
@@ -265,6 +277,7 @@ def argocd(install_manifest: Path, site: Site) -> Addon:
                 "statefulset/argocd-application-controller",
             )
         ),
+        ("statefulset/argocd-application-controller", "argocd"),
     )
 
 

@@ -101,7 +101,9 @@ def _up_elsewhere(
         progress.line(f"the manifest repo is served at {url}")
     else:
         for daemon in elsewhere.forwards(kubectl):
-            supervisor.ensure(daemon)
+            # What answers there already is the cluster's own way in, or a forward of before.
+            if daemon.ready():
+                supervisor.ensure(daemon)
     progress.line(f"the add-ons are up on {kubectl.run('config', 'current-context').strip()}")
 
 

@@ -188,25 +188,24 @@ def site(kind: Kind) -> addons.Site:
 
 
 def steps(where: Layout, kind: Kind, kubectl: Kubectl, helm: str, shared: Path) -> list[Step]:
-    """The add-ons, each left alone where its first workload is there and not ours."""
-    here = site(kind)
+    """The add-ons, each left alone where it is there and was not put there from here."""
+    here, record = site(kind), f"{addons.RECORD}-{kind}"
 
     def addon(name: str, needs: tuple[str, ...], make: Callable[[], addons.Addon]) -> Step:
         def work() -> str:
             made = make()
-            record = kubectl.get("configmap", addons.RECORD, "-n", "slipway-system")
-            ours = name in record.get("data", {})
-            if not ours and made.workloads:
-                workload, namespace = made.workloads[0]
-                if kubectl.get(workload, "-n", namespace):
+            applied = kubectl.get("configmap", record, "-n", "slipway-system").get("data", {})
+            if name not in applied:
+                what, namespace = made.evidence
+                if kubectl.get(what, "-n", namespace):
                     return "left as it is"
-            return addons.ensure(kubectl, made)
+            return addons.ensure(kubectl, made, record=record)
 
         return Step(name, needs, work)
 
     credentials = where.state / "s3-credentials.json"
     return [
-        Step("namespaces", (), lambda: addons.ensure_namespaces(kubectl)),
+        Step("namespaces", (), lambda: addons.ensure_namespaces(kubectl, record=record)),
         addon("metrics-server", ("namespaces",), lambda: addons.metrics_server(here)),
         addon(
             "stores",

@@ -88,6 +88,8 @@ class Kubectl:
         """
         deadline = time.monotonic() + timeout
         while not self._rolled_out(workload, namespace):
+            if workload.startswith("statefulset/"):
+                self._replace_stuck(workload, namespace)
             if time.monotonic() > deadline:
                 raise ClusterError(
                     f"{workload} in namespace {namespace} was not ready after {timeout:.0f} s: "
@@ -95,6 +97,22 @@ class Kubectl:
                     fix=f"kubectl -n {namespace} describe {workload}",
                 )
             time.sleep(0.25)
+
+    def _replace_stuck(self, workload: str, namespace: str) -> None:
+        # A StatefulSet waits for ever for a broken pod of an older revision to get ready.
+        # Source: Kubernetes, "StatefulSets", Forced rollback.
+        found = self.get(workload, "-n", namespace)
+        wanted = found.get("status", {}).get("updateRevision")
+        for pod in self.items("pods", "-n", namespace):
+            metadata = pod["metadata"]
+            owners = [owner.get("uid") for owner in metadata.get("ownerReferences", [])]
+            if not wanted or found["metadata"]["uid"] not in owners:
+                continue
+            statuses = pod["status"].get("containerStatuses", [])
+            ready = bool(statuses) and all(status["ready"] for status in statuses)
+            revision = metadata["labels"].get("controller-revision-hash")
+            if not ready and revision != wanted and "deletionTimestamp" not in metadata:
+                self.run("delete", "pod", metadata["name"], "-n", namespace, "--wait=false")
 
     def _rolled_out(self, workload: str, namespace: str) -> bool:
         kind = workload.partition("/")[0]
