@@ -3,7 +3,7 @@
 Each scenario counts its calls once, then dies at each of them in a bucket of its own. Afterwards:
 nothing lost, nothing announced twice, the same manifest, nothing left lying about.
 
-``SLIPWAY_CRASH_POINTS`` says how many of the points are tried: a number per scenario (default 6),
+``SLIPWAY_CRASH_POINTS`` says how many of the points are tried: a number per scenario (default 4),
 or ``all`` (over a thousand, some minutes; ``-rP`` shows how many).
 """
 
@@ -35,7 +35,7 @@ from tests.unzip.support import (
     service_on,
 )
 
-POINTS = os.environ.get("SLIPWAY_CRASH_POINTS", "6")
+POINTS = os.environ.get("SLIPWAY_CRASH_POINTS", "4")
 KEY, RESULT = "kim/result.zip", "kim/result/"
 
 
