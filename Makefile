@@ -73,8 +73,10 @@ programs: setup ## Build and install the programs that the tests drive
 test: programs ## Run the tests that need no cluster
 	pytest -m 'not e2e' $(ARGS)
 
-.PHONY: e2e
+.PHONY: e2e e2e-full
 e2e: up ## Run the tests that need the cluster
+	pytest tests/e2e --timeout=600 $(ARGS)
+e2e-full: up ## And those of every routing pattern, autoscaler and disruption
 	pytest -m e2e --timeout=600 $(ARGS)
 
 .PHONY: lint

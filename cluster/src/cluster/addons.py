@@ -185,17 +185,20 @@ def istiod(helm: str, charts: Path, site: Site) -> Addon:
             "autoscaleEnabled": False,
             "cni": {"enabled": True},
             "resources": {"requests": {"cpu": "20m", "memory": "128Mi"}},
-            "env": {},
+            # Services tell a mirrored request from a real one by its host.
+            "env": {"DISABLE_SHADOW_HOST_SUFFIX": "false"},
         },
         "meshConfig": {
             "accessLogFile": "/dev/stdout",
             "accessLogEncoding": "JSON",
+            # Retries are each route's own to ask for: Istio's default would double a write.
+            "defaultHttpRetryPolicy": {"attempts": 0},
             "defaultConfig": {"terminationDrainDuration": "10s"},
         },
     }
     if site.plain_envoy:
         values["telemetry"] = {"enabled": False}
-        values["pilot"]["env"] = {
+        values["pilot"]["env"] |= {
             "PILOT_ENABLE_METADATA_EXCHANGE": "false",
             "PILOT_DISABLE_MX_ALPN": "true",
             "PILOT_ENABLE_ALPN_FILTER": "false",

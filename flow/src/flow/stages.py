@@ -33,7 +33,13 @@ def prepare(site: Site) -> None:
             s3.create_bucket(Bucket=bucket)
     documents: list[dict[str, Any]] = []
     for name in ENVIRONMENTS:
-        documents.append({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+        # As charts/environment makes it: a pod that came before that would have no sidecar.
+        labels = {
+            "istio-injection": "enabled",
+            "pod-security.kubernetes.io/enforce": "restricted",
+        }
+        metadata = {"name": name, "labels": labels}
+        documents.append({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
         documents.append(
             {
                 "apiVersion": "v1",
