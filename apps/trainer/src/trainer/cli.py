@@ -20,7 +20,10 @@ DEFAULT_REPOSITORY = "s3://models"
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Repository = Annotated[
-    str, typer.Option(help="Where models are published: s3://bucket or s3://bucket/prefix.", metavar="URI")
+    str,
+    typer.Option(
+        help="Where models are published: s3://bucket or s3://bucket/prefix.", metavar="URI"
+    ),
 ]
 MinAccuracy = Annotated[
     float, typer.Option(min=0, max=1, help="Refuse a model whose held-out accuracy is lower.")
