@@ -155,24 +155,27 @@ def envoy_config(folder: Path, port: int, upstream_port: int) -> Path:
     return path
 
 
-def wait_for(url: str, process: subprocess.Popen[bytes], seconds: float = 90.0) -> None:
-    """Until the server answers anything, or RuntimeError."""
+def wait_for(
+    url: str, process: subprocess.Popen[bytes], path: str = PATH, seconds: float = 120.0
+) -> None:
+    """Until the server answers rightly, or RuntimeError: errors are no figures to compare."""
     until = time.monotonic() + seconds
+    said = "nothing"
     while True:
         try:
-            request = urllib.request.Request(url + PATH, b"{}", {"X-API-Key": KEY})
+            body = b"{}" if path == PATH else None
+            request = urllib.request.Request(url + path, body, {"X-API-Key": KEY})
             request.add_header("Content-Type", "application/json")
             with urllib.request.urlopen(request, timeout=5) as answer:
                 answer.read()
             return
         except urllib.error.HTTPError as error:
+            said = str(error.code)
             error.close()
-            if error.code < 500:
-                return
         except OSError:
             pass
         if process.poll() is not None or time.monotonic() > until:
-            raise RuntimeError(f"the server at {url} did not start")
+            raise RuntimeError(f"the server at {url} did not start; it answered {said}")
         time.sleep(0.1)
 
 
@@ -192,7 +195,7 @@ def started(
     try:
         url = f"http://127.0.0.1:{port}"
         if words[0] != "redis-server":
-            wait_for(url, process)
+            wait_for(url, process, "/livez" if name == "worker" else PATH)
         yield Server(name, url, process)
     finally:
         with contextlib.suppress(ProcessLookupError):

@@ -49,14 +49,23 @@ async def running(
     folder: Path, program: str, *words: str, **settings: Any
 ) -> AsyncIterator[Process]:
     """A service's own program, ready; killed at the end if it still runs."""
-    port = free_port()
-    prefix = f"{program.upper()}_"
-    log = folder / f"{program}-{port}.log"
-    given = environment(prefix, {"port": port, "host": "127.0.0.1"} | settings)
-    process = await asyncio.to_thread(_start, [program, *words], given, log)
-    found = Process(f"http://127.0.0.1:{port}", process, log)
+    for last in (False, False, True):
+        port = free_port()
+        prefix = f"{program.upper()}_"
+        log = folder / f"{program}-{port}.log"
+        given = environment(prefix, {"port": port, "host": "127.0.0.1"} | settings)
+        process = await asyncio.to_thread(_start, [program, *words], given, log)
+        found = Process(f"http://127.0.0.1:{port}", process, log)
+        try:
+            await _ready(found)
+            break
+        except AssertionError:
+            process.kill()
+            await asyncio.to_thread(process.wait)
+            # Somebody else on this machine took the port between our look and our bind.
+            if last or "address already in use" not in log.read_text():
+                raise
     try:
-        await _ready(found)
         yield found
     finally:
         if process.poll() is None:

@@ -210,9 +210,14 @@ async def test_states_and_invocations_as_moto_gives_them(
     await asyncio.to_thread(prepare)
     gone = BACKEND | {"endpoint": "nobody"}
     async with proxy_with(backends={"digits": BACKEND, "gone": gone}) as proxy:
-        async with proxy.session.get(f"{proxy.url}/v1/models") as answer:
-            models = {model["name"]: model for model in (await answer.json())["models"]}
-        assert models["digits"]["state"] == "ready"
+
+        async def looked() -> Any:
+            """On a busy machine boto3 takes longer to load its models than a state may take."""
+            async with proxy.session.get(f"{proxy.url}/v1/models") as answer:
+                found = {model["name"]: model for model in (await answer.json())["models"]}
+            return found if found["digits"]["state"] == "ready" else None
+
+        models = await eventually(looked, seconds=30)
         assert models["digits"]["endpoint_status"] == "InService"
         assert models["gone"]["state"] == "unavailable"
         status, found, _ = await ask(proxy)
