@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 
-from flow import site as sites
 from flow.site import Site
+
+from flow import site as sites
 
 
 def workloads(site: Site) -> dict[str, str]:
