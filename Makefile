@@ -71,7 +71,7 @@ programs: setup ## Build and install the programs that the tests drive
 
 .PHONY: test
 test: programs ## Run the tests that need no cluster
-	pytest -m 'not e2e' $(ARGS)
+	pytest -m 'not e2e' --numprocesses=auto --dist=loadfile $(ARGS)
 
 .PHONY: e2e e2e-full
 e2e: up ## Run the tests that need the cluster
@@ -103,6 +103,14 @@ reference: setup ## Write the references of settings, commands and charts from t
 	  $$name settings --json > docs/reference/settings-$$name.json; done
 	python -m release.reference > docs/reference/release.md
 	python charts/reference.py
+
+.PHONY: schemas
+schemas: setup ## Write the closed schemas that rendered manifests are checked against
+	python charts/schemas.py
+
+.PHONY: test-crash
+test-crash: programs ## Kill the extractor at every call to S3, all 1,000 of them (13 minutes)
+	SLIPWAY_CRASH_POINTS=all pytest tests/unzip/test_crash.py -rP --timeout=3000
 
 .PHONY: bench-inference bench-proxy bench-release bench-routing bench-unzip
 bench-inference: setup ## Our model server beside its Python peers

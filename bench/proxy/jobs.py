@@ -9,12 +9,12 @@ import uuid
 from pathlib import Path
 
 import redis.asyncio as redis
+
+from bench.proxy.servers import SERVER_CORE, free_port, program, started
 from kit.health import Health
 from proxy.jobs import PRIORITIES, Keys, Submission
 from proxy.services import Services
 from proxy.settings import ProxySettings
-
-from bench.proxy.servers import SERVER_CORE, free_port, program, started
 
 
 def measure(upstream: str, redis_port: int, folder: Path, count: int) -> dict[str, float]:

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+
+from cluster import elsewhere, layout
 from cluster.errors import ClusterError
 from cluster.layout import Layout
 from flow.errors import FlowError
 from flow.site import find
-
-from cluster import elsewhere, layout
 
 
 def test_kinds_configuration_maps_loopback_ports_to_the_services_node_ports() -> None:

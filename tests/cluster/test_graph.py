@@ -5,9 +5,10 @@ from __future__ import annotations
 import threading
 
 import pytest
-from cluster.graph import Step, check, run
 from hypothesis import given
 from hypothesis import strategies as st
+
+from cluster.graph import Step, check, run
 
 
 def test_every_step_runs_once_and_after_what_it_needs() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+
 from cluster.preflight import GIB, Facts, failures
 
 GOOD = Facts(

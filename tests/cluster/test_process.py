@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from cluster.errors import ClusterError
 from cluster.process import Daemon, Supervisor, stop_processes
 

@@ -14,11 +14,11 @@ from typing import Any
 
 import httpx
 import pytest
-from flow.errors import FlowError
-from trainer import digits
 
 from flow import site as sites
+from flow.errors import FlowError
 from tests.programs import require
+from trainer import digits
 
 REQUESTS_PER_SECOND = 10
 

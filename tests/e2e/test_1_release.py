@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from flow.site import Site
 
 from flow import image
+from flow.site import Site
 from tests.e2e.conftest import (
     Release,
     SteadyLoad,

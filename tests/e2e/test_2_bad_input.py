@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 from botocore.exceptions import ClientError
-from flow.site import Site
 
 from flow import stages
+from flow.site import Site
 from tests.e2e.conftest import Release, digest, predict, running_digests, wait_until
 
 MISSING = "sha256:" + "d" * 64

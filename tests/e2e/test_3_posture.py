@@ -7,11 +7,11 @@ import re
 
 import pytest
 import yaml
+
+from cluster import layout, status
 from cluster.errors import ClusterError
 from cluster.process import Supervisor
 from flow.site import Site
-
-from cluster import layout, status
 from tests.e2e.conftest import wait_until
 
 ENVIRONMENTS = ("dev", "stage", "prod")

@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 
-from flow.site import Site
-
 from flow import site as sites
+from flow.site import Site
 
 
 def workloads(site: Site) -> dict[str, str]:

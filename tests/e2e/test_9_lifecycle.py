@@ -10,10 +10,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from cluster.process import Supervisor
-from flow.site import Site
 
 from cluster import layout, network, status, teardown
+from cluster.process import Supervisor
+from flow.site import Site
 from tests.e2e.conftest import predict, wait_until
 
 WHERE = layout.default_layout()

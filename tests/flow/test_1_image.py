@@ -8,11 +8,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from cluster.layout import default_layout
-from flow.errors import FlowError
 
 from cluster import images
+from cluster.layout import default_layout
 from flow import image
+from flow.errors import FlowError
 from tests.flow.conftest import SOURCE, Registry, git
 from tests.programs import require
 

@@ -6,9 +6,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+
 from flow.errors import FlowError
 from flow.render import releases, render
-
 from tests.flow.conftest import SOURCE
 from tests.programs import require
 

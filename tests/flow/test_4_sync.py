@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+
 from cluster.manifest_repo import post_receive
+from flow import source
 from flow.errors import FlowError
 from flow.render import render
-
-from flow import source
 from tests.flow.conftest import SOURCE, copy_source, git
 from tests.programs import require
 

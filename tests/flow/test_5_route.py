@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flow.render import render
 
+from flow.render import render
 from tests.programs import require
 
 ENVIRONMENTS = ("dev", "stage", "prod")

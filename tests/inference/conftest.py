@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
+
 from inference.app import InferenceApp
 from inference.service import create_app, server_protocol
 from inference.settings import InferenceSettings

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from inference.batcher import Batcher, Item, worth_waiting
 from inference.errors import (
     BadRequest,
@@ -25,7 +26,6 @@ from inference.errors import (
     Unavailable,
 )
 from inference.tensors import Array
-
 from tests.inference.conftest import until
 
 

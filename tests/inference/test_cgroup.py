@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from inference.cgroup import cpu_quota, usable_cpus
 
 

@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from inference.settings import InferenceSettings
 from kit.settings import reference
-
 from tests.inference import small_models
 
 ROOT = Path(__file__).parents[2]

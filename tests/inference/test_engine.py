@@ -7,10 +7,10 @@ import struct
 from pathlib import Path
 
 import numpy as np
-from kit import spans
 from onnx import TensorProto, helper
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from kit import spans
 from tests.inference import small_models
 from tests.inference.conftest import Serve, tensor
 

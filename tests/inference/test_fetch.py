@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from inference import fetch
 from inference.errors import ModelError
 from inference.repository import FolderRepository, S3Repository, newest
-
 from tests.inference import small_models
 from tests.inference.conftest import Serve, tensor, until
 from tests.s3 import S3Server, serve_s3

@@ -13,10 +13,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
 )
+
 from inference.datatypes import NUMPY
 from inference.oip import grpc_predict_v2_pb2 as pb
 from inference.tensors import from_binary, to_binary
-
 from tests.inference import small_models
 from tests.inference.conftest import Running, Serve, tensor, until
 from tests.inference.test_app import SAMPLES

@@ -8,6 +8,7 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from inference.errors import BadRequest, TooLarge
 from inference.http import accepts, content_length, parse_timeout, unpack
 

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from inference import models
 from inference.errors import ModelError
 from inference.models import read
 from inference.repository import Found
 from inference.settings import InferenceSettings
-
 from tests.inference import small_models
 from tests.inference.conftest import Running, Serve, tensor, until, until_seen
 

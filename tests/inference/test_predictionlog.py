@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from inference import fetch
 from inference.predictionlog import Event, HttpSink, Prediction, PredictionLog
-
 from tests.inference import small_models
 from tests.inference.conftest import Serve, tensor, until
 from tests.s3 import S3Server, serve_s3
@@ -225,8 +225,9 @@ async def test_stdout_gets_lines(
 
 
 def test_the_log_is_named_wrong() -> None:
-    from inference.settings import InferenceSettings
     from pydantic import ValidationError
+
+    from inference.settings import InferenceSettings
 
     with pytest.raises(ValidationError, match="prediction_log"):
         InferenceSettings(prediction_log="file:///x")

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from trainer import digits, training
 
 from tests.inference import small_models
 from tests.inference.conftest import Serve
+from trainer import digits, training
 
 BINARY = "application/vnd.sagemaker-triton.binary+json"
 

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
+
 from inference.datatypes import NUMPY, of_array
 from inference.errors import BadRequest
 from inference.tensors import as_text, from_binary, from_json, to_binary, to_json

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import httpx
 import pytest
-from kit.health import Health
-from kit.probes import Probes
 from prometheus_client import CollectorRegistry, Counter
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
+
+from kit.health import Health
+from kit.probes import Probes
 
 
 async def inner(scope: Scope, receive: Receive, send: Send) -> None:

@@ -6,9 +6,10 @@ import json
 from typing import Annotated, Literal
 
 import pytest
-from kit import settings
 from pydantic import Field, ValidationError
 from pydantic_settings import SettingsConfigDict
+
+from kit import settings
 
 
 class Example(settings.ServiceSettings):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from kit import spans
-from kit.tracing import TraceContext, new_trace
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
+
+from kit import spans
+from kit.tracing import TraceContext, new_trace
 
 CALLER = TraceContext("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331", sampled=True)
 

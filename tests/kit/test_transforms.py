@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from kit.transforms import Finish, Preparation, TransformError
 from PIL import Image
+
+from kit.transforms import Finish, Preparation, TransformError
 
 GREY8 = [
     {"transform": "decode_image", "mode": "L"},

@@ -8,8 +8,8 @@ import re
 from typing import Any
 
 import pytest
-from kit.settings import ServiceSettings, environment_variables
 
+from kit.settings import ServiceSettings, environment_variables
 from tests.charts.rendering import (
     ALL_RELEASES,
     ENVIRONMENTS,

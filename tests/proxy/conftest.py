@@ -16,13 +16,13 @@ import aiohttp
 import pytest
 import uvicorn
 from aiohttp import web
+from starlette.types import ASGIApp
+
 from kit.health import Health
 from kit.spans import Spans
 from proxy.app import create_app, create_worker
 from proxy.settings import ProxySettings
 from proxy.whole import WholeProtocol
-from starlette.types import ASGIApp
-
 from tests.programs import require
 
 LABELS = [str(digit) for digit in range(10)]

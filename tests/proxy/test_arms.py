@@ -6,9 +6,9 @@ from collections import Counter
 
 from hypothesis import given
 from hypothesis import strategies as st
+
 from proxy.arms import choose
 from proxy.settings import Arm
-
 from tests.proxy.conftest import Neighbour, proxy_with
 
 ARMS = [Arm(name="control", weight=90), Arm(name="challenger", weight=10)]

@@ -11,10 +11,10 @@ import pytest
 from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
+
 from proxy.cache import Memory, key_of
 from proxy.models import Answer
 from proxy.v2_cache import keep, question, recall
-
 from tests.proxy.conftest import METADATA, Neighbour, Proxy, proxy_with
 
 INFER = "/v2/models/digits/infer"

@@ -11,11 +11,11 @@ from typing import Any
 import orjson
 import pytest
 from aiohttp import web
+
 from kit.problem import Problem
 from proxy import callbacks
 from proxy.callbacks import Teller, check, is_public, sign
 from proxy.settings import CallbackPolicy
-
 from tests.proxy.conftest import Neighbour, eventually, proxy_with, worker_with
 
 SECRET = "a secret of some length"

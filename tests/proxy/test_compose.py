@@ -12,12 +12,12 @@ import pytest
 from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
+
 from kit.problem import Problem
 from proxy.compose import connect, merge
 from proxy.contract import Contract, Tensor
 from proxy.settings import Step
 from proxy.tensors import BadInputError
-
 from tests.proxy.conftest import METADATA, Handler, Neighbour, Proxy, proxy_with
 
 ROWS = orjson.dumps({"instances": [[1.0] * 64]})

@@ -11,8 +11,8 @@ import orjson
 import pytest
 import redis.asyncio as redis
 from aiohttp import web
-from proxy.jobs import ENDED, Keys
 
+from proxy.jobs import ENDED, Keys
 from tests.proxy.conftest import Neighbour, Proxy, eventually, proxy_with, worker_with
 
 ROWS = b'{"instances":[' + orjson.dumps([1.0] * 64) + b"]}"

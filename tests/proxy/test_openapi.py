@@ -12,16 +12,16 @@ from typing import Any
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
-from kit.health import Health
-from proxy.api import create_api
-from proxy.services import Services
-from proxy.settings import ProxySettings
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
     response_schema_conformance,
 )
 
+from kit.health import Health
+from proxy.api import create_api
+from proxy.services import Services
+from proxy.settings import ProxySettings
 from tests.proxy.conftest import (
     _answer_infer,
     _answer_metadata,

@@ -7,6 +7,7 @@ from urllib.parse import quote, unquote_to_bytes
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from proxy.paths import BadPathError, check, longest_prefix, model_path, without_stage
 
 REFUSED = [

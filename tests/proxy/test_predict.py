@@ -16,14 +16,14 @@ from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from kit.problem import Problem
 from PIL import Image
+
+from kit.problem import Problem
 from proxy import contract as contracts
 from proxy import tensors
 from proxy.contract import Tensor
 from proxy.predict import Prepared
 from proxy.tensors import DTYPES, BadAnswerError, BadInputError
-
 from tests.proxy.conftest import METADATA, Neighbour, Proxy, proxy_with
 from tests.proxy.test_app import png
 

@@ -12,8 +12,8 @@ import orjson
 import pytest
 from aiohttp import web
 from moto.server import ThreadedMotoServer
-from proxy.jobs import ENDED
 
+from proxy.jobs import ENDED
 from tests.proxy.conftest import (
     Neighbour,
     Proxy,
@@ -173,8 +173,9 @@ async def test_six_megabytes_are_the_limit(stub: Neighbour) -> None:
 
 
 def test_longer_than_sixty_seconds_cannot_be_asked_for() -> None:
-    from proxy.settings import SageMakerBackend
     from pydantic import ValidationError
+
+    from proxy.settings import SageMakerBackend
 
     with pytest.raises(ValidationError):
         SageMakerBackend(type="sagemaker", endpoint="x", timeout_seconds=61)

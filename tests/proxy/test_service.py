@@ -17,12 +17,12 @@ import numpy as np
 import orjson
 import pytest
 import redis.asyncio as redis
+from typer.testing import CliRunner
+
 from kit import settings as kit_settings
 from proxy.cli import app
 from proxy.jobs import ENDED, PRIORITIES, Keys
 from proxy.settings import ProxySettings
-from typer.testing import CliRunner
-
 from tests.proxy.conftest import Neighbour, eventually
 from tests.proxy.processes import running
 

@@ -17,11 +17,11 @@ from typing import Any
 
 import httpx
 import pytest
+from typer.testing import CliRunner
+
 from release import verdicts, verify
 from release.cli import app
 from release.git import open_repo
-from typer.testing import CliRunner
-
 from tests.programs import require
 from tests.release.images import push_image
 from tests.release.kube import Kubernetes, free_port, kubernetes

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
+
 from release import diff
 from release.cli import app
 from release.diff import ApplicationDiff, ResourceDiff
-from typer.testing import CliRunner
-
 from tests.programs import require
 from tests.release.conftest import IDENTITY, digest
 

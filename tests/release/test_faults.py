@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from release import git as git_module
 from release.access import git_environment
 from release.errors import ReleaseError
 from release.git import Git, ManifestRepo
-
 from tests.programs import require
 from tests.release.conftest import World, digest, reference, seen_healthy
 

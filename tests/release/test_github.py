@@ -14,8 +14,8 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from release.git import Git, ManifestRepo
 
+from release.git import Git, ManifestRepo
 from tests.programs import require
 from tests.release.conftest import IDENTITY, World, digest, reference, seen_healthy
 

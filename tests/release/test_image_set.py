@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 
 import pytest
+
 from release import cli
 from release.registry import Registry
-
 from tests.release.conftest import World, digest, push_image, reference
 
 

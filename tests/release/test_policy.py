@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 import pytest
+
 from release import policy
 from release.errors import BadValuesError
 

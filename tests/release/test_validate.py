@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
+
 from release import render, validate
 from release.cli import app
 from release.render import Manifest, Release
-from typer.testing import CliRunner
-
 from tests.programs import require
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -98,8 +98,9 @@ def test_every_step_is_a_make_target_or_a_release_command(path: Path) -> None:
 
 def test_release_options_in_the_workflows_exist() -> None:
     """Every `release` line names a command and options that the command has."""
-    from release.cli import app
     from typer.main import get_command
+
+    from release.cli import app
 
     root = get_command(app)
     for path in WORKFLOWS:

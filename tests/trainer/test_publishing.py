@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 import boto3
 import pytest
-from trainer import publishing
-from trainer.cli import app
 from typer.testing import CliRunner
 
 from tests.s3 import S3Server, serve_s3
+from trainer import publishing
+from trainer.cli import app
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -31,7 +31,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 def client(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Client:
     for name, value in server.environment().items():
         monkeypatch.setenv(name, value)
-    return boto3.client("s3")
+    # A session of its own: the default one keeps the credentials of whichever test made it.
+    return boto3.Session().client("s3")
 
 
 def made(model: bytes = b"onnx", *, name: str = "digits", version: str = "1") -> dict[str, object]:

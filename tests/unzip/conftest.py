@@ -10,11 +10,11 @@ from pathlib import Path
 
 import boto3
 import pytest
-from unzip.extract import Extractor
-from unzip.store import S3
 
 from tests.s3 import ACCESS_KEY, REGION, SECRET_KEY, S3Server, serve_s3
 from tests.unzip.support import OPTIONS
+from unzip.extract import Extractor
+from unzip.store import S3
 
 
 @pytest.fixture(scope="session")

@@ -14,15 +14,15 @@ from typing import Any
 
 import pytest
 import typer
-from kit.settings import environment_variables
-from unzip.cli import _address
-from unzip.settings import UnzipSettings
-from unzip.store import S3
 
+from kit.settings import environment_variables
 from tests.s3 import S3Server
 from tests.unzip import zips
 from tests.unzip.receiver import receiving
 from tests.unzip.support import files_below, free_port, manifest_of, put
+from unzip.cli import _address
+from unzip.settings import UnzipSettings
+from unzip.store import S3
 
 KEY, RESULT = "kim/result.zip", "kim/result/"
 PROGRAM = [sys.executable, "-c", "from unzip.cli import main; main()"]

@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from unzip.extract import Extractor
-from unzip.refusals import Reason
 
 from tests.unzip.support import verdict
+from unzip.extract import Extractor
+from unzip.refusals import Reason
 
 # Go reads some of what we refuse: it is lenient where two readers may differ.
 GO: dict[str, Reason | None] = {

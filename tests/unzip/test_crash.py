@@ -17,9 +17,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from unzip.extract import Extractor, Options
-from unzip.ledger import Outcome
-from unzip.store import S3
 
 from tests.s3 import S3Server
 from tests.unzip import zips
@@ -34,6 +31,9 @@ from tests.unzip.support import (
     put,
     service_on,
 )
+from unzip.extract import Extractor, Options
+from unzip.ledger import Outcome
+from unzip.store import S3
 
 POINTS = os.environ.get("SLIPWAY_CRASH_POINTS", "4")
 KEY, RESULT = "kim/result.zip", "kim/result/"

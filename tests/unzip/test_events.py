@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+
 from unzip.events import UnknownEvent, created_keys
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from unzip.extract import Extractor, Options
-from unzip.store import S3
 
 from tests.s3 import S3Server
 from tests.unzip import zips
 from tests.unzip.conftest import session
 from tests.unzip.faults import KINDS, faulty
 from tests.unzip.support import Recorder, files_below, manifest_of, put, service_on
+from unzip.extract import Extractor, Options
+from unzip.store import S3
 
 KEY, RESULT = "kim/result.zip", "kim/result/"
 

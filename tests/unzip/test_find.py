@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+from tests.unzip.support import Mortal, put
 from unzip.find import archives, result_prefix
 from unzip.store import S3
-
-from tests.unzip.support import Mortal, put
 
 STATE = ".slipway/unzip/"
 

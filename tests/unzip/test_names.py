@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from unzip.directory import Limits
-from unzip.extract import Extractor
-from unzip.names import guess_encoding
 
 from tests.unzip import zips
 from tests.unzip.support import in_memory
+from unzip.directory import Limits
+from unzip.extract import Extractor
+from unzip.names import guess_encoding
 
 
 @pytest.mark.parametrize(

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
+from tests.unzip import zips
+from tests.unzip.support import Later, Recorder, put, service_on
 from unzip.extract import Extractor
 from unzip.ledger import Archive, Ledger, Outcome, State
 from unzip.metrics import Metrics
 from unzip.outbox import Message, Outbox, Refusal, Result
 from unzip.store import S3
-
-from tests.unzip import zips
-from tests.unzip.support import Later, Recorder, put, service_on
 
 KEY = "kim/result.zip"
 

@@ -11,13 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from unzip.store import S3
-
 from tests.s3 import S3Server
 from tests.unzip import zips
 from tests.unzip.receiver import Receiver, receiving
 from tests.unzip.support import files_below, manifest_of, put
 from tests.unzip.test_cli import PROGRAM, environment, lines, unzip
+from unzip.store import S3
 
 
 def _start(server: S3Server, bucket: str, **more: str) -> subprocess.Popen[str]:

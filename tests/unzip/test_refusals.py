@@ -7,12 +7,12 @@ import zlib
 from pathlib import Path
 
 import pytest
-from unzip.directory import Limits
-from unzip.extract import Extractor, Options
-from unzip.refusals import Reason
 
 from tests.unzip import zips
 from tests.unzip.support import verdict
+from unzip.directory import Limits
+from unzip.extract import Extractor, Options
+from unzip.refusals import Reason
 
 
 @pytest.mark.parametrize(("data", "reason"), zips.BAD.values(), ids=zips.names(zips.BAD))

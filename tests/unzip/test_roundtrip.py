@@ -8,12 +8,12 @@ from typing import Any
 
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
-from unzip.directory import Kind, Limits
-from unzip.extract import Extractor
-from unzip.refusals import Reason, Refused
 
 from tests.unzip import zips
 from tests.unzip.support import OPTIONS, in_memory, verdict
+from unzip.directory import Kind, Limits
+from unzip.extract import Extractor
+from unzip.refusals import Reason, Refused
 
 _EXTRACTOR = Extractor(OPTIONS)
 _components = st.text(

@@ -9,6 +9,9 @@ import botocore.exceptions
 import obstore.exceptions
 import pytest
 import urllib3.exceptions
+
+from tests.s3 import S3Server
+from tests.unzip.conftest import session
 from unzip.startup import UnfitStore, check_conditional_writes, copies_rightly
 from unzip.store import (
     S3,
@@ -22,9 +25,6 @@ from unzip.store import (
     Transient,
     translate,
 )
-
-from tests.s3 import S3Server
-from tests.unzip.conftest import session
 
 
 def test_conditional_writes(store: S3) -> None:

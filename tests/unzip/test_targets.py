@@ -12,10 +12,10 @@ from typing import Any
 
 import httpx
 import pytest
-from unzip.outbox import Refusal
-from unzip.targets import Backend, Slack, render, retry_after
 
 from tests.unzip.receiver import Receiver, receiving
+from unzip.outbox import Refusal
+from unzip.targets import Backend, Slack, render, retry_after
 
 EVENT: dict[str, Any] = {
     "specversion": "1.0",

@@ -14,17 +14,17 @@ from typing import Any
 import boto3
 import httpx
 import pytest
-from kit.health import Health
 from moto.server import ThreadedMotoServer
 from starlette.types import ASGIApp
-from unzip.extract import Extractor
-from unzip.store import S3
-from unzip.watch import Queue, Watcher, create_app
 
+from kit.health import Health
 from tests.s3 import serve_s3
 from tests.unzip import zips
 from tests.unzip.conftest import session
 from tests.unzip.support import Recorder, files_below, free_port, manifest_of, put, service_on
+from unzip.extract import Extractor
+from unzip.store import S3
+from unzip.watch import Queue, Watcher, create_app
 
 KEY, RESULT = "kim/result.zip", "kim/result/"
 

@@ -7,12 +7,6 @@ import time
 from typing import Any
 
 import pytest
-from unzip.extract import SOURCE_TAG, Extractor, Options
-from unzip.ledger import Archive, LeaseLost, Ledger, State
-from unzip.refusals import Reason
-from unzip.startup import copies_rightly
-from unzip.store import S3, Absent, Buffer, Missing
-from unzip.worker import Stop
 
 from tests.unzip import zips
 from tests.unzip.support import (
@@ -26,6 +20,12 @@ from tests.unzip.support import (
     service_on,
     settings_for,
 )
+from unzip.extract import SOURCE_TAG, Extractor, Options
+from unzip.ledger import Archive, LeaseLost, Ledger, State
+from unzip.refusals import Reason
+from unzip.startup import copies_rightly
+from unzip.store import S3, Absent, Buffer, Missing
+from unzip.worker import Stop
 
 KEY, RESULT = "kim/result.zip", "kim/result/"
 

@@ -13,9 +13,9 @@ from typing import Any
 from botocore.exceptions import ClientError
 from mypy_boto3_s3 import S3Client
 from PIL import Image, ImageDraw
-from trainer import digits
 
 from flow.errors import FlowError
+from trainer import digits
 
 KOREAN = ("보고서", "사진", "로그", "결과")
 MEMBERS = 240

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from cluster.errors import ClusterError
 from rich.console import Console
 from rich.table import Table
 
+from cluster.errors import ClusterError
 from flow import archive, digits, image, stages
 from flow import site as sites
 from flow.errors import FlowError

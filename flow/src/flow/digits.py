@@ -6,9 +6,9 @@ import time
 from dataclasses import dataclass
 
 import httpx
-from trainer import digits
 
 from flow.errors import FlowError
+from trainer import digits
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from cluster.layout import default_layout
 
+from cluster.layout import default_layout
 from flow import command
 
 

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import boto3
-from cluster.kube import Kubectl
 from mypy_boto3_s3 import S3Client
 
 from cluster import elsewhere, images, layout, manifest_repo
+from cluster.kube import Kubectl
 from flow.errors import FlowError
 from flow.source import PLACEHOLDER_URL
 

@@ -11,8 +11,6 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-from kit import logs, tracing
-from kit.health import Health
 from starlette.types import Receive, Scope, Send
 
 from inference import openapi, runtime, sagemaker, v1
@@ -41,6 +39,8 @@ from inference.models import Registry, ServedModel, json_bytes
 from inference.protocol import encode, parse
 from inference.repository import NAME, version_order
 from inference.settings import InferenceSettings
+from kit import logs, tracing
+from kit.health import Health
 
 if TYPE_CHECKING:
     from inference.grpc_server import GrpcServer

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from kit import logs
-from kit.settings import reference
 
 from inference.errors import ModelError
 from inference.settings import InferenceSettings
+from kit import logs
+from kit.settings import reference
 
 app = typer.Typer(no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
 

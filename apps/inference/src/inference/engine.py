@@ -11,10 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-from kit import tracing
-from kit.spans import Spans
-from kit.tracing import TraceContext
-from kit.transforms import TransformError
 
 from inference.batcher import Batcher, Item
 from inference.errors import (
@@ -29,6 +25,10 @@ from inference.predictionlog import Prediction, PredictionLog
 from inference.protocol import InferRequest
 from inference.settings import InferenceSettings
 from inference.tensors import Array
+from kit import tracing
+from kit.spans import Spans
+from kit.tracing import TraceContext
+from kit.transforms import TransformError
 
 WATCH_AFTER = 0.05
 """Seconds after which a request that is still waiting is watched for its caller hanging up."""

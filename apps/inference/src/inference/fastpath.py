@@ -18,7 +18,6 @@ from collections.abc import Coroutine
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, cast
 
-from kit import logs
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from inference.engine import PARSE_OFF_LOOP, Call
@@ -26,6 +25,7 @@ from inference.errors import Cancelled, InferenceError
 from inference.http import Headers, content_length
 from inference.models import ServedModel
 from inference.protocol import InferRequest, encode, parse
+from kit import logs
 
 if TYPE_CHECKING:
     from inference.app import InferenceApp, Target

@@ -14,12 +14,12 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import stamina
-from kit import logs
 from obstore.exceptions import BaseError, NotFoundError, PermissionDeniedError, UnauthenticatedError
 from obstore.store import LocalStore, S3Store
 
 from inference import manifest
 from inference.errors import ModelError
+from kit import logs
 
 log = logs.get("inference.fetch")
 

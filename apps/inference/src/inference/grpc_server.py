@@ -17,7 +17,6 @@ from grpc_health.v1 import (  # type: ignore[import-untyped]
     health_pb2_grpc,
 )
 from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
-from kit import logs
 
 from inference.app import SERVER_NAME, InferenceApp
 from inference.datatypes import NUMPY, of_array
@@ -43,6 +42,7 @@ from inference.protocol import (
     timeout_of,
 )
 from inference.tensors import Array, from_binary, to_binary
+from kit import logs
 
 log = logs.get("inference.grpc")
 

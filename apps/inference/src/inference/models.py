@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from kit import logs
-from kit.transforms import Finish, Preparation, TransformError
 
 from inference import manifest as manifests
 from inference.batcher import Batcher
@@ -22,6 +20,8 @@ from inference.repository import Found, Repository, newest, version_order
 from inference.runtime import OnnxModel, check_manifest, row_independent
 from inference.settings import InferenceSettings
 from inference.statistics import ModelStatistics
+from kit import logs
+from kit.transforms import Finish, Preparation, TransformError
 
 log = logs.get("inference.models")
 

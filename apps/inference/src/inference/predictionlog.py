@@ -25,14 +25,14 @@ from typing import Any, Literal, Protocol
 
 import orjson
 import stamina
-from kit import logs
-from kit.tracing import TraceContext
 from obstore.exceptions import BaseError
 
 from inference.datatypes import of_array
 from inference.fetch import open_store
 from inference.settings import InferenceSettings
 from inference.tensors import Array, to_binary, to_json
+from kit import logs
+from kit.tracing import TraceContext
 
 log = logs.get("inference.predictionlog")
 

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kit import logs, server
-from kit.health import Health
-from kit.probes import Probes
-from kit.spans import configure
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
 
 from inference.app import InferenceApp, start_loading
@@ -19,6 +15,10 @@ from inference.models import Registry
 from inference.predictionlog import open_log
 from inference.repository import Repository, open_repository
 from inference.settings import InferenceSettings
+from kit import logs, server
+from kit.health import Health
+from kit.probes import Probes
+from kit.spans import configure
 
 
 def create_app(settings: InferenceSettings, health: Health) -> tuple[Probes, InferenceApp]:

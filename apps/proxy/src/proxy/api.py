@@ -12,9 +12,9 @@ from fastapi import APIRouter, FastAPI, Header, Path, Query, Response
 from fastapi import Request as HttpRequest
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import StreamingResponse
-from kit.problem import MEDIA_TYPE, Problem
 from starlette.exceptions import HTTPException
 
+from kit.problem import MEDIA_TYPE, Problem
 from proxy import callbacks, compose, pages
 from proxy.auth import forbidden
 from proxy.compose import Question

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import socket
 
+from starlette.types import ASGIApp, Receive, Scope, Send
+
 from kit.health import Health
 from kit.probes import Probes
 from kit.spans import Spans
-from starlette.types import ASGIApp, Receive, Scope, Send
-
 from proxy.api import create_api
 from proxy.gateway import Gateway
 from proxy.metrics import Metrics

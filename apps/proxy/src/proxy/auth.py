@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import jwt
+
 from kit import logs
 from kit.problem import Problem
-
 from proxy import headers
 from proxy.settings import ApiKey, JwtPolicy, RateLimit
 

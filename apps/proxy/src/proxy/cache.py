@@ -16,8 +16,8 @@ from time import monotonic
 from typing import Literal, cast
 
 import redis.asyncio as redis
-from kit.problem import Problem
 
+from kit.problem import Problem
 from proxy.metrics import Metrics
 from proxy.redis_store import Store
 from proxy.settings import CachePolicy

@@ -16,8 +16,8 @@ from urllib.parse import SplitResult, urlsplit
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
-from kit.problem import Problem
 
+from kit.problem import Problem
 from proxy.settings import CallbackPolicy
 
 SIGNATURE = "X-Slipway-Signature"

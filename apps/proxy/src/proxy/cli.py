@@ -7,11 +7,11 @@ import sys
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
+
 from kit import logs, settings
 from kit.health import Health
 from kit.server import serve as run_server
-from pydantic import ValidationError
-
 from proxy.app import create_app, create_worker
 from proxy.settings import ProxySettings
 from proxy.whole import WholeProtocol

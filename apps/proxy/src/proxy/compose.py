@@ -9,7 +9,6 @@ from time import monotonic
 from typing import Any
 
 from kit.problem import Problem
-
 from proxy import tensors
 from proxy.contract import Contract
 from proxy.models import Asking, Models

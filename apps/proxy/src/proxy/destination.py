@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from time import monotonic
 
 from kit.problem import Problem
-
 from proxy import upstream
 from proxy.guards import Breaker, Concurrency, RetryBudget
 from proxy.metrics import Metrics

@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import AsyncIterator
 from time import monotonic
 
-from kit.problem import Problem
 from starlette.types import Receive
 
+from kit.problem import Problem
 from proxy import deadline as deadlines
 from proxy import headers
 from proxy.context import Request

@@ -11,12 +11,12 @@ from collections.abc import Awaitable, Callable
 from time import monotonic
 from urllib.parse import unquote
 
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
 from kit import logs, tracing
 from kit.health import Health
 from kit.problem import MEDIA_TYPE, Problem
 from kit.spans import Spans
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
 from proxy import auth, headers, paths, v2, whole
 from proxy import deadline as deadlines
 from proxy.arms import arm_of

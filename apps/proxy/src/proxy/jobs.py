@@ -11,9 +11,9 @@ from typing import Any, cast
 
 import orjson
 import redis.asyncio as redis
-from kit.problem import Problem
 from redis.exceptions import RedisError
 
+from kit.problem import Problem
 from proxy import job_scripts
 from proxy.blobs import Blobs
 from proxy.redis_store import Store, unavailable

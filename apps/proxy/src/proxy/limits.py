@@ -14,8 +14,8 @@ from functools import cache
 from time import monotonic
 
 import redis.asyncio as redis
-from kit.problem import Problem
 
+from kit.problem import Problem
 from proxy.context import Request
 from proxy.redis_store import Store
 from proxy.settings import ProxySettings, RateLimit

@@ -10,8 +10,8 @@ from typing import Protocol
 from urllib.parse import parse_qsl
 
 import orjson
-from kit.problem import Problem
 
+from kit.problem import Problem
 from proxy import contract as contracts
 from proxy import deadline as deadlines
 from proxy.contract import BadContractError, Contract

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from kit.problem import MEDIA_TYPE
 from pydantic import BaseModel, ConfigDict, Field
+
+from kit.problem import MEDIA_TYPE
 
 JOB_STATES = ("queued", "running", "succeeded", "failed", "cancelled", "expired")
 

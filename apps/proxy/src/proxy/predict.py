@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import orjson
-from kit.problem import Problem
-from kit.transforms import TransformError
 from numpy.typing import NDArray
 
+from kit.problem import Problem
+from kit.transforms import TransformError
 from proxy import tensors
 from proxy.contract import Contract
 from proxy.models import Answer, Asking, ModelBackend

@@ -8,8 +8,8 @@ from typing import Any, cast
 
 import orjson
 import redis.asyncio as redis
-from kit.problem import Problem
 
+from kit.problem import Problem
 from proxy.cache import Made, PredictionCache, key_of
 from proxy.contract import Contract
 from proxy.models import Asking, ModelBackend

@@ -8,11 +8,11 @@ from time import monotonic
 from typing import TypeVar
 
 import redis.asyncio as redis
-from kit import logs
-from kit.problem import Problem
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
+from kit import logs
+from kit.problem import Problem
 from proxy.metrics import Metrics
 from proxy.settings import ProxySettings
 

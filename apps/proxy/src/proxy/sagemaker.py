@@ -19,8 +19,8 @@ from botocore.exceptions import (
     NoCredentialsError,
     ReadTimeoutError,
 )
-from kit.problem import Problem
 
+from kit.problem import Problem
 from proxy.contract import Contract
 from proxy.guards import Breaker, Concurrency
 from proxy.metrics import Metrics

@@ -8,8 +8,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from botocore.exceptions import BotoCoreError, ClientError
-from kit.problem import Problem
 
+from kit.problem import Problem
 from proxy.models import Answer, Asking
 from proxy.predictor import said_by_container
 from proxy.sagemaker import SageMakerModel, loads, mapped

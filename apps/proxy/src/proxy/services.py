@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Iterable
 
 import aiohttp
+
 from kit.health import Health
 from kit.spans import Spans, configure
-
 from proxy.access import AccessLog
 from proxy.auth import Authenticator
 from proxy.blobs import Blobs

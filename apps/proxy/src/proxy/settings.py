@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from kit.settings import ServiceSettings
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -14,6 +13,8 @@ from pydantic import (
     model_validator,
 )
 from pydantic_settings import SettingsConfigDict
+
+from kit.settings import ServiceSettings
 
 Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"

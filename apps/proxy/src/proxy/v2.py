@@ -7,8 +7,8 @@ from time import monotonic
 from typing import Any
 
 import orjson
-from kit.problem import Problem
 
+from kit.problem import Problem
 from proxy import headers, v2_cache
 from proxy.context import Request
 from proxy.forward import forward, read_body

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from kit.problem import Problem
 
+from kit.problem import Problem
 from proxy.cache import Made, PredictionCache, key_of
 from proxy.context import Request
 from proxy.forward import read_body

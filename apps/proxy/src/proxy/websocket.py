@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 
 import aiohttp
-from kit.problem import Problem
 
+from kit.problem import Problem
 from proxy import headers
 from proxy.context import Request
 from proxy.services import Services

@@ -17,10 +17,10 @@ from typing import Any
 
 import orjson
 import redis.asyncio as redis
-from kit import logs, tracing
-from kit.problem import Problem
 from redis.exceptions import RedisError
 
+from kit import logs, tracing
+from kit.problem import Problem
 from proxy import job_scripts, sagemaker_async
 from proxy.callbacks import Teller
 from proxy.context import new_request_id

@@ -130,7 +130,7 @@ class Registry:
         import boto3  # a second of import time that only ECR needs  # noqa: PLC0415
         from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
 
-        client: ECRClient = boto3.client("ecr", region_name=host["region"])
+        client: ECRClient = boto3.Session().client("ecr", region_name=host["region"])
         try:
             answer = client.batch_get_image(
                 registryId=host["account"],

@@ -84,7 +84,7 @@ def publish(
     try:
         model, manifest = publishing.read(source)
         publishing.check_metrics(manifest, min_accuracy=min_accuracy)
-        client = boto3.client("s3")
+        client = boto3.Session().client("s3")
         if version == "next":
             version = publishing.next_version(client, repository, str(manifest["name"]))
         manifest["version"] = version or manifest["version"]

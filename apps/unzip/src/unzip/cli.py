@@ -22,14 +22,14 @@ from urllib.parse import urlsplit
 
 import boto3
 import typer
-from kit import logs
-from kit.settings import reference
 from prometheus_client import push_to_gateway
 from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 from rich.table import Table
 
+from kit import logs
+from kit.settings import reference
 from unzip import find, service, startup
 from unzip.directory import Kind
 from unzip.extract import MANIFEST, SOURCE_TAG, Extractor, Replaced, Source
@@ -153,7 +153,6 @@ def watch_command() -> None:
     # A CronJob's every run would pay for the web server's import.
     from kit import server  # noqa: PLC0415
     from kit.health import Health  # noqa: PLC0415
-
     from unzip import watch  # noqa: PLC0415
 
     settings = _configured()
@@ -168,7 +167,7 @@ def watch_command() -> None:
             watcher.start()
             threads = []
             if settings.sqs_queue_url:
-                queue = watch.Queue(boto3.client("sqs"), settings.sqs_queue_url, ours)
+                queue = watch.Queue(boto3.Session().client("sqs"), settings.sqs_queue_url, ours)
                 threads.append(threading.Thread(target=queue.run, name="sqs", daemon=True))
                 threads[0].start()
             health = Health()

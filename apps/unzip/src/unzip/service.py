@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from kit import logs
-
 from unzip import find, startup
 from unzip.extract import Extractor, Options
 from unzip.ledger import Archive, Ledger, Outcome

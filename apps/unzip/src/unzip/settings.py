@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from kit.settings import ServiceSettings
 from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
+from kit.settings import ServiceSettings
 from unzip.directory import Limits
 
 _MIB = 1 << 20

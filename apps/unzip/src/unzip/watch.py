@@ -8,16 +8,16 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from kit import logs
-from kit.health import Health
-from kit.probes import Probes
-from kit.problem import MEDIA_TYPE, Problem
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from kit import logs
+from kit.health import Health
+from kit.probes import Probes
+from kit.problem import MEDIA_TYPE, Problem
 from unzip.events import UnknownEvent, created_keys
 from unzip.service import Service
 

@@ -17,7 +17,6 @@ from functools import partial
 from typing import Any
 
 from kit import logs
-
 from unzip.directory import Directory, Kind
 from unzip.extract import MANIFEST, SOURCE_TAG, Extractor, Replaced, Source
 from unzip.find import result_prefix
