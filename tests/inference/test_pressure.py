@@ -103,8 +103,9 @@ async def test_the_deadline_counts_the_queue_and_frees_the_place(serve: Serve, s
 async def test_who_hangs_up_frees_its_place(serve: Serve, slow: Path, chunked: bool) -> None:
     async with serve() as running:
         (served,) = running.app.registry.all_serving()
-        ahead = [asyncio.create_task(running.infer("slow", ROW)) for _ in range(2)]
-        await until(lambda: served.batcher.queued_rows == 1)
+        # Enough ahead that a busy machine sees the hang-up before its turn has come.
+        ahead = [asyncio.create_task(running.infer("slow", ROW)) for _ in range(4)]
+        await until(lambda: served.batcher.queued_rows == 3)
         body = json.dumps({"inputs": [ROW]}).encode()
         _, writer = await asyncio.open_connection("127.0.0.1", running.port)
         if chunked:
@@ -115,7 +116,7 @@ async def test_who_hangs_up_frees_its_place(serve: Serve, slow: Path, chunked: b
         else:
             writer.write(raw(PATH, body))
         failures = served.statistics.failures
-        await until(lambda: running.app.engine.in_flight == 3)
+        await until(lambda: running.app.engine.in_flight == 5)
         writer.close()
         await writer.wait_closed()
         await until(lambda: failures["cancelled"] == 1)
