@@ -20,7 +20,9 @@ def run(
     shown: bool = False,
     accepted: tuple[int, ...] = (0,),
 ) -> str:
-    """Standard output of a command; FlowError with standard error for other exit codes.
+    """Standard output of a command; FlowError with standard error for a code not ``accepted``.
+
+    An accepted code other than 0 returns standard error, too.
 
     ``shown`` prints the command first, as one would type it.
     """
@@ -39,4 +41,4 @@ def run(
         raise FlowError(
             f"`{shlex.join(arguments)}` ended with exit code {done.returncode}:\n{said}"
         )
-    return done.stdout
+    return done.stdout if done.returncode == 0 else done.stdout + done.stderr

@@ -22,6 +22,8 @@ from flow.site import ENVIRONMENTS, GATEWAY, Site
 
 MODEL = "digits"
 MODELS_BUCKET = "models"
+# Exit codes of `release`; see docs/reference/release.md.
+SUPERSEDED, HELD = 3, 4
 
 
 def prepare(site: Site) -> None:
@@ -120,23 +122,33 @@ def values(
         folder = clone / "values" / environment
         new = [one for one in built if _scalars(folder, one.app, "image")["digest"] != one.digest]
         model_is_new = _scalars(folder, "inference", "model") != published
+    # A newer build or a hold is somebody's decision: it is told, and what runs stays.
+    accepted = (0, SUPERSEDED, HELD)
     if new:
-        release(
+        said = release(
             site,
             *("image", "set", f"--env={environment}", f"--revision={new[0].revision}"),
             *(f"--image={one.app}={one.reference}" for one in new),
+            accepted=accepted,
         )
+        typer.echo(said.strip())
     if model_is_new:
         arguments = (f"--{key}={value}" for key, value in published.items())
-        release(site, "model", "set", f"--env={environment}", *arguments)
+        said = release(site, "model", "set", f"--env={environment}", *arguments, accepted=accepted)
+        typer.echo(said.strip())
 
 
-def release(site: Site, *arguments: str) -> str:
-    """Run the `release` command on the manifest repo, shown as one would type it."""
+def release(site: Site, *arguments: str, accepted: tuple[int, ...] = (0,)) -> str:
+    """Run the `release` command on the manifest repo, shown as one would type it.
+
+    Returns what it said, on standard output and standard error.
+    """
     environment = {"MANIFEST_REPO": site.manifest_repo}
     if site.kubectl.kubeconfig:
         environment["KUBECONFIG"] = str(site.kubectl.kubeconfig)
-    return command.run("release", *arguments, environment=environment, shown=True)
+    return command.run(
+        "release", *arguments, environment=environment, shown=True, accepted=accepted
+    )
 
 
 def render(site: Site, environment: str) -> int:
