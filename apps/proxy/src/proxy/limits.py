@@ -70,11 +70,16 @@ class Limits:
         name = caller.name if caller is not None else f"address:{request.client}"
         now = request.started
         window = self._windows.get(name)
+        asked = False
         while window is None or now >= window.ends or not self._holds(window, limit, now):
+            # What Redis said a moment ago is an answer, however long it took to say it: asked
+            # again for being old, a slow one would be asked until the window ends.
+            if asked and window is not None and now < window.ends and _is_used_up(window, limit):
+                break
             window = await self._lease_together(name, limit)
             if window is None:
                 return
-            now = monotonic()
+            asked, now = True, monotonic()
         if window.held <= 0:
             wait = max(1, math.ceil(window.ends - now))
             raise Problem(
@@ -101,7 +106,7 @@ class Limits:
         """Whether this pod can decide alone: it holds places, or knows that none are left."""
         if window.held > 0:
             return True
-        return window.used >= limit.requests and now - window.leased_at < LEASE_SECONDS
+        return _is_used_up(window, limit) and now - window.leased_at < LEASE_SECONDS
 
     async def _lease_together(self, name: str, limit: RateLimit) -> Window | None:
         """One lease at a time for a caller: a burst asks Redis once, for all that wait."""
@@ -146,6 +151,10 @@ class Limits:
         window.ends = now + max(0.001, left / 1000)
         window.leased_at = now
         return window
+
+
+def _is_used_up(window: Window, limit: RateLimit) -> bool:
+    return window.used >= limit.requests
 
 
 @cache
