@@ -126,7 +126,7 @@ def test_a_commit_becomes_an_image_a_digest_new_pods_and_a_new_answer(
     print(f"\nimage set {pushed - begin:.1f} s, verdict {time.monotonic() - pushed:.1f} s later")
     assert proxies_run(site, "dev", changed.digest)
     assert reported("dev").startswith(MARK)
-    assert reported("stage") == "proxy"
+    assert not reported("stage").startswith(MARK)
 
 
 @pytest.mark.usefixtures("load")
@@ -153,7 +153,7 @@ def test_rollback_restores_what_ran_before_in_one_commit_and_holds_it(
     assert git(site.manifest_repo, "rev-list", "--count", f"{before}..main") == "1"
     assert digest(site, "prod", "proxy") == baseline
     wait_until(lambda: proxies_run(site, "prod", baseline), "prod runs the old digest")
-    assert reported("prod") == "proxy"
+    assert not reported("prod").startswith(MARK)
     # The hold keeps the bad version out until somebody takes it away.
     refused = release(
         "promote", "--from=stage", "--to=prod", accepted=(1, 2, 3, 4, 5, 6, 7, 8, 9, 10)

@@ -43,7 +43,7 @@ def up() -> None:
     commit = stages.publish_source(here, REPO)
     told.head(f"the manifest repo {here.manifest_repo} is at {commit[:12]}")
     told.head("stage 1, image: a commit becomes images")
-    built = stages.images(here, REPO)
+    built = stages.images(here)
     told.head("stage 2, values: the digests are written into values/dev")
     stages.values(here, "dev", built, stages.model(here))
     told.head(f"stage 3, render: {stages.render(here, 'dev')} objects")

@@ -60,10 +60,10 @@ def build(
     ``fresh``. ``base`` replaces the Dockerfile's PYTHON_IMAGE. FlowError for an unknown app or
     a build that fails.
     """
-    if not (repo / "apps" / app / "pyproject.toml").is_file():
-        known = ", ".join(sorted(path.parent.name for path in repo.glob("apps/*/pyproject.toml")))
-        raise FlowError(f"there is no service {app!r} under apps/; name one of: {known}")
     revision = command.run("git", "-C", str(repo), "rev-parse", commit).strip()
+    known = _apps(repo, revision)
+    if app not in known:
+        raise FlowError(f"there is no service {app!r} under apps/; name one of: {', '.join(known)}")
     repository, tag = f"{registry}/{app}", revision[:12]
     content = f"content-{_content(repo, revision, app, base)}"
     if not fresh and _plain_http(registry) and (known_digest := _digest(repository, content)):
@@ -79,6 +79,14 @@ def build(
     if _plain_http(registry):
         _tag(repository, digest, content)
     return Image(app, repository, tag, digest, revision)
+
+
+def _apps(repo: Path, revision: str) -> list[str]:
+    listing = command.run(
+        "git", "-C", str(repo), "ls-tree", "-r", "--name-only", revision, "--", "apps"
+    )
+    paths = [Path(line) for line in listing.splitlines()]
+    return sorted(p.parts[1] for p in paths if len(p.parts) == 3 and p.name == "pyproject.toml")
 
 
 def _content(repo: Path, revision: str, app: str, base: str) -> str:

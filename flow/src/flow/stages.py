@@ -69,23 +69,25 @@ def publish_source(site: Site, repo: Path) -> str:
     return commit
 
 
-def images(site: Site, repo: Path) -> list[image.Image]:
-    """Stage 1: build what changed, push it by digest."""
-    # One commit for all, whatever is committed while they are built.
-    commit = command.run("git", "-C", str(repo), "rev-parse", "HEAD").strip()
+def images(site: Site) -> list[image.Image]:
+    """Stage 1: build what changed on main, push it by digest.
+
+    Main and not this clone is built: it may hold what others merged, and what runs must never
+    be replaced by something that lacks it.
+    """
     found = []
-    for app in image.APPS:
-        begin = time.monotonic()
-        built = image.build(
-            repo,
-            app,
-            registry=site.registry,
-            commit=commit,
-            base=site.base_image,
-            build_volumes=site.build_volumes,
-        )
-        typer.echo(f"  {app} {built.digest[:19]}… ({time.monotonic() - begin:.1f} s)")
-        found.append(built)
+    with _checkout(site) as clone:
+        for app in image.APPS:
+            begin = time.monotonic()
+            built = image.build(
+                clone,
+                app,
+                registry=site.registry,
+                base=site.base_image,
+                build_volumes=site.build_volumes,
+            )
+            typer.echo(f"  {app} {built.digest[:19]}… ({time.monotonic() - begin:.1f} s)")
+            found.append(built)
     return found
 
 
