@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,22 @@ def test_a_changed_input_restarts(supervisor: Supervisor, tmp_path: Path) -> Non
     settings.write_text("two")
     assert supervisor.ensure(part) == "restarted"
     assert supervisor.process_id("part") != first
+    supervisor.stop("part")
+
+
+def test_another_working_folder_restarts_nothing(
+    supervisor: Supervisor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found: a program named without its path was looked for in the folder of the clone."""
+    program = tmp_path / "bin" / "some-daemon"
+    program.parent.mkdir()
+    program.symlink_to(sys.executable)
+    monkeypatch.setenv("PATH", str(program.parent))
+    part = daemon(tmp_path)
+    named = replace(part, argv=("some-daemon", *part.argv[1:]))
+    supervisor.ensure(named)
+    monkeypatch.chdir(tmp_path)
+    assert supervisor.ensure(named) == "kept"
     supervisor.stop("part")
 
 

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -155,8 +156,9 @@ def _signal(pids: Iterable[int], number: int) -> None:
 
 def _fingerprint(daemon: Daemon) -> str:
     digest = hashlib.sha256(json.dumps([daemon.argv, dict(daemon.environment)]).encode())
-    program = Path(daemon.argv[0]).resolve()
-    digest.update(str(program).encode())
+    # Through links, so that a program built anew counts as another one.
+    program = shutil.which(daemon.argv[0])
+    digest.update(str(Path(program).resolve() if program else "").encode())
     for path in daemon.inputs:
         digest.update(path.read_bytes())
     return digest.hexdigest()
