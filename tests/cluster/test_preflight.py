@@ -12,7 +12,6 @@ GOOD = Facts(
     system="Linux",
     root=True,
     missing_packages=(),
-    apt=True,
     disk_free=100 * GIB,
     memory_available=16 * GIB,
     built=False,

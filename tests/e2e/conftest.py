@@ -166,12 +166,12 @@ def predict(environment: str, *, row: int = 0) -> httpx.Response:
     )
 
 
-def digest(site: sites.Site, environment: str, name: str, *, branch: str = "main") -> str:
+def digest(site: sites.Site, environment: str, name: str) -> str:
     """The digest that the values of an environment name."""
     done = subprocess.run(
         [
             *("git", "-C", str(site.manifest_repo), "show"),
-            f"{branch}:values/{environment}/{name}.image.yaml",
+            f"main:values/{environment}/{name}.image.yaml",
         ],
         check=True,
         capture_output=True,

@@ -103,26 +103,6 @@ def row_mixing() -> bytes:
     )
 
 
-def with_maps() -> bytes:
-    """What classifiers are exported to by default: probabilities as a sequence of maps."""
-    classes = helper.make_node(
-        "ZipMap", ["x"], ["y"], domain="ai.onnx.ml", classlabels_int64s=[0, 1]
-    )
-    maps = helper.make_sequence_type_proto(
-        helper.make_map_type_proto(
-            TensorProto.INT64, helper.make_tensor_type_proto(TensorProto.FLOAT, None)
-        )
-    )
-    graph = helper.make_graph(
-        [classes],
-        "maps",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["rows", 2])],
-        [helper.make_value_info("y", maps)],
-    )
-    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)]
-    return helper.make_model(graph, opset_imports=opsets, ir_version=9).SerializeToString()
-
-
 def slow(layers: int = 80) -> bytes:
     """``y`` FP32 [rows, 4] after many large products: tens of milliseconds a run."""
     size = 1024

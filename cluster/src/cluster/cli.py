@@ -205,14 +205,8 @@ def build(
 
 def _packages_for_tests(where: layout.Layout, progress: _Progress) -> None:
     missing = preflight.missing_packages_for_tests()
-    if not missing:
-        return
-    names = " ".join(missing)
-    if os.geteuid() == 0 and shutil.which("apt-get"):
-        log = where.logs / "apt.log"
-        progress.line(f"installing Debian packages: {names}; log: {log}")
-        preflight.install_packages(missing, log)
-    else:
+    if not boot.install_missing(where, missing, progress.line):
+        names = " ".join(missing)
         progress.line(f"tests that need these Debian packages will be skipped: {names}")
 
 

@@ -56,7 +56,7 @@ IMAGES = (
 Report = Callable[[str], None]
 
 
-def references(where: Layout, programs: Mapping[str, Path], shared: Path) -> dict[str, str]:
+def references(programs: Mapping[str, Path], shared: Path) -> dict[str, str]:
     """The reference of each image, tagged by a hash of all that it is made of."""
     files = _files(programs, shared)
     return {

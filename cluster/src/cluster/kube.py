@@ -22,17 +22,20 @@ class Kubectl:
 
     def run(self, *arguments: str, stdin: str = "", check: bool = True) -> str:
         """Standard output of one call; ClusterError with standard error when it fails."""
+        done = self._call(*arguments, stdin=stdin)
+        if check and done.returncode != 0:
+            raise ClusterError(f"`kubectl {' '.join(arguments)}` failed: {done.stderr.strip()}")
+        return done.stdout
+
+    def _call(self, *arguments: str, stdin: str) -> subprocess.CompletedProcess[str]:
         configured = [f"--kubeconfig={self.kubeconfig}"] if self.kubeconfig else []
-        done = subprocess.run(
+        return subprocess.run(
             [self.program, *configured, *arguments],
             input=stdin,
             capture_output=True,
             text=True,
             check=False,
         )
-        if check and done.returncode != 0:
-            raise ClusterError(f"`kubectl {' '.join(arguments)}` failed: {done.stderr.strip()}")
-        return done.stdout
 
     def get(self, *arguments: str) -> dict[str, Any]:
         """One object, or an empty dictionary where there is none."""
@@ -59,14 +62,7 @@ class Kubectl:
 
     def all_exist(self, manifests: str) -> bool:
         """Whether the API server has every object of the manifests."""
-        configured = [f"--kubeconfig={self.kubeconfig}"] if self.kubeconfig else []
-        done = subprocess.run(
-            [self.program, *configured, "get", "-f", "-", "-o", "name"],
-            input=manifests,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = self._call("get", "-f", "-", "-o", "name", stdin=manifests)
         return done.returncode == 0
 
     def wait_for_heartbeat(self, node: str, since: datetime, timeout: float) -> None:

@@ -63,7 +63,6 @@ class Facts:
     system: str
     root: bool
     missing_packages: tuple[str, ...]
-    apt: bool
     disk_free: int
     memory_available: int
     built: bool
@@ -151,7 +150,6 @@ def gather(where: Layout, alive: Iterable[str], *, built: bool) -> Facts:
         system=platform.system(),
         root=os.geteuid() == 0,
         missing_packages=missing_packages(),
-        apt=shutil.which("apt-get") is not None,
         disk_free=shutil.disk_usage(existing).free,
         memory_available=_memory_available(),
         built=built,

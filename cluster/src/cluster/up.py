@@ -39,13 +39,19 @@ class Built:
     images: Mapping[str, str]
 
 
-def check_machine(where: Layout, supervisor: Supervisor, report: Report) -> None:
-    """Raise ClusterError with every failure and its fix; install packages where root may."""
-    missing = preflight.missing_packages()
+def install_missing(where: Layout, missing: tuple[str, ...], report: Report) -> bool:
+    """Install Debian packages where root may; return whether none is missing any more."""
     if missing and os.geteuid() == 0 and shutil.which("apt-get"):
         log = where.logs / "apt.log"
         report(f"installing Debian packages: {' '.join(missing)}; log: {log}")
         preflight.install_packages(missing, log)
+        return True
+    return not missing
+
+
+def check_machine(where: Layout, supervisor: Supervisor, report: Report) -> None:
+    """Raise ClusterError with every failure and its fix; install packages where root may."""
+    install_missing(where, preflight.missing_packages(), report)
     alive = [name for name in supervisor.names() if supervisor.alive(name)]
     built = any(where.builds.glob("platform-*"))
     found = preflight.failures(preflight.gather(where, alive, built=built))
@@ -60,7 +66,7 @@ def prepare(where: Layout, report: Report) -> Built:
     """Programs and image references; builds what the cache lacks."""
     programs = build.ensure(where, build.ALL, report)
     shared = build.ensure_shared(where)
-    return Built(programs, shared, images.references(where, programs, shared))
+    return Built(programs, shared, images.references(programs, shared))
 
 
 def recover(where: Layout, supervisor: Supervisor) -> None:

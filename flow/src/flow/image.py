@@ -16,8 +16,6 @@ from flow import command
 from flow.errors import FlowError
 
 APPS = ("inference", "proxy", "unzip")
-# The base made by debootstrap, where there is no registry of images in reach.
-LOCAL_BASE = "localhost/slipway/python"
 MANIFEST_TYPES = (
     "application/vnd.oci.image.manifest.v1+json, "
     "application/vnd.docker.distribution.manifest.v2+json"
