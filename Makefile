@@ -26,6 +26,10 @@ up: setup ## Bring up Kubernetes, Argo CD and Istio, deploy dev, and run the mai
 	cluster up
 	flow up
 
+.PHONY: addons
+addons: up ## Bring KEDA and Prometheus too, to scale by queue and by requests
+	cluster addon keda prometheus
+
 .PHONY: down
 down: setup ## Stop everything and leave nothing of it in the machine
 	cluster down
@@ -50,7 +54,22 @@ promote: setup ## Copy digests from one environment to the next: make promote FR
 
 .PHONY: rollback
 rollback: setup ## Restore what an environment ran before: make rollback ENV=dev
-	release rollback --env $(or $(ENV),$(error name the environment: ENV=dev)) $(ARGS)
+	release rollback --verify --env $(or $(ENV),$(error name the environment: ENV=dev)) $(ARGS)
+
+.PHONY: hold
+hold: setup ## Forbid changes to an environment: make hold ENV=prod REASON="…" (SERVICE=proxy)
+	release hold --env $(or $(ENV),$(error name the environment: ENV=prod)) \
+	  --reason "$(or $(REASON),$(error say why: REASON="…"))" \
+	  $(if $(SERVICE),--service $(SERVICE)) $(ARGS)
+
+.PHONY: unhold
+unhold: setup ## End an environment's holds: make unhold ENV=prod (SERVICE=proxy)
+	release unhold --env $(or $(ENV),$(error name the environment: ENV=prod)) \
+	  $(if $(SERVICE),--service $(SERVICE)) $(ARGS)
+
+.PHONY: history
+history: setup ## Show an environment's deployments: make history ENV=dev
+	release history --env $(or $(ENV),dev) $(ARGS)
 
 ##@ The code
 
@@ -76,7 +95,7 @@ test: programs ## Run the tests that need no cluster
 .PHONY: e2e e2e-full
 e2e: up ## Run the tests that need the cluster
 	pytest tests/e2e --timeout=600 $(ARGS)
-e2e-full: up ## And those of every routing pattern, autoscaler and disruption
+e2e-full: addons ## And those of every routing pattern, autoscaler and disruption
 	pytest -m e2e --timeout=600 $(ARGS)
 
 .PHONY: lint
@@ -84,6 +103,10 @@ lint: setup ## Check style and types
 	ruff check .
 	ruff format --check .
 	mypy
+
+.PHONY: validate
+validate: programs ## Render every release and check it: names, schemas, settings
+	release validate $(if $(ENV),--env $(ENV)) $(ARGS)
 
 .PHONY: format
 format: setup ## Format the code
@@ -115,10 +138,10 @@ test-crash: programs ## Kill the extractor at every call to S3, all 1,000 of the
 .PHONY: bench-inference bench-proxy bench-release bench-routing bench-unzip
 bench-inference: setup ## Our model server beside its Python peers
 	python -m bench.inference $(ARGS)
-bench-proxy: setup ## Our gateway beside nginx, Envoy and the usual Python proxies
+bench-proxy: programs ## Our gateway beside nginx, Envoy and the usual Python proxies
 	python -m bench.proxy $(ARGS)
-bench-release: setup ## Bumps under contention, validate, diff and status
-	python -m bench.release $(ARGS)
+bench-release: programs ## Bumps under contention, validate, diff; with a cluster, syncs and rollbacks
+	python -m bench.release $(if $(wildcard $(KUBECONFIG)),--cluster) $(ARGS)
 bench-routing: setup ## What each hop and each hundred routes cost, on the cluster
 	python -m bench.routing $(ARGS)
 bench-unzip: programs ## Our extractor beside the usual ways

@@ -34,6 +34,7 @@ MODULES = {
         "config/crd/bases/keda.sh_triggerauthentications.yaml",
     ],
     "github.com/prometheus-operator/prometheus-operator@v0.85.0": [
+        "example/prometheus-operator-crd/monitoring.coreos.com_podmonitors.yaml",
         "example/prometheus-operator-crd/monitoring.coreos.com_prometheusrules.yaml",
         "example/prometheus-operator-crd/monitoring.coreos.com_servicemonitors.yaml",
     ],
@@ -54,7 +55,7 @@ KINDS = {
     "external-secrets.io/v1": {"ExternalSecret", "SecretStore"},
     "gateway.networking.k8s.io/v1": {"Gateway", "HTTPRoute"},
     "keda.sh/v1alpha1": {"ScaledObject", "TriggerAuthentication"},
-    "monitoring.coreos.com/v1": {"PrometheusRule", "ServiceMonitor"},
+    "monitoring.coreos.com/v1": {"PodMonitor", "PrometheusRule", "ServiceMonitor"},
     "networking.istio.io/v1": {
         "DestinationRule",
         "Gateway",

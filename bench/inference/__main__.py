@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import socket
 import sys
 import time
@@ -21,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from bench.inference.budget import Budget
 from bench.inference.load import Outcome, attack, median
 from bench.inference.models import CASES, Case, build
 from bench.inference.peers.common import session_of
@@ -67,7 +69,6 @@ def main() -> int:
     samples: list[Sample] = []
     starts: list[Start] = []
     peaks: dict[tuple[str, str], float] = defaultdict(float)
-    started = time.monotonic()
     floors = {case.name: _floor(models, case) for case in cases}
     running: list[Process] = []
     try:
@@ -83,19 +84,27 @@ def main() -> int:
                 print(f"{server.name}: {error}", file=sys.stderr)
                 process.stop()
                 running.remove(process)
+                continue
+            # They share a CPU, and some are never quite idle: who is not measured is frozen.
+            process.send(signal.SIGSTOP)
+        started = time.monotonic()
+        closed, opened = len(CONCURRENCY) * arguments.rounds, len(OPEN_LOOP) * arguments.open_rounds
+        budget = Budget(arguments.minutes * 60, (closed + opened) * len(cases) * len(running))
         for number in range(1, arguments.rounds + 1):
             for process in running:
                 elapsed = time.monotonic() - started
                 print(f"[{elapsed:5.0f} s] round {number} {process.server.name}", file=sys.stderr)
+                process.send(signal.SIGCONT)
                 for case in cases:
-                    samples += _closed(process, case, arguments, work, peaks)
+                    samples += _closed(process, case, arguments, work, peaks, budget=budget)
                     if number > arguments.rounds - arguments.open_rounds:
-                        samples += _open(process, case, arguments, work, peaks)
+                        samples += _open(process, case, arguments, work, peaks, budget=budget)
+                process.send(signal.SIGSTOP)
             store(samples, starts, floors, arguments, number)
     finally:
         for process in running:
             process.stop()
-    print((RESULTS / "inference.md").read_text(encoding="utf-8"))
+    print((arguments.results / "inference.md").read_text(encoding="utf-8"))
     return 0
 
 
@@ -114,8 +123,8 @@ def store(
     rounds: int,
 ) -> None:
     """Write what there is so far, so that a run that is cut short is not lost."""
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "inference.md").write_text(
+    arguments.results.mkdir(exist_ok=True)
+    (arguments.results / "inference.md").write_text(
         render(samples, starts, floors, arguments, rounds), encoding="utf-8"
     )
     document = {
@@ -123,14 +132,17 @@ def store(
         "starts": [asdict(start) for start in starts],
         "session_run_ms": floors,
     }
-    (RESULTS / "inference.json").write_text(json.dumps(document, indent=1) + "\n", "utf-8")
+    (arguments.results / "inference.json").write_text(
+        json.dumps(document, indent=1) + "\n", "utf-8"
+    )
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench.inference", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
-    parser.add_argument("--open-rounds", type=int, default=3, help="last rounds with an open loop")
+    parser.add_argument("--minutes", type=float, default=21.0, help="of all measurements together")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the tables")
+    parser.add_argument("--open-rounds", type=int, default=5, help="last rounds with an open loop")
     parser.add_argument("--servers", nargs="*", default=[], choices=list(SERVERS))
     parser.add_argument("--cases", nargs="*", default=[], choices=[case.name for case in CASES])
     parser.add_argument("--server-cpu", type=int, default=0)
@@ -150,11 +162,19 @@ def _installed(names: list[str]) -> list[tuple[Server, Path]]:
 
 
 def _closed(
-    process: Process, case: Case, arguments: argparse.Namespace, work: Path, peaks: Any
+    process: Process,
+    case: Case,
+    arguments: argparse.Namespace,
+    work: Path,
+    peaks: Any,
+    *,
+    budget: Budget,
 ) -> list[Sample]:
     samples = []
     for workers in CONCURRENCY:
-        sample = _measure(process, case, arguments, work, f"closed {workers}", workers=workers)
+        sample = _measure(
+            process, case, arguments, work, f"closed {workers}", workers=workers, budget=budget
+        )
         samples.append(sample)
         key = process.server.name, case.name
         peaks[key] = max(peaks[key], sample.per_second)
@@ -162,11 +182,26 @@ def _closed(
 
 
 def _open(
-    process: Process, case: Case, arguments: argparse.Namespace, work: Path, peaks: Any
+    process: Process,
+    case: Case,
+    arguments: argparse.Namespace,
+    work: Path,
+    peaks: Any,
+    *,
+    budget: Budget,
 ) -> list[Sample]:
     peak = peaks[process.server.name, case.name]
     return [
-        _measure(process, case, arguments, work, f"open {share:.0%}", workers=64, rate=peak * share)
+        _measure(
+            process,
+            case,
+            arguments,
+            work,
+            f"open {share:.0%}",
+            workers=64,
+            rate=peak * share,
+            budget=budget,
+        )
         for share in OPEN_LOOP
         if peak * share >= 1
     ]
@@ -180,13 +215,17 @@ def _measure(
     load: str,
     *,
     workers: int,
+    budget: Budget,
     rate: float = 0,
 ) -> Sample:
-    before = process.cpu_seconds()
+    seconds = budget.next()
+    before, begun = process.cpu_seconds(), time.monotonic()
     outcome: Outcome = attack(
         process.url + process.server.path(case), process.server.body(case), work,
-        cpu=arguments.load_cpu, seconds=arguments.seconds, workers=workers, rate=rate,
+        cpu=arguments.load_cpu, seconds=seconds, workers=workers, rate=rate,
     )  # fmt: skip
+    used = process.cpu_seconds() - before
+    budget.spent(seconds, time.monotonic() - begun)
     total = len(outcome.answered) + len(outcome.refused)
     return Sample(
         process.server.name,
@@ -198,7 +237,7 @@ def _measure(
         outcome.percentile(0.99),
         outcome.percentile(0.99, refused=True),
         len(outcome.refused) / max(total, 1),
-        (process.cpu_seconds() - before) / max(total, 1) * 1000,
+        used / max(total, 1) * 1000,
     )
 
 
@@ -233,8 +272,8 @@ def render(
     lines = [
         "# The model server beside its peers",
         "",
-        f"{rounds} rounds of {arguments.seconds:g} s, servers interleaved, one worker on "
-        f"one CPU, vegeta on another; medians, in brackets the lowest and highest of the rounds. "
+        f"{rounds} rounds, {arguments.minutes:g} minutes in all, servers interleaved, one worker "
+        "on one CPU, vegeta on another; medians, in brackets the lowest and highest of the rounds. "
         f"The load average of the {os.cpu_count()} CPUs was {load[0]:.1f} at the end "
         f"({load[2]:.1f} over the last 15 minutes).",
         "",
@@ -252,6 +291,7 @@ def render(
     for sample in samples:
         grouped[sample.case, sample.load, sample.server].append(sample)
     lines += _summary(grouped, names)
+    lines += _goals(grouped, names, floors)
     for case in dict.fromkeys(sample.case for sample in samples):
         lines += ["", f"## {case}", "", f"A bare `session.run` takes {floors[case]:.3f} ms."]
         for kind in ("closed", "open"):
@@ -308,6 +348,49 @@ def _summary(grouped: dict[tuple[str, str, str], list[Sample]], names: list[str]
             f"| {cost(leanest) / cost('slipway'):.1f} "
             f"| {rate('slipway') / rate('bare-asgi'):.0%} "
             f"| {cost('bare-asgi') / cost('slipway'):.0%} |"
+        )
+    return lines
+
+
+def _goals(
+    grouped: dict[tuple[str, str, str], list[Sample]], names: list[str], floors: dict[str, float]
+) -> list[str]:
+    """What is added at concurrency 1, the tail at half load, and how overload is borne."""
+
+    def middle(field: str, case: str, load: str, name: str) -> float:
+        return median([getattr(s, field) for s in grouped.get((case, load, name), [])])
+
+    lines = [
+        "",
+        "## Alone, at half load, past the peak",
+        "",
+        "Added: median latency at concurrency 1 less a bare `session.run`, the client's own part "
+        "included. Half load and 120 percent are shares of each server's own peak.",
+        "",
+        "| model | added, ms | added by bare ASGI, ms | p99 at half load, ms "
+        "| best peer's p99, ms | goodput at 120 %, of peak | refused | refusals' p99, ms |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    peers = [name for name in names if name not in ("slipway", "bare-asgi")]
+    for case in dict.fromkeys(key[0] for key in grouped):
+        if (case, "open 120%", "slipway") not in grouped:
+            continue
+        alone = {
+            name: f"{middle('p50', case, 'closed 1', name) - floors[case]:.2f}"
+            for name in ("slipway", "bare-asgi")
+        }
+        tails = {name: middle("p99", case, "open 50%", name) for name in peers}
+        best = min((name for name in peers if tails[name]), key=tails.__getitem__, default="")
+        peak = max(
+            middle("per_second", case, f"closed {workers}", "slipway") for workers in CONCURRENCY
+        )
+        lines.append(
+            f"| {case} | {alone['slipway']} | {alone['bare-asgi']} "
+            f"| {middle('p99', case, 'open 50%', 'slipway'):.2f} "
+            f"| {f'{tails[best]:.2f} ({best})' if best else '-'} "
+            f"| {middle('per_second', case, 'open 120%', 'slipway') / max(peak, 1e-9):.0%} "
+            f"| {middle('not_2xx', case, 'open 120%', 'slipway'):.1%} "
+            f"| {middle('refused_p99', case, 'open 120%', 'slipway'):.1f} |"
         )
     return lines
 

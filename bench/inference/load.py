@@ -18,12 +18,14 @@ class Outcome:
 
     answered: list[float]
     refused: list[float]
+    in_time: int
+    """Answers with a 2xx status that came while the attack went on."""
     seconds: float
 
     @property
     def per_second(self) -> float:
-        """Answers with a 2xx status per second."""
-        return len(self.answered) / self.seconds
+        """Answers per second of the attack: one that comes seconds later does not stretch it."""
+        return self.in_time / self.seconds
 
     def percentile(self, share: float, *, refused: bool = False) -> float:
         """Latency that ``share`` of the answers (or refusals) stay under; 0 for none."""
@@ -64,13 +66,18 @@ def attack(
     rows = subprocess.run([*run, "encode", "-to=csv"], input=shots, capture_output=True, check=True)
     answered: list[float] = []
     refused: list[float] = []
-    first, last = float("inf"), 0.0
+    ends: list[float] = []
+    first = float("inf")
     for line in rows.stdout.decode().splitlines():
         stamp, status, latency = line.split(",", 3)[:3]
         at, took = int(stamp) / 1e9, int(latency) / 1e9
-        first, last = min(first, at), max(last, at + took)
-        (answered if status.startswith("2") else refused).append(took * 1000)
-    return Outcome(answered, refused, max(last - first, 1e-9))
+        first = min(first, at)
+        good = status.startswith("2")
+        (answered if good else refused).append(took * 1000)
+        if good:
+            ends.append(at + took)
+    in_time = sum(end <= first + seconds for end in ends)
+    return Outcome(answered, refused, in_time, seconds)
 
 
 def median(values: list[float]) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import os
 import signal
@@ -23,7 +25,6 @@ class Server:
     """``command`` makes the argument list from interpreter, models' folder and port."""
 
     name: str
-    packages: tuple[str, ...]
     command: Callable[[Path, Path, int], list[str]]
     path: Callable[[Case], str]
     body: Callable[[Case], bytes] = Case.row_body
@@ -56,20 +57,19 @@ OURS_ENVIRONMENT = {
 SERVERS = {
     server.name: server
     for server in (
-        Server("bare-asgi", (), _script("bare"), _v2),
+        Server("bare-asgi", _script("bare"), _v2),
         Server(
             "slipway",
-            (),
             lambda python, _models, _port: [str(python.with_name("inference")), "serve"],
             _v2,
             environment=OURS_ENVIRONMENT,
         ),
-        Server("mlserver", ("mlserver==1.7.1",), _script("mlserver"), _v2),
-        Server("litserve", ("litserve==0.2.19",), _script("litserve"), lambda _: "/predict"),
-        Server("bentoml", ("bentoml==1.4.39",), _script("bentoml"), lambda _: "/predict"),
-        Server("ray-serve", ("ray[serve]==2.60.0",), _script("ray"), lambda _: "/predict"),
-        Server("kserve", ("kserve==0.21.0",), _script("kserve"), _v2),
-        Server("mlflow", ("mlflow", "onnx"), _script("mlflow"), lambda _: "/invocations", _nested),
+        Server("mlserver", _script("mlserver"), _v2),
+        Server("litserve", _script("litserve"), lambda _: "/predict"),
+        Server("bentoml", _script("bentoml"), lambda _: "/predict"),
+        Server("ray-serve", _script("ray"), lambda _: "/predict"),
+        Server("kserve", _script("kserve"), _v2),
+        Server("mlflow", _script("mlflow"), lambda _: "/invocations", _nested),
     )
 }
 
@@ -82,23 +82,25 @@ def environments() -> Path:
 
 def interpreter(server: Server, own: Path) -> Path | None:
     """The server's Python, installed if need be; None where its packages do not install."""
-    if not server.packages:
+    pins = PEERS / f"{server.name}.txt"
+    if not pins.exists():
         return own
     folder = environments() / server.name
     python = folder / "bin" / "python"
-    if (folder / ".ok").exists():
+    mark = folder / ".ok"
+    wanted = hashlib.sha256(pins.read_bytes()).hexdigest()
+    if mark.exists() and mark.read_text().strip() == wanted:
         return python
     commands = (
         ["uv", "venv", "--quiet", "--clear", "--python", "3.11", str(folder)],
-        ["uv", "pip", "install", "--quiet", "--python", str(python), "onnxruntime", "numpy",
-         *server.packages],
-    )  # fmt: skip
+        ["uv", "pip", "sync", "--quiet", "--python", str(python), str(pins)],
+    )
     for command in commands:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             print(f"{server.name}: not installed: {done.stderr.strip().splitlines()[-1:]}")
             return None
-    (folder / ".ok").touch()
+    mark.write_text(wanted)
     return python
 
 
@@ -114,6 +116,7 @@ class Process:
             **os.environ,
             **server.environment,
             "OMP_NUM_THREADS": "1",
+            "ORT_DISABLE_TELEMETRY": "1",
             "INFERENCE_PORT": str(port),
             "INFERENCE_MODEL_REPOSITORY": str(models),
         }
@@ -164,6 +167,12 @@ class Process:
             found |= new
         return sorted(found)
 
+    def send(self, number: signal.Signals) -> None:
+        """A signal to each of its processes."""
+        for pid in self.tree():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+
     def cpu_seconds(self) -> float:
         """User and system time of the tree so far."""
         total = 0
@@ -190,6 +199,7 @@ class Process:
         """End exactly the processes that this one started."""
         pids = self.tree()
         self.popen.terminate()
+        self.send(signal.SIGCONT)  # it may be frozen
         try:
             self.popen.wait(15)
         except subprocess.TimeoutExpired:
@@ -197,7 +207,5 @@ class Process:
             self.popen.wait()
         for pid in pids:
             if pid != self.popen.pid:
-                try:
+                with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    continue

@@ -1,29 +1,39 @@
 """Bumps under contention, validate, diff and status; `python -m bench.release` prints and stores.
 
 The races run on a bare repository on this disk with separate `release` processes; nothing is
-mocked. `--cluster` adds what needs a running one: a push to its application by Argo CD.
+mocked. `--cluster` adds what needs a running one: status, a push to its application by Argo CD, and
+rollbacks under load.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Self
+
+from release.cluster import Cluster
+from release.programs import find
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "bench" / "results"
+ENVIRONMENT = "stage"
+GATEWAY = "http://127.0.0.1:8080"
+RATE = 20
 IDENTITY = {
     f"GIT_{role}_{key}": value
     for role in ("AUTHOR", "COMMITTER")
@@ -39,28 +49,35 @@ class Result:
     what: str
     value: str
     goal: str
-    peer: str = ""
+    peer: str = "no figure found"
 
 
 def main() -> None:
-    """Run what was asked for, print the table, store it."""
+    """Run what was asked for, print the table, store it; each part as soon as it is measured."""
     arguments = _arguments()
+    when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
+    # Before the writers begin: theirs is no load of others.
+    about = f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the start, {when}"
     results: list[Result] = []
     with tempfile.TemporaryDirectory(prefix="bench-release-") as scratch:
         folder = Path(scratch)
-        results += contention(folder / "race", arguments.bumps, arguments.writers)
-        results += rendering(folder / "render", arguments.rounds, arguments.copies)
+        parts: list[Callable[[], list[Result]]] = [
+            lambda: contention(folder / "race", arguments.bumps, arguments.writers),
+            lambda: rendering(folder / "render", arguments.rounds, arguments.copies),
+        ]
         if arguments.cluster:
-            results += cluster(arguments.rounds)
-    table = _table(results)
-    print(table)
-    load = os.getloadavg()[0]
-    when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
-    about = f"{os.cpu_count()} cores, load {load:.1f}, {when}"
+            parts.append(lambda: cluster(folder, arguments.rounds))
+        for part in parts:
+            results += part()
+            _store(results, about)
+    print(_table(results))
+
+
+def _store(results: list[Result], about: str) -> None:
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "release.md").write_text(
-        f"# release\n\n`python -m bench.release`, {about}. Higher load than cores means that the "
-        f"machine was shared.\n\n{table}\n"
+        f"# release\n\n`make bench-release`, {about}. Higher load than cores means that the "
+        f"machine was shared.\n\n{_table(results)}\n"
     )
     (RESULTS / "release.json").write_text(
         json.dumps({"about": about, "results": [asdict(r) for r in results]}, indent=2) + "\n"
@@ -183,14 +200,156 @@ def rendering(folder: Path, rounds: int, copies: int) -> list[Result]:
     return results
 
 
-def cluster(rounds: int) -> list[Result]:
-    """`status` against the cluster of KUBECONFIG and the repository of MANIFEST_REPO."""
+def cluster(folder: Path, rounds: int) -> list[Result]:
+    """What needs the cluster of KUBECONFIG and the repository of MANIFEST_REPO, on one environment.
+
+    What is changed there is put back.
+    """
 
     def status(_: int) -> None:
         done = subprocess.run([*RELEASE, "status"], capture_output=True, text=True, check=False)
         assert done.returncode in (0, 6), done.stderr
 
-    return [Result("status, 3 environments", f"{median(rounds, status):.2f} s", "at most 2 s")]
+    results = [Result("status, 3 environments", f"{median(rounds, status):.2f} s", "at most 2 s")]
+    clone = folder / "clone"
+    release("unhold", "--env", ENVIRONMENT)
+    release("verify", "--env", ENVIRONMENT)
+    git(folder, "clone", "-q", os.environ["MANIFEST_REPO"], str(clone))
+    try:
+        results += [applied(clone, max(rounds, 10)), *rolled_back(clone, folder, rounds)]
+    finally:
+        release("reconcile", "--env", ENVIRONMENT, "--discard", "--no-verify")
+        release("unhold", "--env", ENVIRONMENT)
+        release("verify", "--env", ENVIRONMENT)
+    return results
+
+
+def applied(clone: Path, rounds: int) -> Result:
+    """From the beginning of a push to the live object that Argo CD applied."""
+    seen = Cluster()
+    path = seen.path("v1", "ConfigMap", ENVIRONMENT) + "/unzip"
+    file, key = f"values/{ENVIRONMENT}/unzip.yaml", "UNZIP_LOG_LEVEL"
+    took = []
+    with setting(clone, file, key) as change:
+        for number in range(rounds):
+            level = ("debug", "warning")[number % 2]
+            change(level)
+            began = time.monotonic()
+            git(clone, "push", "-q", "origin", "HEAD:main")
+            seen.refresh(ENVIRONMENT, "unzip")
+            while seen.request("GET", path)["data"].get(key) != level:
+                assert time.monotonic() - began < 120, f"{level} was not applied in 120 s"
+                time.sleep(0.02)
+            took.append(time.monotonic() - began)
+    ordered = sorted(took)
+    worst = f"{ordered[-1]:.2f} s at most"
+    return Result(
+        f"push to applied by Argo CD, {rounds} pushes, p50",
+        f"{statistics.median(ordered):.2f} s, {worst}",
+        "at most 2 s",
+        "Argo CD polling Git: 43 s median",
+    )
+
+
+def rolled_back(clone: Path, folder: Path, rounds: int) -> list[Result]:
+    """From the command to the old configuration's pods Ready, under a steady load."""
+    file, key = f"values/{ENVIRONMENT}/proxy.yaml", "PROXY_LOG_LEVEL"
+    took: dict[str, list[float]] = {"": [], "--offline": []}
+    with Load(folder) as load:
+        for number in range(rounds):
+            for how, seconds in took.items():
+                with setting(clone, file, key) as change:
+                    change(("debug", "warning")[number % 2])
+                    git(clone, "push", "-q", "origin", "HEAD:main")
+                    release("verify", "--env", ENVIRONMENT)
+                    began = time.monotonic()
+                    release("rollback", "--env", ENVIRONMENT, "--verify", *([how] if how else []))
+                    seconds.append(time.monotonic() - began)
+                    release("reconcile", "--env", ENVIRONMENT)
+                    release("unhold", "--env", ENVIRONMENT)
+    requests, failed = load.met
+    name = "rollback{}, command to old pods Ready, median of {}"
+    return [
+        Result(
+            name.format(f" {how}" if how else "", rounds),
+            f"{statistics.median(seconds):.1f} s, {max(seconds):.1f} s at most",
+            "at most 30 s",
+            "`argocd app rollback` refuses while auto-sync is on",
+        )
+        for how, seconds in took.items()
+    ] + [
+        Result(
+            f"requests that failed during all of them, {RATE} a second",
+            f"{failed} of {requests}",
+            "0",
+        )
+    ]
+
+
+@contextlib.contextmanager
+def setting(clone: Path, file: str, key: str) -> Iterator[Callable[[str], None]]:
+    """Commits a setting of a release, at first on the newest commit; in the end it is put back."""
+    git(clone, "fetch", "-q", "origin", "main")
+    git(clone, "reset", "-q", "--hard", "origin/main")
+    path = clone / file
+    before = path.read_text()
+
+    def change(value: str) -> None:
+        if "env:\n" in before:
+            text = before.replace("env:\n", f"env:\n  {key}: {value}\n", 1)
+        else:
+            text = f"{before}env:\n  {key}: {value}\n"
+        path.write_text(text)
+        git(clone, "commit", "-q", "-am", f"Set {key} to {value}")
+
+    yield change
+    git(clone, "fetch", "-q", "origin", "main")
+    git(clone, "reset", "-q", "--hard", "origin/main")
+    if path.read_text() != before:
+        path.write_text(before)
+        git(clone, "commit", "-q", "-am", f"Take {key} back")
+        git(clone, "push", "-q", "origin", "HEAD:main")
+
+
+class Load:
+    """A steady load on the environment's proxy, by vegeta; ``met`` afterwards."""
+
+    def __init__(self, folder: Path) -> None:
+        self._results = folder / "vegeta.results"
+        self.met = (0, 0)
+        """Requests, and how many of them were not answered by 200."""
+
+    def __enter__(self) -> Self:
+        target = f"GET {GATEWAY}/v1/about\nHost: {ENVIRONMENT}.slipway.localhost\n"
+        self._process = subprocess.Popen(
+            [
+                *(find("vegeta"), "attack", f"-rate={RATE}", "-duration=0", "-timeout=10s"),
+                *("-max-workers=50", f"-output={self._results}"),
+            ],
+            stdin=subprocess.PIPE,
+        )
+        assert self._process.stdin is not None
+        self._process.stdin.write(target.encode())
+        self._process.stdin.close()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.send_signal(signal.SIGINT)
+        self._process.wait(30)
+        told = subprocess.run(
+            [find("vegeta"), "report", "-type=json", str(self._results)],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        report = json.loads(told.stdout)
+        self.met = (
+            report["requests"], report["requests"] - report["status_codes"].get("200", 0)
+        )  # fmt: skip
+
+
+def release(*arguments: str) -> None:
+    """A `release` command on the cluster and its repository, which must succeed."""
+    done = subprocess.run([*RELEASE, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"release {' '.join(arguments)}: {done.stderr}"
 
 
 def tree(folder: Path, copies: int) -> Path:

@@ -1,8 +1,9 @@
 """What each hop costs, and what many routes cost.
 
 ``python -m bench.routing`` needs the cluster that ``make up`` brings up. It makes the namespace
-``scratch`` from the charts, sends the same load round by round to each way in, and prints and
-stores medians. Results: ``bench/results/routing.json``.
+``scratch`` from the charts, sends the same load round by round to each way in, overloads a model
+server with and without a circuit breaker, and stores medians in ``bench/results/routing.json`` and
+``routing.md``. Nothing here fails on a slow machine.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from tests import programs
+from tests.charts.overload import BREAKER, TIMEOUT, capacity, limited, overload
 from tests.charts.rendering import ROOT, helm
 from tests.charts.scratch import DIGIT, GATEWAY, HOST, NAMESPACE, Scratch, kubectl, made
 
@@ -128,11 +131,12 @@ def until_it_answers(way: str, url: str, host: str, folder: Path) -> None:
 
 
 def many_routes(scratch: Scratch, number: int) -> dict[str, float]:
-    """Seconds to render a service's rules, istiod's pushes and its memory with them."""
+    """Seconds to render a service's rules, of istiod's pushes of them, and its memory then."""
     rules = {
         f"rule-{index}": {"headers": {"x-case": str(index)}, "to": "inference-challenger"}
         for index in range(number)
     }
+    before = istiod()
     begin = time.monotonic()
     scratch.routes({"inference": {"rules": rules}})
     applied = time.monotonic() - begin
@@ -151,38 +155,88 @@ def many_routes(scratch: Scratch, number: int) -> dict[str, float]:
     while scratch.ask(headers=last).variant != "inference-challenger":
         if time.monotonic() - begin > 60:
             raise SystemExit(f"rule {number - 1} did not arrive in 60 s")
+    routed = time.monotonic() - begin
+    settle()
+    after = istiod()
+    pushes = max(1.0, after["pushes"] - before["pushes"])
     return {
         "routes": number,
         "render_seconds": round(rendered, 3),
         "apply_seconds": round(applied, 3),
-        "until_it_routes_seconds": round(time.monotonic() - begin, 3),
-        **istiod(),
+        "until_it_routes_seconds": round(routed, 3),
+        "push_mean_seconds": round((after["seconds"] - before["seconds"]) / pushes, 4),
+        "istiod_mebibytes": round(after["mebibytes"], 1),
     }
 
 
 def istiod() -> dict[str, float]:
-    """Mean seconds of istiod's pushes so far, and its resident memory in MiB."""
+    """istiod's pushes and their seconds since it started, and its resident memory in MiB."""
     path = "/api/v1/namespaces/istio-system/services/istiod:15014/proxy/metrics"
     text = kubectl("get", "--raw", path)
 
     def total(name: str) -> float:
         return sum(float(v) for v in re.findall(rf"^{name}(?:{{[^}}]*}})? (\S+)$", text, re.M))
 
-    pushes = total("pilot_proxy_convergence_time_count") or 1
     return {
-        "push_mean_seconds": round(total("pilot_proxy_convergence_time_sum") / pushes, 4),
-        "istiod_mebibytes": round(total("process_resident_memory_bytes") / 2**20, 1),
+        "pushes": total("pilot_proxy_convergence_time_count"),
+        "seconds": total("pilot_proxy_convergence_time_sum"),
+        "mebibytes": total("process_resident_memory_bytes") / 2**20,
     }
 
 
+def overloads(scratch: Scratch, folder: Path, rounds: int, seconds: int) -> list[dict[str, Any]]:
+    """200 per second at 2 and 10 times the capacity, by rounds, with and without the breaker.
+
+    The capacity is measured anew in each round, beside what it is compared with.
+    """
+    limited(scratch)
+    rows: list[dict[str, Any]] = []
+    for _ in range(rounds):
+        scratch.routes({"inference": {"circuitBreaking": BREAKER, "timeout": TIMEOUT}})
+        settle()
+        able = capacity(folder, seconds)
+        rates = {times: max(1, int(times * able)) for times in (2, 10)}
+        seen = [(True, times, overload(folder, rate, seconds)) for times, rate in rates.items()]
+        # Before and after, since the machine may have had other work to do.
+        able = (able + capacity(folder, seconds)) / 2
+        scratch.routes({"inference": {"timeout": TIMEOUT}})
+        settle()
+        seen += [(False, times, overload(folder, rate, seconds)) for times, rate in rates.items()]
+        rows += [
+            {
+                "breaker": breaker,
+                "times": times,
+                "capacity": round(able, 1),
+                "share_of_capacity": round(outcome.good_per_second / max(able, 1), 3),
+                **asdict(outcome),
+            }
+            for breaker, times, outcome in seen
+        ]
+    scratch.release("inference")
+    scratch.wait("inference")
+    scratch.routes()
+    return rows
+
+
+def settle() -> None:
+    """Until istiod has pushed nothing for a second; 15 seconds where others keep it busy."""
+    deadline = time.monotonic() + 15
+    before = -1.0
+    while (now := istiod()["pushes"]) != before and time.monotonic() < deadline:
+        before = now
+        time.sleep(1)
+
+
 def main() -> int:
-    """Measure, print a table, store it."""
+    """Measure, store, print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=5)
     parser.add_argument("--rate", type=int, default=50)
+    parser.add_argument("--routes", type=int, nargs="+", default=[10, 100, 500])
+    parser.add_argument("--no-store", action="store_true", help="only print")
     options = parser.parse_args()
-    print(f"load on the machine before: {os.getloadavg()[0]:.1f}")
+    load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as name, made(with_proxy=True) as scratch:
         folder = Path(name)
         ways = addresses(scratch)
@@ -197,23 +251,78 @@ def main() -> int:
         scratch.release("inference-challenger")
         scratch.wait("inference-challenger")
         kubectl("delete", "virtualservice", "plain-public", "proxy-public", "-n", NAMESPACE)
-        routes = [many_routes(scratch, number) for number in (10, 100, 500)]
-    result = {"options": vars(options), "load": os.getloadavg()[0], "hops": hops, "routes": routes}
-    print(f"\n{options.rate} requests/s, {options.rounds} rounds of {options.seconds} s, medians")
-    print(f"{'way in':<20}{'p50 ms':>9}{'p99 ms':>9}{'ok':>7}  passes")
-    for way, row in hops.items():
-        print(f"{way:<20}{row['p50']:>9}{row['p99']:>9}{row['success']:>7.1%}  {WAYS[way]}")
-        if any(row["others"]):
-            print(f"{'':<20}other answers by round: {row['others']}")
-    print(f"\n{'routes':<8}{'render s':>10}{'until s':>9}{'push s':>8}{'istiod MiB':>12}")
-    for one in routes:
-        print(
-            f"{one['routes']:<8}{one['render_seconds']:>10}{one['until_it_routes_seconds']:>9}"
-            f"{one['push_mean_seconds']:>8}{one['istiod_mebibytes']:>12}"
-        )
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    RESULTS.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        above = overloads(scratch, folder, max(1, options.rounds // 2), options.seconds)
+        routes = [many_routes(scratch, number) for number in options.routes]
+    result = {
+        "options": vars(options),
+        "load": {"before": load, "after": os.getloadavg()[0]},
+        "cores": os.cpu_count(),
+        "hops": hops,
+        "overload": above,
+        "routes": routes,
+    }
+    text = markdown(result)
+    print(text)
+    if not options.no_store:
+        RESULTS.parent.mkdir(parents=True, exist_ok=True)
+        RESULTS.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        RESULTS.with_suffix(".md").write_text(text, encoding="utf-8")
     return 0
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """The results as a page."""
+    options, load = result["options"], result["load"]
+    lines = [
+        "# Routing",
+        "",
+        f"{options['rounds']} interleaved rounds of {options['seconds']} s at {options['rate']} "
+        f"requests a second, medians. Load average on {result['cores']} cores: "
+        f"{load['before']:.1f} before, {load['after']:.1f} after.",
+        "",
+        "## What each hop costs",
+        "",
+        "| way in | p50 ms | lowest to highest | p99 ms | answered 200 | passes |",
+        "|---|---:|---:|---:|---:|---|",
+    ]
+    for way, row in result["hops"].items():
+        low, high = row["p50_spread"]
+        lines.append(
+            f"| {way} | {row['p50']} | {low} to {high} | {row['p99']} | {row['success']:.1%} "
+            f"| {WAYS[way]} |"
+        )
+    lines += [
+        "",
+        "## A load above the capacity",
+        "",
+        f"A model server of 0.05 CPU; {BREAKER['maxConnections']} connections and a queue of "
+        f"{BREAKER['maxPendingRequests']} where there is a breaker, the chart's defaults where "
+        f"there is none; timeout {TIMEOUT}. Each row is a round.",
+        "",
+        "| breaker | load | capacity/s | 200/s | share of capacity | 200 p99 ms | 503 p99 ms "
+        "| answers |",
+        "|---|---:|---:|---:|---:|---:|---:|---|",
+    ]
+    for row in sorted(result["overload"], key=lambda row: (not row["breaker"], row["times"])):
+        answers = ", ".join(f"{code}: {n}" for code, n in sorted(row["statuses"].items()))
+        lines.append(
+            f"| {'yes' if row['breaker'] else 'no'} | {row['times']} times | {row['capacity']} "
+            f"| {row['good_per_second']:.1f} | {row['share_of_capacity']:.0%} "
+            f"| {row['served_p99']} | {row['refused_p99']} | {answers} |"
+        )
+    lines += [
+        "",
+        "## What many routes cost",
+        "",
+        "| routes | render s | until the last one routes s | istiod's push, mean s | istiod MiB |",
+        "|---:|---:|---:|---:|---:|",
+    ]
+    lines += [
+        f"| {one['routes']} | {one['render_seconds']} | {one['until_it_routes_seconds']} "
+        f"| {one['push_mean_seconds']} | {one['istiod_mebibytes']} |"
+        for one in result["routes"]
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def _summary(rounds: list[dict[str, Any]]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,8 +22,9 @@ from tests import programs
 from tests.charts.rendering import ROOT, Manifest, helm, manifests
 
 T = TypeVar("T")
-NAMESPACE = "scratch"
-HOST = "scratch.slipway.localhost"
+# Another name keeps two runs on one cluster apart.
+NAMESPACE = os.environ.get("SLIPWAY_SCRATCH", "scratch")
+HOST = f"{NAMESPACE}.slipway.localhost"
 GATEWAY = "http://127.0.0.1:8080"
 FIXTURES = ROOT / "tests/fixtures/scratch"
 # A blank digit: 8 x 8 pixels in [0, 16].
@@ -48,6 +50,23 @@ def kubectl(*arguments: str, text: str = "", check: bool = True) -> str:
     )
     assert answer.returncode == 0 or not check, f"{arguments}: {answer.stderr}"
     return answer.stdout if check else answer.stdout + answer.stderr
+
+
+def wait_for(namespace: str, deployment: str) -> None:
+    """Until a Deployment has rolled out."""
+    kubectl("rollout", "status", f"deployment/{deployment}", "-n", namespace, "--timeout=180s")
+
+
+def access_log(
+    namespace: str, selector: str, container: str, since: datetime
+) -> list[dict[str, Any]]:
+    """The lines that the Envoys of a namespace's pods wrote of their requests."""
+    text = kubectl(
+        *("logs", "-n", namespace, "-l", selector, "-c", container, "--tail=-1"),
+        f"--since-time={since.isoformat(timespec='seconds')}",
+    )
+    lines = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+    return [line for line in lines if "response_code_details" in line]
 
 
 def eventually(read: Callable[[], T], wanted: Callable[[T], bool], seconds: float = 60) -> T:
@@ -79,6 +98,9 @@ class Scratch:
 
     image: Manifest
     model: Manifest
+    # What carries the routes: the routing chart's value of this name.
+    api: str = "istio"
+    gateway: str = GATEWAY
     applied: set[str] = field(default_factory=set)
 
     def release(self, name: str, **values: Any) -> None:
@@ -100,7 +122,8 @@ class Scratch:
         own = yaml.safe_load((FIXTURES / "routing.yaml").read_text(encoding="utf-8"))
         for name, changes in (services or {}).items():
             own["services"].setdefault(name, {}).update(changes)
-        self._apply("routing", "routing", None, {**own, **values}, prune=True)
+        own |= {"hosts": [HOST], "api": self.api, **values}
+        self._apply("routing", "routing", None, own, prune=True)
 
     def _apply(
         self, chart: str, name: str, base: Path | None, own: Manifest, *, prune: bool = False
@@ -125,7 +148,7 @@ class Scratch:
     def wait(self, *names: str) -> None:
         """Until these releases' pods are ready."""
         for name in names:
-            kubectl("rollout", "status", f"deployment/{name}", "-n", NAMESPACE, "--timeout=180s")
+            wait_for(NAMESPACE, name)
 
     def ask(
         self,
@@ -140,7 +163,7 @@ class Scratch:
         send = client.request if client else httpx.request
         answer = send(
             method,
-            GATEWAY + path,
+            self.gateway + path,
             headers={"Host": HOST, **(headers or {})},
             json=DIGIT if method == "POST" else None,
             timeout=30,
@@ -178,19 +201,28 @@ def _identity(manifest: Manifest) -> str:
     return f"{kind}|{metadata.get('namespace', '')}|{metadata['name']}"
 
 
-def apply_stub(name: str, instance: str, always: int = 0) -> None:
-    """A pod that runs the stub; a Service with this instance takes it for one of its own."""
+def apply_stub(
+    name: str,
+    instance: str,
+    always: int = 0,
+    seconds: float = 0,
+    labels: Mapping[str, str] | None = None,
+) -> None:
+    """A pod that runs the stub; a Service with this instance takes it for one of its own.
+
+    It answers what is not for the stub by the status ``always`` (200 if 0) after ``seconds``.
+    """
     deployment = json.loads(
         kubectl("get", "deployment", "inference", "-n", NAMESPACE, "-o", "json")
     )
     template = deployment["spec"]["template"]
-    labels = template["metadata"]["labels"]
-    labels |= {"app.kubernetes.io/name": instance, "app.kubernetes.io/instance": instance}
+    own = {"app.kubernetes.io/name": instance, "app.kubernetes.io/instance": instance}
+    template["metadata"]["labels"] |= {**own, **(labels or {})}
     container = template["spec"]["containers"][0]
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
         container.pop(probe)
     program = (FIXTURES / "stub.py").read_text(encoding="utf-8")
-    container |= {"command": ["python3", "-c", program, str(always)], "args": []}
+    container |= {"command": ["python3", "-c", program, str(always), str(seconds)], "args": []}
     template["spec"]["initContainers"] = []
     template["spec"]["terminationGracePeriodSeconds"] = 1
     template["spec"].pop("topologySpreadConstraints", None)
@@ -202,6 +234,21 @@ def apply_stub(name: str, instance: str, always: int = 0) -> None:
     }
     kubectl("apply", "--server-side", "-f", "-", text=json.dumps(pod))
     kubectl("wait", f"pod/{name}", "-n", NAMESPACE, "--for=condition=Ready", "--timeout=120s")
+
+
+def delete_stub(name: str) -> None:
+    """Take a stub away, without waiting for what it is still answering."""
+    kubectl("delete", "pod", name, "-n", NAMESPACE, "--grace-period=0", "--force")
+
+
+def become(name: str, status: int, seconds: float = 0) -> None:
+    """Have a stub answer otherwise from now on, past every Envoy."""
+    code = (
+        "import urllib.request as r; "
+        f"r.urlopen('http://127.0.0.1:8080/stub/become/{status}/{seconds}')"
+    )
+    container = ("exec", name, "-n", NAMESPACE, "-c", "inference", "--")
+    kubectl(*container, "python3", "-c", code)
 
 
 @contextmanager
@@ -231,6 +278,7 @@ def made(*, with_proxy: bool = False) -> Iterator[Scratch]:
         yield scratch
     finally:
         # What lies outside of the namespace (tokens at the gateway) goes with its route.
+        scratch.api = "istio"
         scratch.routes()
         kubectl("delete", "namespace", NAMESPACE, "--wait=true", "--ignore-not-found")
 

@@ -6,30 +6,43 @@ the ones its page in docs/patterns shows.
 
 from __future__ import annotations
 
-import base64
 import json
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import padding, rsa
-from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.asymmetric import rsa
 
-from tests.charts.scratch import NAMESPACE, Scratch, apply_stub, eventually, kubectl
+from tests.charts.callers import status_from
+from tests.charts.scratch import (
+    NAMESPACE,
+    Scratch,
+    apply_stub,
+    become,
+    delete_stub,
+    eventually,
+    kubectl,
+)
+from tests.charts.tokens import Issuer, token
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 CHALLENGER = "inference-challenger"
 
 
+# By VirtualServices and by HTTPRoutes, from the same values.
+by_either_api = pytest.mark.parametrize("plain_routes", ["istio", "gateway-api"], indirect=True)
+
+
 @pytest.fixture(autouse=True)
-def plain_routes(scratch: Scratch) -> Iterator[None]:
+def plain_routes(scratch: Scratch, request: pytest.FixtureRequest) -> Iterator[None]:
     """Each test starts from the fixture's routes and leaves them."""
+    scratch.api = getattr(request, "param", "istio")
     yield
+    scratch.api = "istio"
     scratch.routes()
     eventually(
         lambda: scratch.count(20),
@@ -37,6 +50,7 @@ def plain_routes(scratch: Scratch) -> Iterator[None]:
     )
 
 
+@by_either_api
 def test_condition_based_by_header(scratch: Scratch) -> None:
     rule = {"headers": {"X-Group": "beta"}, "to": CHALLENGER}
     scratch.routes({"inference": {"rules": {"beta": rule}}})
@@ -47,6 +61,7 @@ def test_condition_based_by_header(scratch: Scratch) -> None:
     assert scratch.count(50, headers={"X-Group": "other"}) == {"inference": 50}
 
 
+@by_either_api
 def test_condition_based_by_query(scratch: Scratch) -> None:
     scratch.routes({"inference": {"rules": {"big": {"query": {"size": "big"}, "to": CHALLENGER}}}})
     big = "/v2/models/digits/infer?size=big"
@@ -55,6 +70,7 @@ def test_condition_based_by_query(scratch: Scratch) -> None:
     assert scratch.count(50) == {"inference": 50}
 
 
+@by_either_api
 def test_canary_by_weight(scratch: Scratch) -> None:
     scratch.routes({"inference": {"split": {"inference": 70, CHALLENGER: 30}}})
     eventually(lambda: scratch.count(20), lambda seen: CHALLENGER in seen)
@@ -65,6 +81,7 @@ def test_canary_by_weight(scratch: Scratch) -> None:
     assert "" not in seen
 
 
+@by_either_api
 def test_canary_among_services_of_the_mesh(scratch: Scratch) -> None:
     """The same split, carried out by the sidecar of a caller inside."""
     callers: dict[str, dict[str, str]] = {"gateway": {}, CHALLENGER: {}}
@@ -83,6 +100,7 @@ def test_canary_among_services_of_the_mesh(scratch: Scratch) -> None:
     assert sum(seen.values()) == 100
 
 
+@by_either_api
 def test_ab_by_sticky_arm(scratch: Scratch) -> None:
     arms = {"challenger": CHALLENGER, "control": "inference"}
     scratch.routes({"inference": {"arms": arms, "split": {"inference": 50, CHALLENGER: 50}}})
@@ -92,6 +110,7 @@ def test_ab_by_sticky_arm(scratch: Scratch) -> None:
     assert scratch.count(50, headers={"X-Slipway-Arm": "challenger"}) == {CHALLENGER: 50}
 
 
+@by_either_api
 def test_shadow_copies_every_request_and_changes_no_answer(scratch: Scratch) -> None:
     before = scratch.predictions_of_challenger()
     scratch.routes({"inference": {"mirror": {"to": CHALLENGER}}})
@@ -120,7 +139,26 @@ def test_a_copy_can_be_told_from_a_request(scratch: Scratch) -> None:
     eventually(lambda: (scratch.ask(), _shadows(scratch))[1], lambda seen: seen > 0)
 
 
-def test_a_failing_shadow_is_not_noticed(scratch: Scratch) -> None:
+@pytest.mark.parametrize(("status", "seconds"), [(500, 0), (200, 30)], ids=["failing", "slow"])
+@by_either_api
+def test_a_broken_shadow_is_not_noticed(scratch: Scratch, status: int, seconds: float) -> None:
+    become("stub", status, seconds)
+    scratch.routes({"inference": {"mirror": {"to": "stub"}}})
+    try:
+        eventually(lambda: (scratch.ask(), _shadows(scratch))[1], lambda seen: seen > 0)
+        before = _shadows(scratch)
+        assert scratch.count(50, at_once=4) == {"inference": 50}
+        eventually(lambda: _shadows(scratch), lambda seen: seen >= before + 50)
+        if seconds:
+            # All are answered while their copies still wait for theirs.
+            waiting = int(scratch.ask("/stub/waiting").text)
+            assert waiting >= 50, "the shadow was not slow"
+    finally:
+        become("stub", 200)
+
+
+@by_either_api
+def test_an_absent_shadow_is_not_noticed(scratch: Scratch) -> None:
     scratch.routes({"inference": {"mirror": {"to": CHALLENGER}}})
     kubectl("scale", "deployment", CHALLENGER, "-n", NAMESPACE, "--replicas=0")
     try:
@@ -151,6 +189,7 @@ def test_fault_injection_hits_only_who_asks_for_it(scratch: Scratch) -> None:
     assert scratch.count(30, by="status") == {200: 30}
 
 
+@by_either_api
 def test_timeout_ends_a_slow_answer(scratch: Scratch) -> None:
     scratch.routes({"stub": {"timeout": "500ms"}})
     answer = eventually(lambda: scratch.ask("/stub/slow/5"), lambda seen: seen.status == 504)
@@ -158,6 +197,7 @@ def test_timeout_ends_a_slow_answer(scratch: Scratch) -> None:
     assert scratch.ask("/stub/slow/0").status == 200
 
 
+@by_either_api
 def test_a_request_that_failed_is_not_sent_again(scratch: Scratch) -> None:
     """Istio's own default would send it three times: a write would be tripled."""
     before = _stub_count(scratch)
@@ -166,7 +206,7 @@ def test_a_request_that_failed_is_not_sent_again(scratch: Scratch) -> None:
 
 
 def test_idempotent_requests_are_sent_again_where_the_values_say_so(scratch: Scratch) -> None:
-    retries = {"idempotent": True, "attempts": 2, "on": ["503"]}
+    retries = {"idempotent": True, "attempts": 2, "retryOn": ["503"]}
     # Its pod would be ejected for its answers otherwise.
     never = {"consecutiveErrors": 0}
     scratch.routes({"stub": {"retries": retries, "outlierDetection": never}})
@@ -179,6 +219,7 @@ def test_idempotent_requests_are_sent_again_where_the_values_say_so(scratch: Scr
     eventually(sent, lambda seen: seen == 3)
 
 
+@by_either_api
 def test_circuit_breaker_sheds_at_once(scratch: Scratch) -> None:
     tight = {"maxConnections": 1, "maxPendingRequests": 1}
     scratch.routes({"inference": {"circuitBreaking": tight}})
@@ -194,19 +235,30 @@ def test_circuit_breaker_sheds_at_once(scratch: Scratch) -> None:
     assert scratch.count(50, by="status") == {200: 50}
 
 
-def test_failing_pod_is_ejected_and_comes_back(scratch: Scratch) -> None:
+@pytest.mark.parametrize(("status", "seconds"), [(503, 0), (200, 20)], ids=["failing", "slow"])
+@by_either_api
+def test_broken_pod_is_ejected_and_comes_back(
+    scratch: Scratch, status: int, seconds: float
+) -> None:
+    """A pod that answers errors, and one that is slower than the route's timeout."""
     outlier = {"consecutiveErrors": 3, "interval": "1s", "baseEjectionTime": "5s"}
-    scratch.routes({"inference": {"outlierDetection": outlier}})
-    apply_stub("failing", "inference", always=503)
+    scratch.routes({"inference": {"outlierDetection": outlier, "timeout": "2s"}})
+    apply_stub("broken", "inference", status, seconds)
+    failed = 504 if seconds else 503
     try:
         # It shares the Service with the healthy pod: some requests fail until it is ejected.
-        eventually(lambda: scratch.count(20, by="status"), lambda seen: 503 in seen)
-        eventually(lambda: scratch.count(40, by="status"), lambda seen: seen == {200: 40})
+        eventually(lambda: _statuses(scratch, 12), lambda seen: failed in seen)
+        eventually(lambda: _statuses(scratch, 40), lambda seen: seen == {200: 40})
         # Its time is over: it is tried again, and ejected again.
-        eventually(lambda: scratch.count(20, by="status"), lambda seen: 503 in seen)
+        eventually(lambda: _statuses(scratch, 12), lambda seen: failed in seen)
+        eventually(lambda: _statuses(scratch, 40), lambda seen: seen == {200: 40})
+        become("broken", 200)
+        # Well again, it gets its share once its time is over.
+        eventually(lambda: scratch.count(40)["stub"], lambda seen: seen > 5)
+        assert _statuses(scratch, 100) == {200: 100}
     finally:
-        kubectl("delete", "pod", "failing", "-n", NAMESPACE, "--grace-period=0", "--force")
-    eventually(lambda: scratch.count(50, by="status"), lambda seen: seen == {200: 50})
+        delete_stub("broken")
+    eventually(lambda: scratch.count(50), lambda seen: seen == {"inference": 50})
 
 
 def test_rate_limit_answers_429(scratch: Scratch) -> None:
@@ -220,6 +272,7 @@ def test_rate_limit_answers_429(scratch: Scratch) -> None:
     assert {one.status for one in seen} == {200, 429}
 
 
+@by_either_api
 def test_cors_answers_the_listed_origin_only(scratch: Scratch) -> None:
     scratch.routes({"inference": {"cors": {"origins": ["https://app.test"]}}})
 
@@ -232,59 +285,55 @@ def test_cors_answers_the_listed_origin_only(scratch: Scratch) -> None:
     assert preflight("https://evil.test") == ""
 
 
-def test_tokens_are_verified_and_their_claims_route(scratch: Scratch) -> None:
-    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+@by_either_api
+def test_tokens_are_verified(scratch: Scratch) -> None:
+    issuer = Issuer(NAMESPACE)
     forger = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-    issuer = "https://issuer.scratch.test"
-    scratch.routes(
-        {"inference": {"rules": {"staff": {"claims": {"group": "staff"}, "to": CHALLENGER}}}},
-        jwt={
-            "issuer": issuer,
-            "audiences": ["slipway"],
-            "jwks": json.dumps({"keys": [_public(key)]}),
-            "publicPaths": ["/v2/health/*"],
-        },
-    )
-    now = int(time.time())
-    good = {"iss": issuer, "aud": "slipway", "sub": "ann", "exp": now + 600}
+    scratch.routes(jwt=issuer.values)
 
     def status(token: str, **request: Any) -> int:
         return scratch.ask(headers={"Authorization": f"Bearer {token}"}, **request).status
 
     eventually(lambda: scratch.ask().status, lambda seen: seen == 403)
     assert scratch.count(20, by="status") == {403: 20}
-    eventually(lambda: status(_token(key, good)), lambda seen: seen == 200)
-    assert status(_token(forger, good)) == 401
-    assert status(_token(key, {**good, "exp": now - 3600})) == 401
-    assert status(_token(key, {**good, "aud": "others"})) == 403
-    assert status(_token(key, {**good, "iss": "https://other.test"})) == 401
-    assert status(_token(None, good)) == 401, "alg none"
+    good, now = issuer.claims, int(time.time())
+    eventually(lambda: status(token(issuer.key, good)), lambda seen: seen == 200)
+    assert status(token(forger, good)) == 401
+    assert status(token(issuer.key, {**good, "exp": now - 3600})) == 401
+    assert status(token(issuer.key, {**good, "aud": "others"})) == 403
+    assert status(token(issuer.key, {**good, "iss": "https://other.test"})) == 401
+    assert status(token(None, good)) == 401, "alg none"
     assert scratch.ask("/v2/health/live", method="GET").status == 200, "a public path"
-    staff = {"Authorization": f"Bearer {_token(key, {**good, 'group': 'staff'})}"}
+
+
+def test_claims_of_a_verified_token_route(scratch: Scratch) -> None:
+    issuer = Issuer(NAMESPACE)
+    rules = {"staff": {"claims": {"group": "staff"}, "to": CHALLENGER}}
+    scratch.routes({"inference": {"rules": rules}}, jwt=issuer.values)
+
+    def bearer(group: str) -> dict[str, str]:
+        return {"Authorization": f"Bearer {token(issuer.key, {**issuer.claims, 'group': group})}"}
+
+    staff = bearer("staff")
+    eventually(lambda: scratch.ask(headers=staff).variant, lambda seen: seen == CHALLENGER)
     assert scratch.count(30, headers=staff) == {CHALLENGER: 30}
-    others = {"Authorization": f"Bearer {_token(key, {**good, 'group': 'guests'})}"}
-    assert scratch.count(30, headers=others) == {"inference": 30}
+    assert scratch.count(30, headers=bearer("guests")) == {"inference": 30}
 
 
-def test_who_is_not_listed_is_denied(scratch: Scratch) -> None:
-    assert scratch.ask("/metrics", method="GET").status == 404, "no route leads there"
-    target = f"http://inference.{NAMESPACE}:8080/v2/models/digits"
-    # The challenger's account is no caller of inference: its identity is verified, and refused.
-    assert _status_from(NAMESPACE, CHALLENGER, "http://inference:8080/v2/models/digits") == "403"
-    # Another environment does not even know the host: its sidecars are REGISTRY_ONLY.
-    assert _status_from("dev", "proxy", target) in ("502", "403")
-    # Without a sidecar there is no certificate, and plain text is not spoken.
-    assert _plain_text_status() == "refused"
+def test_no_route_leads_to_metrics(scratch: Scratch) -> None:
+    assert scratch.ask("/metrics", method="GET").status == 404
 
 
 def test_unknown_hosts_outside_are_not_reached(scratch: Scratch) -> None:
     # 502 where the port is HTTP to the sidecar, a closed connection where it is not.
-    assert _status_from(NAMESPACE, "inference", "http://192.0.2.1/") in ("502", "refused")
+    assert status_from(NAMESPACE, "inference", "http://192.0.2.1/") in ("502", "refused")
+
+
+def _statuses(scratch: Scratch, requests: int) -> Counter[int]:
+    return scratch.count(requests, at_once=4, by="status")
 
 
 def _answers(scratch: Scratch, requests: int, at_once: int) -> list[Any]:
-    from concurrent.futures import ThreadPoolExecutor
-
     with ThreadPoolExecutor(at_once) as pool:
         return list(pool.map(lambda _: scratch.ask(), range(requests)))
 
@@ -299,17 +348,6 @@ def _stub_count(scratch: Scratch) -> int:
     """How many requests the stub got before this one."""
     answer = eventually(lambda: scratch.ask("/stub/count"), lambda seen: seen.status == 200)
     return int(answer.text)
-
-
-_GET = """
-import sys, urllib.request, urllib.error
-try:
-    print(urllib.request.urlopen(sys.argv[1], timeout=10).status)
-except urllib.error.HTTPError as error:
-    print(error.code)
-except OSError:
-    print("refused")
-"""
 
 
 _PREDICT = """
@@ -332,46 +370,3 @@ def _variants_from(release: str, requests: int) -> Counter[str]:
     """Which variants answer a pod of a release that asks inference, by name or by status."""
     command = ("exec", f"deployment/{release}", "-n", NAMESPACE, "-c", release, "--")
     return Counter(json.loads(kubectl(*command, "python3", "-c", _PREDICT, str(requests))))
-
-
-def _status_from(namespace: str, release: str, url: str) -> str:
-    """The status that a pod of a release gets from a URL."""
-    return kubectl(
-        *("exec", f"deployment/{release}", "-n", namespace, "-c", release, "--"),
-        *("python3", "-c", _GET, url),
-    ).strip()
-
-
-def _plain_text_status() -> str:
-    """The status that a process of the node, which is in no mesh, gets from inference."""
-    address = kubectl(
-        "get", "service", "inference", "-n", NAMESPACE, "-o", "jsonpath={.spec.clusterIP}"
-    )
-    direct = f"http://{address}:8080/v2/models/digits"
-    answer = subprocess.run(
-        [sys.executable, "-c", _GET, direct], capture_output=True, text=True, check=True
-    )
-    return answer.stdout.strip()
-
-
-def _public(key: rsa.RSAPrivateKey) -> dict[str, str]:
-    numbers = key.public_key().public_numbers()
-    return {
-        "kty": "RSA",
-        "kid": "scratch",
-        "alg": "RS256",
-        "use": "sig",
-        "n": _text(numbers.n.to_bytes(256, "big")),
-        "e": _text(numbers.e.to_bytes(3, "big")),
-    }
-
-
-def _token(key: rsa.RSAPrivateKey | None, claims: dict[str, Any]) -> str:
-    header = {"alg": "RS256" if key else "none", "typ": "JWT", "kid": "scratch"}
-    signed = ".".join(_text(json.dumps(part).encode()) for part in (header, claims))
-    signature = key.sign(signed.encode(), padding.PKCS1v15(), SHA256()) if key else b""
-    return f"{signed}.{_text(signature)}"
-
-
-def _text(content: bytes) -> str:
-    return base64.urlsafe_b64encode(content).rstrip(b"=").decode()

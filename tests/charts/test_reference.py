@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -54,6 +55,22 @@ def _open_or_unexplained(node: dict[str, Any], root: dict[str, Any], where: str)
             yield from _open_or_unexplained(entry, root, f"{where}.<name>")
     if isinstance(item := node.get("items"), dict):
         yield from _open_or_unexplained(item, root, f"{where}[]")
+
+
+@pytest.mark.parametrize("chart", CHARTS)
+def test_no_key_is_a_boolean_to_yaml(chart: str) -> None:
+    """``retries: {on: [...]}`` was refused as the key ``true``: Helm reads YAML 1.1."""
+    text = (ROOT / "charts" / chart / "values.schema.json").read_text("utf-8")
+    assert set(_keys(json.loads(text))).isdisjoint({"on", "off", "yes", "no", "y", "n"})
+
+
+def _keys(node: Any) -> Iterator[str]:
+    """Every key that values may have."""
+    if isinstance(node, dict):
+        if isinstance(properties := node.get("properties"), dict):
+            yield from properties
+        for child in node.values():
+            yield from _keys(child)
 
 
 @pytest.mark.parametrize("chart", CHARTS)

@@ -1,6 +1,6 @@
 """Text goes through the templates as it is: no value becomes a number, a boolean or another key.
 
-Found that way: ``retries.on: ["503"]`` rendered ``retryOn: 503``, which Istio's API refused.
+Found that way: ``retries.retryOn: ["503"]`` rendered ``retryOn: 503``, which Istio's API refused.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def test_of_routes(  # noqa: PLR0917
         "arms": {arm: name},
         "rules": {rule: {"headers": headers, "query": query, "claims": claims, "to": name}},
         "subsets": {group: {"x": arm}},
-        "retries": {"idempotent": True, "on": ["503"]},
+        "retries": {"idempotent": True, "retryOn": ["503"]},
     }
     values = {"hosts": ["dev.slipway.test"], "services": {name: service}}
     found = _render("routing", "routing", values)
@@ -114,7 +114,7 @@ def test_of_routes(  # noqa: PLR0917
         key: {"exact": value} for key, value in query.items()
     }
     assert rest["route"][0]["destination"]["host"] == name
-    [subset] = _one(found, "DestinationRule", name)["spec"]["subsets"]
+    [subset] = _one(found, "DestinationRule", f"{name}.{group}")["spec"]["subsets"]
     assert subset == {"name": group, "labels": {"x": arm}}
     policy = _one(found, "AuthorizationPolicy", f"{name}-callers")
     principals = {one["from"][0]["source"]["principals"][0] for one in policy["spec"]["rules"]}

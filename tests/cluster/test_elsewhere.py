@@ -96,6 +96,7 @@ def test_the_steps_elsewhere_never_start_a_kubernetes(tmp_path: Path) -> None:
         "metrics-server",
         "stores",
         "istio-base",
+        "gateway-api",
         "istiod",
         "istio-cni",
         "gateway",

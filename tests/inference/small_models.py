@@ -127,6 +127,17 @@ def slow(layers: int = 80) -> bytes:
     )
 
 
+def with_external_data(folder: Path, onnx_bytes: bytes, data: str = "model.onnx.data") -> bytes:
+    """The same model with its weights in ``folder/data``; its own bytes are given back."""
+    loaded = onnx.load_from_string(onnx_bytes)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "model.onnx"
+    onnx.save_model(
+        loaded, path, save_as_external_data=True, location=data, size_threshold=0
+    )  # fmt: skip
+    return path.read_bytes()
+
+
 def put(repository: Path, name: str, version: str, onnx_bytes: bytes, /, **manifest: Any) -> Path:
     """Lay a version into a repository folder; ``manifest`` adds to its ``model.json``."""
     folder = repository / name / version

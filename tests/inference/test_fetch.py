@@ -157,7 +157,7 @@ async def test_what_an_earlier_process_left_is_kept(s3: S3Server, tmp_path: Path
     staging = tmp_path / ".kept-1.part"
     staging.mkdir()
     (staging / "model.onnx").write_bytes(big[:3_000_000])
-    (staging / "model.tag").write_text(str(tag))
+    (staging / ".model.onnx.tag").write_text(str(tag))
     fetched = await fetch.fetch(uri, tmp_path)
     assert fetched.bytes_read == len(big) - 3_000_000
     assert (fetched.folder / "model.onnx").read_bytes() == big
@@ -170,7 +170,7 @@ async def test_what_was_left_of_another_object_is_not_mixed_in(
     staging = tmp_path / ".mixed-1.part"
     staging.mkdir()
     (staging / "model.onnx").write_bytes(b"of another object")
-    (staging / "model.tag").write_text("another tag")
+    (staging / ".model.onnx.tag").write_text("another tag")
     fetched = await fetch.fetch(uri, tmp_path)
     assert (fetched.folder / "model.onnx").read_bytes() == MODEL
 
@@ -278,3 +278,30 @@ async def test_a_manifest_cannot_name_a_folder_outside(
 )
 def test_the_newest_version_is_the_largest_number(versions: list[str], expected: str) -> None:
     assert newest(versions) == expected
+
+
+async def test_weights_in_files_of_their_own_come_along_and_serve(
+    s3: S3Server, serve: Serve, tmp_path: Path
+) -> None:
+    made = tmp_path / "made"
+    model = small_models.with_external_data(made, MODEL)
+    weights = (made / "model.onnx.data").read_bytes()
+    assert len(model) + len(weights) > len(model) > 0
+    digest = hashlib.sha256(weights).hexdigest()
+    uri = published("apart", model=model, data_files={"model.onnx.data": digest})
+    store = fetch.open_store("s3://models")
+    with pytest.raises(ModelError, match=r"apart/1/model\.onnx\.data does not exist"):
+        await fetch.fetch(uri, tmp_path / "to", attempts=1)
+    store.put("apart/1/model.onnx.data", weights[:-1] + b"x")
+    with pytest.raises(ModelError, match=rf"model\.onnx\.data has sha256 .* but {digest}"):
+        await fetch.fetch(uri, tmp_path / "to")
+    store.put("apart/1/model.onnx.data", weights)
+    fetched = await fetch.fetch(uri, tmp_path / "to")
+    assert fetched.bytes_read == len(model) + len(weights)
+    assert names_in(fetched.folder) == ["model.json", "model.onnx", "model.onnx.data"]
+    assert (await fetch.fetch(uri, tmp_path / "to")).bytes_read == 0
+    (fetched.folder / "model.onnx.data").write_bytes(b"")
+    assert (await fetch.fetch(uri, tmp_path / "to")).bytes_read > 0
+    async with serve(at=str(tmp_path / "to")) as running:
+        answer = await running.infer("apart", tensor("x", "FP32", [1, 2], [1, 2]))
+        assert answer.json()["outputs"][0]["data"] == [3, 5]

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from onnx import TensorProto, helper
 
-from inference import models
+from inference import manifest, models
 from inference.errors import ModelError
 from inference.models import read
 from inference.repository import Found
+from inference.runtime import OnnxModel
 from inference.settings import InferenceSettings
 from tests.inference import small_models
 from tests.inference.conftest import Running, Serve, tensor, until, until_seen
@@ -284,3 +286,33 @@ def test_a_manifest_that_is_no_json_is_named(repository: Path) -> None:
     (folder / "model.json").write_text(json.dumps([1]))
     with pytest.raises(ModelError, match=r"model\.json"):
         read(folder, Found("affine", "1", ""), threads=1, settings=InferenceSettings())
+
+
+async def test_weights_that_are_not_the_manifests_are_refused(
+    serve: Serve, repository: Path
+) -> None:
+    folder = repository / "apart" / "1"
+    model = small_models.with_external_data(folder, small_models.affine())
+    small_models.put(repository, "apart", "1", model, data_files={"model.onnx.data": "0" * 64})
+    async with serve(wait_ready=False) as running:
+        await until(lambda: bool(running.app.registry.entries))
+        (why,) = running.app.registry.entries["apart"].failures.values()
+        assert "model.onnx.data has sha256" in why
+        assert "0" * 64 in why
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.json", "../x", "a/b", ".hidden", ""])
+def test_a_data_file_lies_beside_the_model(name: str) -> None:
+    document = {"name": "a", "version": "1", "data_files": {name: "0" * 64}}
+    with pytest.raises(ModelError, match="data_files"):
+        manifest.parse(json.dumps(document).encode(), where="model.json")
+
+
+def test_a_model_with_bf16_at_its_border_is_refused_with_the_fix(repository: Path) -> None:
+    kind = (TensorProto.BFLOAT16, ["rows", 2])
+    nodes = [helper.make_node("Identity", ["x"], ["y"])]
+    folder = small_models.put(
+        repository, "bf", "1", small_models.model(nodes, {"x": kind}, {"y": kind})
+    )
+    with pytest.raises(ModelError, match=r"'x' is BF16.*Cast to FP32"):
+        OnnxModel(folder / "model.onnx", threads=1)

@@ -87,3 +87,16 @@ def test_a_second_signal_ends_it_at_once(server: tuple[subprocess.Popen[bytes], 
         assert time.monotonic() < deadline
     os.kill(process.pid, signal.SIGTERM)
     process.wait(timeout=20)
+
+
+def test_a_second_server_on_a_port_says_so_and_ends() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = subprocess.run(
+            [sys.executable, "-c", PROGRAM, str(port)], capture_output=True, text=True, check=False
+        )
+    assert done.returncode == 1
+    assert f"cannot listen on 127.0.0.1 port {port}" in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from cluster import build, preflight
+
 ROOT = Path(__file__).resolve().parents[2]
 TESTS = ROOT / "tests"
 SOURCES = sorted(path for path in TESTS.rglob("*.py") if "__pycache__" not in path.parts)
@@ -77,3 +79,18 @@ def test_fixtures_say_what_must_happen() -> None:
         lines = path.read_text(encoding="utf-8").splitlines()
         assert lines[0].startswith("# chart: "), path.name
         assert lines[1].startswith("# refused: "), path.name
+
+
+def test_programs_that_tests_drive_are_brought_for_them() -> None:
+    """Else they would be skipped, or fail in CI, on every machine that had no `make up` before."""
+    calls = re.compile(r'\brequire\(\s*"([\w-]+)"')
+    driven = {
+        name
+        for path in SOURCES
+        if "pytest.mark.e2e" not in (text := path.read_text(encoding="utf-8"))
+        for name in calls.findall(text)
+    }
+    brought = {program.name for program in build.FOR_TESTS} | set(preflight.TEST_PACKAGES)
+    brought |= {build.PYTHON_CHECKER.partition("==")[0], "uv"}
+    assert driven >= {"helm", "kubectl"}
+    assert driven <= brought

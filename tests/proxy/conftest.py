@@ -269,10 +269,10 @@ class running_redis:  # noqa: N801 - reads as the context manager it is
 
 
 @asynccontextmanager
-async def worker_with(**given: Any) -> AsyncIterator[str]:
+async def worker_with(*, spans: Spans | None = None, **given: Any) -> AsyncIterator[str]:
     """A running job worker; yields the URL of its probes and metrics."""
     settings = ProxySettings(**({"access_log": "off", "drain_seconds": 2.0} | given))
-    async with listening(create_worker(settings)) as url:
+    async with listening(create_worker(settings, spans=spans)) as url:
         yield url
 
 

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import uuid
+from hashlib import sha256
 from typing import Any
 
 import orjson
 import pytest
+import redis.asyncio as redis
 from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
+from yarl import URL
 
 from proxy.cache import Memory, key_of
 from proxy.models import Answer
 from proxy.v2_cache import keep, question, recall
-from tests.proxy.conftest import METADATA, Neighbour, Proxy, proxy_with
+from tests.proxy.conftest import METADATA, Neighbour, Proxy, eventually, proxy_with
 
 INFER = "/v2/models/digits/infer"
+QUESTION = b'{"inputs":[],"outputs":[]}'
 JSON = {"content-type": "application/json"}
 ROWS = orjson.dumps({"instances": [[1.0] * 64]})
 
@@ -32,6 +37,7 @@ def settings(model: Neighbour, redis_url: str) -> dict[str, Any]:
         "redis_url": redis_url,
         "redis_prefix": f"test-{uuid.uuid4().hex[:8]}",
         "contract_ttl_seconds": 0.05,
+        "redis_timeout_seconds": 10.0,  # a busy machine may take longer than a cluster has
     }
 
 
@@ -203,6 +209,118 @@ async def test_without_redis_the_pods_own_memory_still_answers(
         assert await proxy.metric('slipway_proxy_redis_stepped_aside_total{use="cache"}') >= 1
 
 
+async def known_by_its_bytes(proxy: Proxy, **headers: str) -> None:
+    """Ask until the answer comes from memory, before a task is made for the request."""
+    found = [await ask(proxy, INFER, QUESTION, **headers) for _ in range(3)]
+    assert [state for state, _ in found] == ["miss", "hit", "hit"]
+
+
+async def test_an_answer_from_memory_asks_for_credential_scope_and_place(
+    settings: dict[str, Any],
+) -> None:
+    keys = {
+        "all": {"sha256": sha256(b"all").hexdigest(), "scopes": ["*"]},
+        "none": {"sha256": sha256(b"none").hexdigest(), "scopes": ["predict:other"]},
+        "few": {
+            "sha256": sha256(b"few").hexdigest(),
+            "rate_limit": {"requests": 2, "window_seconds": 60},
+        },
+    }
+    async with proxy_with(**settings, api_keys=keys, auth_required=True) as proxy:
+        await known_by_its_bytes(proxy, **{"x-api-key": "all"})
+
+        async def status(**headers: str) -> tuple[int, str | None, str | None]:
+            async with proxy.session.post(
+                proxy.url + INFER, data=QUESTION, headers=JSON | headers
+            ) as answer:
+                await answer.read()
+                return answer.status, answer.headers.get("x-cache"), answer.headers.get("ratelimit")
+
+        assert (await status())[0] == 401
+        assert (await status(**{"x-api-key": "wrong"}))[0] == 401
+        assert (await status(**{"x-api-key": "none"}))[0] == 403
+        assert (await status(**{"x-api-key": "all", "x-request-timeout": "soon"}))[0] == 400
+        few = [await status(**{"x-api-key": "few"}) for _ in range(3)]
+        assert [each[:2] for each in few] == [(200, "hit"), (200, "hit"), (429, None)]
+        remaining = [(each[2] or "").split(";t=")[0] for each in few]
+        assert remaining == ['"default";r=1', '"default";r=0', '"default";r=0']
+
+
+async def test_an_answer_from_memory_is_identified_and_counted(settings: dict[str, Any]) -> None:
+    async with proxy_with(**settings) as proxy:
+        await known_by_its_bytes(proxy)
+        async with proxy.session.post(
+            proxy.url + INFER, data=QUESTION, headers=JSON | {"x-request-id": "mine"}
+        ) as answer:
+            assert answer.headers["x-request-id"] == "mine"
+            assert float(answer.headers["x-slipway-overhead-ms"]) > 0
+            assert answer.headers["x-slipway-variant"] == "inference"
+        labels = (
+            'http_request_method="POST",http_response_status_code="200",'
+            'http_route="/v2/models/{model}/infer",model="digits",variant="inference"'
+        )
+        assert await proxy.metric(f"http_server_request_duration_seconds_count{{{labels}}}") == 4
+        hits = 'slipway_proxy_cache_total{model="digits",result="hit"}'
+        assert await proxy.metric(hits) == 3
+
+
+async def test_a_refreshed_answer_replaces_the_one_known_by_its_bytes(
+    settings: dict[str, Any], model: Neighbour
+) -> None:
+    async with proxy_with(**settings) as proxy:
+        await known_by_its_bytes(proxy)
+
+        async def newer(_: web.Request) -> web.Response:
+            return web.json_response({"outputs": ["new"]}, headers={"X-Slipway-Model-Version": "1"})
+
+        model.on(INFER, newer)
+        assert (await ask(proxy, INFER, QUESTION, **{"cache-control": "no-cache"}))[0] == "bypass"
+        found = [await ask(proxy, INFER, QUESTION) for _ in range(3)]
+    assert [(state, document["outputs"]) for state, document in found] == [("hit", ["new"])] * 3
+
+
+async def test_memory_forgets_when_redis_does(settings: dict[str, Any], redis_url: str) -> None:
+    async with proxy_with(**settings) as first, proxy_with(**settings) as second:
+        await ask(first, INFER, QUESTION)
+        client = redis.Redis.from_url(redis_url)
+        (name,) = await client.keys(f"{settings['redis_prefix']}:cache:*")
+        await client.pexpire(name, 300)
+        assert [(await ask(second, INFER, QUESTION))[0] for _ in range(2)] == ["hit", "hit"]
+
+        async def gone() -> bool:
+            return not await client.exists(name)
+
+        await eventually(gone)
+        await client.aclose()
+        assert (await ask(second, INFER, QUESTION))[0] == "miss"
+
+
+async def test_a_row_of_pipelined_hits_is_answered_in_order(settings: dict[str, Any]) -> None:
+    """Answered out of each other's answers they went as many calls deep as there were."""
+    count = 2000
+    async with proxy_with(**settings) as proxy:
+        await known_by_its_bytes(proxy)
+        parts = URL(proxy.url)
+        reader, writer = await asyncio.open_connection(parts.host, parts.port)
+        for number in range(count):
+            last = number == count - 1
+            writer.write(
+                b"POST %b HTTP/1.1\r\nHost: a\r\nX-Request-Id: %d\r\nContent-Length: %d\r\n%b\r\n%b"
+                % (
+                    INFER.encode(),
+                    number,
+                    len(QUESTION),
+                    b"Connection: close\r\n" if last else b"",
+                    QUESTION,
+                )
+            )
+        got = await asyncio.wait_for(reader.read(-1), 30)
+        writer.close()
+    assert got.count(b"HTTP/1.1 200 OK") == count
+    found = re.findall(rb"x-request-id: (\d+)", got)
+    assert found == [b"%d" % number for number in range(count)]
+
+
 @given(st.lists(st.binary(max_size=8), max_size=4), st.lists(st.binary(max_size=8), max_size=4))
 def test_keys_are_equal_only_for_equal_parts(one: list[bytes], two: list[bytes]) -> None:
     assert (key_of(*one) == key_of(*two)) == (one == two)
@@ -210,9 +328,10 @@ def test_keys_are_equal_only_for_equal_parts(one: list[bytes], two: list[bytes])
 
 @given(st.lists(st.tuples(st.sampled_from("abcd"), st.binary(max_size=40)), max_size=40))
 def test_memory_never_holds_more_than_it_may(puts: list[tuple[str, bytes]]) -> None:
-    memory, latest = Memory(64), {}
+    memory: Memory[bytes] = Memory(64)
+    latest = {}
     for key, data in puts:
-        memory.put(key, data, 10.0)
+        memory.put(key, data, 10.0, len(data))
         latest[key] = data
         held = {k: memory.get(k, 0.0) for k in "abcd"}
         assert sum(len(found) for found in held.values() if found is not None) <= 64

@@ -11,8 +11,11 @@ import orjson
 import pytest
 import redis.asyncio as redis
 from aiohttp import web
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind
 
-from proxy.jobs import ENDED, Keys
+from kit.spans import configure
+from proxy.jobs import ENDED, PRIORITIES, Keys
 from tests.proxy.conftest import Neighbour, Proxy, eventually, proxy_with, worker_with
 
 ROWS = b'{"instances":[' + orjson.dumps([1.0] * 64) + b"]}"
@@ -96,6 +99,30 @@ async def test_a_failing_model_is_tried_again_and_then_given_up(
     dead = await client.xrange(Keys(settings["redis_prefix"]).dead)
     await client.aclose()
     assert [fields[b"id"].decode() for _, fields in dead] == [found["id"]]
+
+
+async def test_a_busy_model_delays_a_job_and_costs_it_no_attempt(
+    settings: dict[str, Any], model: Neighbour
+) -> None:
+    """A queue of jobs as long as a model server's own is no failure of any of them."""
+    path = "/v2/models/digits/infer"
+    usual = model.handlers[path]
+    busy = iter(range(5))  # more often than the attempts it has
+
+    async def at_first_full(request: web.Request) -> web.StreamResponse:
+        if next(busy, None) is None:
+            return await usual(request)
+        full = {"error": "the queue is full"}
+        return web.json_response(full, status=429, headers={"retry-after": "0"})
+
+    model.on(path, at_first_full)
+    async with proxy_with(**settings) as proxy, worker_with(**settings) as worker:
+        found = await ended(proxy, (await submit(proxy))["id"])
+        async with proxy.session.get(f"{worker}/metrics") as answer:
+            metrics = await answer.text()
+    assert found["state"] == "succeeded"
+    assert found["attempts"] == 1
+    assert 'slipway_jobs_total{model="digits",outcome="deferred"} 5.0' in metrics
 
 
 async def test_bad_input_is_not_tried_again(settings: dict[str, Any]) -> None:
@@ -300,3 +327,40 @@ async def test_queue_depth_is_a_metric(settings: dict[str, Any]) -> None:
             return await proxy.metric('slipway_jobs_queue_depth{queue="normal"}') == 1
 
         await eventually(counted)
+
+
+async def test_a_job_is_a_span_between_the_request_that_submitted_it_and_the_model(
+    settings: dict[str, Any], model: Neighbour
+) -> None:
+    exporters = {name: InMemorySpanExporter() for name in ("proxy", "worker")}
+    spans = {name: configure(name, exporter=each) for name, each in exporters.items()}
+    trace = "0af7651916cd43dd8448eb211c80319c"
+    async with proxy_with(**settings, spans=spans["proxy"]) as proxy:
+        submitted = await submit(proxy, traceparent=f"00-{trace}-b7ad6b7169203331-01")
+        async with worker_with(**settings, spans=spans["worker"]):
+            await ended(proxy, submitted["id"])
+    request = exporters["proxy"].get_finished_spans()[0]
+    (work,) = exporters["worker"].get_finished_spans()
+    assert (request.name, work.name) == ("POST /v1/jobs/{model}", "process digits")
+    assert work.attributes is not None and work.parent is not None
+    assert f"{work.context.trace_id:032x}" == trace
+    assert work.parent.span_id == request.context.span_id
+    assert work.kind is SpanKind.CONSUMER
+    assert work.attributes["messaging.message.id"] == submitted["id"]
+    assert work.attributes["slipway.job.state"] == "succeeded"
+    assert work.resource.attributes["service.name"] == "worker"
+    (asked,) = [seen for seen in model.seen if seen.path.endswith("/infer")]
+    assert asked.header("traceparent") == f"00-{trace}-{work.context.span_id:016x}-01"
+
+
+async def test_an_emptied_redis_gets_its_scripts_and_groups_again(
+    settings: dict[str, Any], redis_url: str
+) -> None:
+    async with proxy_with(**settings) as proxy, worker_with(**settings):
+        await ended(proxy, (await submit(proxy))["id"])
+        client = redis.Redis.from_url(redis_url)
+        keys = Keys(settings["redis_prefix"])
+        await client.script_flush()
+        await client.delete(*(keys.stream(priority) for priority in PRIORITIES))
+        await client.aclose()
+        assert (await ended(proxy, (await submit(proxy))["id"]))["state"] == "succeeded"

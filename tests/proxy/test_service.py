@@ -215,6 +215,11 @@ async def test_no_job_is_lost_and_none_done_twice_when_workers_are_killed(
             {"PROXY_BACKENDS": '{"digits": {"type": "http", "url": "http://x", "tmeout": 1}}'},
             "tmeout",
         ),
+        # What a SageMaker endpoint serves has no digest an answer could be kept under.
+        (
+            {"PROXY_BACKENDS": '{"d": {"type": "sagemaker", "endpoint": "e", "cache": {}}}'},
+            "cache",
+        ),
         ({"PROXY_BACKENDS": "{"}, "backends"),
         ({"PROXY_PORT": "99999"}, "PORT"),
         ({"PROXY_ENSEMBLES": '{"e": {"members": [{"model": "nobody"}]}}'}, "nobody"),

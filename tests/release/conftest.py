@@ -23,7 +23,6 @@ from release import verdicts, verify
 from release.cli import app
 from release.git import open_repo
 from tests.programs import require
-from tests.release.images import push_image
 from tests.release.kube import Kubernetes, free_port, kubernetes
 
 HEADER = "# Written by `release`; do not edit.\n"
@@ -276,6 +275,3 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kubernetes]:
     """A Kubernetes API of the suite's own."""
     with kubernetes(tmp_path_factory.mktemp("kubernetes")) as running:
         yield running
-
-
-__all__ = ["push_image"]

@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import sys
+from pathlib import Path
 
 import httpx
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 
 def push_image(host: str, name: str, seed: str) -> str:
     """Push an image whose config is `seed`; its reference with tag and digest."""
     with httpx.Client(base_url=f"http://{host}") as client:
         config = json.dumps({"architecture": "amd64", "os": "linux", "seed": seed}).encode()
-        blob = "sha256:" + hashlib.sha256(config).hexdigest()
-        start = client.post(f"/v2/{name}/blobs/uploads/")
-        place = httpx.URL(start.headers["Location"]).copy_merge_params({"digest": blob})
-        client.put(place, content=config).raise_for_status()
+        blob = push_blob(client, name, config)
         manifest = json.dumps(
             {
                 "schemaVersion": 2,
                 "mediaType": "application/vnd.oci.image.manifest.v1+json",
                 "config": {
                     "mediaType": "application/vnd.oci.image.config.v1+json",
-                    "digest": blob,
-                    "size": len(config),
+                    **blob,
                 },
                 "layers": [],
             }
@@ -38,9 +38,89 @@ def push_image(host: str, name: str, seed: str) -> str:
     return f"{host}/{name}:{seed}@sha256:{hashlib.sha256(manifest).hexdigest()}"
 
 
+def push_blob(client: httpx.Client, name: str, content: bytes) -> dict[str, object]:
+    """Push a blob; what a manifest says of it."""
+    digest = "sha256:" + hashlib.sha256(content).hexdigest()
+    start = client.post(f"/v2/{name}/blobs/uploads/")
+    place = httpx.URL(start.headers["Location"]).copy_merge_params({"digest": digest})
+    client.put(place, content=content).raise_for_status()
+    return {"digest": digest, "size": len(content)}
+
+
+def sign_image(reference: str, key: bytes, claimed: str = "") -> None:
+    """Sign an image as `cosign sign --key` does, with a private key in PEM (ECDSA).
+
+    ``claimed`` is the digest the payload is about; the image's own unless told otherwise.
+    """
+    place, _, digest = reference.partition("@")
+    host, _, rest = place.partition("/")
+    name = rest.partition(":")[0]
+    payload = json.dumps(
+        {
+            "critical": {
+                "identity": {"docker-reference": f"{host}/{name}"},
+                "image": {"docker-manifest-digest": claimed or digest},
+                "type": "cosign container image signature",
+            },
+            "optional": None,
+        },
+        separators=(",", ":"),
+    ).encode()
+    private = serialization.load_pem_private_key(key, None)
+    assert isinstance(private, ec.EllipticCurvePrivateKey)
+    signature = private.sign(payload, ec.ECDSA(hashes.SHA256()))
+    tag = digest.replace(":", "-") + ".sig"
+    with httpx.Client(base_url=f"http://{host}") as client:
+        config = push_blob(client, name, b"{}")
+        layer = push_blob(client, name, payload)
+        before = client.get(
+            f"/v2/{name}/manifests/{tag}",
+            headers={"Accept": "application/vnd.oci.image.manifest.v1+json"},
+        )
+        layers = before.json()["layers"] if before.status_code == 200 else []
+        made = {
+            **layer,
+            "mediaType": "application/vnd.dev.cosign.simplesigning.v1+json",
+            "annotations": {
+                "dev.cosignproject.cosign/signature": base64.b64encode(signature).decode()
+            },
+        }
+        manifest = {
+            "schemaVersion": 2,
+            "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "config": {**config, "mediaType": "application/vnd.oci.image.config.v1+json"},
+            "layers": [*layers, made],
+        }
+        client.put(
+            f"/v2/{name}/manifests/{tag}",
+            content=json.dumps(manifest).encode(),
+            headers={"Content-Type": "application/vnd.oci.image.manifest.v1+json"},
+        ).raise_for_status()
+
+
+def key_pair() -> tuple[bytes, bytes]:
+    """A private and a public key in PEM, as cosign makes them (but for the password)."""
+    private = ec.generate_private_key(ec.SECP256R1())
+    return (
+        private.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        ),
+        private.public_key().public_bytes(
+            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+        ),
+    )
+
+
 def main() -> None:
-    """`images.py HOST REPOSITORY TAG` prints the reference, as `make image` does."""
-    host, name, seed = sys.argv[1:]
+    """`images.py push HOST REPOSITORY TAG` prints the reference, as `make image` does;
+    `images.py sign REFERENCE KEY` signs with the private key in that file, as `make sign` does.
+    """
+    if sys.argv[1] == "sign":
+        sign_image(sys.argv[2], Path(sys.argv[3]).read_bytes())
+        return
+    host, name, seed = sys.argv[2:]
     sys.stdout.write(push_image(host, name, seed) + "\n")
 
 

@@ -10,12 +10,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 import yaml
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from release.cluster import Cluster
+from release.errors import UnreachableError
 from tests.programs import require
 from tests.release.conftest import RELEASES, Answer, World, digest
 from tests.release.kube import APPLICATIONS, Kubernetes
@@ -23,6 +26,7 @@ from tests.release.kube import APPLICATIONS, Kubernetes
 ROOT = Path(__file__).resolve().parents[2]
 PODS = "/api/v1/namespaces/dev/pods"
 DEPLOYMENTS = "/apis/apps/v1/namespaces/dev/deployments"
+REPLICASETS = "/apis/apps/v1/namespaces/dev/replicasets"
 CRONJOBS = "/apis/batch/v1/namespaces/dev/cronjobs"
 JOBS = "/apis/batch/v1/namespaces/dev/jobs"
 EVENTS = "/api/v1/namespaces/dev/events"
@@ -30,7 +34,7 @@ EVENTS = "/api/v1/namespaces/dev/events"
 
 @pytest.fixture
 def kube(api: Kubernetes, world: World) -> Kubernetes:
-    api.clear(APPLICATIONS, PODS, DEPLOYMENTS, CRONJOBS, JOBS, EVENTS)
+    api.clear(APPLICATIONS, PODS, DEPLOYMENTS, REPLICASETS, CRONJOBS, JOBS, EVENTS)
     world.environment["KUBECONFIG"] = str(api.kubeconfig)
     return api
 
@@ -390,6 +394,126 @@ def test_a_commit_argo_cd_has_not_reached_is_waited_for(kube: Kubernetes, world:
     later.join()
 
 
+def test_argo_cd_that_is_down_is_named(kube: Kubernetes, world: World) -> None:
+    before = world.head()
+    world.deploy("1", world.source(), "proxy")
+    everything_runs(kube, world, "1", "proxy", "worker")
+    kube.put(APPLICATIONS, application("proxy", before), subresource=False)
+    answer = verify(world, timeout="0.3")  # nobody takes the request to look off
+    assert answer.code == 7
+    assert "has not looked since it was asked: does it run?" in answer.json["message"]
+
+
+NOT_RENDERED = (
+    "Failed to load target state: failed to generate manifest for source 1 of 1: rpc error: code = "
+    "Unknown desc = Manifest generation error: `helm template . --name-template proxy` failed "
+)
+TRANSIENT = (
+    "Failed to load target state: failed to generate manifest for source 1 of 1: rpc error: code = "
+    "Unknown desc = failed to list refs: dial tcp 192.0.2.1:9418: connect: connection refused",
+    "rpc error: code = DeadlineExceeded desc = context deadline exceeded",
+    NOT_RENDERED + "timeout after 1m30s",
+    "rpc error: code = Unavailable desc = connection error: dial tcp 198.19.0.9:8081",
+)
+
+
+def not_compared(message: str, before: str, reconciled: str) -> dict[str, Any]:
+    """An Application that cannot be compared: Argo CD names no revision then."""
+    condition = {"type": "ComparisonError", "message": message}
+    app = application("proxy", before, conditions=[condition], reconciledAt=reconciled)
+    app["status"]["sync"] = {"status": "Unknown"}
+    return app
+
+
+def looks_again(kube: Kubernetes, message: str, before: str) -> None:
+    """Argo CD compares once it is asked to."""
+    path = f"{APPLICATIONS}/dev-proxy"
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        if "argocd.argoproj.io/refresh" in kube.client.get(path).json()["metadata"].get(
+            "annotations", {}
+        ):
+            app = not_compared(message, before, "2026-11-20T12:00:09Z")
+            kube.put(APPLICATIONS, app, subresource=False)
+            return
+        time.sleep(0.02)
+
+
+def test_what_cannot_be_rendered_fails_at_once(kube: Kubernetes, world: World) -> None:
+    before = world.head()
+    world.deploy("1", world.source(), "proxy")
+    everything_runs(kube, world, "1", "proxy", "worker")
+    message = NOT_RENDERED + "execution error at (service/templates/deployment.yaml:3:4): no port"
+    kube.put(APPLICATIONS, not_compared(message, before, "2026-11-20T12:00:05Z"), subresource=False)
+    thread = run_later(looks_again, kube, message, before)
+    answer = verify(world, timeout="60")
+    thread.join()
+    assert answer.code == 6
+    assert "no port" in answer.json["message"]
+
+
+def test_an_error_of_the_commit_before_is_not_ours(kube: Kubernetes, world: World) -> None:
+    before = world.head()
+    world.deploy("1", world.source(), "proxy")
+    everything_runs(kube, world, "1", "proxy", "worker")
+    message = NOT_RENDERED + "execution error at (service/templates/deployment.yaml:3:4): no port"
+    kube.put(APPLICATIONS, not_compared(message, before, "2026-11-20T12:00:05Z"), subresource=False)
+    assert verify(world, timeout="0.5").code == 7  # Argo CD has not looked since
+
+
+@pytest.mark.parametrize("message", TRANSIENT)
+def test_trouble_that_passes_is_waited_out(kube: Kubernetes, world: World, message: str) -> None:
+    before = world.head()
+    world.deploy("1", world.source(), "proxy")
+    everything_runs(kube, world, "1", "proxy", "worker")
+    kube.put(APPLICATIONS, not_compared(message, before, "2026-11-20T12:00:05Z"), subresource=False)
+    thread = run_later(looks_again, kube, message, before)
+    answer = verify(world, timeout="1")
+    thread.join()
+    assert answer.code == 7
+
+
+def test_a_crash_of_an_earlier_configuration_with_the_same_digest_is_not_ours(
+    kube: Kubernetes, world: World
+) -> None:
+    """Going back from a bad setting, the crashing pods run the very digest that is restored."""
+    world.deploy("1", world.source(), "proxy")
+    everything_runs(kube, world, "1", "proxy", "worker")
+    numbered = deployment("proxy", "1")
+    numbered["metadata"]["annotations"] = {"deployment.kubernetes.io/revision": "3"}
+    kube.put(DEPLOYMENTS, numbered)
+    for number, name in (("2", "bad"), ("3", "good")):
+        template = numbered["spec"]["template"]
+        hashed = {**labels("proxy"), "pod-template-hash": name}
+        kube.put(
+            REPLICASETS,
+            {
+                "metadata": {
+                    "name": f"proxy-{name}",
+                    "labels": hashed,
+                    "annotations": {"deployment.kubernetes.io/revision": number},
+                },
+                "spec": {
+                    "selector": {"matchLabels": hashed},
+                    "template": {**template, "metadata": {"labels": hashed}},
+                },
+            },
+            subresource=False,
+        )
+        crash = {
+            "state": {"waiting": {"reason": "CrashLoopBackOff"}},
+            "lastState": {"terminated": {"exitCode": 3, "reason": "Error", "containerID": ""}},
+            "restartCount": 5,
+        }
+        statuses = [container("proxy", **crash)] if name == "bad" else []
+        made = pod(
+            "proxy", "1", name=f"proxy-{name}", ready=name == "good", containerStatuses=statuses
+        )
+        made["metadata"]["labels"] = hashed
+        kube.put(PODS, made)
+    assert verify(world).code == 0
+
+
 def test_pods_of_another_digest_are_no_deployment(kube: Kubernetes, world: World) -> None:
     world.deploy("2", world.source(), "proxy")
     everything_runs(kube, world, "1", "proxy", "worker")  # healthy, but the old image
@@ -531,6 +655,90 @@ def test_a_rollback_ends_a_deployment_that_is_stuck(kube: Kubernetes, world: Wor
     assert answer.code == 0, answer.out + answer.err
 
 
+def out_of_sync(world: World) -> dict[str, Any]:
+    """Argo CD has seen the commit and does nothing: a sync window is closed."""
+    app = application("proxy", world.head())
+    app["spec"]["syncPolicy"] = {"syncOptions": ["ServerSideApply=true"]}
+    app["status"]["sync"]["status"] = "OutOfSync"
+    return app
+
+
+def test_a_closed_sync_window_is_named(kube: Kubernetes, world: World) -> None:
+    world.deploy("1", world.source(), "proxy")
+    everything_runs(kube, world, "1", "proxy", "worker")
+    kube.put(APPLICATIONS, out_of_sync(world), subresource=False)
+    answer = verify(world, timeout="2")
+    assert answer.code == 7
+    assert "sync window" in answer.json["message"]
+    assert "operation" not in kube.client.get(f"{APPLICATIONS}/dev-proxy").json()
+
+
+def test_a_rollback_passes_a_closed_sync_window(kube: Kubernetes, world: World) -> None:
+    world.deploy("1", world.source(), "proxy")
+    world.deploy("2", world.source(), "proxy")
+    everything_runs(kube, world, "1", "proxy", "worker")
+    kube.put(APPLICATIONS, out_of_sync(world), subresource=False)
+    asked: list[Any] = []
+
+    def argo_cd() -> None:
+        """Knows the new commit at once; applies it when asked to by hand."""
+        deadline = time.monotonic() + 30
+        seen = world.head()
+        while time.monotonic() < deadline:
+            app = kube.client.get(f"{APPLICATIONS}/dev-proxy").json()
+            if "operation" in app:
+                asked.append(app["operation"])
+                # As Argo CD does: begun, and no word yet of the revision.
+                began = {"phase": "Running", "operation": {}, "startedAt": "2026-11-20T12:00:00Z"}
+                begun = application("proxy", seen, operationState=began)
+                kube.put(APPLICATIONS, begun, subresource=False)
+                time.sleep(2.5)  # two looks
+                state = kube.client.get(f"{APPLICATIONS}/dev-proxy").json()["status"]
+                asked.append(state["operationState"]["phase"])
+                everything_runs(kube, world, "1", "proxy", "worker")
+                return
+            if world.head() != seen:
+                seen = world.head()
+                kube.put(APPLICATIONS, out_of_sync(world), subresource=False)
+                for release in set(RELEASES) - {"proxy"}:
+                    kube.put(APPLICATIONS, application(release, seen), subresource=False)
+            time.sleep(0.05)
+
+    thread = run_later(argo_cd)
+    answer = world.run("rollback", "--env", "dev", "--verify", "--timeout", "25")
+    thread.join()
+    assert answer.code == 0, answer.out + answer.err
+    operation, phase = asked
+    assert phase == "Running"  # it once ended the sync that it had asked for itself
+    assert operation["sync"]["prune"] is True
+    assert operation["sync"]["syncOptions"] == ["ServerSideApply=true"]
+    assert not operation["initiatedBy"].get("automated")
+
+
+def test_sync_windows_have_a_time_zone_and_let_rollbacks_through() -> None:
+    documents = yaml.safe_load_all((ROOT / "argocd/project.yaml").read_text())
+    project = next(d for d in documents if d["metadata"]["name"] == "slipway")
+    windows = project["spec"]["syncWindows"]
+    assert windows
+    for window in windows:
+        assert window["applications"] == ["prod-*"]
+        assert ZoneInfo(window["timeZone"])
+        assert (window["kind"], window["manualSync"]) == ("deny", True)
+        assert len(window["schedule"].split()) == 5
+
+
+def test_every_deployment_is_told_of() -> None:
+    notifications = yaml.safe_load((ROOT / "argocd/notifications.yaml").read_text())["data"]
+    (subscription,) = yaml.safe_load(notifications["subscriptions"])
+    key, _, value = subscription["selector"].partition("=")
+    for environment in ("dev", "stage", "prod"):
+        template = yaml.safe_load((ROOT / f"argocd/{environment}.yaml").read_text())["spec"]
+        assert template["template"]["metadata"]["labels"][key] == value
+    for trigger in subscription["triggers"]:
+        (condition,) = yaml.safe_load(notifications[f"trigger.{trigger}"])
+        assert condition["oncePer"] == "app.status.operationState.syncResult.revision"
+
+
 def test_a_failed_deployment_is_taken_back_once(kube: Kubernetes, world: World) -> None:
     world.deploy("1", world.source(), "proxy")
     good = world.file("values/dev/proxy.image.yaml")
@@ -595,6 +803,19 @@ def test_a_cluster_that_is_away_is_named(world: World, tmp_path: Any) -> None:
     assert "127.0.0.1:9" in answer.json["message"]
     answer = world.run("status", "--json", "--kubeconfig", str(tmp_path / "none"))
     assert answer.code == 9
+
+
+def test_the_kubeconfig_of_now_counts_not_that_of_the_first_import(
+    kube: Kubernetes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Commands of one process once went to whichever cluster was named when it began."""
+    for name in ("one", "two"):
+        config = yaml.safe_load(kube.kubeconfig.read_text())
+        config["clusters"][0]["cluster"]["server"] = f"https://{name}.invalid"
+        (tmp_path / name).write_text(yaml.safe_dump(config))
+        monkeypatch.setenv("KUBECONFIG", str(tmp_path / name))
+        with pytest.raises(UnreachableError, match=f"{name}.invalid"):
+            Cluster().request("GET", "/version")
 
 
 @pytest.mark.parametrize(

@@ -302,6 +302,55 @@ def test_a_remote_that_never_answers_ends_in_time(world: World) -> None:
     assert "did not finish in 1 seconds" in answer.json["message"]
 
 
+def test_a_slow_remote_is_waited_for(world: World) -> None:
+    """Others push while it takes its time; the race that this loses is run again."""
+    revision = world.source()
+    hook(world, "pre-receive", "sleep 1")
+    deploying = world.spawn(
+        "image", "set", "--env", "dev", "--image", reference("proxy", "1"), "--revision",
+        revision, "--no-check-registry", "--git-timeout", "30",
+    )  # fmt: skip
+    other = world.deploy("1", revision, "unzip")
+    _, err = deploying.communicate()
+    assert (deploying.returncode, other.code) == (0, 0), err
+    for image in ("proxy", "unzip"):
+        assert digest(f"{image}1").encode() in world.file(f"values/dev/{image}.image.yaml")
+
+
+def test_a_push_given_up_on_that_lands_after_all_is_not_doubled(world: World) -> None:
+    revision = world.source()
+    hook(world, "pre-receive", "sleep 4")
+    arguments = (
+        "image", "set", "--env", "dev", "--image", reference("proxy", "1"), "--revision",
+        revision, "--no-check-registry", "--json",
+    )  # fmt: skip
+    assert world.run(*arguments, "--git-timeout", "2").code == 9
+    (world.remote / "hooks/pre-receive").unlink()
+    assert world.run(*arguments).code == 0
+    assert world.git("rev-list", "--count", f"{revision}..main", cwd=world.remote) == "1"
+
+
+@pytest.mark.parametrize(("first", "second"), [("2030", "2001"), ("2001", "2030")])
+def test_clocks_do_not_tell_which_build_is_newer(world: World, first: str, second: str) -> None:
+    revisions = []
+    for year in (first, second):
+        world.environment["GIT_COMMITTER_DATE"] = f"{year}-01-01T00:00:00Z"
+        revisions.append(world.source())
+    older, newer = revisions
+    assert world.deploy("2", newer).code == 0
+    assert world.deploy("1", older).code == 3
+    assert digest("proxy2").encode() in world.file("values/dev/proxy.image.yaml")
+
+
+def test_a_verdict_from_a_clock_ahead_has_soaked_for_no_time(world: World) -> None:
+    world.deploy("1", world.source())
+    world.push({"values/promotion.yaml": "stage: {soak: 30m}\n"})
+    seen_healthy(world, "dev", when="2099-01-01T00:00:00+00:00")
+    answer = world.run("promote", "--from", "dev", "--to", "stage", "--no-verify", "--json")
+    assert answer.code == 4
+    assert "has run this for 0:00:00" in answer.json["message"]
+
+
 def test_many_writers_lose_nothing_and_double_nothing(world: World) -> None:
     """Three writers and a person, each pushing on; `bench/release` does it with ten."""
     bumps = 3

@@ -8,7 +8,8 @@ import pytest
 
 from release import cli
 from release.registry import Registry
-from tests.release.conftest import World, digest, push_image, reference
+from tests.release.conftest import World, digest, reference
+from tests.release.images import push_image
 
 
 def test_one_commit_writes_every_release_that_runs_the_image(world: World) -> None:

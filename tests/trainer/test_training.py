@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -49,3 +52,19 @@ def test_evaluation_of_a_perfect_and_of_a_wrong_answer() -> None:
     wrong = training.evaluate(truth, (truth + 1) % 10, np.full((10, 10), 0.1, np.float32))
     assert wrong["accuracy"] == 0.0
     assert wrong["log_loss"] == pytest.approx(np.log(10), abs=1e-5)
+
+
+def test_onnx_runtime_is_told_to_report_to_nobody() -> None:
+    kept = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    said = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import trainer.training, os; print(os.environ['ORT_DISABLE_TELEMETRY'])",
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=kept,
+    ).stdout
+    assert said.strip() == "1"

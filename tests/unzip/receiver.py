@@ -15,6 +15,7 @@ class Receiver:
 
     url: str
     requests: list[tuple[dict[str, str], bytes]] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
     answers: list[tuple[int, dict[str, str]]] = field(default_factory=list)
     arrived: threading.Condition = field(default_factory=threading.Condition)
 
@@ -31,6 +32,7 @@ def receiving() -> Iterator[Receiver]:
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["content-length"]))
             with receiver.arrived:
+                receiver.paths.append(f"{self.command} {self.path}")
                 receiver.requests.append(
                     ({name.lower(): value for name, value in self.headers.items()}, body)
                 )
@@ -44,6 +46,8 @@ def receiving() -> Iterator[Receiver]:
                 self.send_header(name, value)
             self.send_header("content-length", "0")
             self.end_headers()
+
+        do_PUT = do_POST  # noqa: N815
 
         def log_message(self, *args: object) -> None:
             return

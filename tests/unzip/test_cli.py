@@ -8,12 +8,14 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
+from prometheus_client.parser import text_string_to_metric_families
 
 from kit.settings import environment_variables
 from tests.s3 import S3Server
@@ -25,11 +27,15 @@ from unzip.settings import UnzipSettings
 from unzip.store import S3
 
 KEY, RESULT = "kim/result.zip", "kim/result/"
+_BYTECODE = str(Path(tempfile.gettempdir()) / "slipway-tests-bytecode")
 PROGRAM = [sys.executable, "-c", "from unzip.cli import main; main()"]
 
 
 def environment(server: S3Server, bucket: str, **more: str) -> dict[str, str]:
     base = {name: value for name, value in os.environ.items() if not name.startswith("UNZIP_")}
+    # Compiled once instead of at every start: most of these tests' time.
+    base.pop("PYTHONDONTWRITEBYTECODE", None)
+    base["PYTHONPYCACHEPREFIX"] = _BYTECODE
     return base | server.environment() | {"UNZIP_BUCKET": bucket} | more
 
 
@@ -185,3 +191,43 @@ def test_peak_memory(s3_server: S3Server, store: S3, bucket: str) -> None:
     assert process.returncode == 0
     assert sum(1 for _ in store.entries(RESULT)) == 1003
     assert 30 << 10 < peak < 200 << 10
+
+
+def test_a_run_pushes_what_it_counted(s3_server: S3Server, store: S3, bucket: str) -> None:
+    """As the Pushgateway's API has it: a PUT of the text format to /metrics/job/<job>."""
+    put(store, KEY, zips.standard({"a.txt": b"1", "b.txt": b"22"}))
+    put(store, "eve/result.zip", zips.BAD["name climbs"][0])
+    with receiving() as gateway, receiving() as backend:
+        backend.answers = [(503, {"retry-after": "60"})] * 2
+        done = unzip(
+            s3_server,
+            bucket,
+            "run",
+            UNZIP_PUSHGATEWAY_URL=gateway.url,
+            UNZIP_BACKEND_URL=backend.url,
+            RELEASE_NAME="extractor",
+        )
+    assert done.returncode == 0, done.stderr
+    assert gateway.paths == ["PUT /metrics/job/extractor"]
+    text = gateway.requests[0][1].decode()
+    samples = {
+        (sample.name.removeprefix("slipway_unzip_"), *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+    assert samples["archives_total", "published"] == 1
+    assert samples["archives_total", "refused"] == 1
+    assert samples["refusals_total", "name_climbs"] == 1
+    assert samples["members_total",] == 2
+    assert samples["bytes_total", "published"] == 3
+    assert samples["outbox_depth",] == 2  # the backend was down for both
+    assert samples["oldest_unprocessed_seconds",] > 0
+    assert samples["phase_seconds_count", "publish"] == 1
+
+
+def test_a_gateway_that_is_down_fails_no_run(s3_server: S3Server, store: S3, bucket: str) -> None:
+    put(store, KEY, zips.standard({"a.txt": b"1"}))
+    done = unzip(s3_server, bucket, "run", UNZIP_PUSHGATEWAY_URL=f"http://127.0.0.1:{free_port()}")
+    assert done.returncode == 0, done.stderr
+    assert "metrics not pushed" in done.stdout + done.stderr
+    assert files_below(store, RESULT) == {"a.txt": b"1"}

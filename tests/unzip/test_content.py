@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unzip.content import TextProbe, content_type, media_type
+from unzip.content import Probe, TextProbe, media_type
 
 
 @pytest.mark.parametrize(
@@ -69,8 +69,26 @@ def test_utf_8_in_any_pieces(text: str, size: int) -> None:
     assert _charset(*(data[n : n + size] for n in range(0, len(data), size))) == "utf-8"
 
 
-def test_charset_stands_beside_text_only() -> None:
-    assert content_type("a.txt", "utf-8") == "text/plain; charset=utf-8"
-    assert content_type("a.png", "utf-8") == "image/png"
-    assert content_type("a.json", "utf-8") == "application/json"
-    assert content_type("a.txt", "") == "text/plain"
+@pytest.mark.parametrize(
+    ("path", "data", "expected"),
+    [
+        ("a.txt", b"x", "text/plain; charset=utf-8"),
+        ("a.png", b"x", "image/png"),
+        ("a.json", b"x", "application/json"),
+        ("a.txt", b"\x00\x01\x02\xff\xfe\xfd", "text/plain"),
+    ],
+)
+def test_charset_stands_beside_text_only(path: str, data: bytes, expected: str) -> None:
+    probe = Probe(path)
+    probe.feed(data)
+    assert probe.content_type() == expected
+
+
+def test_a_guess_does_not_end_the_text() -> None:
+    """A chunk may end within a character: a guess in between must not take that for an error."""
+    probe = Probe("a.txt")
+    first, rest = "안".encode()[:2], "안".encode()[2:]
+    probe.feed(first)
+    assert probe.content_type(so_far=True) == "text/plain; charset=utf-8"
+    probe.feed(rest)
+    assert probe.content_type() == "text/plain; charset=utf-8"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import zlib
 from typing import Any
 
 import botocore.exceptions
@@ -73,6 +74,17 @@ def test_multipart(store: S3) -> None:
     store.abort_upload("k", again)
     store.abort_upload("k", again)
     assert list(store.list_uploads("")) == []
+
+
+def test_s3_refuses_parts_that_make_another_crc(store: S3) -> None:
+    upload = store.create_upload("k", "text/plain", {})
+    part = store.upload_part("k", upload, 1, b"x")
+    with pytest.raises(StoreError):
+        store.complete_upload("k", upload, [part], Absent(), crc=zlib.crc32(b"y"))
+    with pytest.raises(Missing):
+        store.head("k")
+    store.complete_upload("k", upload, [part], Absent(), crc=zlib.crc32(b"x"))
+    assert store.get("k").body == b"x"
 
 
 def test_listing_goes_on_behind_a_key(store: S3) -> None:

@@ -37,7 +37,7 @@ def until(condition: Callable[[], bool], seconds: float = 20) -> None:
         time.sleep(0.02)
 
 
-def _event(bucket: str, key: str) -> bytes:
+def event(bucket: str, key: str) -> bytes:
     s3 = {"bucket": {"name": bucket}, "object": {"key": key}}
     return json.dumps({"Records": [{"eventName": "ObjectCreated:Put", "s3": s3}]}).encode()
 
@@ -139,7 +139,7 @@ def test_posted_events_are_processed(store: S3, watcher: tuple[Watcher, Client])
     _, client = watcher
     put(store, KEY, zips.standard({"a": b"1"}))
     for _ in range(3):  # told twice and more often: done once
-        answer = client.post("/events", content=_event(store.bucket, KEY))
+        answer = client.post("/events", content=event(store.bucket, KEY))
         assert (answer.status_code, answer.json()) == (202, {"accepted": 1})
     until(lambda: manifest_of(store, RESULT) is not None)
     assert client.get("/readyz").status_code == 200
@@ -154,7 +154,7 @@ def test_bad_events(watcher: tuple[Watcher, Client], body: bytes, status: int) -
 
 def test_other_keys_are_not_ours(store: S3, watcher: tuple[Watcher, Client]) -> None:
     for key in ("kim/other.zip", "result.zip", ".slipway/unzip/x/result.zip"):
-        answer = watcher[1].post("/events", content=_event(store.bucket, key))
+        answer = watcher[1].post("/events", content=event(store.bucket, key))
         assert answer.json() == {"accepted": 0}
 
 
@@ -204,7 +204,7 @@ def test_sqs_message_goes_when_its_archive_is_closed(
     put(store, KEY, zips.standard({"a": b"1"}))
     put(store, "bad/result.zip", zips.BAD["wrong crc"][0])
     for key in (KEY, KEY, "bad/result.zip", "gone/result.zip"):
-        sqs.send_message(QueueUrl=queue_url, MessageBody=_event(store.bucket, key).decode())
+        sqs.send_message(QueueUrl=queue_url, MessageBody=event(store.bucket, key).decode())
     service = service_on(store, extractor, backend, archives_at_once=4)
     # The second message of one archive may come while the first is worked on: it comes again.
     queue = Queue(sqs, queue_url, service, visibility_seconds=1)
@@ -222,7 +222,7 @@ def test_sqs_message_stays_while_somebody_else_has_the_archive(
     from unzip.ledger import Archive
 
     assert service.ledger.claim(Archive(store.bucket, KEY, head.etag, head.size))
-    sqs.send_message(QueueUrl=queue_url, MessageBody=_event(store.bucket, KEY).decode())
+    sqs.send_message(QueueUrl=queue_url, MessageBody=event(store.bucket, KEY).decode())
     assert Queue(sqs, queue_url, service).poll(wait_seconds=0) == 1
     assert _left(sqs, queue_url) == 1
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -85,7 +86,8 @@ def test_nothing_of_a_bad_archive_is_visible(store: S3, extractor: Extractor, na
     assert outcome is not None
     assert outcome.reason == reason
     # Not even for a moment: nothing was ever sent there.
-    assert not [call for call in watched.calls if call.split()[-1].startswith(RESULT)]
+    there = {call.split()[0] for call in watched.calls if call.split()[-1].startswith(RESULT)}
+    assert there == {"list_uploads"}
 
 
 @pytest.mark.parametrize("name", zips.GOOD)
@@ -141,6 +143,53 @@ def test_large_members_go_up_in_parts(store: S3) -> None:
     assert list(store.list_uploads("")) == []
 
 
+@pytest.mark.parametrize("method", [0, 8])
+@pytest.mark.parametrize("bad", ["the large member", "a small one behind it"])
+def test_parts_of_a_bad_archive_are_never_seen(store: S3, method: int, bad: str) -> None:
+    """A large member is on its way before the archive is proved: nothing of it may stay."""
+    lie = {"local": {"crc": 77}, "central": {"crc": 77}}
+    large, small = zips.Entry(b"big.bin", zips.noise(6 << 20), method=method), zips.A
+    if bad == "the large member":
+        large = replace(large, **lie)
+    else:
+        small = replace(small, **lie)
+    data = zips.build(large, small)
+    put(store, KEY, data)
+    watched = Mortal(store)
+    options = Options(part_bytes=5 << 20, copies_rightly=lambda: True)
+    with Extractor(options) as wide:
+        assert service_on(watched, wide).sweep().outcomes == {"refused": 1}
+        assert wide.kept.offer(options.keep_bytes)  # nothing is held any longer
+    assert list(store.entries(RESULT)) == []
+    assert list(store.list_uploads("")) == []
+    assert not any(call.startswith(("complete_upload", f"put {RESULT}")) for call in watched.calls)
+
+
+def test_a_charset_that_shows_late_is_right_all_the_same(store: S3) -> None:
+    """An upload has its type from its first bytes; a text that turns out otherwise goes again."""
+    late = b"line of text\n" * 500_000 + "한국어 문장이 여기에 있습니다.\n".encode("cp949") * 20
+    early = b"line of text\n" * 500_000 + "끝".encode()
+    put(store, KEY, zips.standard({"late.txt": late, "early.txt": early}))
+    with Extractor(Options(part_bytes=5 << 20)) as wide:
+        assert service_on(store, wide).sweep().outcomes == {"published": 1}
+    assert store.head(RESULT + "late.txt").content_type == "text/plain; charset=euc-kr"
+    assert store.head(RESULT + "early.txt").content_type == "text/plain; charset=utf-8"
+    assert files_below(store, RESULT) == {"late.txt": late, "early.txt": early}
+    assert list(store.list_uploads("")) == []
+
+
+@pytest.mark.parametrize(("keep_bytes", "reads"), [(1 << 20, 2), (0, 3)])
+def test_what_memory_holds_is_not_read_again(store: S3, keep_bytes: int, reads: int) -> None:
+    files = {f"{n}.txt": b"text\n" * 1000 for n in range(100)}
+    put(store, KEY, zips.standard(files))
+    watched = Mortal(store)
+    with Extractor(Options(keep_bytes=keep_bytes)) as wide:
+        assert service_on(watched, wide).sweep().outcomes == {"published": 1}
+        assert wide.kept.offer(keep_bytes)
+    assert sum(call.startswith("read ") for call in watched.calls) == reads
+    assert files_below(store, RESULT) == files
+
+
 def test_a_replaced_archive_is_a_new_job(store: S3, extractor: Extractor) -> None:
     backend = Recorder()
     put(store, KEY, zips.standard({"a": b"1", "old/b": b"2"}))
@@ -183,16 +232,16 @@ class ReplacingInMidRead(Mortal):
 
 
 @pytest.mark.parametrize("at", [1, 2, 3])
-def test_replacement_in_mid_read_restarts_on_the_new_one(
-    store: S3, extractor: Extractor, at: int
-) -> None:
+def test_replacement_in_mid_read_restarts_on_the_new_one(store: S3, at: int) -> None:
     backend = Recorder()
     put(store, KEY, zips.standard({"a": zips.noise(300_000), "gone": b"1"}))
     replacing = ReplacingInMidRead(store, at, zips.standard({"a": zips.noise(300_000, 8)}))
-    assert service_on(replacing, extractor, backend).sweep().outcomes == {"published": 1}
+    with Extractor(Options(keep_bytes=0)) as forgetful:
+        service = service_on(replacing, forgetful, backend)
+        assert service.sweep().outcomes == {"published": 1}
     assert files_below(store, RESULT) == {"a": zips.noise(300_000, 8)}
     assert [event["data"]["outcome"] for event in backend.events] == ["published"]
-    assert list(service_on(store, extractor).ledger.ids("open")) == []
+    assert list(service.ledger.ids("open")) == []
 
 
 def test_archive_deleted_in_mid_read(store: S3, extractor: Extractor) -> None:

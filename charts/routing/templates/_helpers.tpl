@@ -159,11 +159,11 @@ Sample: {{- include "routing.common" (dict "root" $ "name" "inference" "path" ""
 */}}
 {{- define "routing.common" -}}
 {{- $retries := .service.retries | default dict }}
-{{- $on := $retries.on | default (list "connect-failure" "refused-stream" "reset-before-request") }}
+{{- $on := $retries.retryOn | default (list "connect-failure" "refused-stream" "reset-before-request") }}
 {{- if not $retries.idempotent }}
 {{- range $on }}
 {{- if not (has . (list "connect-failure" "refused-stream" "reset-before-request")) }}
-{{- fail (printf "services.%s.retries.on has %q, which can carry out a request twice: set retries.idempotent where that is harmless, or take it out" $.name .) }}
+{{- fail (printf "services.%s.retries.retryOn has %q, which can carry out a request twice: set retries.idempotent where that is harmless, or take it out" $.name .) }}
 {{- end }}
 {{- end }}
 {{- end }}

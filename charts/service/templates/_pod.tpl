@@ -17,7 +17,7 @@ metadata:
     sidecar.istio.io/proxyMemoryLimit: {{ .resources.limits.memory | quote }}
     {{- end }}
     {{- end }}
-    {{- if .Values.monitoring.enabled }}
+    {{- if and .Values.monitoring.enabled .Values.sidecar.inject }}
     # The sidecar's agent offers these together with Envoy's own at 15020, in plain text: Prometheus needs no mesh.
     prometheus.io/scrape: "true"
     prometheus.io/port: {{ get .Values.ports "http" | quote }}

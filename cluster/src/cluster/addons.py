@@ -165,6 +165,15 @@ def istio_base(helm: str, charts: Path) -> Addon:
     return Addon("istio-base", manifests, (), evidence)
 
 
+def gateway_api(crds: Path) -> Addon:
+    """The Gateway API's kinds, from the module that istiod is built with."""
+    # The policy that comes with them forbids other channels: the cluster's owner decides that.
+    files = sorted(crds.glob("gateway.networking.k8s.io_*.yaml"))
+    texts = [path.read_text() for path in files if "_vap_" not in path.name]
+    evidence = ("customresourcedefinition/httproutes.gateway.networking.k8s.io", "istio-system")
+    return Addon("gateway-api", "\n---\n".join(texts), (), evidence)
+
+
 def istiod(helm: str, charts: Path, site: Site) -> Addon:
     """Istio's control plane."""
     values: dict[str, Any] = {
@@ -299,11 +308,17 @@ def _containers(node: Any) -> Iterable[dict[str, Any]]:
     return [*pod.get("initContainers", []), *pod.get("containers", [])]
 
 
-def _fill(name: str, site: Site, **values: str) -> str:
+def fill(name: str, values: Mapping[str, str]) -> str:
+    """One of our own manifests, with ``${name}`` replaced by the value of that name."""
+
     class _Dashed(Template):
         idpattern = "[a-z][a-z0-9_-]*"
 
-    return _Dashed((MANIFESTS / name).read_text()).substitute({**site.images, **values})
+    return _Dashed((MANIFESTS / name).read_text()).substitute(values)
+
+
+def _fill(name: str, site: Site, **values: str) -> str:
+    return fill(name, {**site.images, **values})
 
 
 def _helm(

@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,28 +72,49 @@ CHECKERS = (
     _program("kube-score", "github.com/zegl/kube-score/cmd/kube-score"),
     _program("netpolicy", "github.com/np-guard/netpol-analyzer/cmd/netpolicy"),
 )
+# A server that only tests talk to.
+NATS_SERVER = _program("nats-server", "github.com/nats-io/nats-server/v2", "nats-server")
 # A checker in Python whose own pins must not hold back the workspace's.
 PYTHON_CHECKER = "checkov==3.3.30"
+# Of add-ons that are brought when somebody asks for them, by the add-on's name.
+_OPERATOR = "github.com/prometheus-operator/prometheus-operator/cmd"
+OPTIONAL = {
+    "keda": (
+        _program("keda", "github.com/kedacore/keda/v2/cmd/operator", "keda"),
+        _program("keda", "github.com/kedacore/keda/v2/cmd/adapter", "keda-adapter"),
+    ),
+    "prometheus": (
+        _program("prometheus-operator", f"{_OPERATOR}/operator", "prometheus-operator"),
+        _program("prometheus-operator", f"{_OPERATOR}/prometheus-config-reloader"),
+        _program("prometheus", "github.com/prometheus/prometheus/cmd/prometheus"),
+    ),
+}
+# Its module counts otherwise: v0.314.0 is Prometheus 3.14.0.
+PROMETHEUS_VERSION = "v3.14.0"
+# Prometheus looks for its targets in Kubernetes alone: every other place is a cloud's SDK.
+TAGS = {"prometheus": "remove_all_sd,enable_kubernetes_sd"}
 ALL = PLATFORM + TOOLS
 # What the tests without a cluster drive.
 FOR_TESTS = (
-    *(p for p in PLATFORM if p.name in ("helm", "kubectl", "kube-apiserver")),
+    *(p for p in PLATFORM if p.name in ("helm", "kubectl", "kube-apiserver", "argocd")),
     *TOOLS,
     *CHECKERS,
+    NATS_SERVER,
 )
 
 
-def flags() -> list[str]:
-    """Flags of every `go build`; without the version, Kubernetes reports v0.0.0."""
+def flags(module: str) -> list[str]:
+    """Flags of a module's `go build`; without the version, Kubernetes reports v0.0.0."""
     major, minor, _ = KUBERNETES_VERSION.removeprefix("v").split(".")
     version = {"gitVersion": KUBERNETES_VERSION, "gitMajor": major, "gitMinor": minor}
     link = " ".join(f"-X {_COMPONENT}.{name}={value}" for name, value in version.items())
-    return ["-trimpath", "-buildvcs=false", "-ldflags", f"-s -w {link}"]
+    tags = ["-tags", TAGS[module]] if module in TAGS else []
+    return ["-trimpath", "-buildvcs=false", *tags, "-ldflags", f"-s -w {link}"]
 
 
 def key(module: Path, go_version: str) -> str:
     """The first 16 hex digits of a hash over all that decides what a module's programs are."""
-    digest = hashlib.sha256(repr((flags(), go_version)).encode())
+    digest = hashlib.sha256(repr((flags(module.name), go_version)).encode())
     for path in sorted(module.rglob("*")):
         if path.is_file():
             digest.update(str(path.relative_to(module)).encode() + b"\0" + path.read_bytes())
@@ -108,7 +129,9 @@ def ensure(
     One `go build` per module compiles common packages once; ``report`` gets a line for each
     program as it is finished.
     """
-    folders = _folders(where, programs)
+    folders = {
+        module: _module_build(where, module) for module in {program.module for program in programs}
+    }
     missing = [p for p in programs if not (folders[p.module] / p.name).is_file()]
     if missing:
         _build(folders, missing, report)
@@ -143,32 +166,46 @@ def ensure_python_checker(where: Layout) -> None:
 
 
 # Charts, manifests and scripts that lie in the modules: package, path there, name in the cache.
-SHARED_FILES = (
-    ("istio.io/istio", "manifests/charts/base", "istio-base"),
-    ("istio.io/istio", "manifests/charts/istio-control/istio-discovery", "istiod"),
-    ("istio.io/istio", "manifests/charts/istio-cni", "istio-cni"),
-    ("istio.io/istio", "manifests/charts/gateway", "istio-gateway"),
-    ("istio.io/istio", "tools/packaging/common/envoy_bootstrap.json", "envoy_bootstrap.json"),
-    ("github.com/argoproj/argo-cd/v3", "manifests/install.yaml", "argocd-install.yaml"),
-    ("github.com/argoproj/argo-cd/v3", "entrypoint.sh", "entrypoint.sh"),
-    ("github.com/argoproj/argo-cd/v3", "hack/gpg-wrapper.sh", "gpg-wrapper.sh"),
-    ("github.com/argoproj/argo-cd/v3", "hack/git-verify-wrapper.sh", "git-verify-wrapper.sh"),
-)
+_ISTIO = "istio.io/istio"
+_ARGOCD = "github.com/argoproj/argo-cd/v3"
+SHARED_FILES = {
+    "platform": (
+        (_ISTIO, "manifests/charts/base", "istio-base"),
+        (_ISTIO, "manifests/charts/istio-control/istio-discovery", "istiod"),
+        (_ISTIO, "manifests/charts/istio-cni", "istio-cni"),
+        (_ISTIO, "manifests/charts/gateway", "istio-gateway"),
+        (_ISTIO, "tools/packaging/common/envoy_bootstrap.json", "envoy_bootstrap.json"),
+        ("sigs.k8s.io/gateway-api", "config/crd/standard", "gateway-api"),
+        (_ARGOCD, "manifests/install.yaml", "argocd-install.yaml"),
+        (_ARGOCD, "entrypoint.sh", "entrypoint.sh"),
+        (_ARGOCD, "hack/gpg-wrapper.sh", "gpg-wrapper.sh"),
+        (_ARGOCD, "hack/git-verify-wrapper.sh", "git-verify-wrapper.sh"),
+    ),
+    "keda": (("github.com/kedacore/keda/v2", "config", "keda"),),
+    "prometheus-operator": (
+        (
+            "github.com/prometheus-operator/prometheus-operator",
+            "bundle.yaml",
+            "prometheus-operator.yaml",
+        ),
+    ),
+}
 
 
-def ensure_shared(where: Layout) -> Path:
-    """Copy the modules' own charts and manifests into the cache; return their folder.
+def ensure_shared(where: Layout, module: str = "platform") -> Path:
+    """Copy a module's charts and manifests (``SHARED_FILES``) into the cache; return their folder.
 
     They are kept apart from Go's module cache so that `cluster trim` may drop that.
     """
-    folder = _folders(where, PLATFORM)["platform"] / "share"
-    if folder.is_dir():
+    folder = _module_build(where, module) / "share"
+    # A cache of an older Slipway may lack a file that was added to the list since.
+    if all((folder / name).exists() for _, _, name in SHARED_FILES[module]):
         return folder
     partial = folder.with_suffix(".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    for package, source, name in SHARED_FILES:
-        path = _module_folder("platform", package) / source
+    for package, source, name in SHARED_FILES[module]:
+        path = _module_folder(module, package) / source
         if path.is_dir():
             shutil.copytree(path, partial / name, copy_function=shutil.copyfile)
         else:
@@ -176,13 +213,15 @@ def ensure_shared(where: Layout) -> Path:
     # Files in Go's module cache are read-only, and so would be their copies' folders.
     for path in [partial, *partial.rglob("*")]:
         path.chmod(0o755 if path.is_dir() else 0o644)
+    shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
     return folder
 
 
 def trim(where: Layout) -> list[str]:
     """Drop builds that are no longer in use and Go's own caches; return what was dropped."""
-    kept = {folder.name for folder in _folders(where, ALL + CHECKERS).values()}
+    modules = [folder.name for folder in PROGRAMS.iterdir() if folder.is_dir()]
+    kept = {_module_build(where, module).name for module in modules}
     dropped = [path for path in where.builds.glob("*") if path.name not in kept]
     for path in dropped:
         shutil.rmtree(path)
@@ -221,12 +260,9 @@ def go_command() -> list[str]:
     return [uv, "tool", "run", "--from", GO_PACKAGE, "go"]
 
 
-def _folders(where: Layout, programs: Iterable[Program]) -> dict[str, Path]:
+def _module_build(where: Layout, module: str) -> Path:
     version = _go("env", "GOVERSION").stdout.strip()
-    modules = {program.module for program in programs}
-    return {
-        module: where.builds / f"{module}-{key(PROGRAMS / module, version)}" for module in modules
-    }
+    return where.builds / f"{module}-{key(PROGRAMS / module, version)}"
 
 
 def _build(
@@ -247,7 +283,7 @@ def _build(
                 [
                     *go_command(),
                     "build",
-                    *flags(),
+                    *flags(module),
                     "-o",
                     f"{partial}/",
                     *(program.package for program in wanted),

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cluster import build as builds
-from cluster import elsewhere, graph, layout, preflight, status, teardown
+from cluster import elsewhere, graph, layout, optional, preflight, status, teardown
 from cluster import up as boot
 from cluster.errors import ClusterError
 from cluster.kube import Kubectl
@@ -105,6 +105,37 @@ def _up_elsewhere(
             if daemon.ready():
                 supervisor.ensure(daemon)
     progress.line(f"the add-ons are up on {kubectl.run('config', 'current-context').strip()}")
+
+
+@app.command()
+def addon(
+    names: Annotated[
+        list[str], typer.Argument(help=f"Which: {', '.join(optional.NAMES)}.", show_default=False)
+    ],
+    cluster: ClusterOption = "machine",
+) -> None:
+    """Bring add-ons that `up` leaves out: building KEDA takes minutes."""
+    where, progress, kind = _where(), _Progress(), _kind(cluster)
+    for name in names:
+        if name not in optional.NAMES:
+            raise ClusterError(
+                f"no add-on is named {name!r}", fix=f"name one of: {', '.join(optional.NAMES)}"
+            )
+    if kind == "machine":
+        kubectl = Kubectl(where.program("kubectl"), where.kubeconfig)
+    else:
+        kubectl = Kubectl(elsewhere.programs(where, progress.line)[0], None)
+    optional.check_answers(kubectl)
+    for name in names:
+        if kind == "machine":
+            optional.ensure(where, kubectl, name, progress.line)
+        elif not kubectl.get(optional.EVIDENCE[name]):
+            # Their makers' charts are right where images can be pulled.
+            raise ClusterError(
+                f"{name} is not installed on {kind!r}",
+                fix=f"kubectl apply -f argocd/platform/project.yaml -f argocd/platform/{name}.yaml",
+            )
+    progress.line(f"the add-ons are up: {', '.join(names)}")
 
 
 @app.command()

@@ -213,7 +213,8 @@ def steps(where: Layout, kind: Kind, kubectl: Kubectl, helm: str, shared: Path) 
             lambda: addons.stores(here, addons.s3_credentials(credentials)),
         ),
         addon("istio-base", ("namespaces",), lambda: addons.istio_base(helm, shared)),
-        addon("istiod", ("istio-base",), lambda: addons.istiod(helm, shared, here)),
+        addon("gateway-api", ("namespaces",), lambda: addons.gateway_api(shared / "gateway-api")),
+        addon("istiod", ("istio-base", "gateway-api"), lambda: addons.istiod(helm, shared, here)),
         addon("istio-cni", ("istio-base",), lambda: addons.istio_cni(helm, shared, here)),
         addon("gateway", ("istiod", "istio-cni"), lambda: addons.gateway(helm, shared, here)),
         addon(

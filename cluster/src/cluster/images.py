@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,16 +52,27 @@ IMAGES = (
     Image("istio-proxy", ("envoy", "pilot-agent", "envoy_bootstrap.json"), TOOLS),
     Image("istio-cni", ("istio-cni", "install-cni"), TOOLS),
 )
+# Of add-ons that are brought when somebody asks for them, by the add-on's name.
+OPTIONAL = {
+    "keda": (Image("keda", ("keda",)), Image("keda-adapter", ("keda-adapter",))),
+    "prometheus": (
+        Image("prometheus", ("prometheus",)),
+        Image("prometheus-operator", ("prometheus-operator",)),
+        Image("prometheus-config-reloader", ("prometheus-config-reloader",)),
+    ),
+}
 
 Report = Callable[[str], None]
 
 
-def references(programs: Mapping[str, Path], shared: Path) -> dict[str, str]:
+def references(
+    programs: Mapping[str, Path], shared: Path, wanted: Sequence[Image] = IMAGES
+) -> dict[str, str]:
     """The reference of each image, tagged by a hash of all that it is made of."""
     files = _files(programs, shared)
     return {
         image.name: f"{layout.REGISTRY}/slipway/{image.name}:{_key(image, files)}"
-        for image in IMAGES
+        for image in wanted
     }
 
 

@@ -125,8 +125,9 @@ class Kubectl:
                 > 0
             )
         wanted = spec.get("replicas", 1)
-        ready = status.get("readyReplicas", 0)
-        return bool(ready == status.get("updatedReplicas", 0) == wanted)
+        ready, all_pods = status.get("readyReplicas", 0), status.get("replicas", 0)
+        # A pod of before is ready, too, while the one that replaces it starts.
+        return bool(ready == status.get("updatedReplicas", 0) == all_pods == wanted)
 
     def _why_waiting(self, namespace: str) -> str:
         reasons = []

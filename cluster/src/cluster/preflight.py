@@ -40,6 +40,8 @@ TEST_PACKAGES = {
         for name in ("etcd", "buildah", "docker-registry", "redis-server", "debootstrap")
     },
     "chromium": "chromium",
+    "promtool": "prometheus",
+    "ssh-keygen": "openssh-client",
 }
 FILES_OF_PACKAGES = {Path("/usr/lib/cni/bridge"): "containernetworking-plugins"}
 PORTS = {

@@ -188,8 +188,13 @@ def steps(where: Layout, supervisor: Supervisor, built: Built, report: Report) -
         ),
         addon("istio-base", ("namespaces",), lambda: addons.istio_base(helm, built.shared)),
         addon(
+            "gateway-api",
+            ("namespaces",),
+            lambda: addons.gateway_api(built.shared / "gateway-api"),
+        ),
+        addon(
             "istiod",
-            ("istio-base", "node", "coredns", "image:istiod"),
+            ("istio-base", "gateway-api", "node", "coredns", "image:istiod"),
             lambda: addons.istiod(helm, built.shared, here),
         ),
         addon(

@@ -30,7 +30,10 @@ def prepare(site: Site) -> None:
     """Make the buckets, and in each environment the Secret its services reach S3 with."""
     s3 = site.s3()
     existing = {bucket["Name"] for bucket in s3.list_buckets()["Buckets"]}
-    for bucket in (MODELS_BUCKET, *(archives_bucket(name) for name in ENVIRONMENTS)):
+    of_environments = [
+        each(name) for name in ENVIRONMENTS for each in (archives_bucket, jobs_bucket)
+    ]
+    for bucket in (MODELS_BUCKET, *of_environments):
         if bucket not in existing:
             s3.create_bucket(Bucket=bucket)
     documents: list[dict[str, Any]] = []
@@ -56,6 +59,11 @@ def prepare(site: Site) -> None:
 def archives_bucket(environment: str) -> str:
     """The bucket whose archives an environment extracts, as values/<env>/unzip.yaml says."""
     return "archives" if environment == "dev" else f"archives-{environment}"
+
+
+def jobs_bucket(environment: str) -> str:
+    """Where an environment's jobs keep what is too large for Redis, as its PROXY_JOBS says."""
+    return "jobs" if environment == "dev" else f"jobs-{environment}"
 
 
 def publish_source(site: Site, repo: Path) -> str:

@@ -167,9 +167,7 @@ class Batcher:
         if self._closing:
             raise Unavailable(f"model {self._name!r} is being unloaded")
         rows = item.rows
-        waiting = self._queued_rows + rows
-        if waiting > self._max_queue_size:
-            self._refuse(rows)
+        self.check_room(rows)
         item.enqueued = time.monotonic()
         if rows > self._max_batch_size and self._batching:
             item.parts = _Split(item, self._max_batch_size, self.cancel).parts
@@ -178,7 +176,7 @@ class Batcher:
                 self._queue[part] = None
         else:
             self._queue[item] = None
-        self._queued_rows = waiting
+        self._queued_rows += rows
         if item.deadline < self._sweep_at:
             self._sweep_by(item.deadline)
         if not self._pump_scheduled and len(self._running) < self._instances:
@@ -186,6 +184,11 @@ class Batcher:
             # there already, and running them together delays none of them
             self._pump_scheduled = True
             self._loop.call_soon(self._pump)
+
+    def check_room(self, rows: int) -> None:
+        """Overloaded where the queue cannot take so many rows now, TooLarge where it never can."""
+        if self._queued_rows + rows > self._max_queue_size:
+            self._refuse(rows)
 
     def cancel(self, item: Item) -> None:
         """Forget a request: free its place, do not run it if it is not running yet."""

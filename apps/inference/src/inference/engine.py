@@ -25,6 +25,7 @@ from inference.predictionlog import Prediction, PredictionLog
 from inference.protocol import InferRequest
 from inference.settings import InferenceSettings
 from inference.tensors import Array
+from inference.turns import Turns
 from kit import tracing
 from kit.spans import Spans
 from kit.tracing import TraceContext
@@ -95,6 +96,7 @@ class Engine:
     ) -> None:
         self.registry = registry
         self.settings = settings
+        self.turns = Turns()
         self.in_flight = 0
         self.refused: Counter[str] = Counter()
         self.prediction_log = prediction_log
@@ -112,9 +114,19 @@ class Engine:
         """Whether spans are exported, so that a request without a trace starts one."""
         return self._spans is not None
 
+    @property
+    def full(self) -> bool:
+        """Whether as many requests are under way as may be."""
+        return self.in_flight >= self._max_in_flight
+
+    @property
+    def refuses_unparsed(self) -> bool:
+        """Whether a refusal may be all that is known of a request: not where each is written."""
+        return self._spans is None and not self.prediction_log.enabled
+
     def admit(self) -> None:
         """Count a request in, before its body is read; Overloaded where there are too many."""
-        if self.in_flight >= self._max_in_flight:
+        if self.full:
             raise Overloaded(f"{self.in_flight} requests are under way: try again later")
         self.in_flight += 1
 

@@ -6,13 +6,15 @@ own callbacks: no scope, no task, no coroutine, one write. Everything else takes
 to the ASGI application, which answers the same requests with the same code and the same
 result; the tests run both. What it saves is in docs/adr/0022.
 
-Overload is refused here too, before the body is looked at: at ten thousand requests a second
-saying no must cost far less than saying yes.
+Overload is refused here too, by the bytes as they come from the socket, before anything is
+parsed: at ten thousand requests a second saying no must cost far less than saying yes
+(docs/adr/0025).
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Coroutine
 from http import HTTPStatus
@@ -20,8 +22,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from inference.engine import PARSE_OFF_LOOP, Call
-from inference.errors import Cancelled, InferenceError
+from inference.engine import Call
+from inference.errors import Cancelled, DeadlineExceeded, InferenceError
 from inference.http import Headers, content_length
 from inference.models import ServedModel
 from inference.protocol import InferRequest, encode, parse
@@ -38,6 +40,22 @@ _STATUS_LINES = {
 }
 _OK = _STATUS_LINES[200]
 _JSON_LENGTH = b"inference-header-content-length"
+
+_INFER = re.compile(rb"POST (/v2/models/[^ ?/%]+(?:/versions/[^ ?/%]+)?/infer) HTTP/1\.1\r\n")
+_HEAD_END = b"\r\n\r\n"
+_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,9})[ \t]*\r\n")
+_NOT_PLAIN = re.compile(
+    rb"\n(?:transfer-encoding|expect|upgrade|connection:(?![ \t]*keep-alive\r))"
+)
+_REQUEST_ID = re.compile(rb"\r\nx-request-id:[ \t]*([!-~]{1,200})[ \t]*\r\n", re.IGNORECASE)
+_REFUSED_ERROR = (
+    b'{"error":"the server has as many requests under way as it takes: try again later"}'
+)
+_REFUSED = _STATUS_LINES[
+    429
+] + b"content-type: application/json\r\nretry-after: 1\r\ncontent-length: %d\r\n" % len(
+    _REFUSED_ERROR
+)
 
 
 class FastRequest:
@@ -89,21 +107,35 @@ class FastRequest:
             self.refusal = error
 
     def run(self) -> None:
-        """The body is there: queue it."""
+        """The body is there: take the request in its turn, unless its model has no room."""
         if self.refusal is not None:
             self.refuse(self.refusal)
             return
-        app, call = self.app, self.call
+        app = self.app
         try:
             served = app.registry.get(self.name, self.version)
             self.served = served
-            if len(self.body) >= PARSE_OFF_LOOP:
-                self.start(self.run_slowly(served))
-                return
+            served.batcher.check_room(1)
+        except InferenceError as error:
+            self.refuse(error)
+            return
+        app.engine.turns.run(self.take)
+
+    def take(self) -> None:
+        """Parse and queue it; its turn has come."""
+        app, call = self.app, self.call
+        if self.response_complete:
+            return  # its caller hung up meanwhile
+        try:
+            # again: what was looked up when the body came may be unloaded by now
+            served = app.registry.get(self.name, self.version)
+            self.served = served
+            if call.timeout is not None and time.monotonic() - call.started > call.timeout:
+                raise DeadlineExceeded("the request's time ran out before it was parsed")
             request = parse(bytes(self.body), self.json_length, served)
             self.request = request
             if request.images is not None:
-                self.start(self.run_slowly(served))
+                self.start(self.run_slowly(served, request))
                 return
             self.decoded = time.monotonic()
             served.lease()
@@ -124,14 +156,9 @@ class FastRequest:
         tasks.add(self.task)
         self.task.add_done_callback(tasks.discard)
 
-    async def run_slowly(self, served: ServedModel) -> None:
-        """Large bodies are parsed, and raw images decoded, in a thread."""
+    async def run_slowly(self, served: ServedModel, request: InferRequest) -> None:
+        """Raw images are decoded in a thread."""
         try:
-            request = self.request
-            if request is None:
-                body = bytes(self.body)
-                request = await asyncio.to_thread(parse, body, self.json_length, served)
-                self.request = request
             answer = await self.app.engine.infer(served, request, self.call)
             self.respond(served, request, answer)
         except InferenceError as error:
@@ -225,6 +252,50 @@ class FastProtocol(HttpToolsProtocol):
 
     inference: InferenceApp
     fast: FastRequest | None = None
+    inside = False
+    """Whether the parser is inside a request."""
+    refused = False
+    """Whether a request was refused unparsed since the keep-alive timer was set."""
+
+    def data_received(self, data: bytes) -> None:
+        """Refuse a whole request unparsed where there are too many, else go on as usual."""
+        app = self.inference
+        if (
+            app.engine.full
+            and app.engine.refuses_unparsed
+            and not self.flow.write_paused
+            and not self.inside
+            and (self.cycle is None or self.cycle.response_complete)
+            and (target := whole_infer(data)) is not None
+            and app.hot(target) is not None
+        ):
+            app.engine.refused["overloaded"] += 1
+            self.refused = True
+            self.transport.write(self.unparsed_refusal(data))
+            return
+        super().data_received(data)
+
+    def unparsed_refusal(self, data: bytes) -> bytes:
+        """The bytes of a 429, with the request's id where one is in the headers."""
+        match = _REQUEST_ID.search(data, 0, data.find(_HEAD_END) + 2)
+        identity = match[1] if match else self.inference.new_request_id().encode()
+        lines = self.inference.identity_lines
+        return b"%bx-request-id: %b\r\n%b\r\n%b" % (_REFUSED, identity, lines, _REFUSED_ERROR)
+
+    def on_message_begin(self) -> None:
+        """The first byte of a request."""
+        self.inside = True
+        super().on_message_begin()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close the connection, unless requests on it were refused meanwhile."""
+        if self.refused:
+            self.refused = False
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+            return
+        super().timeout_keep_alive_handler()
 
     def on_headers_complete(self) -> None:
         """Take the short way where the request is plain and nothing is under way before it."""
@@ -257,6 +328,7 @@ class FastProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """The body is complete."""
+        self.inside = False
         if self.fast is None:
             super().on_message_complete()
         elif not self.fast.response_complete:
@@ -281,6 +353,21 @@ class FastProtocol(HttpToolsProtocol):
 def server_protocol(app: InferenceApp) -> type[FastProtocol]:
     """The protocol class to serve ``app`` with."""
     return type("InferenceProtocol", (FastProtocol,), {"inference": app})
+
+
+def whole_infer(data: bytes) -> str | None:
+    """The path, where ``data`` is one whole, plain infer request and nothing beside it."""
+    match = _INFER.match(data)
+    if match is None:
+        return None
+    end = data.find(_HEAD_END)
+    head = data[: end + 2].lower()
+    if end < 0 or head.count(b"\ncontent-length") != 1 or _NOT_PLAIN.search(head):
+        return None
+    length = _LENGTH.search(head)
+    if length is None or end + len(_HEAD_END) + int(length[1]) != len(data):
+        return None
+    return match[1].decode("latin-1")
 
 
 def _unexpected(error: Exception) -> InferenceError:

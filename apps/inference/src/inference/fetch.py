@@ -6,9 +6,10 @@ import asyncio
 import hashlib
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -88,7 +89,8 @@ async def fetch(
     """Copy ``uri`` (a version's folder) to ``to/<name>/<version>``.
 
     ``sha256`` (lower-case hex, of ``model.onnx``) must be that of the bytes and that of
-    ``model.json``; "" leaves it at the latter. What a broken connection left is resumed, with
+    ``model.json``; "" leaves it at the latter. The files in its ``data_files`` come along, each
+    with the sha256 it has there. What a broken connection left is resumed, with
     pauses, until ``time_limit`` seconds are over. The folder appears by one rename when all is
     right, so nobody ever sees half a model. ModelError says why there is none.
     """
@@ -111,27 +113,32 @@ async def _fetch(uri: str, to: Path, sha256: str, request_timeout: float, attemp
         )
     expected = sha256 or described.sha256
     folder = to / described.name / described.version
-    if (there := _sha256_of(folder / manifest.MODEL_FILE)) is not None and there == expected:
-        return Fetched(folder, described.name, described.version, there, 0)
+    files = {manifest.MODEL_FILE: expected} | described.data_files
+    if expected is not None and await asyncio.to_thread(_holds, folder, files):
+        return Fetched(folder, described.name, described.version, expected, 0)
     staging = to / f".{described.name}-{described.version}.part"
     staging.mkdir(parents=True, exist_ok=True)
-    part = staging / manifest.MODEL_FILE
-    read = await retry(
-        lambda: _resume(store, manifest.MODEL_FILE, part), f"{uri}/{manifest.MODEL_FILE}"
-    )
-    digest = await asyncio.to_thread(_sha256_of, part)
-    if expected is not None and digest != expected:
-        shutil.rmtree(staging)
-        raise ModelError(
-            f"{uri}/{manifest.MODEL_FILE} has sha256 {digest}, but {expected} was expected: refused"
-        )
-    part.with_suffix(".tag").unlink()
+    read = 0
+    digests = {}
+    for name, wanted in files.items():
+        part = staging / name
+        read += await retry(partial(_resume, store, name, part), f"{uri}/{name}")
+        digests[name] = digest = await asyncio.to_thread(_sha256_of, part)
+        if wanted is not None and digest != wanted:
+            shutil.rmtree(staging)
+            raise ModelError(
+                f"{uri}/{name} has sha256 {digest}, but {wanted} was expected: refused"
+            )
+    for name in files:
+        _mark(staging / name).unlink()
     (staging / manifest.FILE).write_bytes(document)
     if folder.exists():
         shutil.rmtree(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     staging.rename(folder)
-    return Fetched(folder, described.name, described.version, digest or "", read)
+    return Fetched(
+        folder, described.name, described.version, digests[manifest.MODEL_FILE] or "", read
+    )
 
 
 def _retrying(attempts: int) -> Any:
@@ -178,7 +185,7 @@ async def _resume(store: Store, path: str, part: Path) -> int:
 
 def _kept(part: Path, tag: str, size: int) -> int:
     """Bytes of the object with this tag that an earlier attempt left, the rest cleared away."""
-    mark = part.with_suffix(".tag")
+    mark = _mark(part)
     if not mark.exists() or mark.read_text() != tag:
         part.unlink(missing_ok=True)
         mark.write_text(tag)
@@ -187,6 +194,15 @@ def _kept(part: Path, tag: str, size: int) -> int:
         return kept
     part.unlink()
     return 0
+
+
+def _mark(part: Path) -> Path:
+    """Where the tag of the object that ``part`` is a part of stands."""
+    return part.with_name(f".{part.name}.tag")
+
+
+def _holds(folder: Path, files: Mapping[str, str | None]) -> bool:
+    return all(_sha256_of(folder / name) == digest for name, digest in files.items())
 
 
 def _sha256_of(path: Path) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from inference.errors import ModelError
 
@@ -14,10 +14,21 @@ MODEL_FILE = "model.onnx"
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 """What a model or a version may be called: it becomes part of paths and of metric labels."""
 
+
+def _is_data(name: str) -> str:
+    if name in (FILE, MODEL_FILE):
+        raise ValueError(f"{name} is not one of the model's data files")
+    return name
+
+
 Datatype = Literal[
     "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64",
     "FP16", "FP32", "FP64", "BYTES",
 ]  # fmt: skip
+
+
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+DataFile = Annotated[str, Field(pattern=NAME), AfterValidator(_is_data)]
 
 
 class TensorSpec(BaseModel):
@@ -50,7 +61,9 @@ class Manifest(BaseModel):
     name: Annotated[str, Field(pattern=NAME)]
     version: Annotated[str, Field(pattern=NAME)]
     format: Literal["onnx"] = "onnx"
-    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+    sha256: Sha256 | None = None
+    data_files: dict[DataFile, Sha256] = {}
+    """Files beside ``model.onnx`` that hold its weights (ONNX external data)."""
     inputs: list[TensorSpec] | None = None
     outputs: list[TensorSpec] | None = None
     labels: list[str] = []

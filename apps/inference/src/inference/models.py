@@ -337,16 +337,15 @@ class Registry:
 def read(folder: Path, found: Found, *, threads: int, settings: InferenceSettings) -> Loaded:
     """Read, check, load and warm a version; ModelError says what is wrong with it."""
     path = folder / manifests.MODEL_FILE
-    try:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise ModelError(f"{path}: {error.strerror or error}") from None
+    digest = _sha256_of(path)
     described = _describe(folder, found)
     if described.sha256 not in (None, digest):
         raise ModelError(
             f"{manifests.MODEL_FILE} has sha256 {digest}, {manifests.FILE} says {described.sha256}"
         )
+    for name, expected in described.data_files.items():
+        if (digest := _sha256_of(folder / name)) != expected:
+            raise ModelError(f"{name} has sha256 {digest}, {manifests.FILE} says {expected}")
     model = OnnxModel(path, threads=threads)
     check_manifest(model, described)
     try:
@@ -357,6 +356,14 @@ def read(folder: Path, found: Found, *, threads: int, settings: InferenceSetting
     batching, why = _batching(model, described)
     _warm(model, described, batching=batching, settings=settings)
     return Loaded(described, model, prepare, finish, batching, why)
+
+
+def _sha256_of(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ModelError(f"{path}: {error.strerror or error}") from None
 
 
 def metadata(described: Manifest, model: OnnxModel) -> dict[str, Any]:

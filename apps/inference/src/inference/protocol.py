@@ -13,6 +13,7 @@ import orjson
 
 from inference.datatypes import NUMPY, of_array
 from inference.errors import BadRequest
+from inference.jsonparse import loads
 from inference.manifest import TensorSpec
 from inference.models import ServedModel
 from inference.tensors import Array, as_text, from_binary, from_json, to_binary, to_json
@@ -55,10 +56,7 @@ def parse(body: bytes, json_length: int | None, served: ServedModel) -> InferReq
                 f"Inference-Header-Content-Length is {json_length}, the body has {len(body)} bytes"
             )
         document, binary = body[:json_length], memoryview(body)[json_length:]
-    try:
-        request = orjson.loads(document)
-    except orjson.JSONDecodeError as error:
-        raise BadRequest(f"body is no JSON: {error}") from None
+    request = loads(document)
     if type(request) is not dict:
         raise BadRequest(f"body must be a JSON object, got {_kind(request)}")
     return build(request, binary, served)
@@ -176,7 +174,10 @@ def check_input(spec: TensorSpec, datatype: Any, shape: Sequence[int], served: S
                 raise BadRequest(f"input {spec.name!r}: images have shape [n], got {list(shape)}")
             return True
         if type(datatype) is not str or datatype not in NUMPY:
-            raise BadRequest(f"input {spec.name!r}: datatype {datatype!r} is unknown")
+            known = ", ".join(NUMPY)
+            raise BadRequest(
+                f"input {spec.name!r}: datatype {datatype!r} is none of those served: {known}"
+            )
         raise BadRequest(f"input {spec.name!r} is {spec.datatype}, got {datatype}")
     expected = spec.shape
     if len(shape) != len(expected):

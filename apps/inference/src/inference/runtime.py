@@ -133,6 +133,11 @@ def row_independent(model: OnnxModel) -> bool:
 
 def _spec(kind: str, value: Any) -> TensorSpec:
     datatype = datatypes.from_onnx(value.type)
+    if value.type == "tensor(bfloat16)":
+        raise ModelError(
+            f"{kind} {value.name!r} is BF16, which ONNX Runtime neither takes from nor gives to "
+            "numpy: put a Cast to FP32 at the model's border (its inside may stay BF16)"
+        )
     if datatype is None:
         raise ModelError(
             f"{kind} {value.name!r} is a {value.type}, which the protocol has no name for: "

@@ -40,10 +40,13 @@ def from_json(
 ) -> Array:
     """``data``, flat or nested in row-major order, as an array of ``shape``.
 
+    A flat float64 array stands for a list of numbers (see :mod:`inference.jsonparse`).
     BYTES elements are text, or base64 with ``base64_bytes`` (then the array holds bytes).
     BadRequest names the input where an element has the wrong type or is out of range, or
     where there are more or fewer of them than the shape says.
     """
+    if type(data) is np.ndarray:
+        return _from_floats(name, datatype, shape, data)
     if type(data) is not list:
         raise BadRequest(f"input {name!r}: data must be a list, got {_kind(data)}")
     if data and type(data[0]) is list:
@@ -65,6 +68,22 @@ def from_json(
         values: Array = np.frombuffer(array(_CODES[datatype], data), dtype=_WIDE[datatype])
     except (TypeError, OverflowError) as error:
         raise BadRequest(f"input {name!r}: data is not all {datatype}: {error}") from None
+    return _finite(name, datatype, values).reshape(shape)
+
+
+def _from_floats(name: str, datatype: str, shape: Sequence[int], data: Array) -> Array:
+    if data.size != math.prod(shape):
+        raise BadRequest(
+            f"input {name!r}: shape {list(shape)} holds {math.prod(shape)} elements, "
+            f"data has {data.size}"
+        )
+    with np.errstate(over="ignore"):
+        values: Array = data.astype(_WIDE[datatype])
+    return _finite(name, datatype, values).reshape(shape)
+
+
+def _finite(name: str, datatype: str, values: Array) -> Array:
+    """Numbers the datatype can hold; BadRequest names the first that it cannot."""
     if datatype == "FP16":
         with np.errstate(over="ignore"):
             values = values.astype(np.float16)
@@ -73,7 +92,7 @@ def from_json(
         wrong = np.flatnonzero(~np.isfinite(values))
         if wrong.size:
             raise BadRequest(f"input {name!r}: data[{wrong[0]}] is out of range for {datatype}")
-    return values.reshape(shape)
+    return values
 
 
 _WIDE = {name: np.dtype(code) for name, code in _CODES.items()}

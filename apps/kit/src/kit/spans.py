@@ -62,7 +62,7 @@ class Spans:
         start_ns: int,
         end_ns: int,
         attributes: Attributes,
-        kind: Literal["server", "client", "internal"] = "server",
+        kind: Literal["server", "client", "internal", "consumer"] = "server",
         error: str = "",
     ) -> None:
         """One span that is over; times are nanoseconds since 1970.

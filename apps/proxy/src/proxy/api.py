@@ -132,7 +132,7 @@ def _models(services: Services) -> APIRouter:
             asking.deadline = min(asking.deadline, monotonic() + STATE_SECONDS)
             found: dict[str, Any] = {"name": name, "type": backend.settings.type}
             found |= await backend.state(asking)
-            found["cache"] = backend.settings.cache is not None
+            found["cache"] = isinstance(backend, HttpModel) and backend.settings.cache is not None
             if found["state"] == "ready" and isinstance(backend, HttpModel):
                 try:
                     contract = await backend.contract(asking)

@@ -31,12 +31,14 @@ def create_app(
     return Probes(gateway, health, metrics.registry())
 
 
-def create_worker(settings: ProxySettings, health: Health | None = None) -> ASGIApp:
+def create_worker(
+    settings: ProxySettings, health: Health | None = None, spans: Spans | None = None
+) -> ASGIApp:
     """The job worker behind probes and metrics; it works while the lifespan does."""
     health = health or Health()
     health.wait_for("redis", "not reached yet")
     metrics = Metrics()
-    services = Services(settings, health, metrics)
+    services = Services(settings, health, metrics, spans, service="worker")
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":

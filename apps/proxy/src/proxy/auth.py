@@ -76,6 +76,7 @@ class Authenticator:
     required: bool
     fetch_keys: FetchKeys
     _by_hash: dict[str, Caller] = field(init=False)
+    _seen: dict[bytes, Caller] = field(init=False, default_factory=dict, repr=False)
     _tokens: dict[bytes, _Remembered] = field(init=False, default_factory=dict)
     _jwks: dict[str, jwt.PyJWK] = field(init=False, default_factory=dict)
     _read_at: float = field(init=False, default=float("-inf"))
@@ -93,6 +94,11 @@ class Authenticator:
 
         A proxy that knows no credentials leaves those it sees to the upstreams.
         """
+        found = self.at_once(request_headers)
+        return await self._by_token(found) if isinstance(found, bytes) else found
+
+    def at_once(self, request_headers: list[tuple[bytes, bytes]]) -> Caller | bytes | None:
+        """``caller`` as far as nobody need be waited for: a token to verify stays bytes."""
         if not self.required and not self._by_hash and self.policy is None:
             return None
         key = headers.get(request_headers, b"x-api-key")
@@ -105,7 +111,7 @@ class Authenticator:
             scheme, _, token = authorization.partition(b" ")
             if scheme.lower() != b"bearer" or not token.strip():
                 raise unauthorized("Authorization must be `Bearer <token>`", error="")
-            return await self._by_token(token.strip())
+            return self._remembered(token.strip())
         if self.required:
             raise unauthorized(
                 "this needs a credential: `X-API-Key: <key>` or `Authorization: Bearer <token>`",
@@ -114,26 +120,32 @@ class Authenticator:
         return None
 
     def _by_key(self, key: bytes) -> Caller:
-        # The look-up is by the hash of a long random key: its timing tells nothing about keys.
-        digest = hashlib.sha256(key).hexdigest()
-        caller = self._by_hash.get(digest)
+        # Both look-ups go by a hash of a long random key, the first by the interpreter's own
+        # keyed one: their timing tells nothing about keys.
+        caller = self._seen.get(key)
         if caller is None:
-            raise unauthorized("the API key is not known")
+            caller = self._by_hash.get(hashlib.sha256(key).hexdigest())
+            if caller is None:
+                raise unauthorized("the API key is not known")
+            self._seen[key] = caller
         return caller
 
-    async def _by_token(self, token: bytes) -> Caller:
+    def _remembered(self, token: bytes) -> Caller | bytes:
         if self.policy is None:
             return self._by_key(token)  # keys may be sent as bearer tokens, as OpenAI's are
-        digest = hashlib.sha256(token).digest()
-        remembered = self._tokens.get(digest)
+        remembered = self._tokens.get(hashlib.sha256(token).digest())
         if remembered is not None and time.time() < remembered.until:
             return remembered.caller
-        if token.count(b".") != 2:
-            return self._by_key(token)
+        return token if token.count(b".") == 2 else self._by_key(token)
+
+    async def _by_token(self, token: bytes) -> Caller:
+        assert self.policy is not None  # without one every token is a key
         caller, expires = await self._verify(token, self.policy)
         if len(self._tokens) >= REMEMBERED:
             self._tokens.clear()
-        self._tokens[digest] = _Remembered(caller, min(expires, time.time() + REMEMBERED_SECONDS))
+        self._tokens[hashlib.sha256(token).digest()] = _Remembered(
+            caller, min(expires, time.time() + REMEMBERED_SECONDS)
+        )
         return caller
 
     async def _verify(self, token: bytes, policy: JwtPolicy) -> tuple[Caller, float]:

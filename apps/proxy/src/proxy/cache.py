@@ -1,7 +1,8 @@
 """The prediction cache: the same question to the same version of a model is answered once.
 
 Two layers: a small one in this process, and Redis for all pods. The key is made of the model,
-its version and the canonical input; never of who asks or of a request's id.
+its version and the canonical input; never of who asks or of a request's id. In front of both
+lies a memo from a request's very bytes to its key and the answer as it was last sent.
 """
 
 from __future__ import annotations
@@ -10,10 +11,10 @@ import asyncio
 import hashlib
 import random
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass
 from time import monotonic
-from typing import Literal, cast
+from typing import Any, Generic, Literal, TypeVar
 
 import redis.asyncio as redis
 
@@ -24,6 +25,9 @@ from proxy.settings import CachePolicy
 
 Result = Literal["hit", "miss", "bypass"]
 MEMORY_SECONDS = 5.0  # how far a pod's own layer may lag behind Redis
+OVERHEAD_BYTES = 512  # what an entry costs beside its bytes: keys, tuples, objects
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,15 +47,32 @@ def key_of(*parts: bytes) -> str:
     return digest.hexdigest()
 
 
-class Memory:
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """An answer as it was sent, for the same bytes again.
+
+    ``key`` and ``source`` are the cache's entry it was made of: it holds only as long as that.
+    ``lines`` are ``headers`` as lines, Content-Length and X-Cache among them.
+    """
+
+    key: str
+    source: bytes
+    status: int
+    variant: str
+    headers: list[tuple[bytes, bytes]]
+    lines: bytes
+    body: bytes
+
+
+class Memory(Generic[T]):
     """Least recently used entries up to a number of bytes."""
 
     def __init__(self, most_bytes: int) -> None:
         self._most = most_bytes
-        self._entries: OrderedDict[str, tuple[float, bytes]] = OrderedDict()
+        self._entries: OrderedDict[Hashable, tuple[float, T, int]] = OrderedDict()
         self._size = 0
 
-    def get(self, key: str, now: float) -> bytes | None:
+    def get(self, key: Hashable, now: float) -> T | None:
         """The entry, unless it is too old."""
         entry = self._entries.get(key)
         if entry is None:
@@ -62,20 +83,20 @@ class Memory:
         self._entries.move_to_end(key)
         return entry[1]
 
-    def put(self, key: str, data: bytes, until: float) -> None:
-        """Keep an entry; the least recently used ones make room."""
+    def put(self, key: Hashable, data: T, until: float, size: int) -> None:
+        """Keep an entry of ``size`` bytes; the least recently used ones make room."""
         self._drop(key)
-        if len(data) > self._most:
+        if size > self._most:
             return
-        self._entries[key] = (until, data)
-        self._size += len(data)
+        self._entries[key] = (until, data, size)
+        self._size += size
         while self._size > self._most:
             self._drop(next(iter(self._entries)))
 
-    def _drop(self, key: str) -> None:
+    def _drop(self, key: Hashable) -> None:
         entry = self._entries.pop(key, None)
         if entry is not None:
-            self._size -= len(entry[1])
+            self._size -= entry[2]
 
 
 class PredictionCache:
@@ -84,19 +105,27 @@ class PredictionCache:
     def __init__(self, store: Store, metrics: Metrics, memory_bytes: int) -> None:
         self._store = store
         self._metrics = metrics
-        self._memory = Memory(memory_bytes)
+        self._memory: Memory[bytes] = Memory(memory_bytes // 2)
+        self._memo: Memory[Sent] = Memory(memory_bytes - memory_bytes // 2)
         self._flights: dict[str, asyncio.Task[Made]] = {}
 
-    def peek(self, key: str) -> bytes | None:
-        """An entry of this process's own layer: the way without a wait."""
-        return self._memory.get(key, monotonic())
+    def recall(self, verbatim: Hashable) -> Sent | None:
+        """What was sent for these very bytes, while the entry it was made of still holds.
 
-    def remember(self, key: str, data: bytes) -> None:
-        """Keep an entry in this process's own layer alone."""
-        self._memory.put(key, data, monotonic() + MEMORY_SECONDS)
+        That rules out an answer that expired, was replaced by a ``no-cache`` request, or made
+        room for others.
+        """
+        now = monotonic()
+        sent = self._memo.get(verbatim, now)
+        return sent if sent is not None and self._memory.get(sent.key, now) is sent.source else None
+
+    def remember(self, verbatim: Hashable, sent: Sent, request_bytes: int) -> None:
+        """Keep what was sent for a request of so many bytes."""
+        size = request_bytes + len(sent.lines) + len(sent.body) + OVERHEAD_BYTES
+        self._memo.put(verbatim, sent, monotonic() + MEMORY_SECONDS, size)
 
     def count_hit(self, model: str) -> None:
-        """An entry found by ``peek`` was the answer."""
+        """What ``recall`` found was the answer."""
         self._metrics.cache.add(model, "hit")
 
     async def answer(
@@ -161,21 +190,31 @@ class PredictionCache:
             flight.exception()  # whoever waits for it has it
 
     async def _read(self, key: str, policy: CachePolicy) -> bytes | None:
-        async def ask(client: redis.Redis) -> bytes | None:
-            return cast(bytes | None, await client.get(self._name(key)))
+        async def ask(client: redis.Redis) -> list[Any]:
+            async with client.pipeline(transaction=False) as pipe:
+                pipe.get(self._name(key))
+                pipe.pttl(self._name(key))
+                return await pipe.execute()
 
-        found = await self._store.aside("cache", ask)
-        if found is not None:
-            until = monotonic() + min(MEMORY_SECONDS, policy.ttl_seconds)
-            self._memory.put(key, found, until)
+        asked = monotonic()
+        answer = await self._store.aside("cache", ask)
+        if answer is None or answer[0] is None:
+            return None
+        found: bytes = answer[0]
+        left: float = answer[1] / 1000
+        self._hold(key, found, asked + min(MEMORY_SECONDS, policy.ttl_seconds, left))
         return found
+
+    def _hold(self, key: str, data: bytes, until: float) -> None:
+        """Keep an entry in this process, no longer than Redis does."""
+        self._memory.put(key, data, until, len(data) + OVERHEAD_BYTES)
 
     async def _keep(self, policy: CachePolicy, key: str, made: Made) -> None:
         if not made.keep or len(made.data) > policy.max_bytes:
             return
         # Entries made together must not all expire together.
         life = policy.ttl_seconds * (1 + random.uniform(-policy.jitter, policy.jitter))
-        self._memory.put(key, made.data, monotonic() + min(MEMORY_SECONDS, life))
+        self._hold(key, made.data, monotonic() + min(MEMORY_SECONDS, life))
 
         async def ask(client: redis.Redis) -> None:
             await client.set(self._name(key), made.data, px=max(1, round(life * 1000)))

@@ -81,15 +81,10 @@ class Request:
         self.extra: list[tuple[bytes, bytes]] = []  # headers every answer to this one carries
         self.write_whole: WriteWhole | None = None
 
-    @property
-    def repeats(self) -> bool:
-        """Whether a header's name comes more than once."""
-        return len(self._fields) != len(self.headers)
-
     def check_headers(self) -> None:
         """BadHeadersError where they could be read in two ways."""
         version = self.scope.get("http_version", "1.1")
-        if self.repeats:
+        if len(self._fields) != len(self.headers):  # a name comes more than once
             headers.check(self.headers, http_version=version)
         else:
             headers.check_once(self._fields, http_version=version)
@@ -107,9 +102,29 @@ class Request:
                 self.pod = value.decode("latin-1")
 
 
-_random = random.Random()  # seeded by the system; an id must be unique, not secret
+class RandomHex:
+    """Hex digits for ids, made many at a time; an id must be unique, not secret."""
+
+    def __init__(self) -> None:
+        self._random = random.Random()  # seeded by the system
+        self._digits = b""
+        self._at = 0
+
+    def take(self, count: int) -> bytes:
+        """The next ``count`` digits. All zeros, which no id may be, never come."""
+        at = self._at
+        end = self._at = at + count
+        if end > len(self._digits):
+            self._digits = self._random.randbytes(4096).hex().encode()
+            self._at = 0
+            return self.take(count)
+        digits = self._digits[at:end]
+        return digits if digits.strip(b"0") else self.take(count)
+
+
+random_hex = RandomHex()
 
 
 def new_request_id() -> bytes:
     """An id for a request that came without one: 32 hex digits."""
-    return b"%032x" % _random.getrandbits(128)
+    return random_hex.take(32)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
+import ssl
 from collections.abc import AsyncIterable, Callable
 from dataclasses import dataclass
 from time import monotonic
@@ -11,6 +13,7 @@ from kit.problem import Problem
 from proxy import upstream
 from proxy.guards import Breaker, Concurrency, RetryBudget
 from proxy.metrics import Metrics
+from proxy.pulse import pulse_of
 from proxy.settings import Guard, Target, Upstream
 from proxy.upstream import Connection, DeadlineExceededError, Pool, RefusedError, UpstreamError
 
@@ -64,15 +67,22 @@ class Destination:
         retry_ratio: float,
         connect_timeout: float,
         idle_seconds: float,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.name = name
         self.metrics = metrics
         self.timeout = guard.timeout_seconds
         self.places = Concurrency(guard.max_concurrency)
         self.budget = RetryBudget(retry_ratio)
+        self.pulse = pulse_of(asyncio.get_running_loop())
         self.lanes = [
             Lane(
-                Pool(target.url, connect_timeout=connect_timeout, idle_seconds=idle_seconds),
+                Pool(
+                    target.url,
+                    connect_timeout=connect_timeout,
+                    idle_seconds=idle_seconds,
+                    tls=tls,
+                ),
                 target.weight,
                 Breaker(
                     guard.breaker_failures,

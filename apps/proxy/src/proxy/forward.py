@@ -13,7 +13,7 @@ from proxy import deadline as deadlines
 from proxy import headers
 from proxy.context import Request
 from proxy.destination import Body, Destination, Exchange
-from proxy.pulse import Pulse, pulse_of
+from proxy.pulse import Pulse
 from proxy.upstream import Pool, UpstreamError
 
 COLLECTED_BYTES = 1024 * 1024
@@ -162,7 +162,8 @@ class HangUpWatch:
 
     def __init__(self, receive: Receive, pulse: Pulse, now: float) -> None:
         self._receive = receive
-        self._serving = asyncio.current_task()
+        # The loop is named because to look it up is a call to the kernel.
+        self._serving = asyncio.current_task(pulse.loop)
         self._watcher: asyncio.Task[None] | None = None
         self._due = now + HANG_UP_WATCH_SECONDS
         self._pulse = pulse
@@ -217,7 +218,7 @@ async def forward(
     half an answer for a whole one.
     """
     body, length = await body_of(request, limit)
-    pulse = pulse_of(asyncio.get_running_loop())
+    pulse = destination.pulse
     watch = HangUpWatch(request.receive, pulse, now) if isinstance(body, bytes) else None
     try:
         exchange = await destination.ask(

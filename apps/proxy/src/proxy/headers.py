@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -66,7 +67,7 @@ def check(headers: Iterable[tuple[bytes, bytes]], *, http_version: str = "1.1") 
             hosts += 1
             if hosts > 1:
                 raise BadHeadersError("the request has more than one Host header")
-            if not _HOST.match(value):
+            if not _is_host(value):
                 raise BadHeadersError("the Host header is not a host name with an optional port")
         elif name == b"content-length":
             lengths += 1
@@ -89,13 +90,19 @@ def check_once(fields: Mapping[bytes, bytes], *, http_version: str = "1.1") -> N
     host = fields.get(b"host")
     length = fields.get(b"content-length")
     coding = fields.get(b"transfer-encoding")
-    if host is None or coding is not None or not _HOST.match(host):
+    if host is None or coding is not None or not _is_host(host):
         check(fields.items(), http_version=http_version)
     elif length is not None and not length.isdigit():
         raise BadHeadersError("the request needs one Content-Length, a number")
 
 
 _HOST = re.compile(rb"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]*)(:\d{1,5})?\Z")
+
+
+@lru_cache(maxsize=256)
+def _is_host(value: bytes) -> bool:
+    """Whether it is a host name or address with an optional port."""
+    return _HOST.match(value) is not None
 
 
 def get(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> bytes | None:
@@ -146,7 +153,9 @@ def client_address(
     ``trusted_hops`` proxies in front of us appended to X-Forwarded-For; the entry that the
     outermost of them wrote is the client, everything left of it the client's own invention.
     """
-    entries = [part.strip() for part in (forwarded_for or b"").decode("latin-1").split(",")]
+    if forwarded_for is None:
+        return peer, [peer]
+    entries = [part.strip() for part in forwarded_for.decode("latin-1").split(",")]
     chain = [entry for entry in entries if entry]
     trusted = chain[-trusted_hops:] if trusted_hops else []
     return (trusted[0] if trusted else peer), [*trusted, peer]

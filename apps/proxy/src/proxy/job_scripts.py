@@ -3,6 +3,7 @@
 Keys carry one hash tag, so that they share a slot on a Redis Cluster. A job is a hash; its
 place in the queue is an entry of one of three streams (high, normal, low) and names it by id.
 ``attempts`` is the fence: only who took the latest attempt may write its end.
+Scripts that take or end many jobs make their keys from the prefix, which holds the hash tag.
 """
 
 from __future__ import annotations
@@ -21,16 +22,13 @@ redis.call('XADD', KEYS[2], '*', 'id', ARGV[1])
 return {1, ARGV[1]}
 """
 
-# KEYS: stream, dead, then the jobs. ARGV: group, worker, now, max attempts, result ttl,
-# event prefix, then for each job: entry id, job id.
-# Answers for each job: the fields to run it with, or an empty list where there is nothing to do.
-TAKE = """
-local out = {}
+# Takes one job: the fields to run it with, or why there is nothing to do.
+# ARGV: group, worker, now, max attempts, result ttl, job prefix, event prefix, …
+_TAKE_ONE = """
 local now = tonumber(ARGV[3])
-for n = 3, #KEYS do
-  local at = 7 + (n - 3) * 2
-  local entry, id, key = ARGV[at], ARGV[at + 1], KEYS[n]
-  local job = redis.call('HMGET', key, 'state', 'deadline', 'attempts', 'cancel')
+local function take(dead, stream, entry, id)
+  local key = ARGV[6] .. id
+  local job = redis.call('HMGET', key, 'state', 'deadline', 'attempts')
   local state = job[1]
   local attempts = tonumber(job[3] or '0')
   local ended = nil
@@ -42,56 +40,105 @@ for n = 3, #KEYS do
     ended = 'failed'
   end
   if ended then
-    redis.call('XACK', KEYS[1], ARGV[1], entry)
-    redis.call('XDEL', KEYS[1], entry)
+    redis.call('XACK', stream, ARGV[1], entry)
+    redis.call('XDEL', stream, entry)
     if ended ~= '' then
       local said = ended == 'failed' and 'workers died or failed on every attempt' or
         'the job was not begun before its deadline'
       redis.call('HSET', key, 'state', ended, 'finished', ARGV[3], 'detail', said)
       redis.call('HDEL', key, 'input')
       redis.call('EXPIRE', key, ARGV[5])
-      if ended == 'failed' then redis.call('XADD', KEYS[2], 'MAXLEN', '~', 10000, '*', 'id', id) end
-      redis.call('PUBLISH', ARGV[6] .. id, ended)
+      if ended == 'failed' then redis.call('XADD', dead, 'MAXLEN', '~', 10000, '*', 'id', id) end
+      redis.call('PUBLISH', ARGV[7] .. id, ended)
     end
-    out[#out + 1] = {ended}
-  else
-    redis.call('HSET', key, 'state', 'running', 'started', ARGV[3], 'attempts', attempts + 1,
-      'worker', ARGV[2])
-    redis.call('PUBLISH', ARGV[6] .. id, 'running')
-    out[#out + 1] = redis.call('HMGET', key, 'model', 'content_type', 'input', 'input_ref',
-      'deadline', 'attempts', 'request_id', 'traceparent', 'callback', 'created', 'query',
-      'arm', 'owner')
+    return {ended}
+  end
+  redis.call('HSET', key, 'state', 'running', 'started', ARGV[3], 'attempts', attempts + 1,
+    'worker', ARGV[2])
+  redis.call('PUBLISH', ARGV[7] .. id, 'running')
+  return redis.call('HMGET', key, 'model', 'content_type', 'input', 'input_ref', 'deadline',
+    'attempts', 'request_id', 'traceparent', 'callback', 'created', 'query', 'arm', 'owner')
+end
+"""
+
+# Take as many jobs as there is room for, those of the first streams first.
+# KEYS: dead, streams. ARGV: as above, then room. Answers: stream (from 1), entry, id, fields.
+TAKE = (
+    _TAKE_ONE
+    + """
+local out = {}
+local room = tonumber(ARGV[8])
+for n = 2, #KEYS do
+  if room <= 0 then break end
+  local found = redis.call('XREADGROUP', 'GROUP', ARGV[1], ARGV[2], 'COUNT', room,
+    'STREAMS', KEYS[n], '>')
+  for _, entry in ipairs(found and found[1][2] or {}) do
+    room = room - 1
+    local id = entry[2][2]
+    out[#out + 1] = {n - 1, entry[1], id, take(KEYS[1], KEYS[n], entry[1], id)}
   end
 end
 return out
 """
+)
 
-# KEYS: job, stream, callbacks, dead. ARGV: group, entry, attempt, state, result ttl, id,
-# event prefix, now, field, value, …
-# Answers 1 where the end was written, 0 where the job had ended or was taken by another.
-FINISH = """
-redis.call('XACK', KEYS[2], ARGV[1], ARGV[2])
-redis.call('XDEL', KEYS[2], ARGV[2])
-local job = redis.call('HMGET', KEYS[1], 'state', 'attempts', 'callback')
-if job[1] ~= 'running' or job[2] ~= ARGV[3] then return 0 end
-redis.call('HSET', KEYS[1], 'state', ARGV[4], 'finished', ARGV[8], unpack(ARGV, 9))
-redis.call('HDEL', KEYS[1], 'input')
-redis.call('EXPIRE', KEYS[1], ARGV[5])
-if ARGV[4] == 'failed' then
-  redis.call('XADD', KEYS[4], 'MAXLEN', '~', 10000, '*', 'id', ARGV[6])
+# Take the jobs of entries that this worker was given or has claimed.
+# KEYS: dead, stream. ARGV: as above, then for each job: entry, id. Answers as TAKE does.
+TAKE_GIVEN = (
+    _TAKE_ONE
+    + """
+local out = {}
+for n = 8, #ARGV, 2 do
+  out[#out + 1] = {1, ARGV[n], ARGV[n + 1], take(KEYS[1], KEYS[2], ARGV[n], ARGV[n + 1])}
 end
-if job[3] and job[3] ~= '' then redis.call('ZADD', KEYS[3], ARGV[8], ARGV[6]) end
-redis.call('PUBLISH', ARGV[7] .. ARGV[6], ARGV[4])
-return 1
+return out
+"""
+)
+
+# Write the ends of jobs. An end is left out where the job had ended or was taken by another.
+# KEYS: callbacks, dead, streams. ARGV: group, result ttl, now, job prefix, event prefix, then for
+# each end: stream (from 1), entry, id, attempt, state, number of what follows, field, value, …
+# Answers how many were written.
+FINISH = """
+local written, at, entries = 0, 6, {}
+while at <= #ARGV do
+  local stream, entry, id, attempt, state = unpack(ARGV, at, at + 4)
+  local first, last = at + 6, at + 5 + ARGV[at + 5]
+  at = last + 1
+  local key = ARGV[4] .. id
+  local name = KEYS[2 + stream]
+  entries[name] = entries[name] or {}
+  table.insert(entries[name], entry)
+  local job = redis.call('HMGET', key, 'state', 'attempts', 'callback')
+  if job[1] == 'running' and job[2] == attempt then
+    redis.call('HSET', key, 'state', state, 'finished', ARGV[3], unpack(ARGV, first, last))
+    redis.call('HDEL', key, 'input')
+    redis.call('EXPIRE', key, ARGV[2])
+    if state == 'failed' then
+      redis.call('XADD', KEYS[2], 'MAXLEN', '~', 10000, '*', 'id', id)
+    end
+    if job[3] and job[3] ~= '' then redis.call('ZADD', KEYS[1], ARGV[3], id) end
+    redis.call('PUBLISH', ARGV[5] .. id, state)
+    written = written + 1
+  end
+end
+for name, list in pairs(entries) do
+  redis.call('XACK', name, ARGV[1], unpack(list))
+  redis.call('XDEL', name, unpack(list))
+end
+return written
 """
 
-# KEYS: job, stream, delayed. ARGV: group, entry, attempt, due, member, event prefix, id, detail
+# Puts a job back for later. The attempt counts, or not where the backend was only too busy.
+# KEYS: job, stream, delayed.
+# ARGV: group, entry, attempt, due, member, event prefix, id, detail, counted (0/1)
 RETRY = """
 redis.call('XACK', KEYS[2], ARGV[1], ARGV[2])
 redis.call('XDEL', KEYS[2], ARGV[2])
 local job = redis.call('HMGET', KEYS[1], 'state', 'attempts')
 if job[1] ~= 'running' or job[2] ~= ARGV[3] then return 0 end
-redis.call('HSET', KEYS[1], 'state', 'queued', 'detail', ARGV[8])
+redis.call('HSET', KEYS[1], 'state', 'queued', 'detail', ARGV[8],
+  'attempts', tonumber(ARGV[3]) - 1 + tonumber(ARGV[9]))
 redis.call('ZADD', KEYS[3], ARGV[4], ARGV[5])
 redis.call('PUBLISH', ARGV[6] .. ARGV[7], 'queued')
 return 1

@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 from kit.problem import Problem
 from proxy import job_scripts
 from proxy.blobs import Blobs
-from proxy.redis_store import Store, unavailable
+from proxy.redis_store import Store, script, unavailable
 from proxy.settings import ProxySettings
 
 PRIORITIES = ("high", "normal", "low")
@@ -31,9 +31,14 @@ class Keys:
 
     prefix: str
 
+    @property
+    def jobs(self) -> str:
+        """What the name of a job's hash begins with."""
+        return f"{{{self.prefix}}}:job:"
+
     def job(self, identity: str) -> str:
         """The job's hash."""
-        return f"{{{self.prefix}}}:job:{identity}"
+        return self.jobs + identity
 
     def stream(self, priority: str) -> str:
         """The queue of a priority."""
@@ -122,12 +127,10 @@ class Jobs:
         idempotency = self.keys.idempotency(given.owner, given.idempotency_key)
         flat = [part for pair in fields.items() for part in pair]
         try:
-            new, known = await client.eval(
+            new, known = await script(
+                client,
                 job_scripts.SUBMIT,
-                3,
-                self.keys.job(identity),
-                self.keys.stream(given.priority),
-                idempotency,
+                (self.keys.job(identity), self.keys.stream(given.priority), idempotency),
                 identity,
                 life,
                 1 if given.idempotency_key else 0,
@@ -147,11 +150,10 @@ class Jobs:
         await self._fields(identity, owner)
         client = self._store.need()
         try:
-            found = await client.eval(
+            found = await script(
+                client,
                 job_scripts.CANCEL,
-                2,
-                self.keys.job(identity),
-                self.keys.callbacks,
+                (self.keys.job(identity), self.keys.callbacks),
                 f"{time.time():.6f}",
                 round(self.policy.result_ttl_seconds),
                 self.keys.events,

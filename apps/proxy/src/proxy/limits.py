@@ -10,14 +10,13 @@ from __future__ import annotations
 import asyncio
 import math
 from dataclasses import dataclass
-from functools import cache
 from time import monotonic
 
 import redis.asyncio as redis
 
 from kit.problem import Problem
 from proxy.context import Request
-from proxy.redis_store import Store
+from proxy.redis_store import Store, script
 from proxy.settings import ProxySettings, RateLimit
 
 # Take up to ARGV[1] places of ARGV[2] in the window of ARGV[3] ms.
@@ -29,7 +28,7 @@ if grant > 0 then
   used = redis.call('INCRBY', KEYS[1], grant)
 end
 local left = redis.call('PTTL', KEYS[1])
-if left < 0 and grant > 0 then
+if left < 0 then
   redis.call('PEXPIRE', KEYS[1], ARGV[3])
   left = tonumber(ARGV[3])
 end
@@ -49,6 +48,7 @@ class Window:
     used: int
     ends: float
     leased_at: float
+    policy: bytes
 
 
 class Limits:
@@ -63,43 +63,38 @@ class Limits:
 
     async def admit(self, request: Request) -> None:
         """Count the request; Problem 429 past the limit. Without Redis everybody is admitted."""
-        caller = request.caller
-        limit = caller.rate_limit if caller is not None and caller.rate_limit else self._default
-        if limit is None or not self._store.configured:
+        if self.at_once(request):
             return
-        name = caller.name if caller is not None else f"address:{request.client}"
-        now = request.started
-        window = self._windows.get(name)
-        asked = False
-        while window is None or now >= window.ends or not self._holds(window, limit, now):
-            # What Redis said a moment ago is an answer, however long it took to say it: asked
-            # again for being old, a slow one would be asked until the window ends.
-            if asked and window is not None and now < window.ends and _is_used_up(window, limit):
-                break
+        limit, name = self._limit_of(request)
+        assert limit is not None  # without one it was admitted
+        while True:
             window = await self._lease_together(name, limit)
             if window is None:
                 return
-            asked, now = True, monotonic()
-        if window.held <= 0:
-            wait = max(1, math.ceil(window.ends - now))
-            raise Problem(
-                429,
-                "rate-limited",
-                f"{name} may send {limit.requests} requests in {limit.window_seconds:g} s; "
-                f"the window ends in {wait} s",
-                headers={
-                    "retry-after": str(wait),
-                    "ratelimit-policy": _policy(limit),
-                    "ratelimit": f'"default";r=0;t={wait}',
-                },
-            )
-        window.held -= 1
-        remaining = max(0, limit.requests - window.used) + window.held
-        seconds = max(0, math.ceil(window.ends - now))
-        request.extra += (
-            (b"ratelimit-policy", _policy(limit).encode()),
-            (b"ratelimit", b'"default";r=%d;t=%d' % (remaining, seconds)),
-        )
+            # What Redis said is an answer, however long it took: a slow one whose every answer
+            # is older than the window would be asked for ever.
+            if window.held > 0 or _is_used_up(window, limit):
+                break
+        _take(request, window, limit, name, monotonic())
+
+    def at_once(self, request: Request) -> bool:
+        """``admit`` from what this pod holds; False where Redis must be asked first."""
+        limit, name = self._limit_of(request)
+        if limit is None or not self._store.configured:
+            return True
+        now = request.started
+        window = self._windows.get(name)
+        if window is None or now >= window.ends or not self._holds(window, limit, now):
+            return False
+        _take(request, window, limit, name, now)
+        return True
+
+    def _limit_of(self, request: Request) -> tuple[RateLimit | None, str]:
+        """The limit that holds for a request, and the name it is counted under."""
+        caller = request.caller
+        if caller is None:
+            return self._default, f"address:{request.client}"
+        return caller.rate_limit or self._default, caller.name
 
     @staticmethod
     def _holds(window: Window, limit: RateLimit, now: float) -> bool:
@@ -113,9 +108,8 @@ class Limits:
         self._waiting[name] = self._waiting.get(name, 0) + 1
         lease = self._leases.get(name)
         if lease is None:
-            lease = asyncio.get_running_loop().create_task(self._lease(name, limit))
+            lease = asyncio.get_running_loop().create_task(self._lease_once(name, limit))
             self._leases[name] = lease
-            lease.add_done_callback(lambda _: self._leases.pop(name, None))
         try:
             return await asyncio.shield(lease)
         finally:
@@ -125,6 +119,14 @@ class Limits:
             else:
                 del self._waiting[name]
 
+    async def _lease_once(self, name: str, limit: RateLimit) -> Window | None:
+        # Not from a callback, which runs a moment after the end: whoever came in that moment got
+        # the ended lease without a wait, found its places taken, and asked for it again for ever.
+        try:
+            return await self._lease(name, limit)
+        finally:
+            del self._leases[name]
+
     async def _lease(self, name: str, limit: RateLimit) -> Window | None:
         now = monotonic()
         want = max(1, limit.requests // LEASED_SHARE, self._waiting.get(name, 0))
@@ -132,7 +134,9 @@ class Limits:
         milliseconds = round(limit.window_seconds * 1000)
 
         async def ask(client: redis.Redis) -> list[int]:
-            answer: list[int] = await client.eval(LEASE, 1, key, want, limit.requests, milliseconds)
+            answer: list[int] = await script(
+                client, LEASE, (key,), want, limit.requests, milliseconds
+            )
             return answer
 
         answer = await self._store.aside("rate-limit", ask)
@@ -145,7 +149,8 @@ class Limits:
                 self._windows.clear()
         window = self._windows.get(name)
         if window is None or now >= window.ends:
-            window = self._windows[name] = Window(0, 0, 0.0, 0.0)
+            policy = f'"default";q={limit.requests};w={limit.window_seconds:g}'.encode()
+            window = self._windows[name] = Window(0, 0, 0.0, 0.0, policy)
         window.held += granted  # another request may have leased while we waited
         window.used = used
         window.ends = now + max(0.001, left / 1000)
@@ -153,10 +158,29 @@ class Limits:
         return window
 
 
+def _take(request: Request, window: Window, limit: RateLimit, name: str, now: float) -> None:
+    """One place of the window, told in the answer's headers; Problem 429 where none is held."""
+    if window.held <= 0:
+        wait = max(1, math.ceil(window.ends - now))
+        raise Problem(
+            429,
+            "rate-limited",
+            f"{name} may send {limit.requests} requests in {limit.window_seconds:g} s; "
+            f"the window ends in {wait} s",
+            headers={
+                "retry-after": str(wait),
+                "ratelimit-policy": window.policy.decode(),
+                "ratelimit": f'"default";r=0;t={wait}',
+            },
+        )
+    window.held -= 1
+    remaining = max(0, limit.requests - window.used) + window.held
+    seconds = max(0, math.ceil(window.ends - now))
+    request.extra += (
+        (b"ratelimit-policy", window.policy),
+        (b"ratelimit", b'"default";r=%d;t=%d' % (remaining, seconds)),
+    )
+
+
 def _is_used_up(window: Window, limit: RateLimit) -> bool:
     return window.used >= limit.requests
-
-
-@cache
-def _policy(limit: RateLimit) -> str:
-    return f'"default";q={limit.requests};w={limit.window_seconds:g}'

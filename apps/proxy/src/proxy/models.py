@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from time import monotonic
@@ -93,7 +94,12 @@ class HttpModel:
     """A model on a server of the Open Inference Protocol."""
 
     def __init__(
-        self, name: str, backend: HttpBackend, settings: ProxySettings, metrics: Metrics
+        self,
+        name: str,
+        backend: HttpBackend,
+        settings: ProxySettings,
+        metrics: Metrics,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.name = name
         self.settings = backend
@@ -106,6 +112,7 @@ class HttpModel:
             retry_ratio=settings.retry_ratio,
             connect_timeout=settings.connect_timeout_seconds,
             idle_seconds=settings.pool_idle_seconds,
+            tls=tls,
         )
         self._path = b"/v2/models/" + self.remote.encode()
         self._margin = settings.hop_margin_seconds
@@ -117,15 +124,20 @@ class HttpModel:
 
     async def contract(self, asking: Asking) -> Contract:
         """From memory for ``contract_ttl_seconds``; one reading at a time."""
-        loop = asyncio.get_running_loop()
-        if self._contract is not None and monotonic() - self._read_at < self._ttl:
-            return self._contract
+        known = self.known_contract()
+        if known is not None:
+            return known
         if self._reading is None:
-            self._reading = loop.create_task(self._read(asking))
+            self._reading = asyncio.get_running_loop().create_task(self._read(asking))
             self._reading.add_done_callback(self._read_done)
         if self._contract is not None and monotonic() - self._read_at < 10 * self._ttl:
             return self._contract  # an old one now rather than a wait for everybody
         return await asyncio.shield(self._reading)
+
+    def known_contract(self) -> Contract | None:
+        """The contract where it was read of late."""
+        fresh = monotonic() - self._read_at < self._ttl
+        return self._contract if fresh else None
 
     def _read_done(self, task: asyncio.Task[Contract]) -> None:
         self._reading = None

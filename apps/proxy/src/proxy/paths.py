@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from urllib.parse import unquote_to_bytes
 
 _ALLOWED = re.compile(rb"^[A-Za-z0-9\-._~!$&'()*+,;=:@/%]*\Z")
@@ -64,12 +65,8 @@ class ModelPath:
 
     model: str
     rest: bytes
-
-    @property
-    def verb(self) -> str:
-        """The last segment where it is one of the protocol's, else empty."""
-        last = self.rest.rsplit(b"/", 1)[-1]
-        return last.decode() if last in _VERBS else ""
+    verb: str
+    """The last segment where it is one of the protocol's, else empty."""
 
 
 _VERBS = frozenset({b"infer", b"ready", b"stats", b"generate", b"generate_stream"})
@@ -80,12 +77,15 @@ _MODEL = re.compile(
 )
 
 
+@lru_cache(maxsize=1024)
 def model_path(raw: bytes) -> ModelPath | None:
     """The parts of a model's path, or None where it is not one of the protocol's."""
     match = _MODEL.match(raw)
     if match is None:
         return None
-    return ModelPath(match.group(1).decode(), match.group(2))
+    rest = match.group(2)
+    last = rest.rsplit(b"/", 1)[-1]
+    return ModelPath(match.group(1).decode(), rest, last.decode() if last in _VERBS else "")
 
 
 def longest_prefix(path: bytes, keys: Iterable[str]) -> str | None:

@@ -23,7 +23,7 @@ from proxy.predict import (
 )
 from proxy.redis_store import Store
 from proxy.sagemaker import SageMakerModel, loads
-from proxy.settings import ProxySettings
+from proxy.settings import HttpBackend, ProxySettings
 
 OnProgress = Callable[[float], Awaitable[None]]
 
@@ -85,7 +85,8 @@ class Predictor:
             return await self._in_parts(
                 backend, contract, prepared, asking, rows=chunk_rows, on_progress=on_progress
             )
-        policy = backend.settings.cache
+        settings = backend.settings
+        policy = settings.cache if isinstance(settings, HttpBackend) else None
         if policy is None:
             prediction = await predict(backend, contract, prepared, asking)
             return outcome_of(prediction)

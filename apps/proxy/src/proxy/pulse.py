@@ -25,7 +25,7 @@ class Pulse:
     """Looks at everything registered every ``TICK_SECONDS``; does nothing while nothing is."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
+        self.loop = loop
         self._waiting: dict[int, Waiting] = {}
         self._ticking = False
 
@@ -34,7 +34,7 @@ class Pulse:
         self._waiting[id(waiting)] = waiting
         if not self._ticking:
             self._ticking = True
-            self._loop.call_later(TICK_SECONDS, self._tick)
+            self.loop.call_later(TICK_SECONDS, self._tick)
 
     def remove(self, waiting: Waiting) -> None:
         """Look at it no more."""
@@ -44,7 +44,7 @@ class Pulse:
         if not self._waiting:
             self._ticking = False
             return
-        self._loop.call_later(TICK_SECONDS, self._tick)
+        self.loop.call_later(TICK_SECONDS, self._tick)
         now = monotonic()
         for waiting in list(self._waiting.values()):
             waiting.pulse(now)
@@ -56,6 +56,6 @@ _pulses: dict[int, Pulse] = {}
 def pulse_of(loop: asyncio.AbstractEventLoop) -> Pulse:
     """The heartbeat of a loop."""
     found = _pulses.get(id(loop))
-    if found is None or found._loop is not loop:
+    if found is None or found.loop is not loop:
         found = _pulses[id(loop)] = Pulse(loop)
     return found

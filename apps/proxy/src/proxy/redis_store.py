@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import hashlib
+from collections.abc import Awaitable, Callable, Sequence
+from functools import cache
 from time import monotonic
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import redis.asyncio as redis
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import NoScriptError, RedisError
 
 from kit import logs
 from kit.problem import Problem
@@ -74,6 +76,19 @@ class Store:
         if self.configured:
             await self.fast.aclose()
             await self.durable.aclose()
+
+
+async def script(client: redis.Redis, text: str, keys: Sequence[str], *values: Any) -> Any:
+    """The answer of a Lua script, sent by its digest; whole where Redis does not know it yet."""
+    try:
+        return await client.evalsha(_digest(text), len(keys), *keys, *values)
+    except NoScriptError:
+        return await client.eval(text, len(keys), *keys, *values)
+
+
+@cache
+def _digest(text: str) -> str:
+    return hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
 
 
 def unavailable(error: Exception) -> Problem:

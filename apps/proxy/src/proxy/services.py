@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Iterable
 
 import aiohttp
@@ -48,20 +49,22 @@ class Services:
         health: Health,
         metrics: Metrics | None = None,
         spans: Spans | None = None,
+        *,
+        service: str = "proxy",
     ) -> None:
         self.settings = settings
         self.health = health
         self.metrics = metrics or Metrics()
         self.access = AccessLog(
             {
-                "service": "proxy",
+                "service": service,
                 "release": settings.release_name,
                 "pod": settings.pod_name,
                 "revision": settings.source_revision,
             }
         )
         self.spans = spans or configure(
-            "proxy", pod=settings.pod_name, release=settings.release_name
+            service, pod=settings.pod_name, release=settings.release_name
         )
         self._sweeper: asyncio.Task[None] | None = None
 
@@ -69,13 +72,17 @@ class Services:
         """Open what needs the event loop."""
         settings, metrics = self.settings, self.metrics
         self.loop = asyncio.get_running_loop()
+        # One for all: certificates are verified, by the machine's authorities or the given ones.
+        tls = ssl.create_default_context(cafile=settings.ca_file)
         self.session = aiohttp.ClientSession(
-            timeout=aiohttp.ClientTimeout(total=10, sock_connect=3), auto_decompress=False
+            connector=aiohttp.TCPConnector(ssl=tls),
+            timeout=aiohttp.ClientTimeout(total=10, sock_connect=3),
+            auto_decompress=False,
         )
         backends: dict[str, ModelBackend] = {}
         for name, backend in settings.backends.items():
             backends[name] = (
-                HttpModel(name, backend, settings, metrics)
+                HttpModel(name, backend, settings, metrics, tls)
                 if isinstance(backend, HttpBackend)
                 else SageMakerModel(name, backend, settings, metrics)
             )
@@ -89,6 +96,7 @@ class Services:
                 retry_ratio=settings.retry_ratio,
                 connect_timeout=settings.connect_timeout_seconds,
                 idle_seconds=min(4.0, settings.pool_idle_seconds),
+                tls=tls,
             )
             for key, upstream in settings.upstreams.items()
         }

@@ -8,6 +8,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    FilePath,
     SecretStr,
     field_validator,
     model_validator,
@@ -114,7 +115,6 @@ class SageMakerBackend(Guard):
     timeout_seconds: Annotated[float, Field(gt=0, le=60)] = 60.0
     max_concurrency: Annotated[int, Field(gt=0)] = 32
     asynchronous: AsyncOutput | None = None
-    cache: CachePolicy | None = None
 
 
 Backend = Annotated[HttpBackend | SageMakerBackend, Field(discriminator="type")]
@@ -352,6 +352,13 @@ class ProxySettings(ServiceSettings):
     connect_timeout_seconds: Annotated[
         float, Field(gt=0, description="How long a connection to a backend may take.")
     ] = 2.0
+    ca_file: Annotated[
+        FilePath | None,
+        Field(
+            description="PEM file of the authorities that `https` backends, upstreams and issuers "
+            "are verified by, in place of the machine's."
+        ),
+    ] = None
     retry_ratio: Annotated[
         float,
         Field(ge=0, le=1, description="Retries allowed, as a share of the requests of late."),

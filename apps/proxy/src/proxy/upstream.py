@@ -279,6 +279,7 @@ class Pool:
         connect_timeout: float = 2.0,
         idle_seconds: float = 30.0,
         max_age_seconds: float = 300.0,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         parts = urlsplit(url)
         self.url = url
@@ -287,7 +288,7 @@ class Pool:
         self.port = parts.port or (443 if self.secure else 80)
         self.base_path = parts.path.rstrip("/").encode()
         self.authority = parts.netloc.rsplit("@", 1)[-1].encode()
-        self._tls = ssl.create_default_context() if self.secure else None
+        self._tls = (tls or ssl.create_default_context()) if self.secure else None
         self._connect_timeout = connect_timeout
         self._idle_seconds = idle_seconds
         self._max_age_seconds = max_age_seconds

@@ -8,11 +8,13 @@ from typing import Any
 import orjson
 
 from kit.problem import Problem
-from proxy.cache import Made, PredictionCache, key_of
+from proxy.cache import Made, PredictionCache, Sent, key_of
 from proxy.context import Request
+from proxy.contract import Contract
 from proxy.forward import read_body
 from proxy.models import Answer, Asking, HttpModel
 from proxy.settings import CachePolicy
+from proxy.whole import lines_of
 
 JSON_LENGTH = "inference-header-content-length"
 KEPT = ("content-type", JSON_LENGTH)
@@ -68,6 +70,28 @@ def recall(data: bytes, identity: str | None) -> tuple[int, dict[str, str], byte
     return about["status"], headers, body
 
 
+def verbatim_of(
+    request: Request, backend: HttpModel, contract: Contract, rest: bytes, body: bytes
+) -> tuple[bytes | str | None, ...]:
+    """What two requests must have in common to be the same without being read.
+
+    The bytes themselves, not a digest of them: a table compares what it finds, so nobody can
+    make two requests pass for one.
+    """
+    length = request.header(JSON_LENGTH.encode())
+    return backend.name, rest, contract.version, contract.digest, request.arm, length, body
+
+
+def recall_sent(
+    request: Request, cache: PredictionCache, backend: HttpModel, rest: bytes, body: bytes
+) -> Sent | None:
+    """The answer to the very same request from memory; None where more is needed."""
+    contract = backend.known_contract()
+    if contract is None or request.header(b"cache-control"):
+        return None
+    return cache.recall(verbatim_of(request, backend, contract, rest, body))
+
+
 def with_id(
     body: bytes, headers: dict[str, str], identity: str | None
 ) -> tuple[bytes, dict[str, str]]:
@@ -98,26 +122,17 @@ async def infer(
 ) -> None:
     """Answer an infer request from the cache, or ask the model and keep what it says."""
     body = await read_body(request, limit)
-    sent = request.header(JSON_LENGTH.encode())
-    if sent is not None and (not sent.isdigit() or int(sent) > len(body)):
+    length = request.header(JSON_LENGTH.encode())
+    if length is not None and (not length.isdigit() or int(length) > len(body)):
         raise Problem(400, "bad-input", "Inference-Header-Content-Length is beyond the body")
-    json_length = None if sent is None else int(sent)
+    json_length = None if length is None else int(length)
     control = request.header(b"cache-control") or b""
     contract = await backend.contract(asking)
     # The very same bytes again need not be read to be known: arrays of numbers take long to.
-    verbatim = key_of(
-        b"verbatim",
-        backend.name.encode(),
-        rest,
-        contract.version.encode(),
-        contract.digest.encode(),
-        asking.arm,
-        sent or b"",
-        body,
-    )
-    if not control and (known := cache.peek(verbatim)) is not None:
+    verbatim = verbatim_of(request, backend, contract, rest, body)
+    if not control and (known := cache.recall(verbatim)) is not None:
         cache.count_hit(backend.name)
-        await _send(request, *recall(known, None), "hit")
+        await _send(request, known, "hit")
         return
     asked = question(body, json_length)
     key = key_of(
@@ -147,23 +162,31 @@ async def infer(
         )
     finally:
         request.upstream_seconds += asking.upstream_seconds
-    status, headers, answered = recall(data, asked.identity)
-    if status == 200 and result == "hit":
-        cache.remember(verbatim, entry(status, headers, answered))
-    await _send(request, status, headers, answered, result)
+    sent = sent_of(key, data, recall(data, asked.identity), result)
+    if sent.status == 200 and result == "hit":
+        cache.remember(verbatim, sent, len(body))
+    await _send(request, sent, result)
 
 
-async def _send(
-    request: Request, status: int, headers: dict[str, str], answered: bytes, result: str
-) -> None:
-    request.cache = result
-    request.variant = headers.get("x-slipway-variant", "")
+def sent_of(
+    key: str, source: bytes, answer: tuple[int, dict[str, str], bytes], result: str
+) -> Sent:
+    """An answer as it goes out, its header lines made."""
+    status, headers, body = answer
     passed = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
-    passed += [
-        (b"x-cache", result.encode()),
-        (b"content-length", b"%d" % len(answered)),
-    ]
-    if request.write_whole is not None and request.write_whole(status, passed, answered):
+    passed += [(b"x-cache", result.encode()), (b"content-length", b"%d" % len(body))]
+    variant = headers.get("x-slipway-variant", "")
+    return Sent(key, source, status, variant, passed, lines_of(passed), body)
+
+
+async def _send(request: Request, sent: Sent, result: str) -> None:
+    request.cache = result
+    request.variant = sent.variant
+    if request.write_whole is not None and request.write_whole(
+        sent.status, sent.headers, sent.body
+    ):
         return
-    await request.send({"type": "http.response.start", "status": status, "headers": passed})
-    await request.send({"type": "http.response.body", "body": answered})
+    await request.send(
+        {"type": "http.response.start", "status": sent.status, "headers": sent.headers}
+    )
+    await request.send({"type": "http.response.body", "body": sent.body})

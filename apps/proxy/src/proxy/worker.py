@@ -21,19 +21,28 @@ from redis.exceptions import RedisError
 
 from kit import logs, tracing
 from kit.problem import Problem
+from kit.spans import Spans
+from kit.tracing import TraceContext
 from proxy import job_scripts, sagemaker_async
 from proxy.callbacks import Teller
 from proxy.context import new_request_id
 from proxy.jobs import GROUP, PRIORITIES, Keys, document, ensure_groups, pause
 from proxy.models import Asking
+from proxy.redis_store import script
 from proxy.sagemaker import SageMakerModel
 from proxy.services import Services
 
 log = logs.get("proxy.worker")
 
 AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})  # worth another attempt
+BUSY = (
+    429  # the backend did not try it: waiting costs the job no attempt, only its deadline ends it
+)
 IDLE_SECONDS = 0.2
 LONGEST_BACKOFF = 300.0
+# What one script writes: it keeps everybody else from Redis for a few milliseconds.
+MOST_ENDS = 128
+MOST_END_BYTES = 2 * 1024 * 1024
 
 
 @dataclass(slots=True)
@@ -146,61 +155,68 @@ class Worker:
             self._room.clear()
             await self._room.wait()
             return
-        for priority in PRIORITIES:
-            found = await self._read({self.keys.stream(priority): ">"}, count=room, block=None)
-            if found:
-                await self._begin(found, priority)
-                return  # begin again with the highest priority
-        streams = {self.keys.stream(priority): ">" for priority in PRIORITIES}
-        found = await self._read(streams, count=1, block=round(IDLE_SECONDS * 1000))
-        for name, entries in found:
-            await self._begin([(name, entries)], name.decode().rsplit(":", 1)[-1])
-
-    async def _read(
-        self, streams: dict[str, str], *, count: int, block: int | None
-    ) -> list[tuple[bytes, Any]]:
+        streams = [self.keys.stream(priority) for priority in PRIORITIES]
         try:
-            return list(
-                await self.client.xreadgroup(GROUP, self.name, streams, count=count, block=block)  # type: ignore[arg-type]
-                or []
+            jobs = await script(
+                self.client,
+                job_scripts.TAKE,
+                (self.keys.dead, *streams),
+                *self._taking(),
+                room,
+            )
+            if jobs:
+                self._begin(jobs, PRIORITIES)
+                return
+            found: Any = await self.client.xreadgroup(
+                GROUP,
+                self.name,
+                dict.fromkeys(streams, ">"),
+                count=1,
+                block=round(IDLE_SECONDS * 1000),
             )
         except redis.ResponseError as error:
             if "NOGROUP" not in str(error):
                 raise
             await ensure_groups(self.client, self.keys)  # Redis was emptied or replaced
-            return []
-
-    async def _begin(self, found: Sequence[tuple[bytes, Any]], priority: str) -> None:
-        entries = [(entry, fields[b"id"].decode()) for _, each in found for entry, fields in each]
-        await self._begin_entries(entries, priority)
-
-    async def _begin_entries(self, entries: list[tuple[bytes, str]], priority: str) -> None:
-        entries = [(entry, identity) for entry, identity in entries if identity]
-        if not entries:
             return
-        jobs: list[Any] = await self.client.eval(
-            job_scripts.TAKE,
-            2 + len(entries),
-            self.keys.stream(priority),
-            self.keys.dead,
-            *(self.keys.job(identity) for _, identity in entries),
+        for name, entries in found or ():
+            await self._take_given(entries, name.decode().rsplit(":", 1)[-1])
+
+    def _taking(self) -> tuple[Any, ...]:
+        """What the scripts that take jobs are told."""
+        return (
             GROUP,
             self.name,
             f"{time.time():.6f}",
             self.policy.max_attempts,
             round(self.policy.result_ttl_seconds),
+            self.keys.jobs,
             self.keys.events,
-            *(part for entry, identity in entries for part in (entry, identity)),
         )
-        for (entry, identity), fields in zip(entries, jobs, strict=True):
-            if len(fields) < 2:
+
+    async def _take_given(self, entries: Sequence[tuple[bytes, Any]], priority: str) -> None:
+        """Take the jobs of entries that Redis already counts as this worker's."""
+        if not entries:
+            return
+        jobs = await script(
+            self.client,
+            job_scripts.TAKE_GIVEN,
+            (self.keys.dead, self.keys.stream(priority)),
+            *self._taking(),
+            *(part for entry, fields in entries for part in (entry, fields[b"id"])),
+        )
+        self._begin(jobs, (priority,))
+
+    def _begin(self, jobs: Sequence[Any], priorities: Sequence[str]) -> None:
+        for position, entry, name, fields in jobs:
+            if len(fields) == 1:
                 if fields[0]:
                     self.services.metrics.jobs.add("", fields[0].decode())
                 continue
-            taken = _taken(identity, priority, entry, fields)
+            taken = _taken(name.decode(), priorities[position - 1], entry, fields)
             task = asyncio.create_task(self._job(taken))
-            self._running[identity] = (taken, task)
-            task.add_done_callback(partial(self._done, identity))
+            self._running[taken.identity] = (taken, task)
+            task.add_done_callback(partial(self._done, taken.identity))
 
     def _done(self, identity: str, task: asyncio.Task[None]) -> None:
         self._running.pop(identity, None)
@@ -213,28 +229,36 @@ class Worker:
 
     async def _job(self, taken: Taken) -> None:
         tracing.request_id.set(taken.request_id)
+        submitted = tracing.parse_traceparent(taken.traceparent)
+        context = (submitted or tracing.new_trace()).child()
+        began = time.time_ns()
+        state = "dropped"
         try:
-            result = await self._predict(taken)
+            result = await self._predict(taken, context)
         except Problem as problem:
-            await self._failed(taken, problem)
+            state = await self._failed(taken, problem)
         except asyncio.CancelledError:
             raise
         except Exception as error:
             log.error("job failed", job=taken.identity, exc_info=error)
-            await self._failed(
+            state = await self._failed(
                 taken, Problem(500, "internal", "the worker failed; its log says why")
             )
         else:
-            await self._succeeded(taken, result)
+            state = await self._succeeded(taken, result)
+        finally:
+            if self.services.spans is not None:
+                record_span(
+                    self.services.spans, taken, context, submitted, began=began, state=state
+                )
 
-    async def _predict(self, taken: Taken) -> bytes:
+    async def _predict(self, taken: Taken, context: TraceContext) -> bytes:
         left = taken.deadline - time.time()
         if left <= 0:
             raise Problem(410, "job-expired", "the job's deadline has passed")
-        context = tracing.parse_traceparent(taken.traceparent) or tracing.new_trace()
         asking = Asking(
             taken.request_id.encode() or new_request_id(),
-            context.child().traceparent().encode(),
+            context.traceparent().encode(),
             monotonic() + left,
             taken.arm.encode(),
         )
@@ -255,10 +279,10 @@ class Worker:
             return orjson.dumps(document)
 
         async def progress(share: float) -> None:
-            await self.client.eval(
+            await script(
+                self.client,
                 job_scripts.PROGRESS,
-                1,
-                self.keys.job(taken.identity),
+                (self.keys.job(taken.identity),),
                 taken.attempt,
                 f"{share:.4f}",
                 self.keys.events,
@@ -276,30 +300,32 @@ class Worker:
         )
         return orjson.dumps({**outcome.document, "request_id": taken.request_id})
 
-    async def _succeeded(self, taken: Taken, result: bytes) -> None:
+    async def _succeeded(self, taken: Taken, result: bytes) -> str:
         fields: list[Any] = ["progress", 1]
         if len(result) > self.policy.inline_bytes:
             reference = f"{self.policy.prefix}/{taken.identity}/result"
             try:
                 await self.services.blobs.put(reference, result, content_type="application/json")
             except Problem as problem:
-                await self._failed(taken, problem)
-                return
+                return await self._failed(taken, problem)
             fields += ("result_ref", reference)
         else:
             fields += ("result", result)
-        self._end(taken, "succeeded", fields)
+        return self._end(taken, "succeeded", fields)
 
-    async def _failed(self, taken: Taken, problem: Problem) -> None:
-        retry = problem.status in AGAIN and taken.attempt < self.policy.max_attempts
+    async def _failed(self, taken: Taken, problem: Problem) -> str:
+        busy = problem.status == BUSY
+        retry = busy or (problem.status in AGAIN and taken.attempt < self.policy.max_attempts)
         wait = backoff(taken.attempt, self.policy.backoff_seconds, problem.headers)
         if retry and time.time() + wait < taken.deadline:
-            await self.client.eval(
+            await script(
+                self.client,
                 job_scripts.RETRY,
-                3,
-                self.keys.job(taken.identity),
-                self.keys.stream(taken.priority),
-                self.keys.delayed,
+                (
+                    self.keys.job(taken.identity),
+                    self.keys.stream(taken.priority),
+                    self.keys.delayed,
+                ),
                 GROUP,
                 taken.entry,
                 taken.attempt,
@@ -308,18 +334,21 @@ class Worker:
                 self.keys.events,
                 taken.identity,
                 problem.detail,
+                0 if busy else 1,
             )
-            self.services.metrics.jobs.add(taken.model, "retried")
-            return
+            state = "deferred" if busy else "retried"
+            self.services.metrics.jobs.add(taken.model, state)
+            return state
         body = problem.body(request_id=taken.request_id)
-        self._end(taken, "failed", ["error", body, "detail", problem.detail])
+        return self._end(taken, "failed", ["error", body, "detail", problem.detail])
 
-    def _end(self, taken: Taken, state: str, fields: list[Any]) -> None:
+    def _end(self, taken: Taken, state: str, fields: list[Any]) -> str:
         self.services.metrics.jobs.add(taken.model, state)
         self.services.metrics.job_seconds.observe(time.time() - taken.created, taken.model)
         self._ends.append(End(taken, state, fields))
         self._all_written.clear()
         self._ended.set()
+        return state
 
     async def _write_ends(self) -> None:
         """Write the ends that came together in one round trip, again until Redis took them."""
@@ -328,12 +357,23 @@ class Worker:
             self._ended.clear()
             self._all_written.clear()
             while self._ends:
-                batch = self._ends[:256]
+                batch = _batch(self._ends)
                 try:
-                    async with self.client.pipeline(transaction=False) as pipe:
-                        for end in batch:
-                            pipe.eval(*self._finish(end))
-                        await pipe.execute()
+                    await script(
+                        self.client,
+                        job_scripts.FINISH,
+                        (
+                            self.keys.callbacks,
+                            self.keys.dead,
+                            *(self.keys.stream(priority) for priority in PRIORITIES),
+                        ),
+                        GROUP,
+                        round(self.policy.result_ttl_seconds),
+                        f"{time.time():.6f}",
+                        self.keys.jobs,
+                        self.keys.events,
+                        *(part for end in batch for part in _told(end)),
+                    )
                 except (RedisError, OSError) as error:
                     log.warning("redis does not answer", use="finish", reason=repr(error))
                     await asyncio.sleep(0.5)
@@ -341,34 +381,13 @@ class Worker:
                 del self._ends[: len(batch)]
             self._all_written.set()
 
-    def _finish(self, end: End) -> tuple[Any, ...]:
-        taken = end.taken
-        return (
-            job_scripts.FINISH,
-            4,
-            self.keys.job(taken.identity),
-            self.keys.stream(taken.priority),
-            self.keys.callbacks,
-            self.keys.dead,
-            GROUP,
-            taken.entry,
-            taken.attempt,
-            end.state,
-            round(self.policy.result_ttl_seconds),
-            taken.identity,
-            self.keys.events,
-            f"{time.time():.6f}",
-            *end.fields,
-        )
-
     # --- what goes on beside
 
     async def _promote(self) -> None:
-        await self.client.eval(
+        await script(
+            self.client,
             job_scripts.PROMOTE,
-            4,
-            self.keys.delayed,
-            *(self.keys.stream(priority) for priority in PRIORITIES),
+            (self.keys.delayed, *(self.keys.stream(priority) for priority in PRIORITIES)),
             f"{time.time():.6f}",
             1000,
         )
@@ -403,12 +422,13 @@ class Worker:
                 min_idle_time=round(self.policy.lease_seconds * 1000),
                 count=room,
             )
-            entries = [(entry, fields[b"id"].decode()) for entry, fields in found[1] if fields]
-            waiting = {end.taken.identity for end in self._ends}
-            entries = [
-                each for each in entries if each[1] not in self._running and each[1] not in waiting
+            held = {*self._running, *(end.taken.identity for end in self._ends)}
+            lost = [
+                (entry, fields)
+                for entry, fields in found[1]
+                if fields and fields[b"id"].decode() not in held
             ]
-            await self._begin_entries(entries, priority)
+            await self._take_given(lost, priority)
 
     async def _drop_cancelled(self) -> None:
         """Stop running what its caller has cancelled."""
@@ -439,8 +459,13 @@ class Worker:
     async def _tell(self) -> None:
         now = time.time()
         hidden = now + self.settings.callbacks.timeout_seconds * 2
-        due: list[bytes] = await self.client.eval(
-            job_scripts.LEASE_DUE, 1, self.keys.callbacks, f"{now:.6f}", f"{hidden:.6f}", 32
+        due: list[bytes] = await script(
+            self.client,
+            job_scripts.LEASE_DUE,
+            (self.keys.callbacks,),
+            f"{now:.6f}",
+            f"{hidden:.6f}",
+            32,
         )
         if due:
             await asyncio.gather(*(self._tell_one(identity.decode()) for identity in due))
@@ -478,11 +503,10 @@ class Worker:
         for identity, (taken, task) in list(self._running.items()):
             task.cancel()
             try:
-                await self.client.eval(
+                await script(
+                    self.client,
                     job_scripts.RELEASE,
-                    2,
-                    self.keys.job(identity),
-                    self.keys.stream(taken.priority),
+                    (self.keys.job(identity), self.keys.stream(taken.priority)),
                     GROUP,
                     taken.entry,
                     taken.attempt,
@@ -490,6 +514,61 @@ class Worker:
                 )
             except (RedisError, OSError) as error:
                 log.warning("job not handed back", job=identity, reason=repr(error))
+
+
+def _batch(ends: Sequence[End]) -> Sequence[End]:
+    """The first ends, as many as one script may write; at least one."""
+    size = 0
+    for count, end in enumerate(ends[:MOST_ENDS]):
+        size += sum(len(field) for field in end.fields if isinstance(field, bytes))
+        if count and size > MOST_END_BYTES:
+            return ends[:count]
+    return ends[:MOST_ENDS]
+
+
+def _told(end: End) -> tuple[Any, ...]:
+    """An end as the script that writes it wants it."""
+    taken = end.taken
+    return (
+        PRIORITIES.index(taken.priority) + 1,
+        taken.entry,
+        taken.identity,
+        taken.attempt,
+        end.state,
+        len(end.fields),
+        *end.fields,
+    )
+
+
+def record_span(
+    spans: Spans,
+    taken: Taken,
+    context: TraceContext,
+    submitted: TraceContext | None,
+    *,
+    began: int,
+    state: str,
+) -> None:
+    """An attempt at a job as a span below the request that submitted it."""
+    spans.add(
+        f"process {taken.model}",
+        context,
+        parent=submitted,
+        start_ns=began,
+        end_ns=time.time_ns(),
+        attributes={
+            "messaging.system": "redis",
+            "messaging.operation.type": "process",
+            "messaging.message.id": taken.identity,
+            "slipway.model": taken.model,
+            "slipway.job.attempt": taken.attempt,
+            "slipway.job.priority": taken.priority,
+            "slipway.job.state": state,
+            "slipway.request_id": taken.request_id,
+        },
+        kind="consumer",
+        error=state if state in ("failed", "retried") else "",
+    )
 
 
 def backoff(attempt: int, base: float, headers: Mapping[str, str]) -> float:

@@ -26,19 +26,21 @@ from release import (
     deployments,
     diff,
     history,
+    offline,
     operations,
     output,
     proposal,
     references,
+    snapshots,
     tree,
-    validate,
     verdicts,
     verify,
 )
+from release import message as msg
 from release import status as status_table
 from release.cluster import Cluster
 from release.diagnosis import Finding
-from release.errors import Exit, FailedError, ReleaseError, TimedOutError
+from release.errors import Exit, FailedError, ReleaseError, TimedOutError, UnreachableError
 from release.git import CommitTree, Git, ManifestRepo, open_repo
 from release.holds import EVERY, Hold
 from release.rollback import Rollback
@@ -48,6 +50,7 @@ from release.status import Line
 if TYPE_CHECKING:
     from release.github import GitHub
     from release.registry import Registry
+    from release.signatures import Signer
 
 app = typer.Typer(no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
 image_app = typer.Typer(no_args_is_help=True, help="The images an environment runs.")
@@ -159,7 +162,8 @@ def host(github_api: bool) -> GitHub | None:
     return github() if github_api else None
 
 
-# An HTTP client takes a third of a second to import, which most commands do without.
+# What most commands do without is imported where it is used: an HTTP client, cryptography and
+# pydantic together take as long to import as everything else.
 def github() -> GitHub:
     """The repository on GitHub that the environment names."""
     from release.github import GitHub  # noqa: PLC0415
@@ -172,6 +176,13 @@ def registry() -> Registry:
     from release.registry import Registry  # noqa: PLC0415
 
     return Registry()
+
+
+def signer(key: Path | None, identity: str, issuer: str) -> Signer:
+    """Whose signature an image must carry."""
+    from release import signatures  # noqa: PLC0415
+
+    return signatures.signer(key, identity, issuer)
 
 
 @contextlib.contextmanager
@@ -213,8 +224,31 @@ def image_set(
         ),
     ] = True,
     require_signature: Annotated[
-        bool, typer.Option("--require-signature", help="Refuse images that carry no signature.")
+        bool,
+        typer.Option("--require-signature", help="Refuse images that the signer has not signed."),
     ] = False,
+    signature_key: Annotated[
+        Path | None,
+        typer.Option(
+            "--signature-key", envvar="SIGNATURE_KEY", help="Signer, by public key (PEM file)."
+        ),
+    ] = None,
+    signature_identity: Annotated[
+        str,
+        typer.Option(
+            "--signature-identity",
+            envvar="SIGNATURE_IDENTITY",
+            help="Signer without a key, by the certificate's identity; checked by cosign.",
+        ),
+    ] = "",
+    signature_issuer: Annotated[
+        str,
+        typer.Option(
+            "--signature-issuer",
+            envvar="SIGNATURE_ISSUER",
+            help="Who vouches for that identity.",
+        ),
+    ] = "https://token.actions.githubusercontent.com",
     allow_unrelated: AllowUnrelatedOption = False,
     manifest_repo: RepoOption = None,
     branch: BranchOption = "main",
@@ -238,11 +272,16 @@ def image_set(
             wanted |= dict(references.image(text, revision) for text in image_files(images))
         if not wanted:
             raise ReleaseError("No image is named.", fix="pass --image, or --images FOLDER")
+        wanted_signer = (
+            signer(signature_key, signature_identity, signature_issuer)
+            if require_signature
+            else None
+        )
         for new in wanted.values():
             if check_registry:
                 registry().require(new)
-            if require_signature:
-                registry().require_signature(new)
+            if wanted_signer is not None:
+                wanted_signer.require(registry(), new)
         with (
             open_repo(manifest_repo, branch, timeout=git_timeout) as repo,
             sources(repo, source, git_timeout) as order,
@@ -450,6 +489,14 @@ def rollback(
     service: ServicesOption = None,
     to: Annotated[str | None, typer.Option("--to", help="Commit whose state is restored.")] = None,
     reason: Annotated[str, typer.Option("--reason", help="Why; stands in the hold.")] = "",
+    without_git: Annotated[
+        bool,
+        typer.Option(
+            "--offline",
+            help="Git is down: apply the last verified manifests, kept in the cluster, straight "
+            "to it, and have Argo CD wait until `release reconcile`.",
+        ),
+    ] = False,
     verify_after: Annotated[
         bool,
         typer.Option(
@@ -476,11 +523,29 @@ def rollback(
     verdict (any earlier one where no verdicts are kept). Charts and values/base stay: all
     environments share them.
     """
+    if without_git:
+        with reported(json_output):
+            cluster = Cluster(context, kubeconfig, argocd_namespace=argocd_namespace)
+            at = now().isoformat(timespec="seconds")
+            going = offline.OfflineRollback(
+                cluster, env, person(), at, reason, service or (), to, timeout
+            )
+            done = going.run(dry_run=dry_run)
+            output.offline(json_output, env, done, dry_run)
+            if verify_after and not dry_run:
+                found = going.wait(going.target(done.mark.commit), done.releases)
+                if not json_output:
+                    output.printed(False, {}, status_table.findings(found))
+        return
     with (
         reported(json_output),
         open_repo(manifest_repo, branch, timeout=git_timeout) as repo,
     ):
-        known = verdicts.read(repo)
+        try:
+            known = verdicts.read(repo)
+        except UnreachableError as error:
+            error.fix += "; or restore what the cluster keeps with --offline"
+            raise
         planner = Rollback(
             env,
             person(repo),
@@ -504,6 +569,74 @@ def rollback(
                 output.printed(False, {}, status_table.findings(found))
 
 
+@app.command()
+def reconcile(
+    *,
+    env: EnvOption,
+    discard: Annotated[
+        bool, typer.Option("--discard", help="Follow Git as it is instead of writing to it.")
+    ] = False,
+    verify_after: Annotated[
+        bool, typer.Option("--verify/--no-verify", help="Wait for the verdict.")
+    ] = True,
+    timeout: TimeoutOption = 300.0,
+    context: ContextOption = None,
+    kubeconfig: KubeconfigOption = None,
+    argocd_namespace: ArgocdOption = "argocd",
+    manifest_repo: RepoOption = None,
+    branch: BranchOption = "main",
+    git_timeout: GitTimeoutOption = 60.0,
+    sign: SignOption = False,
+    github_api: ApiOption = False,
+    dry_run: DryRunOption = False,
+    json_output: JsonOption = False,
+) -> None:
+    """Write to Git what `rollback --offline` restored, and have Argo CD follow Git again.
+
+    The commit is a rollback's, with its hold. Only then Argo CD is let go on; it is never at a
+    state that nobody chose.
+    """
+    with (
+        reported(json_output),
+        open_repo(manifest_repo, branch, timeout=git_timeout) as repo,
+    ):
+        cluster = Cluster(context, kubeconfig, argocd_namespace=argocd_namespace)
+        marked = offline.marked(cluster, env)
+        commits: list[str] = []
+        for mark in () if discard else dict.fromkeys(marked.values()):
+            planner = offline.Reconcile(
+                mark,
+                Rollback(
+                    env, mark.by, mark.reason or "rolled back while Git was away", now(),
+                    services=mark.services, to=mark.commit,
+                ),
+            )  # fmt: skip
+            result = change.apply(repo, planner, dry_run=dry_run, sign=sign, host=host(github_api))
+            commits += [result.commit] if result.commit else []
+        target = verify.target(repo, env, None)
+        if not dry_run:
+            offline.let_go(cluster, env, list(marked))
+        content = {
+            "environment": env,
+            "dry_run": dry_run,
+            "releases": {release: str(mark) for release, mark in marked.items()},
+            "commits": commits,
+        }
+        told = [f"{release}: {mark}" for release, mark in marked.items()]
+        ended = (
+            f"Argo CD follows Git again, at {target.commit[:12]}."
+            if marked
+            else f"Nothing in {env} was rolled back offline."
+        )
+        output.printed(
+            json_output, content, *told, "Dry run: nothing was changed." if dry_run else ended
+        )
+        if marked and verify_after and not dry_run:
+            found = deployed(repo, cluster, target, timeout)
+            if not json_output:
+                output.printed(False, {}, status_table.findings(found))
+
+
 @app.command("validate")
 def validate_command(
     *,
@@ -517,6 +650,8 @@ def validate_command(
     json_output: JsonOption = False,
 ) -> None:
     """Render every release of every environment and say what is wrong, file, key and line."""
+    from release import validate  # noqa: PLC0415
+
     with reported(json_output):
         started = time.monotonic()
         report = validate.validate(root, env or ())
@@ -723,7 +858,10 @@ def deployed(
             run_cronjobs=run_cronjobs,
             preempt=preempt,
         )
-        return watch.wait()
+        found = watch.wait()
+        if not target.services:
+            kept(repo, cluster, target)
+        return found
     except (FailedError, TimedOutError) as error:
         verdict = "failed" if isinstance(error, FailedError) else "timed out"
         causes = [error.message]
@@ -746,6 +884,20 @@ def deployed(
                 verdicts.record(repo, target.commit, made)
             except ReleaseError as error:
                 output.warned(f"The verdict is not recorded: {error}")
+
+
+def kept(repo: ManifestRepo, cluster: Cluster, target: verify.Target) -> None:
+    """Keep what was just seen healthy in the cluster, for `rollback --offline`."""
+    env, logged = target.environment, deployments.logged(repo.git, target.commit)
+    faulty: list[str] = []
+    if (restored := logged.first(msg.RESTORES)) and repo.git.resolve(restored):
+        faulty = repo.git.text("rev-list", f"{restored}..{target.commit}").split()
+    try:
+        manifests = snapshots.captured(cluster, cluster.applications(env))
+        made = snapshots.Snapshot(env, target.commit, person(repo), manifests)
+        snapshots.keep(cluster, made, faulty)
+    except ReleaseError as error:
+        output.warned(f"This deployment is not kept for `rollback --offline`: {error}")
 
 
 def reverted(repo: ManifestRepo, target: verify.Target, reason: str) -> str:

@@ -5,7 +5,9 @@ Objects are the API's own JSON; what they mean is decided in `diagnosis`, which 
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,6 +18,9 @@ from release.errors import NotFoundError, ReleaseError, UnreachableError
 Object = dict[str, Any]
 
 APPLICATIONS = "/apis/argoproj.io/v1alpha1/namespaces/{namespace}/applications"
+ENVIRONMENT = "slipway/environment"
+RELEASE = "slipway/release"
+REFRESH = "argocd.argoproj.io/refresh"
 _PART_OF = "app.kubernetes.io/part-of=slipway"
 
 
@@ -31,6 +36,7 @@ class Observation:
     """By release; releases without an Application are absent."""
     pods: Sequence[Object] = ()
     deployments: Sequence[Object] = ()
+    replicasets: Sequence[Object] = ()
     cronjobs: Sequence[Object] = ()
     jobs: Sequence[Object] = ()
     events: Sequence[Object] = ()
@@ -53,14 +59,17 @@ class Cluster:
 
         configuration = client.Configuration()
         configuration.retries = False  # the caller polls anyway
+        # The library reads KUBECONFIG when it is imported; what counts is what it says now.
+        file = kubeconfig or os.environ.get("KUBECONFIG") or None
         try:
-            config.load_kube_config(kubeconfig, context, configuration)  # type: ignore[no-untyped-call]
+            config.load_kube_config(file, context, configuration)  # type: ignore[no-untyped-call]
         except (ConfigException, OSError) as error:
             raise UnreachableError(
                 f"There is no usable kubeconfig: {error}",
                 fix="set KUBECONFIG, or pass --kubeconfig and --context",
             ) from error
         self._api = client.ApiClient(configuration)
+        self._kinds: dict[str, dict[str, Object]] = {}
         self.argocd_namespace = argocd_namespace
         self.timeout = timeout
 
@@ -73,6 +82,7 @@ class Cluster:
             "applications": (APPLICATIONS.format(namespace=self.argocd_namespace), "", ""),
             "pods": (f"{core}/pods", _PART_OF, ""),
             "deployments": (_path("apps", environment, "deployments"), _PART_OF, ""),
+            "replicasets": (_path("apps", environment, "replicasets"), _PART_OF, ""),
             "cronjobs": (_path("batch", environment, "cronjobs"), _PART_OF, ""),
             "jobs": (_path("batch", environment, "jobs"), "", ""),
             "events": (f"{core}/events", "", "type=Warning"),
@@ -101,6 +111,38 @@ class Cluster:
             return []
         return items
 
+    def path(self, api_version: str, kind: str, namespace: str | None) -> str:
+        """Where objects of a kind lie; asked of the API once per group and version.
+
+        Raises NotFoundError when the API has no such kind.
+        """
+        root = f"/apis/{api_version}" if "/" in api_version else f"/api/{api_version}"
+        if api_version not in self._kinds:
+            listed = self.request("GET", root)["resources"]
+            whole = [entry for entry in listed if "/" not in entry["name"]]
+            self._kinds[api_version] = {entry["kind"]: entry for entry in whole}
+        entry = self._kinds[api_version].get(kind)
+        if entry is None:
+            raise NotFoundError(f"The cluster has no {kind} in {api_version}.")
+        scope = f"/namespaces/{namespace}" if entry["namespaced"] and namespace else ""
+        return f"{root}{scope}/{entry['name']}"
+
+    def applications(self, environment: str) -> dict[str, Object]:
+        """An environment's Applications by release, as its ApplicationSet labels them."""
+        path = APPLICATIONS.format(namespace=self.argocd_namespace)
+        found = self.list(path, selector=f"{ENVIRONMENT}={environment}")
+        return {app["metadata"]["labels"][RELEASE]: app for app in found}
+
+    def patch_application(self, name: str, patch: Object) -> Object:
+        """Merge a patch into an Application; what it is then."""
+        path = APPLICATIONS.format(namespace=self.argocd_namespace)
+        return self.request("PATCH", f"{path}/{name}", body=patch)
+
+    def delete(self, path: str) -> None:
+        """Delete an object, its dependents after it; one that is gone already is no error."""
+        with contextlib.suppress(NotFoundError):
+            self.request("DELETE", path, [("propagationPolicy", "Background")])
+
     def logs(self, namespace: str, pod: str, container: str, *, previous: bool = False) -> str:
         """The last lines of a container's log; an empty string when there are none."""
         query = [("container", container), ("tailLines", "20"), ("previous", str(previous).lower())]
@@ -110,17 +152,26 @@ class Cluster:
             return ""
         return answer.decode(errors="replace")
 
-    def refresh(self, environment: str, release: str) -> None:
-        """Ask Argo CD to look at Git now rather than at its next poll."""
-        path = APPLICATIONS.format(namespace=self.argocd_namespace)
-        patch = {"metadata": {"annotations": {"argocd.argoproj.io/refresh": "normal"}}}
-        self.request("PATCH", f"{path}/{environment}-{release}", body=patch)
+    def refresh(self, environment: str, release: str) -> Object:
+        """Ask Argo CD to look at Git now rather than at its next poll; the Application."""
+        patch = {"metadata": {"annotations": {REFRESH: "normal"}}}
+        return self.patch_application(f"{environment}-{release}", patch)
 
     def terminate(self, environment: str, release: str) -> None:
         """Have Argo CD end an application's running operation, as `argocd app terminate-op`."""
-        path = APPLICATIONS.format(namespace=self.argocd_namespace)
         patch = {"status": {"operationState": {"phase": "Terminating"}}}
-        self.request("PATCH", f"{path}/{environment}-{release}", body=patch)
+        self.patch_application(f"{environment}-{release}", patch)
+
+    def sync(self, application: Object, by: str) -> None:
+        """Have Argo CD sync by a person's hand, as `argocd app sync`: that passes a sync window
+        which allows it."""
+        options = application["spec"].get("syncPolicy", {}).get("syncOptions", [])
+        operation = {
+            "initiatedBy": {"username": by},
+            "sync": {"prune": True, "syncOptions": options, "syncStrategy": {"hook": {}}},
+            "retry": {"limit": 5},
+        }
+        self.patch_application(application["metadata"]["name"], {"operation": operation})
 
     def create_job(self, namespace: str, job: Object) -> None:
         """Create a Job; one that is there already is left as it is."""

@@ -12,13 +12,21 @@ from datetime import datetime
 from enum import Enum
 from typing import Any
 
+from release import marks
 from release.cluster import Object, Observation
 from release.references import Image
 
 INSTANCE = "app.kubernetes.io/instance"
+_REVISION = "deployment.kubernetes.io/revision"
+_HASH = "pod-template-hash"
 _PULLS = {"ImagePullBackOff", "ErrImagePull", "InvalidImageName", "ErrImageNeverPull"}
 _SCHEMA = re.compile(r"don't meet the specifications of the schema|values\.schema\.json", re.I)
 _RENDER = re.compile(r"helm template|execution error at|parse error at", re.I)
+_PASSING = re.compile(
+    r"timed? ?out|deadline exceeded|signal: killed|connection refused|unavailable|unable to resolve"
+    r"|failed to (?:fetch|list refs)|no such host",
+    re.I,
+)
 _QUOTA = re.compile(r"exceeded quota|must specify limits|maximum .* usage per", re.I)
 
 
@@ -82,7 +90,7 @@ def find(release: str, wanted: Image, seen: Observation) -> Finding:
     sync = status.get("sync", {}).get("status", "Unknown")
     health = status.get("health", {}).get("status", "Unknown")
     pods = [pod for pod in seen.pods if _instance(pod) == release]
-    current = [pod for pod in pods if wanted.deployed and _runs(pod, wanted.digest)]
+    current = _current_pods(release, pods, wanted, seen)
     ready = [pod for pod in pods if _ready(pod)]
     cronjob = _named(seen.cronjobs, release)
     causes = [*_application_causes(app)]
@@ -208,14 +216,44 @@ def _rolled_out(release: str, wanted: Image, seen: Observation, cronjob: Object 
     )
 
 
+def _current_pods(
+    release: str, pods: Sequence[Object], wanted: Image, seen: Observation
+) -> list[Object]:
+    """The pods of what is wanted; those of an earlier configuration may run the same digest."""
+    if not wanted.deployed:
+        return []
+    deployment = _named(seen.deployments, release)
+    found = [pod for pod in pods if _runs(pod, wanted.digest)]
+    if deployment is None:
+        return found
+    metadata = deployment["metadata"]
+    if deployment.get("status", {}).get("observedGeneration", 0) < metadata["generation"]:
+        return []  # whatever there is was made before
+    newest = metadata.get("annotations", {}).get(_REVISION)
+    hashes = {
+        replicaset["metadata"].get("labels", {}).get(_HASH)
+        for replicaset in seen.replicasets
+        if _instance(replicaset) == release
+        and replicaset["metadata"].get("annotations", {}).get(_REVISION) == newest
+    }
+    if newest is None or not hashes:
+        return found
+    return [pod for pod in found if pod["metadata"]["labels"].get(_HASH) in hashes]
+
+
 def _application_causes(app: Object) -> Iterator[Cause]:
     status = app.get("status", {})
+    if mark := marks.read(app):
+        yield Cause("offline", f"{mark}; `release reconcile` writes it to Git")
+    elif app.get("metadata", {}).get("annotations", {}).get(marks.SKIP) == "true":
+        yield Cause("skipped", f"Argo CD is told to leave it alone ({marks.SKIP})")
     for condition in status.get("conditions", []):
         if condition.get("type", "").endswith("Error"):
             message = condition.get("message", "")
             kind = "schema" if _SCHEMA.search(message) else condition["type"]
-            # Any other comparison error may be Argo CD's own trouble, and pass.
+            # Any other comparison error may be Argo CD's own trouble, or the network's, and pass.
             broken = kind == "schema" or bool(_RENDER.search(message))
+            broken = broken and not _PASSING.search(message)
             yield Cause(kind, _short(message), final=broken)
     operation = status.get("operationState", {})
     phase, message = operation.get("phase", ""), operation.get("message", "")

@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -15,6 +15,9 @@ from rich.text import Text
 from release.change import Outcome
 from release.diff import ApplicationDiff
 from release.errors import ReleaseError
+
+if TYPE_CHECKING:
+    from release.offline import Done
 
 
 def printed(json_output: bool, content: Mapping[str, Any], *tables: Table | Text | str) -> None:
@@ -106,6 +109,33 @@ def outcome(json_output: bool, result: Outcome, dry_run: bool) -> None:
     else:
         parts.append("Nothing to change.")
     printed(json_output, content, *parts)
+
+
+def offline(json_output: bool, environment: str, done: Done, dry_run: bool) -> None:
+    """What a rollback without Git did."""
+    content = {
+        "environment": environment,
+        "dry_run": dry_run,
+        "commit": done.mark.commit,
+        "mark": vars(done.mark),
+        "releases": done.releases,
+        "objects": done.objects,
+        "deleted": done.deleted,
+        "notes": done.notes,
+    }
+    names = ", ".join(done.releases)
+    what = f"{environment} ({names}) to {done.mark.commit[:12]}: {done.objects} objects"
+    gone = f"{'Would delete' if dry_run else 'Deleted'}: {', '.join(done.deleted)}."
+    printed(
+        json_output,
+        content,
+        *done.notes,
+        *([gone] if done.deleted else []),
+        f"Dry run: would restore {what}."
+        if dry_run
+        else f"Restored {what}. Argo CD leaves them alone until `release reconcile --env "
+        f"{environment}`, once Git is back.",
+    )
 
 
 def written(path: Path | None, values: Mapping[str, str]) -> None:

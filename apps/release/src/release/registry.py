@@ -58,31 +58,10 @@ class Registry:
                 fix="push the image first, and pass the digest the push printed",
             )
 
-    def require_signature(self, image: Image) -> None:
-        """Refuse an image beside which the registry keeps no signature.
-
-        That is cosign's tag for the digest, or a referrer of a signature's type. Who signed it
-        is for the cluster's admission to judge.
-
-        Raises NotFoundError when there is none, UnreachableError when nobody answers.
-        """
-        tag = image.digest.replace(":", "-") + ".sig"
-        if self.manifest(image.repository, tag).status_code == httpx.codes.OK:
-            return
-        referrers = self.manifest(image.repository, image.digest, kind="referrers")
-        if referrers.status_code == httpx.codes.OK:
-            listed = referrers.json().get("manifests", [])
-            types = {str(entry.get("artifactType", "")) for entry in listed}
-            if any("cosign" in kind or "sigstore" in kind or "notary" in kind for kind in types):
-                return
-        raise NotFoundError(
-            f"{image.reference} carries no signature.", fix="sign it: `make sign IMAGE=…`"
-        )
-
     def manifest(
         self, repository: str, reference: str, *, kind: str = "manifests"
     ) -> httpx.Response:
-        """GET a manifest by tag or digest, or a digest's referrers; the answer may be a 404.
+        """GET a manifest by tag or digest, or a blob (``kind``); the answer may be a 404.
 
         Raises UnreachableError when the registry does not answer, after ``attempts`` tries.
         """

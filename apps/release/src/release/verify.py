@@ -8,10 +8,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from release import deployments, status, tree
+from release import deployments, marks, status, tree
 from release import message as msg
 from release.change import Plan
-from release.cluster import Cluster, ForbiddenError, Object, Observation
+from release.cluster import REFRESH, Cluster, ForbiddenError, Object, Observation
 from release.diagnosis import (
     Cause,
     Finding,
@@ -24,6 +24,7 @@ from release.diagnosis import (
 from release.errors import (
     ConflictError,
     FailedError,
+    HeldError,
     NotFoundError,
     ReleaseError,
     SupersededError,
@@ -38,6 +39,8 @@ from release.rollback import Rollback
 # A release is called failed when it has looked so for this many looks on end: what Argo CD shows
 # in the moment after a sync may still be about the version before.
 LOOKS = 2
+# And Argo CD is called idle when it has not begun a sync for so many.
+IDLE_LOOKS = 5
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,9 @@ class Watch:
     progress: Callable[[Sequence[Finding]], None] = lambda findings: None
     clock: Callable[[], float] = time.monotonic
     _failed_looks: int = field(default=0, init=False)
+    _idle_looks: dict[str, int] = field(default_factory=dict, init=False)
+    _asked: dict[str, str] = field(default_factory=dict, init=False)
+    """When Argo CD had last compared a release at the moment it was asked to look again."""
     _started_jobs: set[str] = field(default_factory=set, init=False)
 
     def wait(self) -> list[Finding]:
@@ -98,6 +104,12 @@ class Watch:
         seen = self.cluster.observe(self.target.environment, releases)
         if self.preempt:
             self._preempt(seen)
+        for release, app in seen.applications.items():
+            if mark := marks.read(app):
+                raise HeldError(
+                    f"Argo CD leaves {self.target.environment} alone: {release} was {mark}.",
+                    fix=f"`release reconcile --env {self.target.environment}`",
+                )
         findings = [self._find(release, seen) for release in releases]
         if self.run_cronjobs:
             self._prove(findings, seen)
@@ -106,8 +118,10 @@ class Watch:
     def _preempt(self, seen: Observation) -> None:
         for release, app in seen.applications.items():
             operation = app.get("status", {}).get("operationState", {})
+            # One that has just begun, perhaps at our own wish, names no revision yet.
             revision = (operation.get("syncResult") or {}).get("revision", "")
-            if operation.get("phase") == "Running" and not self._reached(revision):
+            running = operation.get("phase") == "Running"
+            if running and revision and not self._reached(revision):
                 with contextlib.suppress(NotFoundError, ForbiddenError):
                     self.cluster.terminate(self.target.environment, release)
 
@@ -134,14 +148,41 @@ class Watch:
             return replace(finding, state=State.PROGRESSING)
         if not self._reached(finding.revision):
             at = finding.revision[:12] or "no commit"
-            behind = Cause("behind", f"Argo CD is at {at}")
-            broken = tuple(cause for cause in finding.causes if cause.kind == "schema")
-            return replace(
-                finding, state=State.PROGRESSING, causes=(*broken, *finding.causes, behind)
+            deaf = REFRESH in app["metadata"].get("annotations", {})
+            asked = ", and has not looked since it was asked: does it run?" if deaf else ""
+            behind = Cause("behind", f"Argo CD is at {at}{asked}")
+            # What cannot be rendered is never synced: then this is as far as it gets.
+            broken = any(
+                cause.final and (cause.kind == "schema" or cause.kind.endswith("Error"))
+                for cause in finding.causes
             )
+            stuck = broken and self._compared(release, app)
+            state = State.FAILED if stuck else State.PROGRESSING
+            return replace(finding, state=state, causes=(*finding.causes, behind))
+        if self._idle(release, app) and finding.state is not State.FAILED:
+            closed = Cause(
+                "idle", "Argo CD applies nothing: is a sync window of its project closed?"
+            )
+            return replace(finding, state=State.PROGRESSING, causes=(*finding.causes, closed))
         if not reconciled_after_operation(app) and finding.state is not State.FAILED:
             return replace(finding, state=State.PROGRESSING)
         return finding
+
+    def _idle(self, release: str, app: Object) -> bool:
+        """Whether Argo CD knows of the commit and has not begun to apply it for some looks.
+
+        A rollback asks for the sync by hand then, once: a closed window may let that through.
+        """
+        status = app.get("status", {})
+        phase = status.get("operationState", {}).get("phase")
+        waiting = status.get("sync", {}).get("status") == "OutOfSync"
+        begun = app.get("operation") is not None or phase == "Running"
+        self._idle_looks[release] = (
+            self._idle_looks.get(release, 0) + 1 if waiting and not begun else 0
+        )
+        if self._idle_looks[release] == IDLE_LOOKS and self.preempt:
+            self.cluster.sync(app, "release")
+        return self._idle_looks[release] >= IDLE_LOOKS
 
     def _reached(self, revision: str) -> bool:
         """Whether what Argo CD synced has the commit in it."""
@@ -194,8 +235,21 @@ class Watch:
     def _refresh(self) -> None:
         """Have Argo CD look at once; where that is not allowed its own poll will do."""
         for release in self.target.wanted:
-            with contextlib.suppress(NotFoundError, ForbiddenError, UnreachableError):
-                self.cluster.refresh(self.target.environment, release)
+            self._ask(release)
+
+    def _ask(self, release: str) -> None:
+        with contextlib.suppress(NotFoundError, ForbiddenError, UnreachableError):
+            seen = self.cluster.refresh(self.target.environment, release)
+            self._asked[release] = seen.get("status", {}).get("reconciledAt", "")
+
+    def _compared(self, release: str, app: Object) -> bool:
+        """Whether Argo CD has looked at Git since it was asked to: the commit was there by then."""
+        if REFRESH in app["metadata"].get("annotations", {}):
+            return False
+        if app.get("status", {}).get("reconciledAt", "") != self._asked.get(release, ""):
+            return True
+        self._ask(release)  # its clock counts whole seconds: this one was taken for the one before
+        return False
 
 
 def target(

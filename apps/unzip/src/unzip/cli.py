@@ -7,6 +7,7 @@ Exit codes: 0 done (refused archives included: they are recorded), 1 S3 or an ar
 from __future__ import annotations
 
 import ctypes
+import gc
 import json
 import logging
 import signal
@@ -36,6 +37,7 @@ from unzip.extract import MANIFEST, SOURCE_TAG, Extractor, Replaced, Source
 from unzip.ledger import Archive, Claim, Ledger, Outcome, State, key_hash
 from unzip.manifest import manifest
 from unzip.metrics import Metrics
+from unzip.publication import Publication
 from unzip.refusals import Refused
 from unzip.settings import UnzipSettings
 from unzip.store import S3, Missing, StoreError
@@ -43,6 +45,8 @@ from unzip.worker import Clock, Draining, Stop
 
 app = typer.Typer(no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
 log = logs.get("unzip")
+# What is not ended when draining is over is given back: that takes requests, too.
+_GIVE_BACK_SECONDS = 3
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Change nothing; say what would be done.")]
 
@@ -149,7 +153,7 @@ def _push(settings: UnzipSettings, ours: service.Service) -> None:
 
 @app.command("watch")
 def watch_command() -> None:
-    """Extract archives as notifications come (SQS, webhook at /events), until SIGTERM."""
+    """Extract archives as notifications come (SQS, NATS, webhook at /events), until SIGTERM."""
     # A CronJob's every run would pay for the web server's import.
     from kit import server  # noqa: PLC0415
     from kit.health import Health  # noqa: PLC0415
@@ -169,13 +173,19 @@ def watch_command() -> None:
             if settings.sqs_queue_url:
                 queue = watch.Queue(boto3.Session().client("sqs"), settings.sqs_queue_url, ours)
                 threads.append(threading.Thread(target=queue.run, name="sqs", daemon=True))
-                threads[0].start()
+            if settings.nats_url:
+                from unzip.subscriber import Subscriber  # noqa: PLC0415
+
+                subscriber = Subscriber(ours, watcher)
+                threads.append(threading.Thread(target=subscriber.run, name="nats", daemon=True))
+            for thread in threads:
+                thread.start()
             health = Health()
             server.serve(watch.create_app(ours, watcher, health), settings, health)
             stop.request(settings.drain_seconds)
             watcher.join()
             for thread in threads:
-                thread.join(timeout=settings.drain_seconds)
+                thread.join(timeout=settings.drain_seconds + _GIVE_BACK_SECONDS)
         return 0
 
     _guarded(work)
@@ -215,27 +225,26 @@ def extract(
             directory = extractor.read_directory(reader, limits)
             total = sum(member.size for member in directory.members)
             proving = bar.add_task("proving", total=total)
-            types = extractor.verify(
-                reader,
-                directory.members,
-                check=stop.check,
-                progress=lambda size: bar.advance(proving, size),
-            )
-            clock.lap("verify")
-            if not dry_run:
-                writing = bar.add_task("writing", total=total)
-                extractor.publish(
+            with Publication(
+                extractor, reader, directory.members, there, prefix, check=stop.check
+            ) as publication:
+                types = extractor.verify(
                     reader,
                     directory.members,
-                    types,
-                    there,
-                    prefix,
                     check=stop.check,
-                    fenced=stop.check,
-                    existing={entry.key: entry.etag for entry in there.entries(prefix)},
-                    published=lambda index: bar.advance(writing, directory.members[index].size),
+                    take=None if dry_run else publication.take,
+                    progress=lambda size: bar.advance(proving, size),
                 )
-                clock.lap("publish")
+                clock.lap("verify")
+                if not dry_run:
+                    writing = bar.add_task("writing", total=total)
+                    publication.publish(
+                        types,
+                        fenced=stop.check,
+                        existing={entry.key: entry.etag for entry in there.entries(prefix)},
+                        published=lambda i: bar.advance(writing, directory.members[i].size),
+                    )
+                    clock.lap("publish")
             document = manifest(
                 bucket=bucket,
                 key=key,
@@ -408,4 +417,8 @@ _M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # malloc.h
 def main() -> None:
     """Run the command."""
     _return_memory_at_once()
+    # What was imported stays: the collector need not walk it again and again. Few of our own
+    # objects form circles, so it may come by less often.
+    gc.freeze()
+    gc.set_threshold(50_000, 50, 100)
     app()

@@ -153,9 +153,10 @@ class TextProbe:
                 # Detection needs the part that is not ASCII, wherever it begins.
                 self._sample = chunk[max(0, error.start - 512) :][:_SAMPLE]
 
-    def charset(self) -> str:
-        """The verdict, after the last byte."""
-        self._decode(b"", final=True)
+    def charset(self, *, so_far: bool = False) -> str:
+        """The verdict, after the last byte or, as a guess, ``so_far``."""
+        if not so_far:
+            self._decode(b"", final=True)
         return "utf-8" if self._decoder is not None else _detect(self._sample)
 
 
@@ -181,7 +182,19 @@ def _reads_as_korean(sample: bytes) -> bool:
     return bool(foreign) and hangul * 10 >= len(foreign) * 8
 
 
-def content_type(path: str, charset: str) -> str:
-    """The header's value: media type, and the charset where it is text and known."""
-    media = media_type(path)
-    return f"{media}; charset={charset}" if charset and is_text(media) else media
+class Probe:
+    """The content type of a file by its name and, where it is a text, by all of its bytes."""
+
+    def __init__(self, path: str) -> None:
+        self._media = media_type(path)
+        self._text = TextProbe() if is_text(self._media) else None
+
+    def feed(self, chunk: bytes) -> None:
+        """Take the next bytes."""
+        if self._text is not None:
+            self._text.feed(chunk)
+
+    def content_type(self, *, so_far: bool = False) -> str:
+        """The header's value, after the last byte or, as a guess, ``so_far``."""
+        charset = self._text.charset(so_far=so_far) if self._text is not None else ""
+        return f"{self._media}; charset={charset}" if charset else self._media

@@ -21,6 +21,13 @@ class Budget:
             self._changed.wait_for(lambda: self._held + count <= self._most or self._held == 0)
             self._held += count
 
+    def offer(self, count: int) -> bool:
+        """Hold ``count`` more bytes if there is room for them now."""
+        with self._changed:
+            fits = self._held + count <= self._most
+            self._held += count if fits else 0
+        return fits
+
     def give(self, count: int) -> None:
         """``count`` bytes are held no longer."""
         with self._changed:

@@ -15,12 +15,12 @@ class UnknownEvent(Exception):  # noqa: N818 - what it is
 def created_keys(body: str | bytes, *, bucket: str) -> list[str]:
     """Keys that may have been written in ``bucket``, from one notification; look before use.
 
-    Understood: S3 event messages (SQS and versitygw's webhook), the same inside an SNS envelope,
-    and EventBridge events. Other buckets, deletions and test messages give no key.
+    Understood: S3 event messages (SQS, versitygw's webhook and NATS), the same inside an SNS
+    envelope, and EventBridge events. Other buckets, deletions and test messages give no key.
     """
     try:
         document = json.loads(body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UnknownEvent(f"not JSON: {error}") from None
     if not isinstance(document, dict):
         raise UnknownEvent("not a JSON object")

@@ -32,6 +32,7 @@ def options(settings: UnzipSettings, store: Store) -> Options:
         span_bytes=settings.span_bytes,
         part_bytes=settings.part_bytes,
         buffer_bytes=settings.buffer_bytes,
+        keep_bytes=settings.keep_bytes,
         copies_rightly=startup.copies_rightly(store, settings.state_prefix),
     )
 
@@ -108,6 +109,10 @@ class Service:
         if self.ledger.outcome(archive) is not None:
             return None
         return self.process(archive)
+
+    def close_key(self, key: str) -> bool:
+        """Process what is at ``key`` now; whether nothing of it is left to do."""
+        return self.process_key(key) is not None or self.is_closed(key)
 
     def is_closed(self, key: str) -> bool:
         """Whether the archive that is at ``key`` now, if any, needs no more attention."""

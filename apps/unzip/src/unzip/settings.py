@@ -90,6 +90,10 @@ class UnzipSettings(ServiceSettings):
     buffer_bytes: Annotated[
         int, Field(ge=16 * _MIB, description="Bytes that may wait for their upload at most.")
     ] = 32 * _MIB
+    keep_bytes: Annotated[
+        int,
+        Field(ge=0, description="Bytes of proved small files kept, so they are not read again."),
+    ] = 48 * _MIB
 
     request_attempts: Annotated[
         int, Field(gt=0, description="How often a request to S3 is tried in all.")
@@ -122,6 +126,48 @@ class UnzipSettings(ServiceSettings):
 
     sqs_queue_url: Annotated[
         str, Field(description="SQS queue with the bucket's notifications, for `unzip watch`.")
+    ] = ""
+    nats_url: Annotated[
+        str,
+        Field(
+            pattern=r"^((nats|tls)://\S+)?$",
+            description="NATS servers with the bucket's notifications, for `unzip watch`: "
+            "nats:// or tls:// and host:port, several with commas between.",
+        ),
+    ] = ""
+    nats_subject: Annotated[
+        str, Field(pattern=r"^\S+$", description="Subject the notifications are published to.")
+    ] = "archives"
+    nats_stream: Annotated[
+        str,
+        Field(
+            pattern=r"^[^\s.*>/\\]*$",
+            description="JetStream stream that keeps the subject, so that no message is lost; "
+            "empty: core NATS, and the listing finds what was lost.",
+        ),
+    ] = ""
+    nats_queue_group: Annotated[
+        str,
+        Field(
+            pattern=r"^[^\s.*>/\\]+$",
+            description="Pods of one group share the messages; in a stream, its durable consumer.",
+        ),
+    ] = "unzip"
+    nats_user: Annotated[str, Field(description="User at the NATS servers; empty: none.")] = ""
+    nats_password: Annotated[
+        SecretStr, Field(description="The user's password, or the token if there is no user.")
+    ] = SecretStr("")
+    nats_credentials_file: Annotated[
+        str, Field(description="File with a NATS user's JWT and seed (.creds), instead of a user.")
+    ] = ""
+    nats_ca_file: Annotated[
+        str, Field(description="Authorities (PEM) of the NATS servers; empty: the system's.")
+    ] = ""
+    nats_certificate_file: Annotated[
+        str, Field(description="Client certificate (PEM) for the NATS servers; empty: none.")
+    ] = ""
+    nats_key_file: Annotated[
+        str, Field(description="Key (PEM) of the client certificate; empty: in the same file.")
     ] = ""
     watch_list_seconds: Annotated[
         float, Field(gt=0, description="`unzip watch` also lists the bucket this often.")

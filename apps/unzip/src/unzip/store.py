@@ -1,19 +1,21 @@
 """S3 as the service needs it: pinned reads, conditional writes, multipart by hand.
 
-Bulk bytes go through obstore (Rust, a third of boto3's CPU); everything that needs an answer's
-headers, and multipart, goes through boto3. Errors of both become the tree below.
+Ranged reads go through obstore (Rust, a third of boto3's CPU), whole writes over connections of
+our own (half of obstore's); everything else goes through boto3. Errors of all become the tree
+below.
 """
 
 from __future__ import annotations
 
-import os
+import base64
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from email.utils import parsedate_to_datetime
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, Protocol, TypeVar
 
 import boto3
@@ -27,6 +29,8 @@ from obstore.auth.boto3 import Boto3CredentialProvider
 from obstore.store import S3Store as BulkStore
 
 from unzip.directory import Buffer
+from unzip.members import crc32
+from unzip.wire import Answer, Wire, is_proxied
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -110,6 +114,13 @@ class Upload(NamedTuple):
     initiated: datetime
 
 
+class Part(NamedTuple):
+    """A part of a multipart upload: its ETag and, where we sent it, its CRC-32 in base64."""
+
+    etag: str
+    crc: str = ""
+
+
 class Store(Protocol):
     """One bucket. ETags are kept as S3 writes them, quotes included."""
 
@@ -128,8 +139,15 @@ class Store(Protocol):
         condition: Condition = None,
     ) -> str: ...
     def delete(self, key: str, etag: str = "") -> None: ...
-    def create_upload(self, key: str, content_type: str, metadata: Mapping[str, str]) -> str: ...
-    def upload_part(self, key: str, upload: str, number: int, body: bytes) -> str: ...
+    def create_upload(
+        self,
+        key: str,
+        content_type: str,
+        metadata: Mapping[str, str],
+        *,
+        checksums: bool = True,
+    ) -> str: ...
+    def upload_part(self, key: str, upload: str, number: int, body: bytes) -> Part: ...
     def copy_part(
         self,
         key: str,
@@ -140,9 +158,15 @@ class Store(Protocol):
         etag: str,
         start: int,
         end: int,
-    ) -> str: ...
+    ) -> Part: ...
     def complete_upload(
-        self, key: str, upload: str, parts: list[str], condition: Condition = None
+        self,
+        key: str,
+        upload: str,
+        parts: Sequence[Part],
+        condition: Condition = None,
+        *,
+        crc: int | None = None,
     ) -> str: ...
     def abort_upload(self, key: str, upload: str) -> None: ...
     def list_uploads(self, prefix: str) -> Iterator[Upload]: ...
@@ -203,8 +227,6 @@ class S3:
         self.bucket = bucket
         self._on_retry = on_retry
         session = session or boto3.session.Session()
-        # Over TLS the transport proves the bytes, and hashing them costs as much as inflating.
-        plain = (endpoint or os.environ.get("AWS_ENDPOINT_URL_S3", "")).startswith("http://")
         self._client: S3Client = session.client(
             "s3",
             endpoint_url=endpoint,
@@ -216,7 +238,8 @@ class S3:
                 retries={"total_max_attempts": 1},
                 request_checksum_calculation="when_required",
                 response_checksum_validation="when_required",
-                s3={"payload_signing_enabled": plain},
+                # What it sends of any size are parts, and those carry a CRC.
+                s3={"payload_signing_enabled": False},
             ),
         )
         url = self._client.meta.endpoint_url
@@ -232,10 +255,19 @@ class S3:
             region=self._client.meta.region_name,
             credential_provider=Boto3CredentialProvider(session, ttl=timedelta(minutes=5)),
             virtual_hosted_style_request=False,
-            unsigned_payload=not plain,
             client_options=options,
             retry_config={"max_retries": 0},
         )
+        self._wire: Wire | None = None
+        credentials = session.get_credentials()
+        if credentials is not None and not is_proxied(url):
+            self._wire = Wire(
+                url,
+                self._client.meta.region_name,
+                credentials.get_frozen_credentials,
+                timeout_seconds=timeout_seconds,
+                connections=concurrency,
+            )
         self._pace = Pace(concurrency)
         self._retry = stamina.RetryingCaller(
             attempts=attempts,
@@ -322,22 +354,39 @@ class S3:
         metadata: Mapping[str, str],
         condition: Condition = None,
     ) -> str:
-        """Write an object in one request; its ETag. Conflict where ``condition`` does not hold."""
-        mode: Any = None
+        """Write an object in one request; its ETag. Conflict where ``condition`` does not hold.
+
+        S3 refuses bytes that arrive with another CRC-32 than they were sent with.
+        """
+        crc = _base64(crc32(body))
+        if self._wire is None:
+            return self._call(
+                self._client.put_object,
+                Bucket=self.bucket,
+                Key=key,
+                Body=bytes(body),
+                ContentType=content_type,
+                Metadata=dict(metadata),
+                ChecksumCRC32=crc,
+                **_conditions(condition),
+            )["ETag"]
+        headers = {"content-type": content_type, "x-amz-checksum-crc32": crc}
+        headers |= {f"x-amz-meta-{name}": value for name, value in metadata.items()}
         if isinstance(condition, Absent):
-            mode = "create"
+            headers["if-none-match"] = "*"
         elif isinstance(condition, Matching):
-            mode = {"e_tag": condition.etag}
-        result = self._call(
-            obstore.put,
-            self._bulk,
-            key,
-            body,
-            attributes={"Content-Type": content_type, **metadata},
-            mode=mode,
-            use_multipart=False,
-        )
-        return str(result["e_tag"])
+            headers["if-match"] = condition.etag
+        answer = self._call(self._put, self._wire, f"/{self.bucket}/{key}", headers, body)
+        return answer.headers["etag"]
+
+    @staticmethod
+    def _put(wire: Wire, path: str, headers: Mapping[str, str], body: Buffer) -> Answer:
+        answer = wire.put(path, headers, body)
+        if answer.status != HTTPStatus.OK:
+            text = answer.body.decode(errors="replace")
+            code = _CODE.search(text)
+            raise _by_name(code.group(1) if code else "", str(answer.status), text)
+        return answer
 
     def delete(self, key: str, etag: str = "") -> None:
         """Delete an object, only this version if ``etag`` is given; absent is fine."""
@@ -347,26 +396,43 @@ class S3:
         except Missing:
             return
 
-    def create_upload(self, key: str, content_type: str, metadata: Mapping[str, str]) -> str:
-        """Begin a multipart upload; its id."""
+    def create_upload(
+        self,
+        key: str,
+        content_type: str,
+        metadata: Mapping[str, str],
+        *,
+        checksums: bool = True,
+    ) -> str:
+        """Begin a multipart upload; its id. With ``checksums`` S3 checks the CRC of each part.
+
+        Not for parts it copies: versitygw 1.8 gives a copied range the CRC of its whole source.
+        """
+        extra: dict[str, Any] = {}
+        if checksums:
+            extra = {"ChecksumAlgorithm": "CRC32", "ChecksumType": "FULL_OBJECT"}
         return self._call(
             self._client.create_multipart_upload,
             Bucket=self.bucket,
             Key=key,
             ContentType=content_type,
             Metadata=dict(metadata),
+            **extra,
         )["UploadId"]
 
-    def upload_part(self, key: str, upload: str, number: int, body: bytes) -> str:
-        """Send one part, numbered from 1; its ETag."""
-        return self._call(
+    def upload_part(self, key: str, upload: str, number: int, body: bytes) -> Part:
+        """Send one part of an upload with checksums, numbered from 1."""
+        crc = _base64(crc32(body))
+        answer = self._call(
             self._client.upload_part,
             Bucket=self.bucket,
             Key=key,
             UploadId=upload,
             PartNumber=number,
             Body=body,
-        )["ETag"]
+            ChecksumCRC32=crc,
+        )
+        return Part(answer["ETag"], crc)
 
     def copy_part(
         self,
@@ -378,9 +444,9 @@ class S3:
         etag: str,
         start: int,
         end: int,
-    ) -> str:
+    ) -> Part:
         """One part from bytes [start, end) of ``source`` at version ``etag``, copied by S3."""
-        return self._call(
+        answer = self._call(
             self._client.upload_part_copy,
             Bucket=self.bucket,
             Key=key,
@@ -389,25 +455,36 @@ class S3:
             CopySource={"Bucket": self.bucket, "Key": source},
             CopySourceRange=f"bytes={start}-{end - 1}",
             CopySourceIfMatch=etag,
-        )["CopyPartResult"]["ETag"]
+        )
+        return Part(answer["CopyPartResult"]["ETag"])
 
     def complete_upload(
-        self, key: str, upload: str, parts: list[str], condition: Condition = None
+        self,
+        key: str,
+        upload: str,
+        parts: Sequence[Part],
+        condition: Condition = None,
+        *,
+        crc: int | None = None,
     ) -> str:
-        """Make the parts one object; its ETag."""
-        extra: dict[str, Any] = {}
-        if isinstance(condition, Absent):
-            extra = {"IfNoneMatch": "*"}
-        elif isinstance(condition, Matching):
-            extra = {"IfMatch": condition.etag}
+        """Make the parts one object; its ETag.
+
+        Where the parts carry checksums and ``crc`` is given, S3 refuses what has another CRC-32.
+        """
+        extra = _conditions(condition)
+        if crc is not None and all(part.crc for part in parts):
+            extra |= {"ChecksumCRC32": _base64(crc), "ChecksumType": "FULL_OBJECT"}
+        rows: Any = [
+            {"PartNumber": number, "ETag": part.etag}
+            | ({"ChecksumCRC32": part.crc} if part.crc else {})
+            for number, part in enumerate(parts, 1)
+        ]
         return self._call(
             self._client.complete_multipart_upload,
             Bucket=self.bucket,
             Key=key,
             UploadId=upload,
-            MultipartUpload={
-                "Parts": [{"PartNumber": n, "ETag": etag} for n, etag in enumerate(parts, 1)]
-            },
+            MultipartUpload={"Parts": rows},
             **extra,
         )["ETag"]
 
@@ -435,6 +512,16 @@ class S3:
                 "KeyMarker": page["NextKeyMarker"],
                 "UploadIdMarker": page["NextUploadIdMarker"],
             }
+
+
+def _conditions(condition: Condition) -> dict[str, Any]:
+    if isinstance(condition, Absent):
+        return {"IfNoneMatch": "*"}
+    return {"IfMatch": condition.etag} if isinstance(condition, Matching) else {}
+
+
+def _base64(crc: int) -> str:
+    return base64.b64encode(crc.to_bytes(4, "big")).decode()
 
 
 _SLOW = {"SlowDown", "503", "Throttling", "ThrottlingException", "RequestLimitExceeded", "429"}

@@ -1,4 +1,4 @@
-"""`unzip watch`: archives as they come, told by SQS or a webhook, and by listing in any case."""
+"""`unzip watch`: archives as SQS, NATS or a webhook tell of them, and by listing in any case."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ class Queue:
         keeper = threading.Thread(target=self._keep, args=(receipt, ended), daemon=True)
         keeper.start()
         try:
-            verdicts = [self._is_closed(key) for key in keys if self._service.wanted(key)]
+            verdicts = [self._service.close_key(key) for key in keys if self._service.wanted(key)]
             closed = all(verdicts)
         except Exception as error:
             log.error("message failed", id=message["MessageId"], error=str(error))
@@ -173,10 +173,6 @@ class Queue:
             keeper.join()
         if closed:
             self._client.delete_message(QueueUrl=self._url, ReceiptHandle=receipt)
-
-    def _is_closed(self, key: str) -> bool:
-        """Process a key; whether nothing of it is left to do."""
-        return self._service.process_key(key) is not None or self._service.is_closed(key)
 
     def _keep(self, receipt: str, ended: threading.Event) -> None:
         while not ended.wait(self._visibility / 3):

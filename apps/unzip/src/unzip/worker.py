@@ -24,6 +24,7 @@ from unzip.ledger import Archive, Heartbeat, Lease, LeaseLost, Ledger, Outcome, 
 from unzip.manifest import manifest
 from unzip.metrics import Metrics
 from unzip.outbox import Outbox
+from unzip.publication import Publication
 from unzip.refusals import Reason, Refused
 from unzip.settings import UnzipSettings
 from unzip.store import Absent, Condition, Conflict, Matching, Missing, Store, StoreError
@@ -213,14 +214,20 @@ class Worker:
         prefix = result_prefix(archive.key)
         source = Source(self._store, archive.key, archive.etag, archive.size)
         limits = self._settings.limits(key_bytes=len(prefix.encode()))
+        self._abort_orphans(lease, prefix)
         directory = self._extractor.read_directory(source, limits)
         clock.lap("directory")
         types = self._ledger.plan(archive) if lease.claim.verified else None
-        if types is None or len(types) != len(directory.members):
-            types = self._extractor.verify(source, directory.members, check=check)
-            clock.lap("verify")
-        self._metrics.bytes.labels("read").inc(archive.size)
-        self._publish(lease, source, directory, types, check=check, clock=clock)
+        with Publication(
+            self._extractor, source, directory.members, self._store, prefix, check=check
+        ) as publication:
+            if types is None or len(types) != len(directory.members):
+                types = self._extractor.verify(
+                    source, directory.members, check=check, take=publication.take
+                )
+                clock.lap("verify")
+            self._metrics.bytes.labels("read").inc(archive.size)
+            self._publish(lease, source, directory, types, publication, clock=clock)
         files = [member for member in directory.members if member.kind is Kind.FILE]
         return self._outcome(
             lease,
@@ -239,8 +246,8 @@ class Worker:
         source: Source,
         directory: Directory,
         types: list[str],
+        publication: Publication,
         *,
-        check: Callable[[], None],
         clock: Clock,
     ) -> None:
         prefix = result_prefix(source.key)
@@ -249,17 +256,11 @@ class Worker:
         published = self._is_published(existing, manifest_key, source)
         if not published:
             lease.renew()
-            self._abort_orphans(prefix)
             if manifest_key in existing:
                 # From here on the files are of two versions: nothing is published.
                 self._store.delete(manifest_key, existing.pop(manifest_key))
-            self._extractor.publish(
-                source,
-                directory.members,
+            publication.publish(
                 types,
-                self._store,
-                prefix,
-                check=check,
                 fenced=lease.renew,
                 existing=existing,
                 skip=lease.done,
@@ -270,8 +271,7 @@ class Worker:
                 member.size > self._extractor.options.part_bytes for member in directory.members
             ):
                 # An upload whose first answer was lost was begun twice.
-                lease.renew()
-                self._abort_orphans(prefix)
+                self._abort_orphans(lease, prefix)
             document = manifest(
                 bucket=lease.claim.archive.bucket,
                 key=source.key,
@@ -333,9 +333,12 @@ class Worker:
                 condition = Matching(head.etag)
         raise StoreError(f"{key} is written by somebody else again and again")
 
-    def _abort_orphans(self, prefix: str) -> None:
+    def _abort_orphans(self, lease: Lease, prefix: str) -> None:
         """Drop what dead workers left under way; a live one that lost its lease is fenced so."""
-        for upload in self._store.list_uploads(prefix):
+        orphans = list(self._store.list_uploads(prefix))
+        if orphans:
+            lease.renew()
+        for upload in orphans:
             self._store.abort_upload(upload.key, upload.id)
 
     def _remove_leftovers(

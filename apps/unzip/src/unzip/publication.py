@@ -1,0 +1,371 @@
+"""The files of one archive on their way to their keys: nothing is visible before all is proved.
+
+While the archive is proved, large members go up as the parts of multipart uploads that are
+completed afterwards, and small ones stay in memory as far as it reaches. What neither holds is
+read again (docs/adr/0035).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from types import TracebackType
+from typing import Self
+
+from unzip import content, directory, members
+from unzip.crew import Crew
+from unzip.directory import Kind, Member
+from unzip.extract import SOURCE_TAG, Check, Extractor, Replaced, Source
+from unzip.store import Absent, Condition, Conflict, Matching, Missing, Part, Store, StoreError
+
+# S3 copies a range of at least 5 MiB as a part; larger ones save requests.
+_COPY_PART = 64 << 20
+_LEAST_PART, _MOST_PARTS = 5 << 20, 9_000  # S3's are 5 MiB (but for the last part) and 10,000
+_BATCH = 16  # small files that one thread sends one after the other
+
+
+@dataclass(frozen=True, slots=True)
+class _Upload:
+    """A multipart upload whose parts are all there."""
+
+    identity: str
+    parts: list[Part]
+    content_type: str
+
+
+class Publication:
+    """Where one archive's files go. Leaving the context aborts what was not completed."""
+
+    def __init__(
+        self,
+        extractor: Extractor,
+        source: Source,
+        listed: list[Member],
+        target: Store,
+        prefix: str,
+        *,
+        check: Check,
+    ) -> None:
+        self._extractor = extractor
+        self._source = source
+        self._listed = listed
+        self._target = target
+        self._prefix = prefix
+        self._check = check
+        self._metadata = {SOURCE_TAG: source.tag}
+        self._lock = threading.Lock()
+        self._uploads: dict[int, _Upload] = {}
+        self._begun: dict[str, str] = {}  # upload's id to its key
+        self._kept: dict[int, bytes] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for index in list(self._kept):
+            self._forget(index)
+        if error is None or isinstance(error, Exception):
+            for identity in list(self._begun):
+                with suppress(StoreError):  # whoever takes the archive next drops it
+                    self._abort(identity)
+
+    def take(self, index: int, chunks: Iterator[bytes]) -> str:
+        """Prove a member by reading it to its end, holding or sending its bytes; its type."""
+        member = self._listed[index]
+        if member.kind is Kind.FILE and self._is_large(member):
+            return self._send_ahead(index, chunks)
+        probe = content.Probe(member.path)
+        for body in chunks:
+            self._check()
+            probe.feed(body)
+            if member.kind is Kind.FILE and self._extractor.kept.offer(len(body)):
+                with self._lock:
+                    self._kept[index] = body
+        return probe.content_type()
+
+    def publish(
+        self,
+        types: list[str],
+        *,
+        fenced: Check,
+        existing: Mapping[str, str],
+        skip: Collection[int] = (),
+        published: Callable[[int], None] = lambda index: None,
+    ) -> None:
+        """Make every file visible that is not in ``skip``.
+
+        ``existing`` maps keys below ``prefix`` to their ETags: each write is conditional on what
+        was there, so a worker that lost its lease cannot overwrite its successor's files.
+        ``fenced`` asks the ledger itself whether the lease is still ours.
+        """
+        extractor = self._extractor
+        wanted = [
+            index
+            for index, member in enumerate(self._listed)
+            if member.kind is Kind.FILE and index not in skip
+        ]
+        crew = Crew(extractor.writers, extractor.options.writers * 2, extractor.budget)
+        visible = partial(self._visible, fenced=fenced, existing=existing)
+        # Handing every file to a thread of its own costs more than sending a small one.
+        together = max(1, min(_BATCH, len(wanted) // (extractor.options.writers * 4)))
+
+        def put(rows: list[tuple[int, bytes]]) -> None:
+            for index, body in rows:
+                self._check()
+                key = self._prefix + self._listed[index].path
+                write = partial(self._target.put, key, body, types[index], self._metadata)
+                visible(index, write)
+                published(index)
+
+        def put_kept(indices: list[int]) -> None:
+            for index in indices:
+                put([(index, self._kept[index])])
+                self._forget(index)
+
+        def complete(index: int) -> None:
+            self._complete(index, visible)
+            published(index)
+
+        def work(span: range) -> None:
+            batch: list[tuple[int, bytes]] = []
+            held = 0
+            for index, chunks in extractor.members(self._source, self._listed, span, self._check):
+                member = self._listed[index]
+                if member.kind is not Kind.FILE:
+                    for _ in chunks:
+                        pass
+                elif self._is_large(member):
+                    self._upload(index, chunks, types[index])
+                    complete(index)
+                else:
+                    body = b"".join(chunks)
+                    batch.append((index, body))
+                    held += len(body)
+                    if len(batch) == together or held > _LEAST_PART:
+                        crew.submit(partial(put, batch), holding=held)
+                        batch, held = [], 0
+            if batch:
+                crew.submit(partial(put, batch), holding=held)
+
+        kept = [index for index in wanted if index in self._kept]
+        ahead = [index for index in wanted if index in self._uploads]
+        rest = [i for i in wanted if i not in self._kept and i not in self._uploads]
+        try:
+            for index in ahead:
+                crew.submit(partial(complete, index))
+            for begin in range(0, len(kept), together):
+                crew.submit(partial(put_kept, kept[begin : begin + together]))
+            extractor.over_spans(self._listed, rest, work)
+            crew.finish()
+        finally:
+            crew.settle()
+
+    def _visible(
+        self,
+        index: int,
+        write: Callable[[Condition], object],
+        *,
+        fenced: Check,
+        existing: Mapping[str, str],
+    ) -> bool:
+        """Write until the file is there, each time over exactly what was there before.
+
+        False: it was there already, from a call whose answer was lost.
+        """
+        member = self._listed[index]
+        key = self._prefix + member.path
+        condition: Condition = Matching(existing[key]) if key in existing else Absent()
+        for _ in range(5):
+            try:
+                write(condition)
+                return True
+            except (Conflict, Missing) as error:
+                # Our own first answer may have been lost, or somebody else was faster.
+                fenced()
+                try:
+                    head = self._target.head(key)
+                except Missing:
+                    condition = Absent()
+                else:
+                    if head.metadata.get(SOURCE_TAG) == self._source.tag and (
+                        head.size == member.size
+                    ):
+                        return False
+                    condition = Matching(head.etag)
+                if isinstance(error, Missing):
+                    raise StoreError(f"the upload of {key} is gone") from error
+        raise StoreError(f"{key} is written by somebody else again and again")
+
+    def _is_large(self, member: Member) -> bool:
+        return member.size > self._extractor.options.part_bytes
+
+    def _forget(self, index: int) -> None:
+        with self._lock:
+            body = self._kept.pop(index, None)
+        if body is not None:
+            self._extractor.kept.give(len(body))
+
+    def _begin(self, key: str, content_type: str, *, copied: bool) -> str:
+        identity = self._target.create_upload(
+            key, content_type, self._metadata, checksums=not copied
+        )
+        with self._lock:
+            self._begun[identity] = key
+        return identity
+
+    def _abort(self, identity: str) -> None:
+        self._target.abort_upload(self._begun[identity], identity)
+        with self._lock:
+            del self._begun[identity]
+
+    def _send_ahead(self, index: int, chunks: Iterator[bytes]) -> str:
+        """Send a member that is not proved yet; its type is guessed from its first bytes.
+
+        An upload has its type from its beginning. Where the rest of a text says otherwise, the
+        parts are thrown away and the member is read once more when the archive is proved.
+        """
+        probe = content.Probe(self._listed[index].path)
+
+        def probed() -> Iterator[bytes]:
+            for chunk in chunks:
+                self._check()
+                probe.feed(chunk)
+                yield chunk
+
+        rest = probed()
+        first = next(rest, b"")
+        guess = probe.content_type(so_far=True)
+        self._upload(index, chain((first,), rest), guess)
+        found = probe.content_type()
+        if found != guess:
+            with self._lock:
+                upload = self._uploads.pop(index)
+            self._abort(upload.identity)
+        return found
+
+    def _upload(self, index: int, chunks: Iterator[bytes], content_type: str) -> None:
+        member = self._listed[index]
+        key = self._prefix + member.path
+        copied = self._can_copy(member)
+        identity = self._begin(key, content_type, copied=copied)
+        if copied:
+            parts = self._copy_parts(member, chunks, key, identity)
+        else:
+            parts = self._send_parts(member, chunks, key, identity)
+        with self._lock:
+            self._uploads[index] = _Upload(identity, parts, content_type)
+
+    def _complete(
+        self, index: int, visible: Callable[[int, Callable[[Condition], object]], bool]
+    ) -> None:
+        upload = self._uploads[index]
+        member = self._listed[index]
+        key = self._prefix + member.path
+
+        def write(condition: Condition) -> None:
+            self._check()
+            self._target.complete_upload(
+                key, upload.identity, upload.parts, condition, crc=member.crc
+            )
+
+        completed = visible(index, write)
+        with self._lock:
+            del self._uploads[index]
+        if completed:
+            with self._lock:
+                del self._begun[upload.identity]
+        else:
+            self._abort(upload.identity)
+
+    def _can_copy(self, member: Member) -> bool:
+        return (
+            member.method == directory.STORED
+            and self._source.store.bucket == self._target.bucket
+            and self._extractor.options.copies_rightly()
+        )
+
+    def _copy_parts(
+        self, member: Member, chunks: Iterable[bytes], key: str, identity: str
+    ) -> list[Part]:
+        """Have S3 copy the data while we read and prove them."""
+        source = self._source
+        header = source.read(member.offset, min(member.end, member.offset + (140 << 10)))
+        start = member.offset + members.data_start(member, header)
+        stop = start + member.compressed
+        count = max(1, -(-member.compressed // _COPY_PART))
+        parts = [Part("")] * count
+        crew = Crew(self._extractor.writers, count)
+
+        def copy(number: int) -> None:
+            self._check()
+            begin = start + number * _COPY_PART
+            try:
+                parts[number] = self._target.copy_part(
+                    key,
+                    identity,
+                    number + 1,
+                    source=source.key,
+                    etag=source.etag,
+                    start=begin,
+                    end=min(stop, begin + _COPY_PART),
+                )
+            except Conflict as error:
+                raise Replaced(f"{source.key} is no longer {source.etag}: {error}") from error
+
+        try:
+            for number in range(count):
+                crew.submit(partial(copy, number))
+            for _ in chunks:
+                if crew.error is not None:
+                    break
+            crew.finish()
+        finally:
+            crew.settle()
+        return parts
+
+    def _send_parts(
+        self, member: Member, chunks: Iterable[bytes], key: str, identity: str
+    ) -> list[Part]:
+        parts: list[Part] = []
+        least = max(_LEAST_PART, -(-member.size // _MOST_PARTS))
+        crew = Crew(self._extractor.writers, 4, self._extractor.budget)
+
+        def send(number: int, body: bytes) -> None:
+            self._check()
+            parts[number] = self._target.upload_part(key, identity, number + 1, body)
+
+        try:
+            for body in parted(chunks, least):
+                parts.append(Part(""))
+                crew.submit(partial(send, len(parts) - 1, body), holding=len(body))
+            crew.finish()
+        finally:
+            crew.settle()
+        return parts
+
+
+def parted(chunks: Iterable[bytes], least: int) -> Iterator[bytes]:
+    """The same bytes in parts of at least ``least``, but the last one.
+
+    Parts need not be equal, so a chunk that is large enough goes as it is, without a copy.
+    """
+    held: list[bytes] = []
+    length = 0
+    for chunk in chunks:
+        held.append(chunk)
+        length += len(chunk)
+        if length >= least:
+            yield held[0] if len(held) == 1 else b"".join(held)
+            held.clear()
+            length = 0
+    if length:
+        yield b"".join(held)

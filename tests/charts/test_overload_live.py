@@ -1,0 +1,41 @@
+"""Above what a model server can do, its circuit breaker refuses at once and the rest is right.
+
+How much is still served beside the capacity is measured by `make bench-routing`, not asserted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.charts.overload import BREAKER, TIMEOUT, capacity, limited, overload
+from tests.charts.scratch import Scratch
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+
+SECONDS = 5
+
+
+@pytest.fixture
+def small(scratch: Scratch) -> Iterator[Scratch]:
+    """A model server of small capacity behind a breaker that fits it."""
+    limited(scratch)
+    scratch.routes({"inference": {"circuitBreaking": BREAKER, "timeout": TIMEOUT}})
+    yield scratch
+    scratch.release("inference")
+    scratch.wait("inference")
+    scratch.routes()
+
+
+def test_overload_is_refused_by_the_breaker_and_the_rest_is_served_right(
+    small: Scratch, tmp_path: Path
+) -> None:
+    able = capacity(tmp_path, SECONDS)
+    for times in (2, 10):
+        seen = overload(tmp_path, int(times * able), SECONDS)
+        print(f"{times} times {able:.0f}/s: {seen.good_per_second / able:.0%} served, {seen}")
+        assert set(seen.statuses) == {200, 503}, seen
+        assert seen.without_flag == 0, "refused by somebody else than the breaker"
+        assert seen.wrong == 0

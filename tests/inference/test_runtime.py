@@ -1,0 +1,36 @@
+"""inference.runtime: what loading ONNX Runtime brings along."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.inference import small_models
+
+LOAD = """
+import sys
+from pathlib import Path
+from inference.runtime import OnnxModel
+OnnxModel(Path(sys.argv[1]), threads=1)
+"""
+
+
+def load(model: Path, home: Path, **environment: str) -> str:
+    """What a process that loads a model says on stderr."""
+    kept = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD, str(model)], capture_output=True, text=True, check=True,
+        env={**kept, "HOME": str(home), "XDG_CACHE_HOME": str(home), **environment},
+    )  # fmt: skip
+    return done.stderr
+
+
+def test_onnx_runtime_reports_to_nobody(repository: Path) -> None:
+    """It complains of a home it cannot write an identifier to as soon as it wants to report."""
+    folder = small_models.put(repository, "affine", "1", small_models.affine())
+    nowhere = Path("/proc/nowhere")
+    assert "telemetry" not in load(folder / "model.onnx", nowhere).lower()
+    asked = load(folder / "model.onnx", nowhere, ORT_DISABLE_TELEMETRY="0")
+    assert "telemetry" in asked.lower(), "it no longer says so: look for another sign"
