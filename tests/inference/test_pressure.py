@@ -250,8 +250,9 @@ async def test_sigterm_under_load_fails_no_request(repository: Path) -> None:
             line = (await process.stdout.readline()).decode()
             assert line, "the server ended"
             loaded = loaded or '"model loaded"' in line
-            if "running on http://127.0.0.1:" in line.lower():
-                port = int(line.split("127.0.0.1:")[1].split(" ")[0])
+            said = json.loads(line)
+            if said["message"] == "listening":
+                port = said["port"]
     drain = asyncio.create_task(process.stdout.read())
     answered: list[int] = []
     stop_at = [float("inf")]

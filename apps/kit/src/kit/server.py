@@ -37,6 +37,12 @@ class _Server(uvicorn.Server):
         self._loop = asyncio.get_running_loop()
         await super().serve(sockets)  # type: ignore[arg-type]
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started and sockets:
+            host, port = sockets[0].getsockname()[:2]
+            log.info("listening", host=host, port=port)
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """First signal: unready, delay, drain. Second: stop now."""
         if self._health.draining or self._loop is None:
