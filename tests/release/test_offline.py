@@ -14,7 +14,7 @@ from release import cluster as cluster_module
 from release import marks, snapshots
 from release.cluster import Cluster
 from release.git import Git
-from release.snapshots import MANAGER
+from release.snapshots import MANAGER, Snapshot
 from tests.release.conftest import Answer, World, digest
 from tests.release.kube import APPLICATIONS, Kubernetes
 from tests.release.test_cluster import (
@@ -289,6 +289,15 @@ def test_a_second_one_finishes_the_first_and_goes_no_further(argo: Argo, world: 
     argo.deploy("3", verdict=False)
     assert offline(world).json["commit"] == good
     assert offline(world).json["commit"] == good
+
+
+def test_of_those_kept_in_one_second_the_later_is_the_newer(argo: Argo) -> None:
+    """The API server dates them to the second, and names sort by chance."""
+    commits = [character * 40 for character in "9f3b71d5"]
+    for commit in commits:
+        snapshots.keep(argo.cluster, Snapshot("dev", commit, "ada", {}))
+    kept = [one.commit for one in snapshots.kept(argo.cluster, "dev")]
+    assert kept == commits[::-1]
 
 
 def test_two_at_once_make_one(argo: Argo, kube: Kubernetes, world: World) -> None:

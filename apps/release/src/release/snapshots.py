@@ -40,7 +40,9 @@ class Snapshot:
     by: str
     manifests: Manifests
     kept: str = ""
-    """When, by the API server's clock (ISO 8601)."""
+    """When, by the API server's clock (ISO 8601, to the second)."""
+    version: int = 0
+    """The Secret's resourceVersion: of two kept in one second the higher one came later."""
 
     @property
     def name(self) -> str:
@@ -77,6 +79,7 @@ def read(secret: Object) -> Snapshot:
             content["by"],
             content["manifests"],
             secret["metadata"].get("creationTimestamp", ""),
+            int(secret["metadata"].get("resourceVersion", 0)),
         )
     except (KeyError, ValueError, OSError, EOFError) as error:
         name = secret.get("metadata", {}).get("name", "?")
@@ -92,7 +95,7 @@ def kept(cluster: Cluster, environment: str) -> list[Snapshot]:
     for secret in cluster.list(_secrets(cluster), selector=f"{_LABEL}={environment}"):
         with contextlib.suppress(ReleaseError):
             read_back.append(read(secret))
-    return sorted(read_back, key=lambda one: (one.kept, one.name), reverse=True)
+    return sorted(read_back, key=lambda one: (one.kept, one.version), reverse=True)
 
 
 def keep(cluster: Cluster, snapshot: Snapshot, faulty: Iterable[str] = ()) -> None:
