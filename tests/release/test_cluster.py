@@ -614,6 +614,63 @@ def test_an_old_run_that_failed_is_ignored(kube: Kubernetes, world: World) -> No
     thread.join()
 
 
+def at_zero(kube: Kubernetes, world: World) -> None:
+    """What an autoscaler makes of a worker without work."""
+    world.deploy("1", world.source(), "proxy")
+    everything_runs(kube, world, "1", "proxy")
+    counts = ("replicas", "updatedReplicas", "availableReplicas", "readyReplicas")
+    idle = deployment("worker", "1", **dict.fromkeys(counts, 0))
+    idle["spec"]["replicas"] = 0
+    kube.put(DEPLOYMENTS, idle)
+
+
+def tried(kube: Kubernetes, names: list[str], **how: Any) -> None:
+    """What the Job controller and the kubelet make of the Job that tries the worker's image."""
+    deadline = time.monotonic() + 10
+    while not (jobs := kube.client.get(JOBS).json()["items"]):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    names.append(jobs[0]["metadata"]["name"])
+    template = jobs[0]["spec"]["template"]
+    made = pod("worker", "1", name=names[0], **how)
+    made["metadata"]["labels"] = template["metadata"]["labels"]
+    made["spec"] = template["spec"]
+    kube.put(PODS, made)
+
+
+def test_what_is_scaled_to_zero_is_tried_before_it_counts(kube: Kubernetes, world: World) -> None:
+    at_zero(kube, world)
+    assert line(status(world), "worker")["proved"] is False
+    assert "scaled to zero" in world.run("status", "--env", "dev").out
+    names: list[str] = []
+    thread = run_later(tried, kube, names)
+    answer = verify(world)
+    thread.join()
+    assert answer.code == 0, answer.out
+    assert names[0].startswith("worker-try-")
+    assert kube.client.get(f"{JOBS}/{names[0]}").status_code == 404
+
+
+def test_what_is_scaled_to_zero_and_cannot_start_has_failed(kube: Kubernetes, world: World) -> None:
+    at_zero(kube, world)
+    names: list[str] = []
+    state = {"waiting": {"reason": "CrashLoopBackOff"}}
+    last = {"terminated": {"exitCode": 3, "reason": "Error", "message": "no such module"}}
+    crashed = container("worker", state=state, lastState=last, restartCount=2)
+    thread = run_later(lambda: tried(kube, names, ready=False, containerStatuses=[crashed]))
+    answer = verify(world)
+    thread.join()
+    assert answer.code == 6
+    assert "no such module" in answer.json["message"]
+    assert kube.client.get(f"{JOBS}/{names[0]}").status_code == 404
+
+
+def test_what_is_scaled_to_zero_need_not_be_tried(kube: Kubernetes, world: World) -> None:
+    at_zero(kube, world)
+    assert verify(world, "--no-run-cronjobs").code == 0
+    assert kube.client.get(JOBS).json()["items"] == []
+
+
 def test_a_verdict_is_kept_and_opens_the_way_to_promotion(kube: Kubernetes, world: World) -> None:
     world.deploy("1", world.source(), "proxy")
     everything_runs(kube, world, "1", "proxy", "worker")

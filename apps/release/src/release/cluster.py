@@ -181,6 +181,10 @@ class Cluster:
             if "already exists" not in error.message:
                 raise
 
+    def delete_job(self, namespace: str, name: str) -> None:
+        """Delete a Job and its pods."""
+        self.delete(f"{_path('batch', namespace, 'jobs')}/{name}")
+
     def apply(self, path: str, manifest: Object, *, owner: str = "release") -> None:
         """Server-side apply of one object at its own path, taking over its fields."""
         query = [("fieldManager", owner), ("force", "true")]

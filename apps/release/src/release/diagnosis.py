@@ -73,7 +73,8 @@ class Finding:
     pods: int = 0
     causes: Sequence[Cause] = field(default_factory=tuple)
     proved: bool = True
-    """False for a CronJob whose wanted image has not completed a run yet."""
+    """False while nothing has run the wanted image: a CronJob's, or one that is scaled to zero."""
+    scaled_to_zero: bool = False
 
 
 def find(release: str, wanted: Image, seen: Observation) -> Finding:
@@ -99,7 +100,9 @@ def find(release: str, wanted: Image, seen: Observation) -> Finding:
         for pod in current:
             causes += _pod_causes(pod, seen.events)
     running = sorted({digest for pod in ready if (digest := _digest(pod, release))})
-    proved = True
+    deployment = _named(seen.deployments, release)
+    scaled_to_zero = deployment is not None and deployment["spec"].get("replicas", 1) == 0
+    proved = not (scaled_to_zero and wanted.deployed) or any(_ready(pod) for pod in current)
     if cronjob is not None:
         template = cronjob["spec"]["jobTemplate"]["spec"]["template"]["spec"]
         running = sorted({_reference_digest(template["containers"][0]["image"])} - {""})
@@ -129,6 +132,7 @@ def find(release: str, wanted: Image, seen: Observation) -> Finding:
         pods=len([pod for pod in pods if pod.get("status", {}).get("phase") != "Succeeded"]),
         causes=tuple(dict.fromkeys(causes)),
         proved=proved,
+        scaled_to_zero=scaled_to_zero,
     )
 
 
@@ -174,6 +178,36 @@ def run_as_job(cronjob: Object, name: str) -> Object:
             ],
         },
         "spec": template["spec"],
+    }
+
+
+def try_as_job(deployment: Object, name: str, seconds: int) -> Object:
+    """A Job whose pod is one of a Deployment that has none; it ends by itself after ``seconds``.
+
+    Argo CD and the autoscaler leave it alone, and the Deployment's Service sends it requests.
+    """
+    template = deployment["spec"]["template"]
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {
+            "name": name,
+            "namespace": deployment["metadata"]["namespace"],
+            "labels": {INSTANCE: deployment["metadata"]["name"]},
+            "ownerReferences": [
+                {
+                    "apiVersion": "apps/v1",
+                    "kind": "Deployment",
+                    "name": deployment["metadata"]["name"],
+                    "uid": deployment["metadata"]["uid"],
+                }
+            ],
+        },
+        "spec": {
+            "activeDeadlineSeconds": seconds,
+            "ttlSecondsAfterFinished": 60,
+            "template": {**template, "spec": {**template["spec"], "restartPolicy": "OnFailure"}},
+        },
     }
 
 
@@ -238,7 +272,8 @@ def _current_pods(
     }
     if newest is None or not hashes:
         return found
-    return [pod for pod in found if pod["metadata"]["labels"].get(_HASH) in hashes]
+    # Without a hash it is the pod of a Job that tries the image.
+    return [pod for pod in found if pod["metadata"]["labels"].get(_HASH) in {*hashes, None}]
 
 
 def _application_causes(app: Object) -> Iterator[Cause]:

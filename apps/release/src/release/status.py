@@ -43,9 +43,10 @@ class Line:
 
     @property
     def state(self) -> str:
-        """The finding's state; a CronJob that has proved nothing yet says so."""
+        """The finding's state, and why nothing runs."""
         if self.finding.state is State.DEPLOYED and not self.finding.proved:
-            return "deployed, not run yet"
+            zero = self.finding.scaled_to_zero
+            return "deployed, scaled to zero" if zero else "deployed, not run yet"
         return self.finding.state.value
 
     def as_json(self) -> dict[str, Any]:

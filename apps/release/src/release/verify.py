@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
+import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,6 +21,7 @@ from release.diagnosis import (
     find,
     reconciled_after_operation,
     run_as_job,
+    try_as_job,
     verification_job,
 )
 from release.errors import (
@@ -73,6 +76,8 @@ class Watch:
     _asked: dict[str, str] = field(default_factory=dict, init=False)
     """When Argo CD had last compared a release at the moment it was asked to look again."""
     _started_jobs: set[str] = field(default_factory=set, init=False)
+    _trials: dict[str, str] = field(default_factory=dict, init=False)
+    """Jobs that try the image of a release that is scaled to zero, by release."""
 
     def wait(self) -> list[Finding]:
         """The findings of a deployment that succeeded.
@@ -80,6 +85,12 @@ class Watch:
         Raises FailedError, TimedOutError, SupersededError or NotFoundError, each with causes.
         The API server or the Git remote being away for a moment only costs time.
         """
+        try:
+            return self._wait()
+        finally:
+            self._end_trials()
+
+    def _wait(self) -> list[Finding]:
         deadline = self.clock() + self.timeout
         self._refresh()
         findings: list[Finding] = []
@@ -113,7 +124,9 @@ class Watch:
         findings = [self._find(release, seen) for release in releases]
         if self.run_cronjobs:
             self._prove(findings, seen)
-        return findings
+            return findings
+        # A CronJob runs by itself in time; what is scaled to zero may stay so for ever.
+        return [replace(f, proved=f.proved or f.scaled_to_zero) for f in findings]
 
     def _preempt(self, seen: Observation) -> None:
         for release, app in seen.applications.items():
@@ -190,9 +203,12 @@ class Watch:
         return git.resolve(revision) is not None and git.is_ancestor(self.target.commit, revision)
 
     def _prove(self, findings: list[Finding], seen: Observation) -> None:
-        """Run a CronJob once: that it was applied has proved nothing about its image."""
+        """Run what nothing runs: that it was applied has proved nothing about its image."""
         for finding in findings:
             if finding.proved or finding.state is not State.DEPLOYED:
+                continue
+            if finding.scaled_to_zero:
+                self._try(finding, seen)
                 continue
             name = verification_job(finding.release, finding.wanted.digest)
             if name in self._started_jobs or any(j["metadata"]["name"] == name for j in seen.jobs):
@@ -200,6 +216,23 @@ class Watch:
             cronjob = next(c for c in seen.cronjobs if c["metadata"]["name"] == finding.release)
             self.cluster.create_job(self.target.environment, run_as_job(cronjob, name))
             self._started_jobs.add(name)
+
+    def _try(self, finding: Finding, seen: Observation) -> None:
+        if finding.release in self._trials:
+            return
+        deployment = next(d for d in seen.deployments if d["metadata"]["name"] == finding.release)
+        name = f"{finding.release[:40]}-try-{secrets.token_hex(4)}"
+        self.cluster.create_job(
+            self.target.environment, try_as_job(deployment, name, math.ceil(self.timeout) + 60)
+        )
+        self._trials[finding.release] = name
+
+    def _end_trials(self) -> None:
+        for name in self._trials.values():
+            # One that stays ends by its own deadline.
+            with contextlib.suppress(ReleaseError):
+                self.cluster.delete_job(self.target.environment, name)
+        self._trials.clear()
 
     def _judge(self, findings: Sequence[Finding]) -> None:
         failed = [finding for finding in findings if finding.state is State.FAILED]
