@@ -534,8 +534,7 @@ def rollback(
             output.offline(json_output, env, done, dry_run)
             if verify_after and not dry_run:
                 found = going.wait(going.target(done.mark.commit), done.releases)
-                if not json_output:
-                    output.printed(False, {}, status_table.findings(found))
+                shown(json_output, found)
         return
     with (
         reported(json_output),
@@ -565,8 +564,7 @@ def rollback(
             cluster = Cluster(context, kubeconfig, argocd_namespace=argocd_namespace)
             target = verify.target(repo, env, result.commit)
             found = deployed(repo, cluster, target, timeout, preempt=True)
-            if not json_output:
-                output.printed(False, {}, status_table.findings(found))
+            shown(json_output, found)
 
 
 @app.command()
@@ -633,8 +631,7 @@ def reconcile(
         )
         if marked and verify_after and not dry_run:
             found = deployed(repo, cluster, target, timeout)
-            if not json_output:
-                output.printed(False, {}, status_table.findings(found))
+            shown(json_output, found)
 
 
 @app.command("validate")
@@ -783,7 +780,8 @@ def verify_command(
         bool,
         typer.Option(
             "--run-cronjobs/--no-run-cronjobs",
-            help="Run a CronJob's new image once as a Job: being applied proves nothing.",
+            help="Run once as a Job what no pod runs, a CronJob's image or that of a Deployment "
+            "scaled to zero: being applied proves nothing.",
         ),
     ] = True,
     record: Annotated[
@@ -833,6 +831,12 @@ def verify_command(
             status_table.findings(found),
             f"{env} at {target.commit[:12]}: deployed.",
         )
+
+
+def shown(json_output: bool, found: list[Finding]) -> None:
+    """Print what runs after a command; its JSON was said before."""
+    if not json_output:
+        output.printed(json_output, {}, status_table.findings(found))
 
 
 def deployed(

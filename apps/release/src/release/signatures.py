@@ -26,8 +26,6 @@ from release.errors import NotFoundError, ReleaseError, UnreachableError
 from release.references import Image
 from release.registry import Registry, scheme, split
 
-GITHUB = "https://token.actions.githubusercontent.com"
-"""Who vouches for identities in GitHub's workflows."""
 _PAYLOAD = "application/vnd.dev.cosign.simplesigning.v1+json"
 _SIGNATURE = "dev.cosignproject.cosign/signature"
 _UNREACHABLE = re.compile(r"connection refused|no such host|i/o timeout|deadline exceeded", re.I)
@@ -92,7 +90,7 @@ class Identity:
     """Who had a certificate of Sigstore's: a workflow, by its exact name, and who vouched."""
 
     name: str
-    issuer: str = GITHUB
+    issuer: str
 
     def require(self, registry: Registry, image: Image) -> None:
         """See `Signer`."""

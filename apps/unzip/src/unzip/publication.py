@@ -34,7 +34,6 @@ class _Upload:
 
     identity: str
     parts: list[Part]
-    content_type: str
 
 
 class Publication:
@@ -262,7 +261,7 @@ class Publication:
         else:
             parts = self._send_parts(member, chunks, key, identity)
         with self._lock:
-            self._uploads[index] = _Upload(identity, parts, content_type)
+            self._uploads[index] = _Upload(identity, parts)
 
     def _complete(
         self, index: int, visible: Callable[[int, Callable[[Condition], object]], bool]
@@ -280,10 +279,9 @@ class Publication:
         completed = visible(index, write)
         with self._lock:
             del self._uploads[index]
-        if completed:
-            with self._lock:
+            if completed:
                 del self._begun[upload.identity]
-        else:
+        if not completed:
             self._abort(upload.identity)
 
     def _can_copy(self, member: Member) -> bool:

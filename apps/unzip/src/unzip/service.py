@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -113,6 +113,16 @@ class Service:
     def close_key(self, key: str) -> bool:
         """Process what is at ``key`` now; whether nothing of it is left to do."""
         return self.process_key(key) is not None or self.is_closed(key)
+
+    def close_keys(self, keys: Iterable[str]) -> bool:
+        """Process those that are archives; whether nothing is left to do. Failures are logged."""
+        wanted = [key for key in keys if self.wanted(key)]
+        try:
+            verdicts = [self.close_key(key) for key in wanted]
+        except Exception as error:
+            log.error("message failed", keys=wanted, error=str(error))
+            return False
+        return all(verdicts)
 
     def is_closed(self, key: str) -> bool:
         """Whether the archive that is at ``key`` now, if any, needs no more attention."""

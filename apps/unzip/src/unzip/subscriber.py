@@ -193,17 +193,11 @@ class Subscriber:
             return True
         keeping = asyncio.create_task(self._keep(message))
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, self._close, keys)
+            return await asyncio.get_running_loop().run_in_executor(
+                self._pool, self._service.close_keys, keys
+            )
         finally:
             keeping.cancel()
-
-    def _close(self, keys: list[str]) -> bool:
-        try:
-            verdicts = [self._service.close_key(key) for key in keys]
-        except Exception as error:
-            log.error("message failed", keys=keys, error=str(error))
-            return False
-        return all(verdicts)
 
     async def _keep(self, message: Msg) -> None:
         with suppress(Error):  # the connection is gone: the message comes again

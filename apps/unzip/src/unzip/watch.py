@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -34,15 +33,15 @@ class Watcher:
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._keys: queue.Queue[tuple[str, Callable[[], None]]] = queue.Queue(_WAITING)
+        self._keys: queue.Queue[str] = queue.Queue(_WAITING)
         self._under_way: set[str] = set()
         self._lock = threading.Lock()
         self._threads: list[threading.Thread] = []
 
-    def offer(self, key: str, done: Callable[[], None] = lambda: None) -> bool:
-        """Have ``key`` processed; ``done`` is called once it is closed. False: no room."""
+    def offer(self, key: str) -> bool:
+        """Have ``key`` processed. False: no room."""
         try:
-            self._keys.put_nowait((key, done))
+            self._keys.put_nowait(key)
         except queue.Full:
             return False
         return True
@@ -64,7 +63,7 @@ class Watcher:
         stop = self._service.stop.requested
         while not stop.is_set():
             try:
-                key, done = self._keys.get(timeout=0.2)
+                key = self._keys.get(timeout=0.2)
             except queue.Empty:
                 continue
             with self._lock:
@@ -73,7 +72,6 @@ class Watcher:
                 self._under_way.add(key)
             try:
                 self._service.process_key(key)
-                done()
             except Exception as error:
                 log.error("event failed", key=key, error=str(error))
             finally:
@@ -163,11 +161,7 @@ class Queue:
         keeper = threading.Thread(target=self._keep, args=(receipt, ended), daemon=True)
         keeper.start()
         try:
-            verdicts = [self._service.close_key(key) for key in keys if self._service.wanted(key)]
-            closed = all(verdicts)
-        except Exception as error:
-            log.error("message failed", id=message["MessageId"], error=str(error))
-            closed = False
+            closed = self._service.close_keys(keys)
         finally:
             ended.set()
             keeper.join()
