@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,19 @@ def test_git_is_the_switch(environment: str) -> None:
     assert spec["project"] == "slipway"
     assert spec["source"]["targetRevision"] == "main"
     assert spec["destination"]["namespace"] == environment
+
+
+@pytest.mark.parametrize("release", ALL_RELEASES, ids=str)
+def test_a_commit_wakes_the_releases_that_are_made_of_it(release: Release) -> None:
+    """A file that Argo CD does not know of would be applied late, or not at all."""
+    template = application_set(release.environment)["spec"]["template"]
+    paths = template["metadata"]["annotations"]["argocd.argoproj.io/manifest-generate-paths"]
+    chart, *values = paths.replace("{{ .release }}", release.name).split(";")
+    assert chart == "."  # the folder of spec.source.path
+    for environment in ("base", *ENVIRONMENTS):
+        for path in (*release.files, *release.missing, *VALUES.glob(f"{environment}/*")):
+            woken = any(fnmatch(f"/{path.relative_to(ROOT)}", pattern) for pattern in values)
+            assert woken == (path in (*release.files, *release.missing)), path
 
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
