@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import shlex
 import subprocess
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from cluster import layout
 from cluster.errors import ClusterError
 from cluster.layout import Layout
+
+WAKE = Path(__file__).with_name("wake.py")
 
 
 def url(address: str = layout.NODE_ADDRESS) -> str:
@@ -34,37 +38,26 @@ def ensure(where: Layout) -> str:
     # What a hosted repo's protected branch does: history is never rewritten or dropped.
     for name in ("receive.denyNonFastForwards", "receive.denyDeletes"):
         subprocess.run(["git", "-C", str(repo), "config", name, "true"], check=True)
-    hook = repo / "hooks" / "post-receive"
-    text = post_receive(where.program("kubectl"), where.kubeconfig)
-    if not hook.is_file() or hook.read_text() != text:
-        hook.write_text(text)
-        hook.chmod(0o755)
+    kubectl = [where.program("kubectl"), f"--kubeconfig={where.kubeconfig}"]
+    install_hook(repo, [*kubectl, "--namespace=argocd", "--request-timeout=5s"])
     return word
 
 
-def post_receive(kubectl: str, kubeconfig: Path) -> str:
-    """A hook that has Argo CD look at once, as a webhook does on a hosted repo.
+def install_hook(repo: Path, kubectl: Sequence[str]) -> None:
+    """(Re)write the hook that has Argo CD look at once, as a webhook does on a hosted repo.
 
-    It never fails or delays the push: Argo CD polls as well.
+    It never fails or delays a push. The interpreter is the system's: a clone's may be deleted.
     """
-    refresh = shlex.join(
-        [
-            kubectl,
-            f"--kubeconfig={kubeconfig}",
-            "--namespace=argocd",
-            "--request-timeout=5s",
-            "annotate",
-            "applications.argoproj.io",
-            "--all",
-            "--overwrite",
-            "argocd.argoproj.io/refresh=normal",
-        ]
-    )
-    return (
-        "#!/bin/sh\n"
-        "# Written by `cluster up`: tells Argo CD that main moved.\n"
-        "while read -r _old _new reference; do\n"
-        '  [ "$reference" = refs/heads/main ] || continue\n'
-        f"  {refresh} >/dev/null 2>&1 </dev/null &\n"
-        "done\n"
-    )
+    wake = repo / "hooks" / "wake.py"
+    command = shlex.join([str(Path(sys.executable).resolve()), "-I", str(wake.resolve()), *kubectl])
+    for path, text in (
+        (wake, WAKE.read_text()),
+        (
+            repo / "hooks" / "post-receive",
+            "#!/bin/sh\n# Written by `cluster up`: tells Argo CD that main moved.\n"
+            f'pushed=$(cat)\necho "$pushed" | {command} >/dev/null 2>&1 &\n',
+        ),
+    ):
+        if not path.is_file() or path.read_text() != text:
+            path.write_text(text)
+            path.chmod(0o755)
