@@ -1,16 +1,12 @@
-"""Stage 4: what Argo CD is told to apply, it is allowed to; a push tells it to look."""
+"""Stage 4: what Argo CD is told to apply, it is allowed to."""
 
 from __future__ import annotations
 
-import json
-import time
 from pathlib import Path
 
 import pytest
 import yaml
 
-from cluster.manifest_repo import install_hook
-from cluster.wake import PATHS, REFRESH
 from flow import source
 from flow.errors import FlowError
 from flow.render import render
@@ -93,54 +89,3 @@ def test_a_conflict_is_told_with_the_way_out(tmp_path: Path) -> None:
     with pytest.raises(FlowError, match="git pull"):
         source.publish(clone, str(bare), LOCAL)
     assert git(bare, "rev-parse", "main") == before
-
-
-def test_a_push_to_main_runs_the_hook_and_never_waits_for_it(tmp_path: Path) -> None:
-    clone = copy_source(tmp_path / "source")
-    bare = tmp_path / "bare.git"
-    git(tmp_path, "init", "--quiet", "--bare", "--initial-branch=main", str(bare))
-    said = tmp_path / "said"
-    program = tmp_path / "kubectl"
-    applications = tmp_path / "applications.json"
-    applications.write_text(
-        json.dumps(
-            {
-                "items": [
-                    {
-                        "metadata": {"name": name, "annotations": {PATHS: paths}},
-                        "spec": {"source": {"path": "charts/service"}},
-                    }
-                    for name, paths in (("told", "/told"), ("deaf", ".;/values/deaf.*"))
-                ]
-            }
-        )
-    )
-    # Stands for kubectl to show how it is called; the real one is called in tests/e2e.
-    program.write_text(
-        f'#!/bin/sh\n[ "$1" != get ] || exec cat {applications}\necho "$@" >> {said}\n'
-    )
-    program.chmod(0o755)
-
-    def push(to: str) -> None:
-        with (clone / "told").open("a") as file:
-            file.write(to)
-        git(clone, "add", "--all")
-        git(clone, "commit", "--quiet", f"--message={to}")
-        git(clone, "push", "--quiet", str(bare), f"main:{to}")
-
-    install_hook(bare, [str(program)])
-    push("other")
-    push("main")
-    push("other")
-    push("main")
-    deadline = time.monotonic() + 10
-    while not said.exists() or len(said.read_text().splitlines()) < 2:
-        assert time.monotonic() < deadline, "the hook did not run"
-        time.sleep(0.02)
-    # Which one is done first is open. Of the first push to main everything is new.
-    assert sorted(said.read_text().splitlines()) == [
-        f"annotate applications.argoproj.io --overwrite {REFRESH} told",
-        f"annotate applications.argoproj.io --overwrite {REFRESH} told deaf",
-    ]
-    install_hook(bare, ["/nonexistent/kubectl"])
-    push("main")

@@ -33,7 +33,7 @@ def main(kubectl: Sequence[str], pushed: Iterable[str]) -> None:
         changed = None if set(old) == {"0"} else _run("git", "diff", "--name-only", "-z", old, new)
         names = woken(found["items"], changed and changed.rstrip("\0").split("\0"))
         if names:
-            _run(*kubectl, "annotate", "applications.argoproj.io", "--overwrite", REFRESH, *names)
+            _run(*kubectl, "annotate", "applications.argoproj.io", "--overwrite", *names, REFRESH)
 
 
 def woken(applications: Sequence[Any], changed: Sequence[str] | None) -> list[str]:
