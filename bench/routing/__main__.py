@@ -78,11 +78,16 @@ def addresses(scratch: Scratch) -> dict[str, tuple[str, str]]:
     }
     apply = ("apply", "--server-side", "--force-conflicts", "-f", "-")
     kubectl(*apply, text=json.dumps(policy))
-    pod = kubectl(
+    pods = kubectl(
         *("get", "pods", "-n", NAMESPACE, "-l", f"app.kubernetes.io/instance={plain}"),
-        *("--field-selector", "status.phase=Running"),
-        *("-o", "jsonpath={.items[-1:].status.podIP}"),
+        *("--field-selector", "status.phase=Running", "-o", "json"),
     )
+    # The one with a sidecar before it may still be on its way out.
+    [pod] = [
+        found["status"]["podIP"]
+        for found in json.loads(pods)["items"]
+        if "deletionTimestamp" not in found["metadata"]
+    ]
     return {
         "direct": (f"http://{pod}:8080{PREDICT}", HOST),
         "gateway": (f"{GATEWAY}{PREDICT}", f"plain.{HOST}"),
