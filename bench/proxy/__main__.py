@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from bench import packages
 from bench.proxy import jobs, past, programs
 from bench.proxy.load import Rounds, added, body_of, closed, script
 from bench.proxy.programs import own
@@ -185,7 +186,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=10_000)
     parser.add_argument("--no-store", action="store_true")
     given = parser.parse_args()
-    programs.install_packages()
+    packages.ensure(programs.PACKAGES)
     results = measure(given, {name for name in given.only.split(",") if name})
     text = markdown(results)
     print(text)

@@ -6,10 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
-
-from cluster import preflight
 
 PACKAGES = {"nginx": "nginx-light", "wrk": "wrk", "redis-server": "redis-server"}
 LITELLM = "litellm[proxy]==1.106.2"
@@ -19,19 +16,6 @@ def cache_folder() -> Path:
     """Where Slipway keeps what it built and installed."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(os.environ.get("SLIPWAY_CACHE") or Path(base) / "slipway")
-
-
-def install_packages() -> None:
-    """nginx, wrk and redis-server from Debian; SystemExit names what is missing without root."""
-    search = f"{os.environ['PATH']}:/usr/sbin:/sbin"
-    missing = [each for name, each in PACKAGES.items() if shutil.which(name, path=search) is None]
-    if not missing:
-        return
-    names = " ".join(missing)
-    if os.geteuid() != 0:
-        raise SystemExit(f"this needs {names}: sudo apt-get install {names}")
-    print(f"installing {names} …", flush=True)
-    preflight.install_packages(missing, Path(tempfile.gettempdir()) / "slipway-bench-apt.log")
 
 
 def vegeta() -> str:

@@ -34,6 +34,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from bench import packages
 from tests.s3 import S3Server, serve_s3
 
 BUCKET = "archives"
@@ -41,6 +42,8 @@ RESULTS = Path(__file__).parents[1] / "results"
 RIVALS = ("lambda", "stream-unzip", "smart_open", "bsdtar+s5cmd", "unzip+s5cmd", "s5cmd alone")
 # In every round, however long they take; the others until they have used up the patience.
 STEADY = ("ours", "bsdtar+s5cmd", "s5cmd alone")
+# By their paths: an environment of ours has an `unzip` of its own.
+PACKAGES = {"bsdtar": "libarchive-tools", "/usr/bin/unzip": "unzip"}
 REQUIREMENTS = ("stream-unzip>=0.0.99", "smart-open[s3]>=7", "s5cmd>=0.2", "boto3>=1.40")
 _WORDS = [f"{n:x}{n * n:x}" for n in range(300, 2000)]
 
@@ -400,6 +403,7 @@ def main() -> None:
     parser.add_argument("--way", action="append", choices=RIVALS)
     parser.add_argument("--memory", action="store_true", help="only peak memory over sizes")
     arguments = parser.parse_args()
+    packages.ensure(PACKAGES)
     path = RESULTS / "unzip.json"
     result = json.loads(path.read_text()) if path.exists() else {"cases": {}}
     result["cores"] = os.cpu_count()
