@@ -9,12 +9,11 @@ import pytest
 
 from cluster.manifest_repo import install_hook
 from cluster.wake import PATHS
+from release.cluster import REFRESH
 from tests.programs import require
 from tests.release.conftest import World
 from tests.release.kube import APPLICATIONS, Kubernetes
 from tests.release.test_cluster import application
-
-REFRESH = "argocd.argoproj.io/refresh"
 
 
 @pytest.fixture

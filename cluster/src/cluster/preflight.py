@@ -167,17 +167,17 @@ def gather(where: Layout, alive: Iterable[str], *, built: bool) -> Facts:
 
 def missing_packages() -> tuple[str, ...]:
     """Debian packages whose programs are not there."""
-    missing = _missing(DEBIAN_PACKAGES)
-    missing |= {package for path, package in FILES_OF_PACKAGES.items() if not path.exists()}
-    return tuple(sorted(missing))
+    of_files = {package for path, package in FILES_OF_PACKAGES.items() if not path.exists()}
+    return tuple(sorted(missing(DEBIAN_PACKAGES) | of_files))
 
 
 def missing_packages_for_tests() -> tuple[str, ...]:
     """Debian packages whose programs the tests without a cluster drive and do not find."""
-    return tuple(sorted(_missing(TEST_PACKAGES)))
+    return tuple(sorted(missing(TEST_PACKAGES)))
 
 
-def _missing(packages: Mapping[str, str]) -> set[str]:
+def missing(packages: Mapping[str, str]) -> set[str]:
+    """Of packages by the programs they bring: those whose program is not found."""
     search = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
     return {
         package

@@ -154,31 +154,15 @@ def reconciled_after_operation(app: Object) -> bool:
 def run_as_job(cronjob: Object, name: str) -> Object:
     """A Job that does once what the CronJob does on schedule (`kubectl create job --from`)."""
     template = cronjob["spec"]["jobTemplate"]
-    metadata = template.get("metadata", {})
-    return {
-        "apiVersion": "batch/v1",
-        "kind": "Job",
-        "metadata": {
-            "name": name,
-            "namespace": cronjob["metadata"]["namespace"],
-            "labels": {**metadata.get("labels", {}), INSTANCE: cronjob["metadata"]["name"]},
-            "annotations": {
-                **metadata.get("annotations", {}),
-                "cronjob.kubernetes.io/instantiate": "manual",
-            },
-            # With the CronJob as owner it is cleaned up with it, and Argo CD shows it below it.
-            "ownerReferences": [
-                {
-                    "apiVersion": "batch/v1",
-                    "kind": "CronJob",
-                    "name": cronjob["metadata"]["name"],
-                    "uid": cronjob["metadata"]["uid"],
-                    "controller": True,
-                }
-            ],
-        },
-        "spec": template["spec"],
+    job = _job(cronjob, "batch/v1", "CronJob", name, template["spec"])
+    metadata, of_template = job["metadata"], template.get("metadata", {})
+    metadata["labels"] = {**of_template.get("labels", {}), **metadata["labels"]}
+    metadata["annotations"] = {
+        **of_template.get("annotations", {}),
+        "cronjob.kubernetes.io/instantiate": "manual",
     }
+    metadata["ownerReferences"][0]["controller"] = True
+    return job
 
 
 def try_as_job(deployment: Object, name: str, seconds: int) -> Object:
@@ -187,27 +171,33 @@ def try_as_job(deployment: Object, name: str, seconds: int) -> Object:
     Argo CD and the autoscaler leave it alone, and the Deployment's Service sends it requests.
     """
     template = deployment["spec"]["template"]
+    spec = {
+        "activeDeadlineSeconds": seconds,
+        "ttlSecondsAfterFinished": 60,
+        "template": {**template, "spec": {**template["spec"], "restartPolicy": "OnFailure"}},
+    }
+    return _job(deployment, "apps/v1", "Deployment", name, spec)
+
+
+def _job(owner: Object, version: str, kind: str, name: str, spec: Object) -> Object:
+    """A Job of a workload, which is cleaned up with it and which Argo CD shows below it."""
+    metadata = owner["metadata"]
+    reference = {
+        "apiVersion": version,
+        "kind": kind,
+        "name": metadata["name"],
+        "uid": metadata["uid"],
+    }
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": {
             "name": name,
-            "namespace": deployment["metadata"]["namespace"],
-            "labels": {INSTANCE: deployment["metadata"]["name"]},
-            "ownerReferences": [
-                {
-                    "apiVersion": "apps/v1",
-                    "kind": "Deployment",
-                    "name": deployment["metadata"]["name"],
-                    "uid": deployment["metadata"]["uid"],
-                }
-            ],
+            "namespace": metadata["namespace"],
+            "labels": {INSTANCE: metadata["name"]},
+            "ownerReferences": [reference],
         },
-        "spec": {
-            "activeDeadlineSeconds": seconds,
-            "ttlSecondsAfterFinished": 60,
-            "template": {**template, "spec": {**template["spec"], "restartPolicy": "OnFailure"}},
-        },
+        "spec": spec,
     }
 
 
