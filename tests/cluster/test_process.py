@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster import process
 from cluster.errors import ClusterError
 from cluster.process import Daemon, Supervisor, stop_processes
 
@@ -100,6 +101,30 @@ def test_one_that_ignores_sigterm_is_killed(supervisor: Supervisor, tmp_path: Pa
     assert pid is not None
     supervisor.stop("part", grace=0.2)
     assert not Path(f"/proc/{pid}").exists()
+
+
+def test_what_was_stopped_is_waited_for() -> None:
+    """Found: one that ended between two looks at it was called gone, and stayed a zombie."""
+    for _ in range(50):
+        pid = os.posix_spawnp("sleep", ["sleep", "60"], os.environ)
+        stop_processes([pid], grace=0)
+        assert not Path(f"/proc/{pid}").exists()
+
+
+def test_one_that_ends_at_once_is_told_with_its_exit_code(
+    supervisor: Supervisor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found: the first look at the process took its exit code with it."""
+    spawn = process._spawn
+
+    def spawn_and_end(part: Daemon, log: Path) -> int:
+        pid = spawn(part, log)
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        return pid
+
+    monkeypatch.setattr(process, "_spawn", spawn_and_end)
+    with pytest.raises(ClusterError, match="ended with exit code 7"):
+        supervisor.ensure(daemon(tmp_path, "import sys; sys.exit(7)"))
 
 
 def test_one_that_ends_early_is_told_with_its_log(supervisor: Supervisor, tmp_path: Path) -> None:

@@ -135,6 +135,7 @@ def _spawn(daemon: Daemon, log: Path) -> int:
 def stop_processes(pids: Iterable[int], *, grace: float) -> None:
     """SIGTERM to each, SIGKILL to those left after ``grace`` seconds; wait until all are gone."""
     alive = {pid: start for pid in pids if (start := _start_time(pid)) is not None}
+    ended = dict(alive)
     _signal(alive, signal.SIGTERM)
     deadline = time.monotonic() + grace
     while (alive := _still(alive)) and time.monotonic() < deadline:
@@ -142,10 +143,18 @@ def stop_processes(pids: Iterable[int], *, grace: float) -> None:
     _signal(alive, signal.SIGKILL)
     while alive := _still(alive):
         time.sleep(0.05)
+    _reap(ended)
 
 
 def _still(alive: dict[int, str]) -> dict[int, str]:
     return {pid: start for pid, start in alive.items() if _start_time(pid) == start}
+
+
+def _reap(pids: Iterable[int]) -> None:
+    # A child of ours that ended stays a zombie until it is waited for.
+    for pid in pids:
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(pid, 0)
 
 
 def _signal(pids: Iterable[int], number: int) -> None:
@@ -173,9 +182,6 @@ def _start_time(pid: int) -> str | None:
 
     Source: proc(5), /proc/PID/stat, fields 3 and 22. A reused process id has another start.
     """
-    # A child of ours that ended stays a zombie until it is waited for.
-    with contextlib.suppress(ChildProcessError):
-        os.waitpid(pid, os.WNOHANG)
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
