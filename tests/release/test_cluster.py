@@ -372,7 +372,9 @@ def test_health_before_the_operation_ended_is_not_trusted(kube: Kubernetes, worl
     everything_runs(kube, world, "1", "proxy", "worker")
     stale = application("proxy", world.head(), reconciledAt="2026-11-20T12:00:03Z")
     kube.put(APPLICATIONS, stale, subresource=False)
-    assert verify(world, timeout="0.3").code == 7
+    early = verify(world, timeout="0.3")
+    assert early.code == 7
+    assert "Argo CD has not looked at the cluster since" in early.json["message"]
     kube.put(APPLICATIONS, application("proxy", world.head()), subresource=False)
     assert verify(world).code == 0
 
@@ -669,6 +671,15 @@ def test_what_is_scaled_to_zero_and_cannot_start_has_failed(kube: Kubernetes, wo
     thread.join()
     assert answer.code == 6
     assert "no such module" in answer.json["message"]
+    assert trials(kube) == []
+
+
+def test_a_trial_that_has_not_ended_is_named(kube: Kubernetes, world: World) -> None:
+    """Found: a time-out while a Job tried the image said no more than Synced and Healthy."""
+    at_zero(kube, world)
+    answer = verify(world, timeout="0.5")
+    assert answer.code == 7
+    assert "worker: not proved: applied, and no run of its image" in answer.json["message"]
     assert trials(kube) == []
 
 

@@ -178,7 +178,8 @@ class Watch:
             )
             return replace(finding, state=State.PROGRESSING, causes=(*finding.causes, closed))
         if not reconciled_after_operation(app) and finding.state is not State.FAILED:
-            return replace(finding, state=State.PROGRESSING)
+            early = Cause("early", "Argo CD has not looked at the cluster since it applied this")
+            return replace(finding, state=State.PROGRESSING, causes=(*finding.causes, early))
         return finding
 
     def _idle(self, release: str, app: Object) -> bool:
@@ -323,10 +324,7 @@ def explained(cluster: Cluster, environment: str, findings: Sequence[Finding]) -
     """The causes in one text, each with the last error its container logged."""
     told = []
     for finding in findings:
-        causes = finding.causes or (
-            Cause("health", f"Argo CD says {finding.sync} and {finding.health}"),
-        )
-        for cause in causes:
+        for cause in finding.causes or (_cause_unknown(finding),):
             said = (
                 last_error(cluster.logs(environment, *cause.log[:2], previous=cause.log[2]))
                 if (cause.log)
@@ -334,6 +332,12 @@ def explained(cluster: Cluster, environment: str, findings: Sequence[Finding]) -
             )
             told.append(f"{finding.release}: {cause}" + (f" [{said}]" if said else ""))
     return "; ".join(dict.fromkeys(told)) + ("." if told else "")
+
+
+def _cause_unknown(finding: Finding) -> Cause:
+    if finding.state is State.DEPLOYED and not finding.proved:
+        return Cause("not proved", "applied, and no run of its image has succeeded yet")
+    return Cause("health", f"Argo CD says {finding.sync} and {finding.health}")
 
 
 def last_error(log: str) -> str:
