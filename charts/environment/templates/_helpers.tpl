@@ -52,16 +52,21 @@ Sample: ports: {{- include "environment.ports" (list "8080/TCP") | nindent 4 }}
 {{- end }}
 
 {{/*
-Egress rules to peers by name.
+Egress rules to peers by name. Without ports a rule would mean every port.
 Sample: egress: {{- include "environment.egress" (dict "root" $ "names" (list "dns") "key" "everyone") | nindent 4 }}
 */}}
 {{- define "environment.egress" -}}
 {{- range .names }}
-{{- $peer := index $.root.Values.peers . | default dict }}
+{{- $to := include "environment.peer" (dict "root" $.root "name" . "key" $.key) }}
+{{- $peer := index $.root.Values.peers . }}
+{{- if not $peer }}
+{{- fail (printf "%s names %q, a release of this environment: take it out and name the caller under services.%s.from, with the port" $.key . .) }}
+{{- end }}
+{{- if not $peer.ports }}
+{{- fail (printf "%s names %q, but peers.%s has no ports, which would open all of them: set peers.%s.ports" $.key . . .) }}
+{{- end }}
 - to:
-    - {{- include "environment.peer" (dict "root" $.root "name" . "key" $.key) | nindent 6 }}
-  {{- with $peer.ports }}
-  ports: {{- include "environment.ports" . | trim | nindent 4 }}
-  {{- end }}
+    - {{- $to | nindent 6 }}
+  ports: {{- include "environment.ports" $peer.ports | trim | nindent 4 }}
 {{- end }}
 {{- end }}
