@@ -210,3 +210,20 @@ Sample: {{ include "routing.principal" (dict "root" $ "caller" "proxy") }}
 {{- printf "%s/ns/%s/sa/%s" .root.Values.trustDomain .root.Release.Namespace .caller -}}
 {{- end -}}
 {{- end }}
+
+{{/*
+The requests that need a token: to this environment's hosts, with a port or without, but for the
+public paths.
+Sample: to: {{- include "routing.tokenWanted" $ | nindent 8 }}
+*/}}
+{{- define "routing.tokenWanted" -}}
+- operation:
+    hosts:
+      {{- range .Values.hosts }}
+      - {{ . | quote }}
+      - {{ printf "%s:*" . | quote }}
+      {{- end }}
+    {{- with .Values.jwt.publicPaths }}
+    notPaths: {{- toYaml . | nindent 6 }}
+    {{- end }}
+{{- end }}
