@@ -68,16 +68,8 @@ def addresses(scratch: Scratch) -> dict[str, tuple[str, str]]:
     scratch.release("proxy", env={"PROXY_REDIS_URL": ""})
     scratch.wait(plain, "proxy")
     callers: dict[str, dict[str, Any]] = {"gateway": {}, "proxy": {}}
-    scratch.routes({"proxy": {"paths": ["/"], "callers": callers}})
-    # The challenger has no sidecar here, so nothing there can speak mutual TLS.
-    policy = {
-        "apiVersion": "networking.istio.io/v1",
-        "kind": "DestinationRule",
-        "metadata": {"name": plain, "namespace": NAMESPACE},
-        "spec": {"host": plain, "trafficPolicy": {"tls": {"mode": "DISABLE"}}},
-    }
-    apply = ("apply", "--server-side", "--force-conflicts", "-f", "-")
-    kubectl(*apply, text=json.dumps(policy))
+    routes = {"proxy": {"paths": ["/"], "callers": callers}, plain: {"sidecar": False}}
+    scratch.routes(routes)
     pods = kubectl(
         *("get", "pods", "-n", NAMESPACE, "-l", f"app.kubernetes.io/instance={plain}"),
         *("--field-selector", "status.phase=Running", "-o", "json"),
