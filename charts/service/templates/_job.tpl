@@ -5,7 +5,10 @@ Sample: spec: {{- include "service.job" . | nindent 2 }}
 {{- define "service.job" -}}
 activeDeadlineSeconds: {{ .Values.job.activeDeadlineSeconds }}
 backoffLimit: {{ .Values.job.backoffLimit }}
+{{- if eq .Values.kind "CronJob" }}
 ttlSecondsAfterFinished: {{ .Values.job.ttlSecondsAfterFinished }}
+{{- /* A Job by itself stays: one that is gone Argo CD makes, and so runs, again. */}}
+{{- end }}
 podFailurePolicy:
   rules:
     {{- with .Values.job.failOnExitCodes }}
