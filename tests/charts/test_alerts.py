@@ -26,6 +26,7 @@ PROGRESSING = (
 RESTARTS = f'kube_pod_container_status_restarts_total{{{IN_DEV},pod="x-1",container="x"}}'
 SUCCEEDED = f'kube_cronjob_status_last_successful_time{{{IN_DEV},cronjob="x"}}'
 FAILED_PODS = f'kube_job_status_failed{{{IN_DEV},job_name="x-29340"}}'
+SUSPENDED = f'kube_cronjob_spec_suspend{{{IN_DEV},cronjob="x"}}'
 CREATED = f'kube_cronjob_created{{{IN_DEV},cronjob="x"}}'
 
 
@@ -71,6 +72,9 @@ CASES = [
     Case("CronJob", "NoRunSucceeds", "an hour and ten minutes since the last success",
          {SUCCEEDED: "0x90", CREATED: "0x90"}, silent=(60, 70), fires=(72,)),
     Case("CronJob", "NoRunSucceeds", "it never succeeded", {CREATED: "0x90"}, fires=(72,)),
+    # Found: who stopped it, as docs/operations.md says, was paged an hour later.
+    Case("CronJob", "NoRunSucceeds", "it is suspended, and fires once it no longer is",
+         {SUCCEEDED: "0x120", SUSPENDED: "1x90 0x30"}, silent=(72, 90, 100), fires=(102,)),
     Case("CronJob", "NoRunSucceeds", "it succeeds every half hour, whatever its age",
          {SUCCEEDED: "0x30 1800x30 3600x40", CREATED: "0x100"}, silent=(72, 95)),
     Case("CronJob", "NoRunSucceeds", "a nightly one, told so",
