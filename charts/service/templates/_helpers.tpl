@@ -105,6 +105,44 @@ Sample: data: {{- include "service.env" . | nindent 2 }}
 {{- end }}
 
 {{/*
+Refuses a rollout that counts as failed while a pod may still start.
+Sample: {{- include "service.timeToStart" . }}
+*/}}
+{{- define "service.timeToStart" -}}
+{{- $deadline := int .Values.strategy.progressDeadlineSeconds -}}
+{{- with .Values.probes.startup -}}
+{{- $start := mul .periodSeconds .failureThreshold | int -}}
+{{- if le $deadline $start -}}
+{{- fail (printf "strategy.progressDeadlineSeconds is %d, but probes.startup allows a start of %d s: raise the one above it, or lower probes.startup.failureThreshold" $deadline $start) -}}
+{{- end -}}
+{{- end -}}
+{{- end }}
+
+{{/*
+Refuses a model folder that has more room than the pod: it would be evicted while it fetches.
+Sample: {{- include "service.roomForModel" . }}
+*/}}
+{{- define "service.roomForModel" -}}
+{{- $size := .Values.modelFetch.sizeLimit -}}
+{{- with index .Values.resources.limits "ephemeral-storage" -}}
+{{- $needed := addf (include "service.bytes" $size) (include "service.bytes" "256Mi") -}}
+{{- if lt (include "service.bytes" . | float64) $needed -}}
+{{- fail (printf "modelFetch.sizeLimit is %q, which with the 256Mi of /tmp is above resources.limits.ephemeral-storage %q: a pod that fills it is evicted, so raise the limit or lower the size" $size (toString .)) -}}
+{{- end -}}
+{{- end -}}
+{{- end }}
+
+{{/*
+A quantity such as "1Gi" in bytes.
+Sample: {{ include "service.bytes" "1Gi" }}
+*/}}
+{{- define "service.bytes" -}}
+{{- $unit := regexFind "[A-Za-z]+$" (toString .) -}}
+{{- $factors := dict "" 1 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 -}}
+{{- mulf (trimSuffix $unit (toString .)) (get $factors $unit | default 0) -}}
+{{- end }}
+
+{{/*
 Refuses two owners of the number of pods.
 Sample: {{- include "service.oneScaler" . }}
 */}}

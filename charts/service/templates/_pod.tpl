@@ -110,6 +110,7 @@ spec:
     - name: tmp
       emptyDir: {sizeLimit: 256Mi}
     {{- if .Values.modelFetch.enabled }}
+    {{- include "service.roomForModel" . }}
     - name: models
       emptyDir: {sizeLimit: {{ .Values.modelFetch.sizeLimit }}}
     {{- end }}
