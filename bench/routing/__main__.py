@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from tests import programs
-from tests.charts.overload import BREAKER, TIMEOUT, capacity, limited, overload
+from tests.charts.overload import BREAKER, LIMITS, TIMEOUT, capacity, limited, overload
 from tests.charts.rendering import ROOT, helm
 from tests.charts.scratch import DIGIT, GATEWAY, HOST, NAMESPACE, Scratch, kubectl, made
 
@@ -295,10 +295,10 @@ def markdown(result: dict[str, Any]) -> str:
         "",
         "## A load above the capacity",
         "",
-        f"A model server of 0.05 CPU; {BREAKER['maxConnections']} connections and a queue of "
-        f"{BREAKER['maxPendingRequests']} where there is a breaker, the chart's defaults where "
-        f"there is none; timeout {TIMEOUT}. Each row is a round; the capacity is the best of the "
-        "callers who each ask again at once, without a breaker.",
+        f"A model server of {LIMITS['limits']['cpu']} CPU; {BREAKER['maxConnections']} connections "
+        f"and a queue of {BREAKER['maxPendingRequests']} where there is a breaker, the chart's "
+        f"defaults where there is none; timeout {TIMEOUT}. Each row is a round; the capacity is "
+        "the best of the callers who each ask again at once, without a breaker.",
         "",
         "| breaker | load | 200/s of so many callers | 200/s | share of capacity | 200 p99 ms "
         "| 503 p99 ms | answers |",

@@ -28,8 +28,8 @@ BODY = {
 }
 # A pod whose capacity is a small part of the machine's, so that load and Envoy have the rest.
 LIMITS = {
-    "requests": {"cpu": "25m", "memory": "128Mi"},
-    "limits": {"cpu": "50m", "memory": "768Mi", "ephemeral-storage": "2Gi"},
+    "requests": {"cpu": "50m", "memory": "128Mi"},
+    "limits": {"cpu": "100m", "memory": "768Mi", "ephemeral-storage": "2Gi"},
 }
 CALLERS = (4, 16, 64)
 AT_ONCE = 16
