@@ -77,11 +77,15 @@ MUTATIONS = (
         f"{ENVIRONMENT}/networkpolicy-default-deny.yaml",
         "policyTypes: [Ingress, Egress]",
         "policyTypes: [Ingress]",
-        # Not by connectivity: each pod has a policy of its own for both ways as well.
+        # Not by connectivity: `everyone`, which selects every pod, closes the way out as well.
         ("unit",),
     ),
     Mutation(
-        "no default-deny", f"{ENVIRONMENT}/networkpolicy-default-deny.yaml", "", None, ("unit",)
+        "no default-deny",
+        f"{ENVIRONMENT}/networkpolicy-default-deny.yaml",
+        "",
+        None,
+        ("unit", "connectivity"),
     ),
     Mutation(
         "the extractor may reach any address",
