@@ -15,6 +15,7 @@ import yaml
 
 from release.render import releases, render_all
 from release.validate import SCHEMAS
+from tests.charts.rendering import helm, manifests
 from tests.programs import cache_folder, require
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,18 +44,25 @@ def allowed(group: str, kind: str) -> bool:
     return {"group": group, "kind": kind} in project["spec"]["namespaceResourceWhitelist"]
 
 
-def test_external_secrets_make_what_the_values_name() -> None:
-    store, external = documents("external-secrets")
+def test_external_secrets_make_what_the_values_name(tmp_path: Path) -> None:
+    """Found: nothing made an ExternalSecret in an environment; only an example lay there."""
+    values = tmp_path / "environment.yaml"
+    secrets = {wanted(): {"key": f"slipway/prod/{wanted()}"}}
+    values.write_text(
+        yaml.safe_dump({"secretStore": {"region": "eu-central-1"}, "secrets": secrets})
+    )
+    base = ROOT / "values/base/environment.yaml"
+    answer = helm(ROOT / "charts/environment", "environment", "prod", [base, values])
+    assert answer.returncode == 0, answer.stderr
+    found = {one["kind"]: one for one in manifests(answer.stdout)}
+    store, external = found["SecretStore"], found["ExternalSecret"]
     assert store["spec"]["provider"]["aws"]["service"] == "SecretsManager"
-    assert external["spec"]["secretStoreRef"] == {"kind": "SecretStore", "name": "aws"}
-    assert store["metadata"]["name"] == "aws"
+    reference = {"kind": "SecretStore", "name": store["metadata"]["name"]}
+    assert external["spec"]["secretStoreRef"] == reference
     assert external["spec"]["target"]["name"] == wanted()
     done = subprocess.run(
-        [
-            *(require("kubeconform"), "-strict", "-schema-location", SCHEMAS),
-            str(FOLDER / "external-secrets.yaml"),
-        ],
-        capture_output=True, text=True, check=False, cwd=ROOT,
+        [require("kubeconform"), "-strict", "-schema-location", SCHEMAS, "-"],
+        input=answer.stdout, capture_output=True, text=True, check=False, cwd=ROOT,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout
     assert allowed("external-secrets.io", "ExternalSecret")
