@@ -5,6 +5,8 @@ The series are those of kube-state-metrics, as its documentation names and label
 
 from __future__ import annotations
 
+import json
+import re
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -164,3 +166,32 @@ def test_a_rule_that_prometheus_would_refuse_is_found(tmp_path: Path) -> None:
     group = {"name": "g", "rules": [{"alert": "A", "expr": "sum(rate(x[5m])"}]}
     path.write_text(yaml.safe_dump({"groups": [group]}), encoding="utf-8")
     assert promtool("check", "rules", path).returncode != 0
+
+
+def test_every_severity_reaches_a_receiver_that_holds_no_secret() -> None:
+    """Found: nothing said whom a severity reaches, so every alert ended in Alertmanager."""
+    path = ROOT / "argocd/platform/prometheus.yaml"
+    application = yaml.safe_load(path.read_text(encoding="utf-8"))
+    alertmanager = application["spec"]["source"]["helm"]["valuesObject"]["alertmanager"]
+    config = alertmanager["config"]
+    receivers = {one.pop("name"): one for one in config["receivers"]}
+    schema = (ROOT / "charts/service/values.schema.json").read_text(encoding="utf-8")
+    alert = json.loads(schema)["properties"]["monitoring"]["properties"]["alerts"]
+    for severity in alert["additionalProperties"]["properties"]["severity"]["enum"]:
+        assert _receiver(config["route"], severity) == severity
+        [(_, [reached])] = receivers[severity].items()
+        [(key, value)] = [(key, reached[key]) for key in reached if re.search("key|url|token", key)]
+        assert key.endswith("_file"), f"{severity}: {key} holds the secret itself"
+        assert value.split("/")[-2] in alertmanager["alertmanagerSpec"]["secrets"]
+    assert _receiver(config["route"], "") == "ticket"
+
+
+def _receiver(route: Any, severity: str) -> str:
+    """Where Alertmanager sends an alert of a severity, by the one kind of matcher used there."""
+    for one in route.get("routes", []):
+        [matcher] = one["matchers"]
+        pattern = re.fullmatch(r'severity=~"(.*)"', matcher)
+        assert pattern, f"{matcher} is another kind of matcher than this test reads"
+        if re.fullmatch(pattern[1], severity):
+            return str(one["receiver"])
+    return str(route["receiver"])
