@@ -42,8 +42,8 @@ TIMEOUT = "2s"
 class Outcome:
     """What became of a load: counts by status, 200 per second, times in milliseconds.
 
-    ``without_flag`` counts the 503 that did not come from the breaker, ``wrong`` the 200 that
-    answer something else than the others.
+    ``unexplained`` counts the 503 that did not come from the breaker and the 429 that the model
+    server did not tell, ``wrong`` the 200 that answer something else than the others.
     """
 
     offered_per_second: float
@@ -51,7 +51,7 @@ class Outcome:
     statuses: dict[int, int]
     served_p99: float
     refused_p99: float
-    without_flag: int
+    unexplained: int
     wrong: int
 
 
@@ -96,7 +96,9 @@ def _outcome(hits: list[dict[str, Any]], seconds: int) -> Outcome:
     served = [hit for hit in hits if hit["code"] == 200]
     refused = [hit for hit in hits if hit["code"] == 503]
     answers = Counter(json.dumps(_answer(hit)) for hit in served)
+    busy = [hit for hit in hits if hit["code"] == 429]
     flagged = sum("true" in hit["headers"].get("X-Envoy-Overloaded", []) for hit in refused)
+    told = sum({"Retry-After", "X-Slipway-Variant"} <= hit["headers"].keys() for hit in busy)
     starts = [datetime.fromisoformat(hit["timestamp"]).timestamp() for hit in hits]
     ends = [start + hit["latency"] / 1e9 for start, hit in zip(starts, hits, strict=True)]
     # What is answered late is no gain: the time until the last answer counts.
@@ -107,7 +109,7 @@ def _outcome(hits: list[dict[str, Any]], seconds: int) -> Outcome:
         statuses=dict(Counter(hit["code"] for hit in hits)),
         served_p99=_p99(served),
         refused_p99=_p99(refused),
-        without_flag=len(refused) - flagged,
+        unexplained=len(refused) - flagged + len(busy) - told,
         wrong=len(served) - max(answers.values(), default=0),
     )
 

@@ -111,10 +111,11 @@ class Scratch:
             own["model"] = self.model
         self._apply("service", name, base, own)
 
-    def environment(self) -> None:
+    def environment(self, **values: Any) -> None:
         """Make the guard rails."""
         own = yaml.safe_load((FIXTURES / "environment.yaml").read_text(encoding="utf-8"))
         own["services"]["inference"] = {"from": {"gateway": ["8080/TCP"]}}
+        own |= values
         self._apply("environment", "environment", ROOT / "values/base/environment.yaml", own)
 
     def routes(self, services: Mapping[str, Any] | None = None, **values: Any) -> None:

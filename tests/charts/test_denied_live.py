@@ -11,7 +11,12 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from tests.charts.callers import plain_text_status, status_from, status_from_pod
+from tests.charts.callers import (
+    plain_text_status,
+    pod_elsewhere,
+    status_from,
+    status_from_pod,
+)
 from tests.charts.scratch import HOST, NAMESPACE, Scratch, access_log, eventually, kubectl
 from tests.charts.tokens import Issuer, token
 
@@ -59,44 +64,9 @@ def test_an_unlisted_caller_is_refused_and_logged(scratch: Scratch) -> None:
 @pytest.fixture(scope="module")
 def foreigner(scratch: Scratch) -> Iterator[str]:
     """A pod of another namespace of the mesh, whose sidecar would let it call anybody."""
-    namespace = f"{NAMESPACE}-foreign"
-    deployment = json.loads(
-        kubectl("get", "deployment", "inference", "-n", NAMESPACE, "-o", "json")
-    )
-    template = deployment["spec"]["template"]
-    container = template["spec"]["containers"][0]
-    pod = {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {
-            "name": "foreigner",
-            "namespace": namespace,
-            "labels": {"sidecar.istio.io/inject": "true"},
-        },
-        "spec": {
-            "terminationGracePeriodSeconds": 1,
-            "containers": [
-                {
-                    "name": "caller",
-                    "image": container["image"],
-                    "command": ["python3", "-c", "import time; time.sleep(3600)"],
-                }
-            ],
-        },
-    }
-    try:
-        kubectl("create", "namespace", namespace)
-        # The account is made a moment after its namespace.
-        eventually(
-            lambda: kubectl("get", "serviceaccount", "-n", namespace, "-o", "name"),
-            lambda text: "default" in text,
-        )
-        kubectl("apply", "--server-side", "-f", "-", text=json.dumps(pod))
-        ready = ("--for=condition=Ready", "--timeout=120s")
-        kubectl("wait", "pod/foreigner", "-n", namespace, *ready)
+    waits = ("python3", "-c", "import time; time.sleep(3600)")
+    with pod_elsewhere("foreigner", waits, mesh=True) as namespace:
         yield namespace
-    finally:
-        kubectl("delete", "namespace", namespace, "--wait=true", "--ignore-not-found")
 
 
 def test_a_call_from_another_environment_is_refused_and_logged(
@@ -106,7 +76,7 @@ def test_a_call_from_another_environment_is_refused_and_logged(
     path = "/v2/models/digits?foreign"
     url = f"http://inference.{NAMESPACE}:8080{path}"
     # It gets as far as inference's own sidecar.
-    assert status_from_pod(foreigner, "foreigner", "caller", url) == "403"
+    assert status_from_pod(foreigner, "foreigner", "foreigner", url) == "403"
     (line,) = logged(NAMESPACE, inference(), begin, lambda line: line["path"] == path)
     assert line["response_code_details"].startswith("rbac_access_denied"), line
 
@@ -157,5 +127,50 @@ def test_a_token_is_refused_and_logged(
         assert line["response_code"] == status
         assert line["response_code_details"].startswith(reason), line
     finally:
+        scratch.routes()
+        eventually(lambda: scratch.ask().status, lambda seen: seen == 200)
+
+
+def test_a_token_for_another_environment_is_refused_and_logged(scratch: Scratch) -> None:
+    """Found: the gateway verifies it by the other environment's rule, and let it in here."""
+    issuer = Issuer(NAMESPACE)
+    name = f"{NAMESPACE}-other"
+    other = {
+        "apiVersion": "security.istio.io/v1",
+        "kind": "RequestAuthentication",
+        "metadata": {"name": name, "namespace": "istio-ingress"},
+        "spec": {
+            "selector": {"matchLabels": {"istio": "ingressgateway"}},
+            "jwtRules": [
+                {
+                    "issuer": issuer.values["issuer"],
+                    "audiences": ["other"],
+                    "jwks": issuer.values["jwks"],
+                    "forwardOriginalToken": True,
+                }
+            ],
+        },
+    }
+    foreign = {"Authorization": f"Bearer {token(issuer.key, {**issuer.claims, 'aud': 'other'})}"}
+    scratch.routes(jwt={**issuer.values, "publicPaths": ["/v2/models/digits"]})
+    try:
+        kubectl("apply", "--server-side", "-f", "-", text=json.dumps(other))
+        # On a path that needs no token it is let in once the other environment's rule is there.
+        public = {"path": "/v2/models/digits", "method": "GET", "headers": foreign}
+        eventually(lambda: scratch.ask(**public).status, lambda seen: seen == 200)
+        begin = datetime.now(UTC)
+        path = f"/v2/models/digits/infer?at={time.time_ns()}"
+        assert scratch.ask(path, headers=foreign).status == 403
+        (line,) = logged(
+            "istio-ingress", "istio=ingressgateway", begin, lambda line: line["path"] == path
+        )
+        # By the policy: the token itself was found good.
+        assert line["response_code_details"].startswith("rbac_access_denied"), line
+        good = {"Authorization": f"Bearer {token(issuer.key, issuer.claims)}"}
+        assert scratch.ask(headers=good).status == 200
+    finally:
+        kubectl(
+            *("delete", "requestauthentication", name, "-n", "istio-ingress"), "--ignore-not-found"
+        )
         scratch.routes()
         eventually(lambda: scratch.ask().status, lambda seen: seen == 200)

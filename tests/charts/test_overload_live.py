@@ -37,6 +37,9 @@ def test_overload_is_refused_by_the_breaker_and_the_rest_is_served_right(
     for times in (2, 10):
         seen = overload(tmp_path, int(times * able), SECONDS)
         print(f"{times} times {able:.0f}/s: {seen.good_per_second / able:.0%} served, {seen}")
-        assert set(seen.statuses) == {200, 503}, seen
-        assert seen.without_flag == 0, "refused by somebody else than the breaker"
+        # What the breaker lets through may still be more rows than the server's own queue takes:
+        # it says 429 then, with the time after which it has room.
+        assert set(seen.statuses) - {429} == {200, 503}, seen
+        assert seen.statuses[503] > seen.statuses.get(429, 0), "the server had to refuse the most"
+        assert seen.unexplained == 0, "refused by somebody else than the breaker or the server"
         assert seen.wrong == 0

@@ -9,16 +9,17 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from tests.charts.callers import status_from
+from tests.charts.callers import pod_elsewhere, status_from
 from tests.charts.scratch import (
     NAMESPACE,
+    Answer,
     Scratch,
     apply_stub,
     become,
@@ -124,6 +125,17 @@ def test_shadow_copies_every_request_and_changes_no_answer(scratch: Scratch) -> 
     eventually(scratch.predictions_of_challenger, lambda seen: seen == before + 100, 20)
 
 
+@by_either_api
+def test_shadow_copies_a_share(scratch: Scratch) -> None:
+    scratch.routes({"inference": {"mirror": {"to": "stub", "percent": 50}}})
+    eventually(lambda: (scratch.ask(), _shadows(scratch))[1], lambda seen: seen > 0)
+    before = _settled(lambda: _shadows(scratch))
+    assert scratch.count(200, at_once=2) == {"inference": 200}
+    copies = _settled(lambda: _shadows(scratch)) - before
+    # 100 expected; five standard deviations of 7.1 either side.
+    assert 65 <= copies <= 135
+
+
 def test_a_copy_can_be_told_from_a_request(scratch: Scratch) -> None:
     """By its host, which is how the services keep its effects out of their logs.
 
@@ -189,6 +201,17 @@ def test_fault_injection_hits_only_who_asks_for_it(scratch: Scratch) -> None:
     assert scratch.count(30, by="status") == {200: 30}
 
 
+def test_a_share_of_those_who_ask_for_it_is_delayed(scratch: Scratch) -> None:
+    scratch.routes({"inference": {"fault": {"value": "slow", "delay": "3s", "percent": 50}}})
+    slow = {"X-Slipway-Fault": "slow"}
+    eventually(lambda: scratch.ask(headers=slow).seconds, lambda seen: seen >= 3)
+    answers = _answers(scratch, 100, 10, headers=slow)
+    assert {one.status for one in answers} == {200}
+    # 50 expected; five standard deviations of 5 either side.
+    assert 25 <= sum(one.seconds >= 3 for one in answers) <= 75
+    assert all(one.seconds < 3 for one in _answers(scratch, 30, 2))
+
+
 @by_either_api
 def test_timeout_ends_a_slow_answer(scratch: Scratch) -> None:
     scratch.routes({"stub": {"timeout": "500ms"}})
@@ -217,6 +240,24 @@ def test_idempotent_requests_are_sent_again_where_the_values_say_so(scratch: Scr
         return _stub_count(scratch) - before - 1
 
     eventually(sent, lambda seen: seen == 3)
+
+
+def test_a_try_that_takes_too_long_is_made_again(scratch: Scratch) -> None:
+    retries = {
+        "idempotent": True,
+        "attempts": 2,
+        "retryOn": ["gateway-error"],
+        "perTryTimeout": "500ms",
+    }
+    never = {"consecutiveErrors": 0}
+    scratch.routes({"stub": {"retries": retries, "outlierDetection": never}})
+
+    def sent() -> tuple[int, int]:
+        before = _stub_count(scratch)
+        status = scratch.ask("/stub/slow/3").status
+        return status, _stub_count(scratch) - before - 1
+
+    eventually(sent, lambda seen: seen == (504, 3))
 
 
 @by_either_api
@@ -269,7 +310,12 @@ def test_rate_limit_answers_429(scratch: Scratch) -> None:
     )
     refused = next(one for one in seen if one.status == 429)
     assert refused.headers["retry-after"] == "1"
+    begin = time.monotonic()
+    seen = _answers(scratch, 100, 4)
+    lasted = time.monotonic() - begin
     assert {one.status for one in seen} == {200, 429}
+    # A bucket that was full, and what each second that began brought.
+    assert sum(one.status == 200 for one in seen) <= 10 + 5 * (lasted + 1)
 
 
 @by_either_api
@@ -324,18 +370,47 @@ def test_no_route_leads_to_metrics(scratch: Scratch) -> None:
     assert scratch.ask("/metrics", method="GET").status == 404
 
 
-def test_unknown_hosts_outside_are_not_reached(scratch: Scratch) -> None:
-    # 502 where the port is HTTP to the sidecar, a closed connection where it is not.
-    assert status_from(NAMESPACE, "inference", "http://192.0.2.1/") in ("502", "refused")
+def test_hosts_outside_are_reached_while_they_are_registered(scratch: Scratch) -> None:
+    """Found: the address that was asked is nobody's, so every failure passed."""
+    serve = ("python3", "-m", "http.server", "8080", "--directory", "/tmp")
+    with pod_elsewhere("outside", serve, mesh=False) as namespace:
+        host = f"outside.{namespace}.svc.cluster.local"
+
+        def status() -> str:
+            return status_from(NAMESPACE, "inference", f"http://{host}:8080/")
+
+        assert status() == "502"
+        scratch.environment(
+            peers={"outside": {"namespace": namespace, "ports": ["8080/TCP"]}},
+            everyone=["dns", "istiod", "outside"],
+            egressHosts={"outside": {"hosts": [host], "port": 8080, "protocol": "HTTP"}},
+        )
+        try:
+            eventually(status, lambda seen: seen == "200")
+        finally:
+            kubectl("delete", "serviceentry", "outside", "-n", NAMESPACE)
+            scratch.environment()
+        eventually(status, lambda seen: seen == "502")
 
 
 def _statuses(scratch: Scratch, requests: int) -> Counter[int]:
     return scratch.count(requests, at_once=4, by="status")
 
 
-def _answers(scratch: Scratch, requests: int, at_once: int) -> list[Any]:
+def _answers(scratch: Scratch, requests: int, at_once: int, **request: Any) -> list[Answer]:
     with ThreadPoolExecutor(at_once) as pool:
-        return list(pool.map(lambda _: scratch.ask(), range(requests)))
+        return list(pool.map(lambda _: scratch.ask(**request), range(requests)))
+
+
+def _settled(read: Callable[[], int]) -> int:
+    """A count once it no longer grows."""
+    seen = [-1]
+
+    def again() -> int:
+        seen.append(read())
+        return seen[-1]
+
+    return eventually(again, lambda now: now == seen[-2])
 
 
 def _shadows(scratch: Scratch) -> int:
