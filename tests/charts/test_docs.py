@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import yaml
 from tests.charts.rendering import DEPLOYED, ROOT, helm, manifests
 
 PAGES = sorted((ROOT / "docs").glob("**/*.md"))
+PATTERNS = sorted((ROOT / "docs/patterns").glob("*.md"))
 _BLOCK = re.compile(r"```yaml\n# values/dev/([a-z-]+)\.yaml\n(.*?)```", re.DOTALL)
 _LINK = re.compile(r"\]\((?!https?:)([^)#]+)(#[^)]*)?\)")
 CHARTS = {"routing": "routing", "environment": "environment"}
@@ -33,10 +35,26 @@ def test_shown_values_render(release: str, text: str, tmp_path: Path) -> None:
     assert answer.returncode == 0, answer.stderr
 
 
-def test_pages_show_every_routing_pattern() -> None:
-    shown = "\n".join(text for page in PAGES for _, text in _BLOCK.findall(page.read_text("utf-8")))
-    for key in ("rules", "arms", "split", "mirror", "circuitBreaking", "outlierDetection", "fault"):
-        assert f"{key}:" in shown, f"no page of docs/patterns shows {key}"
+def _routing_keys() -> set[str]:
+    """What a service's routes can be told, and the tokens of the environment."""
+    schema = json.loads((ROOT / "charts/routing/values.schema.json").read_text(encoding="utf-8"))
+    return {*schema["$defs"]["service"]["properties"], "jwt"} - {"port"}
+
+
+@pytest.mark.parametrize("key", sorted(_routing_keys()))
+def test_a_page_shows_every_routing_key(key: str) -> None:
+    """Found: seven keys were looked for, so rate limits, CORS, tokens and more had no page."""
+    shown = (text for page in PATTERNS for _, text in _BLOCK.findall(page.read_text("utf-8")))
+    assert any(re.search(rf"\b{key}:", text) for text in shown), f"docs/patterns shows no {key}"
+
+
+@pytest.mark.parametrize("page", PATTERNS, ids=lambda page: page.stem)
+def test_a_pattern_has_a_picture_and_a_way_to_see_it_work(page: Path) -> None:
+    """Found: four pages did not say how to see it work."""
+    text = page.read_text(encoding="utf-8")
+    assert "```mermaid\n" in text
+    assert "\n## See it work\n" in text
+    assert "| |\n" not in text, "a table has a blank cell"
 
 
 def test_every_alert_has_a_paragraph(tmp_path: Path) -> None:
