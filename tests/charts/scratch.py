@@ -237,6 +237,18 @@ def apply_stub(
     kubectl("wait", f"pod/{name}", "-n", NAMESPACE, "--for=condition=Ready", "--timeout=120s")
 
 
+def apply_service(instance: str) -> None:
+    """A Service in front of the pods of an instance."""
+    ports = [{"name": "http", "port": 8080, "targetPort": 8080, "appProtocol": "http"}]
+    service = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": instance, "namespace": NAMESPACE},
+        "spec": {"selector": {"app.kubernetes.io/instance": instance}, "ports": ports},
+    }
+    kubectl("apply", "--server-side", "-f", "-", text=json.dumps(service))
+
+
 def delete_stub(name: str) -> None:
     """Take a stub away, without waiting for what it is still answering."""
     kubectl("delete", "pod", name, "-n", NAMESPACE, "--grace-period=0", "--force")
@@ -267,14 +279,7 @@ def made(*, with_proxy: bool = False) -> Iterator[Scratch]:
         scratch.routes()
         scratch.wait("inference", "inference-challenger")
         apply_stub("stub", "stub")
-        ports = [{"name": "http", "port": 8080, "targetPort": 8080, "appProtocol": "http"}]
-        service = {
-            "apiVersion": "v1",
-            "kind": "Service",
-            "metadata": {"name": "stub", "namespace": NAMESPACE},
-            "spec": {"selector": {"app.kubernetes.io/instance": "stub"}, "ports": ports},
-        }
-        kubectl("apply", "--server-side", "-f", "-", text=json.dumps(service))
+        apply_service("stub")
         eventually(lambda: scratch.ask().status, lambda status: status == 200)
         yield scratch
     finally:

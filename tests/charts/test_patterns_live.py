@@ -21,6 +21,7 @@ from tests.charts.scratch import (
     NAMESPACE,
     Answer,
     Scratch,
+    apply_service,
     apply_stub,
     become,
     delete_stub,
@@ -352,6 +353,20 @@ def test_tokens_are_verified(scratch: Scratch) -> None:
     assert scratch.ask("/v2/health/live", method="GET").status == 200, "a public path"
 
 
+@by_either_api
+def test_browsers_of_other_origins_ask_without_a_token(scratch: Scratch) -> None:
+    """Found: their question, which carries no token, was answered 403."""
+    issuer = Issuer(NAMESPACE)
+    scratch.routes({"inference": {"cors": {"origins": ["https://app.test"]}}}, jwt=issuer.values)
+    eventually(lambda: scratch.ask().status, lambda seen: seen == 403)
+    asking = {"Origin": "https://app.test", "Access-Control-Request-Method": "POST"}
+    answer = eventually(
+        lambda: scratch.ask(headers=asking, method="OPTIONS"), lambda seen: seen.status == 200
+    )
+    assert answer.headers["access-control-allow-origin"] == "https://app.test"
+    assert scratch.ask(headers=asking).status == 403
+
+
 def test_claims_of_a_verified_token_route(scratch: Scratch) -> None:
     issuer = Issuer(NAMESPACE)
     rules = {"staff": {"claims": {"group": "staff"}, "to": CHALLENGER}}
@@ -364,6 +379,22 @@ def test_claims_of_a_verified_token_route(scratch: Scratch) -> None:
     eventually(lambda: scratch.ask(headers=staff).variant, lambda seen: seen == CHALLENGER)
     assert scratch.count(30, headers=staff) == {CHALLENGER: 30}
     assert scratch.count(30, headers=bearer("guests")) == {"inference": 30}
+
+
+def test_a_service_without_a_sidecar_is_asked_in_plain_text(scratch: Scratch) -> None:
+    """Found: its callers wanted mutual TLS of it, which nobody there speaks."""
+    routes = {"paths": ["/plain"], "callers": {"gateway": {}}}
+    try:
+        apply_stub("plain", "plain", labels={"sidecar.istio.io/inject": "false"})
+        apply_service("plain")
+        scratch.routes({"plain": routes})
+        eventually(lambda: scratch.ask("/plain/any").status, lambda seen: seen == 503)
+        scratch.routes({"plain": {**routes, "sidecar": False}})
+        eventually(lambda: scratch.ask("/plain/any").status, lambda seen: seen == 200)
+        assert scratch.count(30, path="/plain/any", by="pod") == {"plain": 30}
+    finally:
+        kubectl("delete", "service", "plain", "-n", NAMESPACE, "--ignore-not-found")
+        kubectl("delete", "pod", "plain", "-n", NAMESPACE, "--ignore-not-found")
 
 
 def test_no_route_leads_to_metrics(scratch: Scratch) -> None:

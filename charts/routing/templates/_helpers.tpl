@@ -213,7 +213,7 @@ Sample: {{ include "routing.principal" (dict "root" $ "caller" "proxy") }}
 
 {{/*
 The requests that need a token: to this environment's hosts, with a port or without, but for the
-public paths.
+public paths and, where browsers of other origins may call, what they ask before: that carries none.
 Sample: to: {{- include "routing.tokenWanted" $ | nindent 8 }}
 */}}
 {{- define "routing.tokenWanted" -}}
@@ -225,5 +225,10 @@ Sample: to: {{- include "routing.tokenWanted" $ | nindent 8 }}
       {{- end }}
     {{- with .Values.jwt.publicPaths }}
     notPaths: {{- toYaml . | nindent 6 }}
+    {{- end }}
+    {{- $cors := false }}
+    {{- range .Values.services }}{{ $cors = or $cors (not (empty (. | default dict).cors)) }}{{ end }}
+    {{- if $cors }}
+    notMethods: [OPTIONS]
     {{- end }}
 {{- end }}
