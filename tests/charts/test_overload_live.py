@@ -1,4 +1,4 @@
-"""Above what a model server can do, its circuit breaker refuses at once and the rest is right.
+"""Above what a model server can do, breaker and server refuse at once and the rest is right.
 
 How much is still served beside the capacity is measured by `make bench-routing`, not asserted.
 """
