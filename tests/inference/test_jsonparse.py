@@ -96,6 +96,14 @@ def test_a_member_without_a_name_is_kept() -> None:
     assert loads(text + PAD.encode()) == orjson.loads(text)
 
 
+@pytest.mark.parametrize(
+    "text", ['{"inputs": [], "a\\u0000b": 1}', '{"inputs": [], "id": "a", "id\\u0000": 5}']
+)
+def test_a_name_with_a_nul_in_it_is_itself(text: str) -> None:
+    """Found: simdjson looked it up by what stands before the NUL: KeyError, or another's value."""
+    assert loads((text + PAD).encode()) == orjson.loads(text)
+
+
 def test_a_name_given_twice_is_what_orjson_takes_it_for() -> None:
     text = b'{"id": "a", "id": "b", "inputs": [{"datatype": "FP32", "data": [1], "data": [2]}]}'
     assert loads(text + PAD.encode()) == orjson.loads(text)

@@ -36,6 +36,8 @@ def loads(document: bytes) -> Any:
 
 
 def _with_arrays(document: bytes) -> dict[str, Any] | None:
+    if b"\\u0000" in document:
+        return None  # simdjson looks a name up by what stands before its first NUL
     try:
         # a parser of its own: one that is used again must outlive all it has given
         root = simdjson.Parser().parse(document)
