@@ -19,6 +19,7 @@ from inference.models import ServedModel
 from inference.tensors import Array, as_text, from_binary, from_json, to_binary, to_json
 
 MAX_ID = 1024
+MAX_DIGITS = 18
 
 
 class InferRequest:
@@ -103,11 +104,12 @@ def _read_parameters(parameters: Any, result: InferRequest) -> None:
 
 def timeout_of(microseconds: object) -> float:
     """The ``timeout`` parameter in seconds; 0 means none, as in Triton."""
-    if type(microseconds) is str and microseconds.isdecimal():
+    if type(microseconds) is str and len(microseconds) <= MAX_DIGITS and microseconds.isdecimal():
         microseconds = int(microseconds)
     if type(microseconds) is not int or microseconds < 0:
         raise BadRequest(
-            f"parameters.timeout is {microseconds!r}: it must be a whole number of microseconds"
+            f"parameters.timeout is {repr(microseconds)[:50]}: it must be a whole number of "
+            f"microseconds, of at most {MAX_DIGITS} digits"
         )
     return microseconds / 1e6 or math.inf
 

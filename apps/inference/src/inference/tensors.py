@@ -57,18 +57,30 @@ def from_json(
             f"data has {len(data)}"
         )
     if datatype == "BYTES":
-        return _texts(name, data, base64_bytes=base64_bytes).reshape(shape)
+        return shaped(name, shape, _texts(name, data, base64_bytes=base64_bytes))
     if datatype == "BOOL":
         if not all(type(value) is bool for value in data):
             raise BadRequest(f"input {name!r}: BOOL data must be true or false")
-        return np.array(data, dtype=np.bool_).reshape(shape)
+        return shaped(name, shape, np.array(data, dtype=np.bool_))
     try:
         # array() refuses text, null and, for whole numbers, fractions and what is out of
         # range; numpy would turn each of those into some number.
         values: Array = np.frombuffer(array(_CODES[datatype], data), dtype=_WIDE[datatype])
     except (TypeError, OverflowError) as error:
         raise BadRequest(f"input {name!r}: data is not all {datatype}: {error}") from None
-    return _finite(name, datatype, values).reshape(shape)
+    return shaped(name, shape, _finite(name, datatype, values))
+
+
+def shaped(name: str, shape: Sequence[int], values: Array) -> Array:
+    """As many values as ``shape`` holds, in that shape.
+
+    BadRequest where no array can have it: a shape with a 0 in it holds nothing, however large
+    its other sizes are.
+    """
+    try:
+        return values.reshape(shape)
+    except (OverflowError, ValueError):
+        raise BadRequest(f"input {name!r}: shape {list(shape)} is too large") from None
 
 
 def _from_floats(name: str, datatype: str, shape: Sequence[int], data: Array) -> Array:
@@ -79,7 +91,7 @@ def _from_floats(name: str, datatype: str, shape: Sequence[int], data: Array) ->
         )
     with np.errstate(over="ignore"):
         values: Array = data.astype(_WIDE[datatype])
-    return _finite(name, datatype, values).reshape(shape)
+    return shaped(name, shape, _finite(name, datatype, values))
 
 
 def _finite(name: str, datatype: str, values: Array) -> Array:
@@ -142,7 +154,7 @@ def from_binary(name: str, datatype: str, shape: Sequence[int], data: memoryview
     """
     count = math.prod(shape)
     if datatype == "BYTES":
-        return _split_bytes(name, count, data).reshape(shape)
+        return shaped(name, shape, _split_bytes(name, count, data))
     dtype = NUMPY[datatype]
     if len(data) != count * dtype.itemsize:
         raise BadRequest(
@@ -151,9 +163,9 @@ def from_binary(name: str, datatype: str, shape: Sequence[int], data: memoryview
         )
     if datatype == "BOOL":
         flags: Array = np.frombuffer(data, dtype=np.uint8) != 0
-        return flags.reshape(shape)
+        return shaped(name, shape, flags)
     values: Array = np.frombuffer(data, dtype=dtype)
-    return (values if values.flags.aligned else values.copy()).reshape(shape)
+    return shaped(name, shape, values if values.flags.aligned else values.copy())
 
 
 def _split_bytes(name: str, count: int, data: memoryview | bytes) -> Array:
