@@ -68,6 +68,14 @@ class NotAcceptable(InferenceError):
     grpc = "INVALID_ARGUMENT"
 
 
+class SlowBody(InferenceError):
+    """The caller did not send its body within the request's time."""
+
+    status = 408
+    reason = "slow_body"
+    grpc = "DEADLINE_EXCEEDED"
+
+
 class TooLarge(InferenceError):
     """More bytes, or more rows, than this server takes in one request."""
 
@@ -130,3 +138,7 @@ class DeadlineExceeded(InferenceError):
 
 class ModelError(Exception):
     """A model cannot be fetched, read, loaded or warmed: never a request's fault."""
+
+
+class RepositoryError(ModelError):
+    """The repository cannot be read at the moment, so nobody knows what models there are."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
@@ -39,6 +40,13 @@ class TensorSpec(BaseModel):
     name: str
     datatype: Datatype
     shape: list[Annotated[int, Field(ge=-1)]]
+
+
+def suits(shape: Sequence[int], wanted: Sequence[int]) -> bool:
+    """Whether a tensor of ``shape`` is one of ``wanted``, in which -1 is any size."""
+    return len(shape) == len(wanted) and all(
+        size == expected or expected < 0 for size, expected in zip(shape, wanted, strict=True)
+    )
 
 
 class Batching(BaseModel):

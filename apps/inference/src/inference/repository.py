@@ -10,7 +10,7 @@ from typing import Protocol
 from obstore.exceptions import BaseError
 
 from inference import fetch, manifest
-from inference.errors import ModelError
+from inference.errors import ModelError, RepositoryError
 
 NAME = re.compile(manifest.NAME)
 
@@ -28,7 +28,7 @@ class Repository(Protocol):
     """Where models come from."""
 
     async def scan(self, name: str = "") -> list[Found]:
-        """Every version there, or those of ``name``; ModelError where it cannot be read."""
+        """Every version there, or those of ``name``; RepositoryError where it cannot be read."""
         ...
 
     async def folder_of(self, found: Found) -> Path:
@@ -57,7 +57,7 @@ class FolderRepository:
         except FileNotFoundError:
             return found
         except OSError as error:
-            raise ModelError(f"model repository {self.root}: {error}") from None
+            raise RepositoryError(f"model repository {self.root}: {error}") from None
         return found
 
     async def folder_of(self, found: Found) -> Path:
@@ -86,7 +86,7 @@ class S3Repository:
                         ):
                             stamps[model, version] = str(entry["e_tag"])
         except BaseError as error:
-            raise ModelError(f"model repository {self.uri}: {error}") from None
+            raise RepositoryError(f"model repository {self.uri}: {error}") from None
         return [
             Found(model, version, stamp)
             for (model, version), stamp in sorted(stamps.items())

@@ -12,7 +12,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_state  # type: ig
 
 from inference import datatypes
 from inference.errors import BadRequest, InferenceError, ModelError, ModelFailed
-from inference.manifest import Manifest, TensorSpec
+from inference.manifest import Manifest, TensorSpec, suits
 from inference.tensors import Array
 
 VERSION: str = ort.__version__
@@ -100,7 +100,7 @@ def check_manifest(model: OnnxModel, manifest: Manifest) -> None:
             )
         for spec in said:
             real = by_name[spec.name]
-            if spec.datatype != real.datatype or not _same_shape(spec.shape, real.shape):
+            if spec.datatype != real.datatype or not suits(spec.shape, real.shape):
                 raise ModelError(
                     f"model.json says {kind} {spec.name!r} is {spec.datatype} {spec.shape}, "
                     f"model.onnx has {real.datatype} {real.shape}"
@@ -145,12 +145,6 @@ def _spec(kind: str, value: Any) -> TensorSpec:
         )
     shape = [size if isinstance(size, int) else -1 for size in value.shape]
     return TensorSpec.model_validate({"name": value.name, "datatype": datatype, "shape": shape})
-
-
-def _same_shape(said: Sequence[int], real: Sequence[int]) -> bool:
-    return len(said) == len(real) and all(
-        one == other or other < 0 for one, other in zip(said, real, strict=True)
-    )
 
 
 def _first_line(error: Exception) -> str:

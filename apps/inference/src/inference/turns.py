@@ -12,11 +12,25 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import ParamSpec, TypeVar
 
 SLICE = 0.005
 """Seconds of work after which the loop is given back."""
 
+OFF_LOOP = 256 * 1024
+"""Bytes from which a body is parsed in a thread."""
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
 Work = Callable[[], None]
+
+
+async def by_size(size: int, work: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+    """What ``work`` on so many bytes gives: done here where they are few, else in a thread."""
+    if size < OFF_LOOP:
+        return work(*arguments, **named)
+    return await asyncio.to_thread(work, *arguments, **named)
 
 
 class Turns:
