@@ -31,6 +31,11 @@ class Running:
     url: str
     port: int
     grpc_port: int
+    server: uvicorn.Server
+
+    def connections(self) -> set[Any]:
+        """The HTTP connections that are open."""
+        return self.server.server_state.connections
 
     async def infer(self, model: str, *inputs: dict[str, Any], **request: Any) -> httpx.Response:
         """POST …/infer with these inputs."""
@@ -93,7 +98,7 @@ async def serving(repository: str, **settings: Any) -> AsyncIterator[Running]:
                     if wait_ready:
                         await until(lambda: health.readiness()[0] == 200)
                     grpc_port = inner.grpc.port if inner.grpc else 0
-                    yield Running(inner, health, client, url, port, grpc_port)
+                    yield Running(inner, health, client, url, port, grpc_port, server)
             finally:
                 server.should_exit = True
                 await task

@@ -7,6 +7,7 @@ HTTP protocol, chunked they take the long one through ASGI. The answers must be 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import struct
 from collections.abc import AsyncIterator, Callable
@@ -228,6 +229,80 @@ async def test_what_is_wrong_is_a_400_that_names_it_and_serving_goes_on(
         assert served.leases == 0
 
 
+@pytest.mark.parametrize("digits", [19, 400, 5000])
+@WAYS
+async def test_a_timeout_of_many_digits_is_a_400_that_names_it(
+    serve: Serve, repository: Path, way: str, digits: int
+) -> None:
+    """Found: 400 digits overflowed the division, 5000 were more than int() takes: both 500."""
+    small_models.put(repository, "affine", "1", small_models.affine())
+    body = request(ROW, parameters={"timeout": "9" * digits})
+    async with serve() as running:
+        answer = await post(running, "/v2/models/affine/infer", body, way)
+        assert answer.status_code == 400
+        assert "parameters.timeout" in answer.json()["error"]
+        assert len(answer.content) < 300
+        most = request(ROW, parameters={"timeout": "9" * 18})
+        assert (await post(running, "/v2/models/affine/infer", most, way)).status_code == 200
+
+
+@pytest.mark.parametrize("size", [2**62, 2**63])
+async def test_an_empty_shape_with_a_huge_size_is_a_400_that_names_the_input(
+    serve: Serve, repository: Path, size: int
+) -> None:
+    """Found: [0, 2^62] holds as many elements as no data has, and numpy refused it: 500."""
+    datatypes = ("FP32", "INT64", "BOOL", "BYTES")
+    for datatype in datatypes:
+        model = small_models.identity(datatype, ["rows", "width"])
+        small_models.put(repository, datatype.lower(), "1", model)
+    async with serve() as running:
+        for datatype in datatypes:
+            as_json = request(tensor("x", datatype, [0, size], []))
+            entry = {"name": "x", "datatype": datatype, "shape": [0, size]}
+            as_bytes = request(entry | {"parameters": {"binary_data_size": 0}})
+            path = f"/v2/models/{datatype.lower()}/infer"
+            for way in ("short", "long"):
+                for body, headers in (
+                    (as_json, {}),
+                    (as_bytes, {"inference-header-content-length": str(len(as_bytes))}),
+                ):
+                    answer = await post(running, path, body, way, headers)
+                    assert answer.status_code == 400, answer.text
+                    # one byte an element fits, and is refused for having no rows
+                    assert "input" in answer.json()["error"]
+
+
+async def test_a_defect_of_ours_is_a_500_in_json_logged_and_counted(
+    serve: Serve, repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found: on ASGI routes it left as plain text, without a metric."""
+    small_models.put(repository, "affine", "1", small_models.affine())
+
+    async def broken() -> None:
+        raise ZeroDivisionError
+
+    async with serve() as running:
+        (served,) = running.app.registry.all_serving()
+        monkeypatch.setattr(served, "inputs", None)
+        headers = {"content-type": "application/json"}
+        paths = ("/v2/models/affine/infer", "/v1/models/affine:predict", "/invocations")
+        rows = json.dumps({"instances": [[1, 2]]}).encode()
+        for path in paths:
+            for way in ("short", "long"):
+                body = request(ROW) if "infer" in path else rows
+                answer = await post(running, path, body, way, headers)
+                assert answer.status_code == 500, path
+                assert answer.headers["content-type"] == "application/json"
+                assert set(answer.json()) == {"error"}
+        assert served.statistics.failures["internal"] == 2 * len(paths)
+        monkeypatch.setattr(running.app.registry, "index", broken)
+        answer = await post(running, "/v2/repository/index", b"", "short")
+        assert answer.status_code == 500
+        assert set(answer.json()) == {"error"}
+        assert running.app.engine.refused["internal"] == 1
+        assert running.app.engine.in_flight == served.leases == 0
+
+
 async def test_missing_inputs_and_unequal_rows_are_named(serve: Serve, repository: Path) -> None:
     small_models.put(repository, "two", "1", small_models.two_in_two_out())
     async with serve() as running:
@@ -294,7 +369,12 @@ async def test_the_descriptions(serve: Serve, repository: Path) -> None:
         assert model["platform"] == "onnxruntime_onnx"
         assert model["inputs"] == [{"name": "x", "datatype": "FP32", "shape": [-1, 2]}]
         assert model["outputs"] == [{"name": "y", "datatype": "FP32", "shape": [-1, 2]}]
-        assert model["properties"] == {"labels": ["a", "b"], "preprocess": [], "postprocess": []}
+        assert model["properties"] == {
+            "labels": ["a", "b"],
+            "preprocess": [],
+            "postprocess": [],
+            "sha256": hashlib.sha256(small_models.affine()).hexdigest(),
+        }
         assert (await get("/v2/models/affine/versions/1")).json() == model
         assert (await get("/v2/models/affine/ready")).json()["ready"] is True
         assert (await get("/ping")).status_code == 200

@@ -142,6 +142,20 @@ BAD = {
             raw_input_contents=[b"", b""],
         ), "INVALID_ARGUMENT", "2 elements for 1 inputs",
     ),
+    "many digits": (
+        pb.ModelInferRequest(model_name="affine", parameters={"timeout":
+            pb.InferParameter(string_param="9" * 400)}), "INVALID_ARGUMENT", "parameters.timeout",
+    ),
+    "empty and huge": (
+        infer("wide", "FP32", [0, 2**62]), "INVALID_ARGUMENT", "input 'x': shape",
+    ),
+    "empty, huge and raw": (
+        pb.ModelInferRequest(
+            model_name="wide",
+            inputs=[{"name": "x", "datatype": "FP32", "shape": [0, 2**62]}],
+            raw_input_contents=[b""],
+        ), "INVALID_ARGUMENT", "input 'x': shape",
+    ),
 }  # fmt: skip
 
 
@@ -149,6 +163,7 @@ async def test_what_is_wrong_has_its_status_and_serving_goes_on(
     serve: Serve, repository: Path
 ) -> None:
     small_models.put(repository, "affine", "1", small_models.affine())
+    small_models.put(repository, "wide", "1", small_models.identity("FP32", ["rows", "width"]))
     async with serve() as running, Client(running) as client:
         for name, (request, code, names) in BAD.items():
             with pytest.raises(grpc.aio.AioRpcError) as error:

@@ -131,10 +131,64 @@ async def test_who_hangs_up_in_the_middle_of_a_body_leaves_nothing(
     async with serve() as running:
         _, writer = await asyncio.open_connection("127.0.0.1", running.port)
         writer.write(raw(PATH, b"x" * 1000)[:-500])
-        await until(lambda: running.app.engine.in_flight == 1)
+        refused = running.app.engine.refused
         writer.close()
         await writer.wait_closed()
-        await until(lambda: running.app.engine.in_flight == 0)
+        await until(lambda: refused["cancelled"] == 1)
+        assert running.app.engine.in_flight == 0
+
+
+INCOMPLETE = {
+    "short": raw(PATH, b"x" * 1000)[:-500],
+    "long": b"POST %b HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n5\r\nabcde\r\n"
+    % PATH.encode(),
+    "v1": raw("/v1/models/slow:predict", b"x" * 1000)[:-500],
+    "sagemaker": raw("/invocations", b"x" * 1000)[:-500],
+    "index": raw("/v2/repository/index", b"x" * 1000)[:-500],
+}
+
+
+@pytest.mark.parametrize("way", INCOMPLETE)
+async def test_who_does_not_send_its_body_takes_nobodys_place_and_is_told_in_time(
+    serve: Serve, slow: Path, way: str
+) -> None:
+    """Found: places were taken before the body was read, and for as long as it took."""
+    async with serve(max_in_flight=1, default_timeout_seconds=0.5) as running:
+        callers = []
+        for _ in range(4):
+            reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
+            writer.write(INCOMPLETE[way])
+            callers.append((reader, writer))
+        connections = running.connections
+        await until(lambda: len(connections()) >= 4)
+        answer = await running.client.post(
+            PATH, json={"inputs": [ROW]}, headers={"x-request-timeout": "30"}
+        )
+        assert answer.status_code == 200
+        for reader, writer in callers:
+            said = await asyncio.wait_for(reader.read(), 20)
+            assert said.startswith(b"HTTP/1.1 408 "), said
+            assert b"connection: close" in said.lower()
+            assert b'"error"' in said
+            writer.close()
+        assert running.app.engine.in_flight == 0
+
+
+@pytest.mark.parametrize("path", [PATH, "/v1/models/slow:predict", "/invocations"])
+async def test_refusals_of_every_protocol_are_counted_and_logged(
+    serve: Serve, slow: Path, path: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Found: those of V1 and SageMaker were neither."""
+    async with serve(max_in_flight=1, prediction_log="stdout") as running:
+        ahead = asyncio.create_task(running.infer("slow", ROW))
+        await until(lambda: running.app.engine.full)
+        refused = await running.client.post(
+            path, json={"inputs": [ROW]}, headers={"x-request-id": "refused-one"}
+        )
+        assert refused.status_code == 429
+        assert running.app.engine.refused["overloaded"] == 1
+        assert (await ahead).status_code == 200
+    assert '"refused-one"' in capfd.readouterr().out
 
 
 async def test_probes_answer_while_the_model_works(serve: Serve, repository: Path) -> None:

@@ -94,6 +94,20 @@ async def test_what_is_wrong_has_its_status(
         assert running.app.engine.in_flight == 0
 
 
+@pytest.mark.parametrize("shape", [["n", 3, "h", "w"], ["n", 3, "w"], ["n", "h", "w"]])
+async def test_csv_for_a_model_whose_rows_have_no_one_shape_is_a_400_that_says_so(
+    serve: Serve, repository: Path, shape: list[str | int]
+) -> None:
+    """Found: two unknown sizes were left to numpy to guess, which refused: 500."""
+    small_models.put(repository, "image", "1", small_models.identity("FP32", shape))
+    async with serve() as running:
+        answer = await running.client.post(
+            "/invocations", content=b"1,2,3\n", headers={"content-type": "text/csv"}
+        )
+        assert answer.status_code == 400
+        assert "input 'x' has shape" in answer.json()["error"]
+
+
 async def test_which_model_is_asked(serve: Serve, repository: Path) -> None:
     small_models.put(repository, "one", "1", small_models.affine(1, 1))
     small_models.put(repository, "two", "1", small_models.affine(1, 2))

@@ -51,6 +51,9 @@ async def test_rows_in_predictions_out(serve: Serve, repository: Path) -> None:
         ({"instances": [{"q": [1, 2]}]}, "input 'q' is unknown"),
         ({"instances": [{"x": [1, 2]}, {"y": [1, 2]}]}, r"instances[1]"),
         ({"instances": [{"b64": "AAAA"}]}, "input 'x'"),
+        ({"inputs": {"x": {"b64": 5}}}, "input 'x': b64 must be a list"),
+        ({"inputs": {"x": {"b64": "AAAA"}}}, "input 'x': b64 must be a list"),
+        ({"inputs": {"x": {"b64": [5]}}}, "input 'x': data[0]"),
         ([1], "must be a JSON object"),
     ],
 )

@@ -14,7 +14,7 @@ from urllib.parse import unquote
 from starlette.types import Receive, Scope, Send
 
 from inference import openapi, runtime, sagemaker, v1
-from inference.engine import PARSE_OFF_LOOP, Answer, Call, Engine
+from inference.engine import Answer, Call, Engine
 from inference.errors import (
     BadRequest,
     Cancelled,
@@ -24,7 +24,10 @@ from inference.errors import (
     ModelError,
     NotFound,
     Overloaded,
+    RepositoryError,
+    SlowBody,
     TooLarge,
+    Unavailable,
 )
 from inference.http import (
     Exchange,
@@ -36,9 +39,10 @@ from inference.http import (
     respond,
 )
 from inference.models import Registry, ServedModel, json_bytes
-from inference.protocol import encode, parse
+from inference.protocol import InferRequest, encode, parse
 from inference.repository import NAME, version_order
 from inference.settings import InferenceSettings
+from inference.turns import by_size
 from kit import logs, tracing
 from kit.health import Health
 
@@ -132,29 +136,27 @@ class InferenceApp:
         """POST …/infer, the path that is hot."""
         call = Call("rest", time.monotonic())
         served: ServedModel | None = None
+        request: InferRequest | None = None
         try:
             headers = self.read_headers(scope["headers"], call)
+            self.engine.check_full()
+            body = await self.body(receive, headers, call)
             self.engine.admit()
             try:
-                body = await self.body(scope, receive, headers)
-                served = self.registry.get(name, version)
+                served = self.registry.get(name, version).lease()
                 json_length = content_length(
                     headers.get(b"inference-header-content-length"),
                     "Inference-Header-Content-Length",
                 )
                 self.check_json_size(len(body) if json_length is None else json_length)
-                if len(body) < PARSE_OFF_LOOP:
-                    request = parse(body, json_length, served)
-                else:
-                    request = await asyncio.to_thread(parse, body, json_length, served)
+                request = await by_size(len(body), parse, body, json_length, served)
                 call.hang_up = lambda: hung_up(receive)
                 answer = await self.engine.infer(served, request, call)
                 out, out_json_length = encode(served, request, answer.outputs)
             finally:
-                self.engine.leave()
-        except InferenceError as error:
-            self.engine.failed(served, call, error)
-            await self.refuse(send, error, call)
+                self.engine.leave(served)
+        except Exception as error:
+            await self.refuse(send, self.engine.failed(served, call, error, request), call)
             return
         answer_headers = self.answer_headers(served, answer, call)
         if out_json_length is None:
@@ -194,21 +196,21 @@ class InferenceApp:
         """An id for a request that came without one."""
         return f"{self._id_prefix}{next(self._ids):08x}"
 
-    async def body(self, scope: Scope, receive: Receive, headers: dict[bytes, bytes]) -> bytes:
-        """The request's body, within the limit."""
+    async def body(self, receive: Receive, headers: HeaderMap, call: Call) -> bytes:
+        """The request's body, within its limit and the request's time."""
         return await read_body(
-            scope,
             receive,
             self.settings.max_body_bytes,
+            seconds=call.started + self.engine.timeout(call) - time.monotonic(),
             length=headers.get(b"content-length"),
             encoding=headers.get(b"content-encoding"),
         )
 
-    def check_json_size(self, size: int) -> None:
-        """TooLarge where JSON would take so long to parse that probes had to wait."""
+    def check_json_size(self, size: int, what: str = "JSON") -> None:
+        """TooLarge where JSON, or what costs as much, would be parsed while probes wait."""
         if size > self.settings.max_json_bytes:
             raise TooLarge(
-                f"{size} bytes of JSON: at most {self.settings.max_json_bytes} are taken "
+                f"{size} bytes of {what}: at most {self.settings.max_json_bytes} are taken "
                 "(max_json_bytes); send the tensors as binary data"
             )
 
@@ -228,6 +230,8 @@ class InferenceApp:
         if isinstance(error, Cancelled):
             return  # nobody is there to read it
         headers, body = self.refusal(error, call)
+        if isinstance(error, SlowBody):
+            headers.append((b"connection", b"close"))  # the rest of the body may never come
         await respond(send, error.status, headers, body)
 
     def refusal(self, error: InferenceError, call: Call) -> tuple[Headers, bytes]:
@@ -251,8 +255,12 @@ class InferenceApp:
             await self._dispatch(Exchange(scope, receive, send, headers, call))
         except InferenceError as error:
             await self.refuse(send, error, call)
+        except RepositoryError as error:
+            await self.refuse(send, Unavailable(str(error)), call)
         except ModelError as error:
             await self.refuse(send, BadRequest(str(error)), call)
+        except Exception as error:
+            await self.refuse(send, self.engine.failed(None, call, error), call)
 
     async def _dispatch(self, exchange: Exchange) -> None:
         raw = exchange.scope.get("raw_path") or exchange.scope["path"].encode()
@@ -354,25 +362,42 @@ class InferenceApp:
 
     async def _control(self, exchange: Exchange, name: str, verb: str) -> None:
         await self.json_body(exchange)
-        self.allow_control()
-        if not NAME.match(name):
-            raise NotFound(f"model {name!r} is unknown")
         if verb == "load":
-            await self.registry.load(name)
+            await self.load(name)
         else:
-            await self.registry.unload(name)
+            await self.unload(name)
 
-    def allow_control(self) -> None:
+    async def load(self, name: str) -> None:
+        """Load a model because a caller says so; readiness follows what came of it."""
+        self._allow_control(name)
+        try:
+            await self.registry.load(name)
+        finally:
+            self._report()
+
+    async def unload(self, name: str) -> None:
+        """Unload a model because a caller says so."""
+        self._allow_control(name)
+        await self.registry.unload(name)
+        self._report()
+
+    def _report(self) -> None:
+        if self.registry.complete:  # till then whoever loads the rest says when it is ready
+            report_models(self.registry, self.health, self.settings)
+
+    def _allow_control(self, name: str) -> None:
         """Forbidden unless the operator lets callers load and unload models."""
         if not self.settings.repository_control:
             raise Forbidden(
                 "loading and unloading by callers is switched off: "
                 "set INFERENCE_REPOSITORY_CONTROL=true to allow it"
             )
+        if not NAME.match(name):
+            raise NotFound(f"model {name!r} is unknown")
 
     async def json_body(self, exchange: Exchange) -> dict[str, Any]:
         """An optional JSON object."""
-        body = await self.body(exchange.scope, exchange.receive, exchange.headers)
+        body = await self.body(exchange.receive, exchange.headers, exchange.call)
         if not body:
             return {}
         self.check_json_size(len(body))

@@ -20,22 +20,21 @@ from inference.errors import (
     ModelFailed,
     Overloaded,
 )
-from inference.models import Registry, ServedModel
+from inference.models import Registry, ServedModel, fit_images
 from inference.predictionlog import Prediction, PredictionLog
 from inference.protocol import InferRequest
 from inference.settings import InferenceSettings
 from inference.tensors import Array
 from inference.turns import Turns
-from kit import tracing
+from kit import logs, tracing
 from kit.spans import Spans
 from kit.tracing import TraceContext
 from kit.transforms import TransformError
 
+log = logs.get("inference.engine")
+
 WATCH_AFTER = 0.05
 """Seconds after which a request that is still waiting is watched for its caller hanging up."""
-
-PARSE_OFF_LOOP = 256 * 1024
-"""Bytes from which a body is parsed in a thread."""
 
 HangUp = Callable[[], Awaitable[None]]
 
@@ -124,37 +123,43 @@ class Engine:
         """Whether a refusal may be all that is known of a request: not where each is written."""
         return self._spans is None and not self.prediction_log.enabled
 
-    def admit(self) -> None:
-        """Count a request in, before its body is read; Overloaded where there are too many."""
+    def check_full(self) -> None:
+        """Overloaded where a body that is still to come would find no place."""
         if self.full:
             raise Overloaded(f"{self.in_flight} requests are under way: try again later")
+
+    def admit(self) -> None:
+        """Count a request in whose body is there; Overloaded where there are too many."""
+        self.check_full()
         self.in_flight += 1
 
-    def leave(self) -> None:
-        """Count it out."""
+    def leave(self, served: ServedModel | None = None) -> None:
+        """Count it out, and let go of the version that it leased."""
         self.in_flight -= 1
+        if served is not None:
+            served.release()
 
-    def timeout(self, call: Call, request: InferRequest) -> float:
-        """Seconds the request has, from its start: the shortest of what it and we say."""
+    def timeout(self, call: Call, request: InferRequest | None = None) -> float:
+        """Seconds the request has, from its start: the shortest of what it and we say.
+
+        ``request`` is None while its body is not there yet.
+        """
         asked = call.timeout
-        if request.timeout is not None and (asked is None or request.timeout < asked):
-            asked = request.timeout
+        inside = None if request is None else request.timeout
+        if inside is not None and (asked is None or inside < asked):
+            asked = inside
         if asked is None or asked == math.inf:
             return self._default_timeout
         return min(asked, self._max_timeout)
 
     async def infer(self, served: ServedModel, request: InferRequest, call: Call) -> Answer:
-        """The outputs that ``request`` wants; every error is an InferenceError."""
-        served.lease()
-        try:
+        """The outputs that ``request`` wants; the caller has leased ``served``."""
+        decoded = time.monotonic()
+        if request.images is not None:
+            await self._prepare(served, request, call)
             decoded = time.monotonic()
-            if request.images is not None:
-                await self._prepare(served, request, call)
-                decoded = time.monotonic()
-            item = await self._run(served, request, call)
-            return self.answer(served, request, call, item, decoded)
-        finally:
-            served.release()
+        item = await self._run(served, request, call)
+        return self.answer(served, request, call, item, decoded)
 
     def submit(
         self, served: ServedModel, request: InferRequest, call: Call, done: Callable[[Item], None]
@@ -225,19 +230,21 @@ class Engine:
             self._watch_timer = loop.call_later(WATCH_AFTER, self._watch, loop)
 
     async def _prepare(self, served: ServedModel, request: InferRequest, call: Call) -> None:
-        """Raw images become the model's one input, in a thread: pictures can be large."""
+        """Raw images become the model's one input, in threads: pictures can be large.
+
+        One at a time, so that requests take turns and nothing is done for one that is over.
+        """
+        served.batcher.check_room(request.rows)
         deadline = call.started + self.timeout(call, request)
         prepare = served.prepare
         images = request.images
         assert prepare is not None and images is not None
         spec = served.model.inputs[0]
-
-        def rows() -> Array:
-            return np.stack([prepare(image) for image in images])
-
+        in_thread = asyncio.get_running_loop().run_in_executor
         try:
             async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
-                values = await asyncio.get_running_loop().run_in_executor(self.pool, rows)
+                rows = [await in_thread(self.pool, prepare, image) for image in images]
+                values = await in_thread(self.pool, np.stack, rows)
         except TimeoutError:
             raise DeadlineExceeded(
                 "the request's time ran out while its images were prepared"
@@ -246,9 +253,9 @@ class Engine:
             raise BadRequest(f"input {spec.name!r}: {error}") from None
         except ValueError as error:
             raise BadRequest(f"input {spec.name!r}: images differ in shape: {error}") from None
-        if not served.batched and list(values.shape) != spec.shape:
-            values = values.reshape([size if size >= 0 else 1 for size in spec.shape])
-        request.feeds = {spec.name: values}
+        request.feeds = {spec.name: fit_images(spec, values, batched=served.batched)}
+        if served.variable_shapes:
+            request.key = (values.shape[1:],)
 
     def _finish(
         self, served: ServedModel, request: InferRequest, outputs: dict[str, Array]
@@ -289,8 +296,18 @@ class Engine:
         if self._spans is not None and call.trace is not None:
             self._trace(call, call.trace, served, total, 200, "", answer)
 
-    def failed(self, served: ServedModel | None, call: Call, error: InferenceError) -> None:
-        """The same for an error; ``served`` is None where no model was found for it."""
+    def failed(
+        self,
+        served: ServedModel | None,
+        call: Call,
+        cause: Exception,
+        request: InferRequest | None = None,
+    ) -> InferenceError:
+        """The same for an error; gives what the caller is to be told of it.
+
+        ``served`` is None where no model was found for it, ``request`` where it was not parsed.
+        """
+        error = failure_of(cause)
         total = time.monotonic() - call.started
         if served is None:
             self.refused[error.reason] += 1
@@ -302,11 +319,14 @@ class Engine:
                     call.request_id, call.protocol, served.name if served else "",
                     served.version if served else "", error.status,
                     finished=time.time(), total=total, trace=call.trace, mirrored=call.mirrored,
+                    rows=request.rows if request else 0,
+                    inputs=request.feeds if request else None,
                     reason=error.reason, error=error.message,
                 )
             )  # fmt: skip
         if self._spans is not None and call.trace is not None:
             self._trace(call, call.trace, served, total, error.status, error.reason, None)
+        return error
 
     def _trace(
         self,
@@ -347,6 +367,14 @@ class Engine:
         self.prediction_log.close()
         if self._spans is not None:
             self._spans.close()
+
+
+def failure_of(error: Exception) -> InferenceError:
+    """What the caller is told: the error itself, or that it is a defect of ours (logged)."""
+    if isinstance(error, InferenceError):
+        return error
+    log.error("unexpected error", exc_info=error)
+    return InferenceError(f"unexpected {type(error).__name__}: see the server's log")
 
 
 async def _watched(item: Item, batcher: Batcher, hang_up: HangUp) -> None:

@@ -23,17 +23,14 @@ from typing import TYPE_CHECKING, Any, cast
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from inference.engine import Call
-from inference.errors import Cancelled, DeadlineExceeded, InferenceError
-from inference.http import Headers, content_length
+from inference.errors import Cancelled, DeadlineExceeded, InferenceError, SlowBody
+from inference.http import SLOW_BODY, Headers, content_length
 from inference.models import ServedModel
 from inference.protocol import InferRequest, encode, parse
-from kit import logs
 
 if TYPE_CHECKING:
     from inference.app import InferenceApp, Target
     from inference.batcher import Item
-
-log = logs.get("inference.fastpath")
 
 _STATUS_LINES = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
@@ -64,7 +61,7 @@ class FastRequest:
     __slots__ = (
         "app", "body", "call", "counted", "decoded", "disconnected", "item", "json_length",
         "keep_alive", "more_body", "name", "protocol", "refusal", "request", "response_complete",
-        "served", "task", "version",
+        "served", "task", "timer", "version",
     )  # fmt: skip
 
     def __init__(self, protocol: FastProtocol, target: Target, *, keep_alive: bool) -> None:
@@ -82,6 +79,7 @@ class FastRequest:
         self.request: InferRequest | None = None
         self.item: Item | None = None
         self.task: asyncio.Task[None] | None = None
+        self.timer: asyncio.TimerHandle | None = None
         self.refusal: InferenceError | None = None
         self.counted = False
         self.decoded = 0.0
@@ -95,24 +93,37 @@ class FastRequest:
         """See :attr:`message_event`."""
 
     def begin(self, headers: list[tuple[bytes, bytes]]) -> None:
-        """The headers are there: count the request in, or refuse it at once."""
+        """The headers are there: look whether there is a place for it."""
         try:
             by_name = self.app.read_headers(headers, self.call)
             length = by_name.get(_JSON_LENGTH)
             if length is not None:
                 self.json_length = content_length(length, "Inference-Header-Content-Length")
-            self.app.engine.admit()
-            self.counted = True
+            self.app.engine.check_full()
         except InferenceError as error:
             self.refusal = error
 
+    def await_body(self) -> None:
+        """The body comes in pieces: the rest of it has the request's time."""
+        left = self.call.started + self.app.engine.timeout(self.call) - time.monotonic()
+        self.timer = self.protocol.loop.call_later(max(0.0, left), self.expire)
+
+    def expire(self) -> None:
+        """The body is not there, and may never be: the connection can carry nothing more."""
+        self.keep_alive = False
+        self.refuse(self.refusal or SlowBody(SLOW_BODY))
+
     def run(self) -> None:
         """The body is there: take the request in its turn, unless its model has no room."""
+        if self.timer is not None:
+            self.timer.cancel()
         if self.refusal is not None:
             self.refuse(self.refusal)
             return
         app = self.app
         try:
+            app.engine.admit()
+            self.counted = True
             served = app.registry.get(self.name, self.version)
             self.served = served
             served.batcher.check_room(1)
@@ -134,20 +145,18 @@ class FastRequest:
                 raise DeadlineExceeded("the request's time ran out before it was parsed")
             request = parse(bytes(self.body), self.json_length, served)
             self.request = request
+            served.lease()
             if request.images is not None:
                 self.start(self.run_slowly(served, request))
                 return
             self.decoded = time.monotonic()
-            served.lease()
             try:
                 self.item = app.engine.submit(served, request, call, self.done)
             except InferenceError:
                 served.release()
                 raise
-        except InferenceError as error:
-            self.refuse(error)
         except Exception as error:
-            self.refuse(_unexpected(error))
+            self.refuse(error)
 
     def start(self, work: Coroutine[Any, Any, None]) -> None:
         """Go on in a task, which the server waits for when it stops."""
@@ -155,19 +164,22 @@ class FastRequest:
         self.task = self.protocol.loop.create_task(work)
         tasks.add(self.task)
         self.task.add_done_callback(tasks.discard)
+        self.task.add_done_callback(self.over)
+
+    def over(self, task: asyncio.Task[None]) -> None:
+        """The task is through, or was cancelled before it had begun."""
+        assert self.served is not None
+        self.served.release()
+        if task.cancelled():
+            self.refuse(Cancelled("the caller hung up"))
 
     async def run_slowly(self, served: ServedModel, request: InferRequest) -> None:
         """Raw images are decoded in a thread."""
         try:
             answer = await self.app.engine.infer(served, request, self.call)
             self.respond(served, request, answer)
-        except InferenceError as error:
-            self.refuse(error)
-        except asyncio.CancelledError:
-            self.refuse(Cancelled("the caller hung up"))
-            raise
         except Exception as error:
-            self.refuse(_unexpected(error))
+            self.refuse(error)
 
     def done(self, item: Item) -> None:
         """The batcher is through with it."""
@@ -176,10 +188,8 @@ class FastRequest:
         try:
             answer = app.engine.answer(served, request, self.call, item, self.decoded)
             self.respond(served, request, answer)
-        except InferenceError as error:
-            self.refuse(error)
         except Exception as error:
-            self.refuse(_unexpected(error))
+            self.refuse(error)
         finally:
             served.release()
 
@@ -202,9 +212,9 @@ class FastRequest:
         self.write(head, body)
         app.engine.succeeded(served, request, self.call, answer)
 
-    def refuse(self, error: InferenceError) -> None:
+    def refuse(self, cause: Exception) -> None:
         """Write an error and count it."""
-        self.app.engine.failed(self.served, self.call, error)
+        error = self.app.engine.failed(self.served, self.call, cause, self.request)
         if isinstance(error, Cancelled):
             self.finish()
             return
@@ -229,6 +239,8 @@ class FastRequest:
     def finish(self) -> None:
         """Nothing more comes: free the place."""
         self.response_complete = True
+        if self.timer is not None:
+            self.timer.cancel()
         if self.counted:
             self.counted = False
             self.app.engine.leave()
@@ -274,6 +286,9 @@ class FastProtocol(HttpToolsProtocol):
             self.transport.write(self.unparsed_refusal(data))
             return
         super().data_received(data)
+        fast = self.fast
+        if fast is not None and fast.more_body and fast.timer is None:
+            fast.await_body()
 
     def unparsed_refusal(self, data: bytes) -> bytes:
         """The bytes of a 429, with the request's id where one is in the headers."""
@@ -368,12 +383,6 @@ def whole_infer(data: bytes) -> str | None:
     if length is None or end + len(_HEAD_END) + int(length[1]) != len(data):
         return None
     return match[1].decode("latin-1")
-
-
-def _unexpected(error: Exception) -> InferenceError:
-    """A defect of ours: the request fails, the ones beside it do not."""
-    log.error("unexpected error", exc_info=error)
-    return InferenceError(f"unexpected {type(error).__name__}: see the server's log")
 
 
 def _lines(headers: Headers) -> bytes:

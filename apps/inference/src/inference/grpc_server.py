@@ -10,7 +10,7 @@ from typing import Any
 
 import grpc
 import numpy as np
-from google.protobuf.message import Message  # type: ignore[import-untyped]
+from google.protobuf.message import DecodeError, Message  # type: ignore[import-untyped]
 from grpc_health.v1 import (  # type: ignore[import-untyped]
     health,
     health_pb2,
@@ -20,7 +20,7 @@ from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
 
 from inference.app import SERVER_NAME, InferenceApp
 from inference.datatypes import NUMPY, of_array
-from inference.engine import Call
+from inference.engine import Call, failure_of
 from inference.errors import (
     BadRequest,
     Cancelled,
@@ -28,6 +28,8 @@ from inference.errors import (
     ModelError,
     NotFound,
     Overloaded,
+    RepositoryError,
+    TooLarge,
     Unavailable,
 )
 from inference.models import ServedModel
@@ -41,8 +43,9 @@ from inference.protocol import (
     settle_outputs,
     timeout_of,
 )
-from inference.tensors import Array, from_binary, to_binary
-from kit import logs
+from inference.tensors import Array, from_binary, shaped, to_binary
+from inference.turns import by_size
+from kit import logs, tracing
 
 log = logs.get("inference.grpc")
 
@@ -64,6 +67,9 @@ _CONTENTS = {
     "FP64": "fp64_contents",
     "BYTES": "bytes_contents",
 }
+_RAW_TAG = pb.ModelInferRequest.RAW_INPUT_CONTENTS_FIELD_NUMBER << 3 | 2
+_SLICE = 65_536
+"""Values converted at a time: other threads have a turn in between."""
 
 
 class GrpcServer:
@@ -134,7 +140,10 @@ class GrpcServer:
             {
                 name: grpc.unary_unary_rpc_method_handler(
                     _guarded(method),
-                    getattr(pb, described[name].input_type.name).FromString,
+                    # the one that may be large is decoded where its size is known
+                    None
+                    if name == "ModelInfer"
+                    else getattr(pb, described[name].input_type.name).FromString,
                     getattr(pb, described[name].output_type.name).SerializeToString,
                 )
                 for name, method in methods.items()
@@ -187,31 +196,32 @@ class GrpcServer:
         )
 
     async def _load(self, request: Any, _context: Context) -> Message:
-        self._app.allow_control()
-        await self._app.registry.load(request.model_name)
+        await self._app.load(request.model_name)
         return pb.RepositoryModelLoadResponse()
 
     async def _unload(self, request: Any, _context: Context) -> Message:
-        self._app.allow_control()
-        await self._app.registry.unload(request.model_name)
+        await self._app.unload(request.model_name)
         return pb.RepositoryModelUnloadResponse()
 
-    async def _infer(self, request: Any, context: Context) -> Message:
+    async def _infer(self, message: bytes, context: Context) -> Message:
         app = self._app
         call = self._call(context)
         served: ServedModel | None = None
+        parsed: InferRequest | None = None
         try:
             app.engine.admit()
             try:
-                served = app.registry.get(request.model_name, request.model_version or None)
-                parsed = parse(request, served)
+                size = len(message)
+                request = await by_size(size, decode, message, app.settings.max_json_bytes)
+                found = app.registry.get(request.model_name, request.model_version or None)
+                served = found.lease()
+                parsed = await by_size(size, parse, request, served)
                 answer = await app.engine.infer(served, parsed, call)
                 response = encode(served, parsed, answer.outputs)
             finally:
-                app.engine.leave()
-        except InferenceError as error:
-            app.engine.failed(served, call, error)
-            raise
+                app.engine.leave(served)
+        except Exception as error:
+            raise app.engine.failed(served, call, error, parsed) from None
         headers = app.answer_headers(served, answer, call)
         context.set_trailing_metadata([(name.decode(), value.decode()) for name, value in headers])
         app.engine.succeeded(served, parsed, call, answer)
@@ -224,6 +234,10 @@ class GrpcServer:
                 call.request_id = value
             elif name == "traceparent" and isinstance(value, str):
                 call.take_trace(value)
+            elif name == "x-slipway-shadow":
+                call.mirrored = True
+        if call.trace is None and self._app.engine.traces:
+            call.trace = tracing.new_trace(sampled=True)
         call.timeout = context.time_remaining()
         return call
 
@@ -243,11 +257,53 @@ def _guarded(
                 pushback = str(error.retry_after * 1000)
                 context.set_trailing_metadata((("grpc-retry-pushback-ms", pushback),))
             await context.abort(grpc.StatusCode[error.grpc], error.message)
+        except RepositoryError as error:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
         except ModelError as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        except Exception as error:
+            await context.abort(grpc.StatusCode.INTERNAL, failure_of(error).message)
         raise AssertionError("abort always raises")
 
     return run
+
+
+def decode(message: bytes, limit: int) -> Any:
+    """A ModelInferRequest; TooLarge where more than ``limit`` bytes of it are not raw contents.
+
+    Typed contents are decoded value by value, and nothing else in the process runs meanwhile.
+    """
+    if len(message) > limit and _beside_raw(message, limit) > limit:
+        raise TooLarge(
+            f"more than {limit} bytes beside raw_input_contents: that is the limit "
+            "(max_json_bytes); send the tensors as raw_input_contents"
+        )
+    try:
+        return pb.ModelInferRequest.FromString(message)
+    except DecodeError:
+        raise BadRequest("the message is no ModelInferRequest") from None
+
+
+def _beside_raw(message: bytes, limit: int) -> int:
+    """Bytes of a message that are not raw_input_contents, counted until there are too many.
+
+    Source: Protocol Buffers, "Encoding"; every field of the message has a length.
+    """
+    beside = at = 0
+    while at < len(message) and beside <= limit:
+        tag = message[at]
+        start = at
+        at += 1
+        length = shift = 0
+        while at < len(message):
+            length |= (message[at] & 0x7F) << shift
+            shift += 7
+            at += 1
+            if message[at - 1] < 0x80 or shift > 63:
+                break
+        beside += at - start if tag == _RAW_TAG else at - start + length
+        at += length
+    return beside
 
 
 def parse(request: Any, served: ServedModel) -> InferRequest:
@@ -301,9 +357,14 @@ def _from_contents(tensor: Any, shape: list[int]) -> Array:
     if tensor.datatype == "BYTES":
         texts = np.empty(len(values), dtype=object)
         texts[:] = list(values)
-        return texts.reshape(shape)
+        return shaped(tensor.name, shape, texts)
+    dtype = NUMPY[tensor.datatype]
     try:
-        return np.array(values, dtype=NUMPY[tensor.datatype]).reshape(shape)
+        parts = [
+            np.array(values[at : at + _SLICE], dtype=dtype)
+            for at in range(0, len(values) or 1, _SLICE)
+        ]
+        return shaped(tensor.name, shape, np.concatenate(parts) if len(parts) > 1 else parts[0])
     except OverflowError as error:
         raise BadRequest(
             f"input {tensor.name!r}: contents are not all {tensor.datatype}: {error}"

@@ -19,9 +19,11 @@ from inference.errors import (
     Cancelled,
     MethodNotAllowed,
     NotFound,
+    SlowBody,
     TooLarge,
     UnsupportedMediaType,
 )
+from inference.turns import by_size
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -65,9 +67,10 @@ class Exchange:
         await respond(self.send, status, headers, body)
 
 
+SLOW_BODY = "the request's time ran out before its body was there"
+
 _TIMEOUT = re.compile(r"^(\d+(?:\.\d+)?)(us|ms|s|m|h)?$", re.ASCII)
 _UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
-_OFF_LOOP = 256 * 1024
 
 
 def parse_timeout(value: str) -> float:
@@ -90,17 +93,28 @@ def content_length(value: bytes | None, name: str) -> int | None:
 
 
 async def read_body(
-    scope: Scope, receive: Receive, limit: int, *, length: bytes | None, encoding: bytes | None
+    receive: Receive, limit: int, *, seconds: float, length: bytes | None, encoding: bytes | None
 ) -> bytes:
     """The body, decompressed; TooLarge as soon as more than ``limit`` bytes are announced or come.
 
-    Chunked bodies count as they arrive, compressed ones as they are unpacked. Cancelled where
-    the caller hangs up before the end.
+    Chunked bodies count as they arrive, compressed ones as they are unpacked. SlowBody where it
+    is not there within ``seconds``, Cancelled where the caller hangs up before the end.
     """
     if length is not None and (content_length(length, "Content-Length") or 0) > limit:
         raise TooLarge(
             f"body of {length.decode()} bytes: at most {limit} are taken (max_body_bytes)"
         )
+    try:
+        async with asyncio.timeout(max(0.0, seconds)):
+            body = await _receive_all(receive, limit)
+    except TimeoutError:
+        raise SlowBody(SLOW_BODY) from None
+    if encoding is not None and encoding != b"identity":
+        return await by_size(len(body), unpack, body, encoding, limit)
+    return body
+
+
+async def _receive_all(receive: Receive, limit: int) -> bytes:
     message = await receive()
     if message["type"] == "http.disconnect":
         raise Cancelled("the caller hung up")
@@ -120,10 +134,6 @@ async def read_body(
         body = b"".join(parts) if size <= limit else b""
         if size > limit:
             raise TooLarge(f"body of more than {limit} bytes: that is the limit (max_body_bytes)")
-    if encoding is not None and encoding != b"identity":
-        if len(body) > _OFF_LOOP:
-            return await asyncio.to_thread(unpack, body, encoding, limit)
-        return unpack(body, encoding, limit)
     return body
 
 

@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import io
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self, cast
 
+import numpy as np
 import orjson
+from PIL import Image
 
 from inference import manifest as manifests
 from inference.batcher import Batcher
 from inference.cgroup import usable_cpus
-from inference.errors import InferenceError, ModelError, NotFound, Unavailable
-from inference.manifest import Manifest, TensorSpec
+from inference.datatypes import of_array
+from inference.errors import BadRequest, InferenceError, ModelError, NotFound, Unavailable
+from inference.manifest import Manifest, TensorSpec, suits
 from inference.repository import Found, Repository, newest, version_order
 from inference.runtime import OnnxModel, check_manifest, row_independent
 from inference.settings import InferenceSettings
 from inference.statistics import ModelStatistics
+from inference.tensors import Array
 from kit import logs
-from kit.transforms import Finish, Preparation, TransformError
+from kit.transforms import Finish, Preparation, Resize, TransformError
 
 log = logs.get("inference.models")
 
@@ -36,6 +42,7 @@ class Loaded:
     finish: Finish | None
     batching: bool
     why_not_batching: str
+    sha256: str
 
 
 class ServedModel:
@@ -81,13 +88,17 @@ class ServedModel:
         self.leases = 0
         self.released = asyncio.Event()
         self.released.set()
-        self.metadata_document = metadata(described, model)
+        self.metadata_document = metadata(described, model, loaded.sha256)
 
-    def lease(self) -> None:
-        """A request is about to use this version; it stays until :meth:`release`."""
+    def lease(self) -> Self:
+        """A request is about to use this version; it stays until :meth:`release`.
+
+        Between looking it up and this nothing may be awaited.
+        """
         self.leases += 1
         if self.leases == 1:
             self.released.clear()
+        return self
 
     def release(self) -> None:
         """The request is over."""
@@ -124,6 +135,8 @@ class Registry:
         self._locks: dict[str, asyncio.Lock] = {}
         self._retiring: set[asyncio.Task[None]] = set()
         self.generation = 0
+        self.complete = False
+        """Whether the repository was loaded once, whatever became of its models."""
 
     @property
     def statistics(self) -> Iterable[ModelStatistics]:
@@ -186,6 +199,7 @@ class Registry:
         for name, versions in by_name.items():
             async with self._lock(name):
                 await self._update(name, versions)
+        self.complete = True
 
     async def load(self, name: str) -> None:
         """Bring one model to what the repository says now.
@@ -297,6 +311,8 @@ class Registry:
         pinned = self._settings.pinned_versions.get(name)
         if pinned is not None and pinned not in wanted:
             entry.failures[pinned] = "pinned, but not in the repository"
+            if pinned in old.serving:
+                entry.serving[pinned] = old.serving[pinned]
         elif not wanted:
             entry.failures["any"] = "there is no version of it in the repository"
         if entry.serving:
@@ -321,7 +337,7 @@ class Registry:
             "model loaded",
             model=found.name,
             version=found.version,
-            sha256=loaded.manifest.sha256,
+            sha256=loaded.sha256,
             threads=self._threads,
             batching=loaded.batching,
             why_not_batching=loaded.why_not_batching or None,
@@ -344,8 +360,8 @@ def read(folder: Path, found: Found, *, threads: int, settings: InferenceSetting
             f"{manifests.MODEL_FILE} has sha256 {digest}, {manifests.FILE} says {described.sha256}"
         )
     for name, expected in described.data_files.items():
-        if (digest := _sha256_of(folder / name)) != expected:
-            raise ModelError(f"{name} has sha256 {digest}, {manifests.FILE} says {expected}")
+        if (found_there := _sha256_of(folder / name)) != expected:
+            raise ModelError(f"{name} has sha256 {found_there}, {manifests.FILE} says {expected}")
     model = OnnxModel(path, threads=threads)
     check_manifest(model, described)
     try:
@@ -354,8 +370,10 @@ def read(folder: Path, found: Found, *, threads: int, settings: InferenceSetting
     except TransformError as error:
         raise ModelError(f"{manifests.FILE}: {error}") from None
     batching, why = _batching(model, described)
+    if prepare is not None and len(model.inputs) == 1:
+        _try_preparation(prepare, model.inputs[0], batched=batching)
     _warm(model, described, batching=batching, settings=settings)
-    return Loaded(described, model, prepare, finish, batching, why)
+    return Loaded(described, model, prepare, finish, batching, why, digest)
 
 
 def _sha256_of(path: Path) -> str:
@@ -366,7 +384,7 @@ def _sha256_of(path: Path) -> str:
         raise ModelError(f"{path}: {error.strerror or error}") from None
 
 
-def metadata(described: Manifest, model: OnnxModel) -> dict[str, Any]:
+def metadata(described: Manifest, model: OnnxModel, sha256: str) -> dict[str, Any]:
     """The protocol's model metadata without ``versions``, and what a caller needs to prepare."""
     return {
         "name": described.name,
@@ -377,6 +395,7 @@ def metadata(described: Manifest, model: OnnxModel) -> dict[str, Any]:
             "labels": described.labels,
             "preprocess": described.preprocess,
             "postprocess": described.postprocess,
+            "sha256": sha256,
         },
     }
 
@@ -425,6 +444,50 @@ def _warm(
                 if all(size >= 0 for spec in model.inputs for size in spec.shape[1:]):
                     raise ModelError(f"warm-up with {rows} rows: {error.message}") from None
                 return  # a size that our sample guessed wrong proves nothing
+
+
+def _try_preparation(prepare: Preparation, spec: TensorSpec, *, batched: bool) -> None:
+    """ModelError where no image could ever become the model's input.
+
+    Without a resize the caller's image decides the shape; then only the datatype can be known.
+    """
+    resized = any(isinstance(step, Resize) for step in prepare.steps)
+    width = 8 if resized else max(1, abs(math.prod(spec.shape[1:])))
+    try:
+        rows = np.stack([prepare(_picture(width))])
+        made = of_array(rows.dtype)
+        if made != spec.datatype:
+            raise ModelError(
+                f"{manifests.FILE}: preprocess gives {made}, input {spec.name!r} is {spec.datatype}"
+            )
+        if resized:
+            fit_images(spec, rows, batched=batched)
+    except TransformError as error:
+        if resized:
+            raise ModelError(f"{manifests.FILE}: preprocess: {error}") from None
+    except BadRequest as error:
+        raise ModelError(f"{manifests.FILE}: preprocess: {error.message}") from None
+
+
+def _picture(width: int) -> bytes:
+    picture = io.BytesIO()
+    Image.new("L", (width, 1)).save(picture, format="PNG")
+    return picture.getvalue()
+
+
+def fit_images(spec: TensorSpec, rows: Array, *, batched: bool) -> Array:
+    """Prepared images as the model's input; BadRequest where they are not of its shape."""
+    if suits(rows.shape, spec.shape):
+        return rows
+    if not batched:  # one image, which may be the whole input or lack dimensions of 1
+        if suits(rows.shape[1:], spec.shape):
+            return cast("Array", rows[0])
+        wanted = [size if size >= 0 else 1 for size in spec.shape]
+        if rows.size == math.prod(wanted):
+            return rows.reshape(wanted)
+    raise BadRequest(
+        f"input {spec.name!r} has shape {spec.shape}, prepared images have {list(rows.shape)}"
+    )
 
 
 def json_bytes(document: Any) -> bytes:

@@ -34,7 +34,9 @@ def _paths() -> Schema:
         "/v2/health/live": {"get": _probe("Alive")},
         "/v2/health/ready": {"get": _probe("Every model is ready", 503)},
         "/v2/models/stats": {"get": _get("Statistics of every model")},
-        "/v2/repository/index": {"post": _post("Models in the repository", "IndexRequest", 413)},
+        "/v2/repository/index": {
+            "post": _post("Models in the repository", "IndexRequest", 413, 503)
+        },
         "/v2/repository/models/{model}/load": {
             "parameters": model,
             "post": _post("Load or reload a model", "Empty", 403, 404, 413, 503),
@@ -118,7 +120,7 @@ def _post(summary: str, schema: str, *errors: int) -> Schema:
     return {
         "summary": summary,
         "requestBody": {"required": schema not in ("Empty", "IndexRequest"), "content": content},
-        "responses": answers | _answers(400, *errors),
+        "responses": answers | _answers(400, 408, *errors),
     }
 
 

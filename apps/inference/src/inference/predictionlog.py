@@ -42,7 +42,10 @@ Event = dict[str, Any]
 
 @dataclass(slots=True)
 class Prediction:
-    """What the event loop knows when a request is over; times in seconds."""
+    """What the event loop knows when a request is over; times in seconds.
+
+    ``inputs`` is None where the request was not parsed, or they are not to be logged.
+    """
 
     request_id: str
     protocol: str
@@ -54,19 +57,14 @@ class Prediction:
     trace: TraceContext | None = None
     mirrored: bool = False
     rows: int = 0
-    inputs: Mapping[str, Array] = field(default_factory=dict)
+    inputs: Mapping[str, Array] | None = None
     outputs: Mapping[str, Array] = field(default_factory=dict)
     queue: float = 0.0
     compute: float = 0.0
     reason: str = ""
     error: str = ""
-
-    @property
-    def size(self) -> int:
-        """Bytes of its tensors, about."""
-        return sum(
-            values.nbytes for part in (self.inputs, self.outputs) for values in part.values()
-        )
+    size: int = 0
+    """Bytes of its tensors, about; set when it is recorded."""
 
 
 class Sink(Protocol):
@@ -177,8 +175,9 @@ class PredictionLog:
         if zlib.crc32(prediction.request_id.encode()) >= self._threshold:
             return
         if self._inputs == "none":
-            prediction.inputs = {}
-        size = prediction.size
+            prediction.inputs = None
+        tensors = [*(prediction.inputs or {}).values(), *prediction.outputs.values()]
+        prediction.size = size = sum(map(_bytes_of, tensors))
         with self._lock:
             if self._queue.qsize() >= self._max_events or self._bytes + size > self._max_bytes:
                 self.counts["dropped"] += 1
@@ -252,9 +251,9 @@ def event_of(row: Prediction, source: Mapping[str, str], inputs: InputStyle) -> 
     }
     if row.reason:
         data |= {"reason": row.reason, "error": row.error}
-    if inputs == "full":
+    if row.inputs is not None and inputs == "full":
         data["inputs"] = [_tensor(name, values) for name, values in row.inputs.items()]
-    elif inputs == "digest":
+    elif row.inputs is not None and inputs == "digest":
         data["inputs_sha256"] = _digest(row.inputs)
     data["outputs"] = [_tensor(name, values) for name, values in row.outputs.items()]
     event: Event = {
@@ -312,6 +311,13 @@ def _tensor(name: str, values: Array) -> dict[str, Any]:
         "shape": list(values.shape),
         "data": to_json(values),
     }
+
+
+def _bytes_of(values: Array) -> int:
+    """What an array holds, text and bytes behind its pointers included."""
+    if values.dtype.kind != "O":
+        return values.nbytes
+    return values.nbytes + sum(map(sys.getsizeof, values.flat))
 
 
 def _digest(inputs: Mapping[str, Array]) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 import orjson
 
 from inference.datatypes import NUMPY
-from inference.errors import BadRequest, InferenceError, NotAcceptable, UnsupportedMediaType
+from inference.errors import BadRequest, NotAcceptable, UnsupportedMediaType
 from inference.http import Exchange, Headers, accepts, respond
 from inference.models import ServedModel, json_bytes
 from inference.protocol import (
@@ -29,6 +29,7 @@ from inference.protocol import (
     settle_outputs,
 )
 from inference.tensors import Array, from_binary, to_binary
+from inference.turns import by_size
 from inference.v1 import array_of, predictions, read_instances
 
 if TYPE_CHECKING:
@@ -43,36 +44,49 @@ async def handle(app: InferenceApp, exchange: Exchange) -> None:
     call, headers = exchange.call, exchange.headers
     call.protocol = "sagemaker"
     served: ServedModel | None = None
-    app.engine.admit()
+    request: InferRequest | None = None
     try:
-        body = await app.body(exchange.scope, exchange.receive, headers)
-        target = headers.get(b"x-amzn-sagemaker-target-model")
-        served = app.registry.get(target.decode("latin-1")) if target else app.registry.only()
-        content_type = headers.get(b"content-type", b"application/json").decode("latin-1")
-        media = content_type.split(";", 1)[0].strip().lower()
-        if "json" in media and media != BINARY_JSON:
-            app.check_json_size(len(body))
-        request, style = read(body, media, content_type, served)
-        accept = headers.get(b"accept", b"").decode("latin-1")
-        if style == "v2-binary":
-            accept = ""
-        out_media = accepts(accept, _offers(style))
-        if out_media is None:
-            raise NotAcceptable(f"Accept {accept!r} allows none of {', '.join(_offers(style))}")
-        call.hang_up = exchange.hung_up
-        answer = await app.engine.infer(served, request, call)
-        out_type, out = write(served, request, answer.outputs, style, out_media)
-        out_headers: Headers = [
-            *app.answer_headers(served, answer, call),
-            (b"content-type", out_type.encode()),
-        ]
-        await respond(exchange.send, 200, out_headers, out)
-        app.engine.succeeded(served, request, call, answer)
-    except InferenceError as error:
-        app.engine.failed(served, call, error)
-        raise
-    finally:
-        app.engine.leave()
+        app.engine.check_full()
+        body = await app.body(exchange.receive, headers, call)
+        app.engine.admit()
+        try:
+            target = headers.get(b"x-amzn-sagemaker-target-model")
+            found = app.registry.get(target.decode("latin-1")) if target else app.registry.only()
+            served = found.lease()
+            content_type = headers.get(b"content-type", b"application/json").decode("latin-1")
+            media = content_type.split(";", 1)[0].strip().lower()
+            app.check_json_size(*parsed_size(body, media, content_type))
+            read_as = await by_size(len(body), read, body, media, content_type, served)
+            request, style = read_as
+            accept = headers.get(b"accept", b"").decode("latin-1")
+            if style == "v2-binary":
+                accept = ""
+            out_media = accepts(accept, _offers(style))
+            if out_media is None:
+                raise NotAcceptable(f"Accept {accept!r} allows none of {', '.join(_offers(style))}")
+            call.hang_up = exchange.hung_up
+            answer = await app.engine.infer(served, request, call)
+            out_type, out = write(served, request, answer.outputs, style, out_media)
+        finally:
+            app.engine.leave(served)
+    except Exception as error:
+        raise app.engine.failed(served, call, error, request) from None
+    out_headers: Headers = [
+        *app.answer_headers(served, answer, call),
+        (b"content-type", out_type.encode()),
+    ]
+    await respond(exchange.send, 200, out_headers, out)
+    app.engine.succeeded(served, request, call, answer)
+
+
+def parsed_size(body: bytes, media: str, content_type: str) -> tuple[int, str]:
+    """How many bytes of the body are parsed value by value, and as what."""
+    if media == BINARY_JSON:
+        match = _HEADER_SIZE.search(content_type)
+        return (int(match[1]) if match else 0), "JSON"
+    if media == "text/csv":
+        return len(body), "CSV"
+    return (len(body) if "json" in media else 0), "JSON"
 
 
 def read(
@@ -124,6 +138,11 @@ def _read_csv(body: bytes, served: ServedModel) -> InferRequest:
         rows = [row for row in csv.reader(io.StringIO(body.decode()), strict=True) if row]
     except (UnicodeDecodeError, csv.Error) as error:
         raise BadRequest(f"body is no CSV: {error}") from None
+    if len(spec.shape) > 2 and any(size < 0 for size in spec.shape[1:]):
+        raise BadRequest(
+            f"input {spec.name!r} has shape {spec.shape}: a CSV line does not say how its values "
+            "fill that, send JSON"
+        )
     width = math.prod(spec.shape[1:])
     data: list[Any] = []
     for number, row in enumerate(rows, start=1):
@@ -158,7 +177,7 @@ def _read_octets(body: bytes, served: ServedModel) -> InferRequest:
     spec = _only(served, "application/octet-stream")
     if served.prepare is not None and body[:4] in (b"\x89PNG", b"RIFF", b"\xff\xd8\xff\xe0"):
         return _of_images([body], served)
-    if spec.datatype == "BYTES" or any(size < 0 for size in spec.shape[1:]):
+    if spec.datatype == "BYTES" or any(size <= 0 for size in spec.shape[1:]):
         raise BadRequest(
             f"input {spec.name!r} is {spec.datatype} {spec.shape}: its rows have no fixed size in "
             "bytes, send JSON"
@@ -176,7 +195,7 @@ def _of_images(images: list[bytes], served: ServedModel) -> InferRequest:
     result = InferRequest()
     name = served.model.inputs[0].name
     result.images = images
-    result.feeds[name] = np.empty(0, dtype=object)
+    result.feeds[name] = np.array(images, dtype=object)
     settle_inputs(result, served)
     settle_outputs(result, served)
     return result

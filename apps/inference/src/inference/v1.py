@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from inference.errors import BadRequest, InferenceError
+from inference.errors import BadRequest
 from inference.http import Exchange, respond
-from inference.manifest import TensorSpec
+from inference.manifest import TensorSpec, suits
 from inference.models import ServedModel, json_bytes
 from inference.protocol import InferRequest, add_input, check_input, settle_inputs, settle_outputs
 from inference.tensors import Array, from_json
+from inference.turns import by_size
 
 if TYPE_CHECKING:
     from inference.app import InferenceApp
@@ -41,25 +42,33 @@ async def handle(app: InferenceApp, exchange: Exchange, rest: list[str]) -> None
 
 async def _predict(app: InferenceApp, exchange: Exchange, name: str) -> None:
     served: ServedModel | None = None
+    request: InferRequest | None = None
     call = exchange.call
-    app.engine.admit()
     try:
-        body = await app.body(exchange.scope, exchange.receive, exchange.headers)
-        app.check_json_size(len(body))
-        served = app.registry.get(name)
-        request = read_instances(load_object(body), served)
-        call.hang_up = exchange.hung_up
-        answer = await app.engine.infer(served, request, call)
-        document = {"predictions": predictions(answer.outputs, request.rows, served)}
-        headers = app.answer_headers(served, answer, call)
-        headers.append((b"content-type", b"application/json"))
-        await respond(exchange.send, 200, headers, json_bytes(document))
-        app.engine.succeeded(served, request, call, answer)
-    except InferenceError as error:
-        app.engine.failed(served, call, error)
-        raise
-    finally:
-        app.engine.leave()
+        app.engine.check_full()
+        body = await app.body(exchange.receive, exchange.headers, call)
+        app.engine.admit()
+        try:
+            served = app.registry.get(name).lease()
+            app.check_json_size(len(body))
+            request = await by_size(len(body), read, body, served)
+            call.hang_up = exchange.hung_up
+            answer = await app.engine.infer(served, request, call)
+            document = {"predictions": predictions(answer.outputs, request.rows, served)}
+            out = json_bytes(document)
+        finally:
+            app.engine.leave(served)
+    except Exception as error:
+        raise app.engine.failed(served, call, error, request) from None
+    headers = app.answer_headers(served, answer, call)
+    headers.append((b"content-type", b"application/json"))
+    await respond(exchange.send, 200, headers, out)
+    app.engine.succeeded(served, request, call, answer)
+
+
+def read(body: bytes, served: ServedModel) -> InferRequest:
+    """A ``:predict`` body as a checked request."""
+    return read_instances(load_object(body), served)
 
 
 def load_object(body: bytes) -> dict[str, Any]:
@@ -123,8 +132,11 @@ def _from_columns(columns: dict[str, Any], served: ServedModel) -> InferRequest:
                 f"input {name!r} is unknown: model {served.name!r} takes {sorted(served.inputs)}"
             )
         if type(data) is dict and set(data) == {"b64"}:
-            shape = [len(data["b64"])]
-            values = from_json(name, "BYTES", shape, data["b64"], base64_bytes=True)
+            texts = data["b64"]
+            if type(texts) is not list:
+                raise BadRequest(f"input {name!r}: b64 must be a list of base64 texts")
+            shape = [len(texts)]
+            values = from_json(name, "BYTES", shape, texts, base64_bytes=True)
             images = check_input(spec, "BYTES", shape, served)
         else:
             images = False
@@ -141,9 +153,7 @@ def array_of(spec: TensorSpec, data: Any) -> Array:
     if len(shape) == len(spec.shape) + 1 and shape[-1] == 1:
         shape = shape[:-1]  # a column of one: [[1], [2]] for a model that takes [-1]
         data = [row[0] if type(row) is list and row else row for row in data]
-    if len(shape) != len(spec.shape) or any(
-        size != wanted and wanted >= 0 for size, wanted in zip(shape, spec.shape, strict=True)
-    ):
+    if not suits(shape, spec.shape):
         raise BadRequest(f"input {spec.name!r} has shape {spec.shape}, got {shape}")
     return from_json(spec.name, spec.datatype, shape, data)
 
