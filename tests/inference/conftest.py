@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -51,11 +52,37 @@ def tensor(name: str, datatype: str, shape: list[int], data: Any, **more: Any) -
     return {"name": name, "datatype": datatype, "shape": shape, "data": data, **more}
 
 
+class Gate:
+    """Holds work in threads until it is opened; on the loop's own thread it lets it pass."""
+
+    def __init__(self) -> None:
+        self.threads: list[threading.Thread] = []
+        self.loop_thread = threading.current_thread()
+        self.opened = threading.Event()
+
+    def around(self, work: Callable[..., Any]) -> Callable[..., Any]:
+        """The same work behind the gate."""
+
+        def held(*arguments: Any, **named: Any) -> Any:
+            self.threads.append(threading.current_thread())
+            if threading.current_thread() is not self.loop_thread:
+                assert self.opened.wait(20)
+            return work(*arguments, **named)
+
+        return held
+
+
 async def until(condition: Callable[[], bool], *, seconds: float = 20.0) -> None:
     """Wait until the condition holds."""
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110 - what is waited for tells nobody
             await asyncio.sleep(0.002)
+
+
+async def probes_answer(running: Running) -> None:
+    """Every probe there is says that all is well."""
+    for path in ("/livez", "/readyz", "/metrics", "/v2/health/ready", "/ping"):
+        assert (await running.client.get(path)).status_code == 200
 
 
 async def until_seen(condition: Callable[[], Awaitable[bool]], *, seconds: float = 20.0) -> None:

@@ -7,7 +7,9 @@ the machine is.
 from __future__ import annotations
 
 import asyncio
+import base64
 import gzip
+import io
 import json
 import os
 import signal
@@ -16,13 +18,26 @@ import time
 import zlib
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
+import grpc
 import httpx
 import numpy as np
 import pytest
+from PIL import Image
 
+from inference import app, grpc_server, sagemaker, v1
+from inference.oip import grpc_predict_v2_pb2 as pb
 from tests.inference import small_models
-from tests.inference.conftest import Running, Serve, tensor, until, until_seen
+from tests.inference.conftest import (
+    Gate,
+    Running,
+    Serve,
+    probes_answer,
+    tensor,
+    until,
+    until_seen,
+)
 
 ROW = tensor("x", "FP32", [1, 4], [1, 2, 3, 4])
 PATH = "/v2/models/slow/infer"
@@ -200,10 +215,127 @@ async def test_probes_answer_while_the_model_works(serve: Serve, repository: Pat
         prediction = asyncio.create_task(running.infer("slow", many))
         (served,) = running.app.registry.all_serving()
         await until(lambda: served.batcher.running_batches == 1)
-        for path in ("/livez", "/readyz", "/metrics", "/v2/health/ready"):
-            assert (await running.client.get(path)).status_code == 200
+        await probes_answer(running)
         assert served.batcher.running_batches == 1, "the model was too fast for this test"
         assert (await prediction).status_code == 200
+
+
+ROWS = 60_000
+NUMBERS = np.arange(ROWS * 2, dtype=np.float32).reshape(ROWS, 2)
+LARGE_ENTRY = {"name": "x", "datatype": "FP32", "shape": [ROWS, 2]}
+BINARY_HEAD = json.dumps(
+    {"inputs": [LARGE_ENTRY | {"parameters": {"binary_data_size": NUMBERS.nbytes}}]}
+).encode()
+BINARY = f"application/vnd.sagemaker-triton.binary+json;json-header-size={len(BINARY_HEAD)}"
+INSTANCES = json.dumps({"instances": NUMBERS.tolist()}).encode()
+CSV = "".join(f"{first},{second}\n" for first, second in NUMBERS.tolist()).encode()
+V2 = json.dumps({"inputs": [LARGE_ENTRY | {"data": NUMBERS.ravel().tolist()}]}).encode()
+
+LARGE: dict[str, tuple[str, bytes, dict[str, str]]] = {
+    "v2 JSON": ("/v2/models/affine/infer", V2, {}),
+    "v2 binary": (
+        "/v2/models/affine/infer",
+        BINARY_HEAD + NUMBERS.tobytes() + b" " * 1024 * 1024,
+        {"inference-header-content-length": str(len(BINARY_HEAD))},
+    ),
+    "v1": ("/v1/models/affine:predict", INSTANCES, {}),
+    "sagemaker JSON": ("/invocations", INSTANCES, {"content-type": "application/json"}),
+    "sagemaker CSV": ("/invocations", CSV, {"content-type": "text/csv"}),
+    "sagemaker binary": (
+        "/invocations", BINARY_HEAD + NUMBERS.tobytes(), {"content-type": BINARY}
+    ),
+    "grpc typed": ("typed", b"", {}),
+    "grpc raw": ("raw", b"", {}),
+}  # fmt: skip
+
+
+async def send_large(running: Running, way: str) -> int:
+    """The status a large request gets; gRPC's OK is 200."""
+    path, body, headers = LARGE[way]
+    if not way.startswith("grpc"):
+        return (await running.client.post(path, content=body, headers=headers)).status_code
+    request = pb.ModelInferRequest(model_name="affine", inputs=[LARGE_ENTRY])
+    if path == "typed":
+        request.inputs[0].contents.fp32_contents.extend(NUMBERS.ravel().tolist())
+    else:
+        request.raw_input_contents.append(NUMBERS.tobytes())
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{running.grpc_port}") as channel:
+        call = channel.unary_unary(
+            "/inference.GRPCInferenceService/ModelInfer",
+            pb.ModelInferRequest.SerializeToString,
+            pb.ModelInferResponse.FromString,
+        )
+        await call(request)
+    return 200
+
+
+def hold_parsers(monkeypatch: pytest.MonkeyPatch) -> Gate:
+    """A gate before everything that reads a body."""
+    gate = Gate()
+    for module, name in (
+        (app, "parse"), (v1, "read"), (sagemaker, "read"),
+        (grpc_server, "decode"), (grpc_server, "parse"),
+    ):  # fmt: skip
+        monkeypatch.setattr(module, name, gate.around(getattr(module, name)))
+    return gate
+
+
+@pytest.mark.parametrize("way", LARGE)
+async def test_probes_answer_while_a_large_body_is_parsed(
+    serve: Serve, repository: Path, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found: V1, SageMaker and gRPC parsed on the loop, up to 64 MiB of CSV cell by cell."""
+    small_models.put(repository, "affine", "1", small_models.affine())
+    gate = hold_parsers(monkeypatch)
+    async with serve(max_queue_size=ROWS) as running:
+        call = asyncio.create_task(send_large(running, way))
+        await until(lambda: bool(gate.threads))
+        for _ in range(3):
+            await probes_answer(running)
+        assert not call.done()
+        gate.opened.set()
+        assert await call == (400 if way == "v2 binary" else 200)  # that one is padded
+    assert gate.loop_thread not in gate.threads
+
+
+@pytest.mark.parametrize("way", [way for way in LARGE if way != "v2 binary"])
+async def test_a_reload_while_a_large_body_is_parsed_fails_no_request(
+    serve: Serve, repository: Path, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found: the version was leased after the parse, and its batcher closed meanwhile: 503."""
+    small_models.put(repository, "affine", "1", small_models.affine())
+    gate = hold_parsers(monkeypatch)
+    if way.startswith("grpc"):  # the model is looked up when the message is decoded
+        monkeypatch.undo()
+        monkeypatch.setattr(grpc_server, "parse", gate.around(grpc_server.parse))
+    async with serve(max_queue_size=ROWS) as running:
+        (served,) = running.app.registry.all_serving()
+        call = asyncio.create_task(send_large(running, way))
+        await until(lambda: bool(gate.threads))
+        small_models.put(repository, "affine", "1", small_models.affine(1, 1))
+        await running.app.registry.load("affine")
+        assert running.app.registry.all_serving() != [served]
+        gate.opened.set()
+        assert await call == 200
+        await until(lambda: served.leases == 0)
+
+
+async def test_csv_and_typed_contents_have_the_limit_of_json(
+    serve: Serve, repository: Path
+) -> None:
+    """Found: only JSON had it, though a cell of CSV costs more than a number of JSON."""
+    small_models.put(repository, "affine", "1", small_models.affine())
+    async with serve(max_queue_size=ROWS, max_json_bytes=1000) as running:
+        for way in ("v2 JSON", "v1", "sagemaker JSON", "sagemaker CSV"):
+            assert await send_large(running, way) == 413
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await send_large(running, "grpc typed")
+        assert error.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "raw_input_contents" in (error.value.details() or "")
+        for way in ("sagemaker binary", "grpc raw"):
+            assert await send_large(running, way) == 200
+    async with serve(max_queue_size=ROWS, max_json_bytes=len(BINARY_HEAD) - 1) as running:
+        assert await send_large(running, "sagemaker binary") == 413
 
 
 async def test_a_body_past_the_limit_is_refused_by_its_length_and_by_its_bytes(
@@ -266,20 +398,73 @@ async def test_compressed_bodies_are_read_and_bombs_are_not(serve: Serve, reposi
         assert (await send(running, body, "br")).status_code == 415
 
 
-async def test_images_wait_in_threads_not_on_the_loop(serve: Serve, repository: Path) -> None:
+STEPS = [
+    {"transform": "decode_image", "mode": "L"},
+    {"transform": "resize", "width": 2, "height": 1},
+    {"transform": "scale"},
+    {"transform": "reshape", "shape": [2]},
+]
+
+
+def pictures(count: int) -> dict[str, Any]:
+    """An input of so many images."""
+    file = io.BytesIO()
+    Image.new("L", (4, 4)).save(file, format="PNG")
+    text = base64.b64encode(file.getvalue()).decode()
+    return tensor("x", "BYTES", [count], [text] * count)
+
+
+async def test_images_wait_in_threads_not_on_the_loop(
+    serve: Serve, repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A caller that hangs up while its picture is prepared is not answered, and not counted on."""
-    steps = [
-        {"transform": "decode_image", "mode": "L"},
-        {"transform": "resize", "width": 2, "height": 1},
-        {"transform": "scale"},
-        {"transform": "reshape", "shape": [2]},
-    ]
-    small_models.put(repository, "seen", "1", small_models.affine(), preprocess=steps)
+    small_models.put(repository, "seen", "1", small_models.affine(), preprocess=STEPS)
     async with serve() as running:
         junk = await running.infer("seen", tensor("x", "BYTES", [1], ["AAAA"]))
         assert junk.status_code == 400
         assert "no PNG, JPEG or WebP" in junk.json()["error"]
-        assert running.app.engine.in_flight == 0
+        (served,) = running.app.registry.all_serving()
+        gate = Gate()
+        monkeypatch.setattr(served, "prepare", gate.around(served.prepare))  # type: ignore[arg-type]
+        before = served.statistics.executions
+        _, writer = await asyncio.open_connection("127.0.0.1", running.port)
+        body = json.dumps({"inputs": [pictures(3)]}).encode()
+        writer.write(raw("/v2/models/seen/infer", body))
+        await until(lambda: bool(gate.threads))
+        assert running.app.engine.in_flight == served.leases == 1
+        await probes_answer(running)
+        writer.close()
+        await writer.wait_closed()
+        await until(lambda: served.statistics.failures["cancelled"] == 1)
+        assert running.app.engine.in_flight == served.leases == 0
+        gate.opened.set()
+        assert (await running.infer("seen", pictures(1))).status_code == 200
+        assert served.statistics.executions == before + 1
+    assert len(gate.threads) == 2, "the pictures of a caller that is gone are left alone"
+    assert all(thread.name.startswith("prepare") for thread in gate.threads)
+
+
+async def test_images_past_their_time_or_without_room_are_not_prepared(
+    serve: Serve, repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found: all of a request's images were prepared whatever had become of it."""
+    small_models.put(repository, "seen", "1", small_models.affine(), preprocess=STEPS)
+    async with serve(max_queue_size=8) as running:
+        (served,) = running.app.registry.all_serving()
+        gate = Gate()
+        monkeypatch.setattr(served, "prepare", gate.around(served.prepare))  # type: ignore[arg-type]
+        many = await running.infer("seen", pictures(9))
+        assert many.status_code == 413
+        assert not gate.threads
+        late = await running.client.post(
+            "/v2/models/seen/infer",
+            json={"inputs": [pictures(8)]},
+            headers={"x-request-timeout": "50ms"},
+        )
+        assert late.status_code == 504
+        gate.opened.set()
+        assert (await running.infer("seen", pictures(2))).status_code == 200
+        assert len(gate.threads) <= 3
 
 
 async def test_sigterm_under_load_fails_no_request(repository: Path) -> None:

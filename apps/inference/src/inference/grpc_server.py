@@ -287,23 +287,37 @@ def decode(message: bytes, limit: int) -> Any:
 def _beside_raw(message: bytes, limit: int) -> int:
     """Bytes of a message that are not raw_input_contents, counted until there are too many.
 
-    Source: Protocol Buffers, "Encoding"; every field of the message has a length.
+    Source: Protocol Buffers, "Encoding". What is no message is for the decoder to say.
     """
     beside = at = 0
     while at < len(message) and beside <= limit:
-        tag = message[at]
         start = at
-        at += 1
-        length = shift = 0
-        while at < len(message):
-            length |= (message[at] & 0x7F) << shift
-            shift += 7
-            at += 1
-            if message[at - 1] < 0x80 or shift > 63:
-                break
-        beside += at - start if tag == _RAW_TAG else at - start + length
-        at += length
+        tag, at = _varint(message, at)
+        match tag & 7:
+            case 0:
+                _, at = _varint(message, at)
+            case 1:
+                at += 8
+            case 2:
+                length, at = _varint(message, at)
+                beside -= length if tag == _RAW_TAG else 0
+                at += length
+            case 5:
+                at += 4
+        beside += at - start
     return beside
+
+
+def _varint(message: bytes, at: int) -> tuple[int, int]:
+    """The number that begins at ``at``, and where it ends."""
+    number = shift = 0
+    for byte in message[at : at + 10]:
+        number |= (byte & 0x7F) << shift
+        shift += 7
+        at += 1
+        if byte < 0x80:
+            break
+    return number, at
 
 
 def parse(request: Any, served: ServedModel) -> InferRequest:
