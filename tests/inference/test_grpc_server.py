@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,16 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
 )
+from hypothesis import given
+from hypothesis import strategies as st
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from inference.datatypes import NUMPY
+from inference.errors import BadRequest, TooLarge
+from inference.grpc_server import _beside_raw, decode
 from inference.oip import grpc_predict_v2_pb2 as pb
 from inference.tensors import from_binary, to_binary
+from kit import spans
 from tests.inference import small_models
 from tests.inference.conftest import Running, Serve, tensor, until
 from tests.inference.test_app import SAMPLES
@@ -234,6 +242,61 @@ async def test_health_follows_readiness_and_reflection_names_the_service(
                 return list(ProtoReflectionDescriptorDatabase(channel).get_services())
 
         assert SERVICE in await asyncio.to_thread(names)
+
+
+async def test_a_mirrored_call_is_marked_and_a_call_without_a_trace_starts_one(
+    serve: Serve, repository: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Found: over gRPC neither was done."""
+    small_models.put(repository, "affine", "1", small_models.affine())
+    good = infer("affine", "FP32", [1, 2], fp32_contents=[1, 2])
+    exporter = InMemorySpanExporter()
+    async with serve(prediction_log="stdout") as running, Client(running) as client:
+        running.app.engine._spans = spans.configure("inference", exporter=exporter)
+        await client.call("ModelInfer", good)
+        await client.call("ModelInfer", good, metadata=(("x-slipway-shadow", "true"),))
+    lines = [line for line in capfd.readouterr().out.splitlines() if '"specversion"' in line]
+    events = [json.loads(line) for line in lines]
+    assert [event["data"]["mirrored"] for event in events] == [False, True]
+    assert events[1]["type"] == "slipway.prediction.mirrored.v1"
+    traces = [format(span.context.trace_id, "032x") for span in exporter.get_finished_spans()]
+    assert [event["data"]["trace_id"] for event in events] == traces
+    assert len(set(traces)) == 2
+
+
+RAW = st.lists(st.binary(max_size=300), max_size=4)
+
+
+@given(RAW, st.text(max_size=300), st.lists(st.floats(width=32), max_size=50), st.binary())
+def test_what_is_beside_raw_contents_is_counted_by_the_message_itself(
+    raw_contents: list[bytes], identity: str, values: list[float], more: bytes
+) -> None:
+    message = pb.ModelInferRequest(
+        id=identity, inputs=[{"contents": {"fp32_contents": values}}],
+        raw_input_contents=raw_contents,
+    ).SerializeToString()  # fmt: skip
+    for unknown in (b"", b"\x40\x3a", b"\x41" + b"\x3a" * 8, b"\x45" + b"\x3a" * 4):
+        whole = unknown + message
+        beside = len(whole) - sum(map(len, raw_contents))
+        assert _beside_raw(whole, 10**9) == beside
+        decode(whole, beside)
+        if len(whole) > beside:
+            with pytest.raises(TooLarge):
+                decode(whole, beside - 1)
+    with contextlib.suppress(BadRequest, TooLarge):
+        decode(more, 3)
+
+
+async def test_what_is_no_message_is_the_callers_fault(serve: Serve, repository: Path) -> None:
+    """It was INTERNAL, said by the library."""
+    small_models.put(repository, "affine", "1", small_models.affine())
+    async with serve() as running, Client(running) as client:
+        call = client.channel.unary_unary(f"/{SERVICE}/ModelInfer")
+        for message in (b"\xff", b"\x2a\x7f", b"\x0b"):
+            with pytest.raises(grpc.aio.AioRpcError) as error:
+                await call(message)
+            assert error.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+        assert running.app.engine.in_flight == 0
 
 
 async def test_both_protocols_give_the_same(serve: Serve, repository: Path) -> None:

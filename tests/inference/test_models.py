@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import contextlib
+import hashlib
+import io
 import json
+import shutil
+import socket
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from onnx import TensorProto, helper
+from PIL import Image
 
 from inference import manifest, models
 from inference.errors import ModelError
 from inference.models import read
+from inference.oip import grpc_predict_v2_pb2 as pb
 from inference.repository import Found
 from inference.runtime import OnnxModel
 from inference.settings import InferenceSettings
 from tests.inference import small_models
-from tests.inference.conftest import Running, Serve, tensor, until, until_seen
+from tests.inference.conftest import Gate, Running, Serve, tensor, until, until_seen
 
 ZERO = tensor("x", "FP32", [1, 2], [0, 0])
 
@@ -119,6 +128,10 @@ async def test_what_failed_is_not_tried_at_every_look_but_when_it_changes(
         assert await answer_of(running) == 2.0
 
 
+PIXELS = [
+    {"transform": "decode_image", "mode": "L"},
+    {"transform": "resize", "width": 3, "height": 1},
+]
 BROKEN: dict[str, tuple[bytes, dict[str, Any], str]] = {
     "corrupt": (b"this is no model", {}, "ONNX Runtime cannot load the model"),
     "cut": (small_models.affine()[:-20], {}, "ONNX Runtime cannot load the model"),
@@ -153,6 +166,21 @@ BROKEN: dict[str, tuple[bytes, dict[str, Any], str]] = {
     ),
     "batching that would mix rows": (
         small_models.row_mixing(), {"batching": {}}, "rows do not give the same together as alone"
+    ),
+    "preprocess of another shape": (
+        small_models.affine(),
+        {"preprocess": [*PIXELS, {"transform": "scale"}, {"transform": "reshape", "shape": [3]}]},
+        "preprocess: input 'x' has shape [-1, 2], prepared images have [1, 3]",
+    ),
+    "preprocess of another datatype": (
+        small_models.affine(),
+        {"preprocess": [*PIXELS, {"transform": "reshape", "shape": [3]}]},
+        "preprocess gives UINT8, input 'x' is FP32",
+    ),
+    "preprocess that cannot be run": (
+        small_models.affine(),
+        {"preprocess": [*PIXELS, {"transform": "scale"}, {"transform": "reshape", "shape": [2]}]},
+        "preprocess: reshape",
     ),
     "another name": (small_models.affine(), {"name": "other"}, "model.json says it is other"),
 }  # fmt: skip
@@ -227,12 +255,148 @@ async def test_a_pinned_version_that_is_absent_is_not_ready(serve: Serve, reposi
         assert (await running.infer("affine/versions/1", ZERO)).status_code == 200
 
 
+async def test_a_pinned_version_that_goes_away_goes_on_serving_and_says_why(
+    serve: Serve, repository: Path
+) -> None:
+    """Found: it was retired and nothing took its place: 503 from a server that served."""
+    for version in ("1", "2"):
+        small_models.put(repository, "affine", version, small_models.affine(1, float(version)))
+    async with serve(pinned_versions={"affine": "1"}) as running:
+        assert await answer_of(running) == 1.0
+        shutil.rmtree(repository / "affine" / "1")
+        await running.app.registry.refresh()
+        assert await answer_of(running) == 1.0
+        index = (await running.client.post("/v2/repository/index")).json()
+        assert [(row["version"], row["state"], row["reason"]) for row in index] == [
+            ("1", "READY", "pinned, but not in the repository"),
+            ("2", "READY", ""),
+        ]
+
+
+@pytest.mark.parametrize("protocol", ["rest", "grpc"])
+async def test_a_pod_gets_ready_when_a_caller_loads_what_was_missing(
+    serve: Serve, repository: Path, protocol: str
+) -> None:
+    """Found: readiness was asked at the start and at each poll, not after a load."""
+    small_models.put(repository, "affine", "1", b"broken")
+
+    async def load(running: Running) -> None:
+        if protocol == "rest":
+            await running.client.post("/v2/repository/models/affine/load")
+            return
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{running.grpc_port}") as channel:
+            call = channel.unary_unary(
+                "/inference.GRPCInferenceService/RepositoryModelLoad",
+                pb.RepositoryModelLoadRequest.SerializeToString,
+                pb.RepositoryModelLoadResponse.FromString,
+            )
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                await call(pb.RepositoryModelLoadRequest(model_name="affine"))
+
+    async with serve(repository_control=True, wait_ready=False) as running:
+        await until_seen(lambda: unready(running, "cannot load the model"))
+        small_models.put(repository, "affine", "1", small_models.affine(), sha256="0" * 64)
+        await load(running)
+        assert await unready(running, "has sha256")
+        small_models.put(repository, "affine", "1", small_models.affine())
+        await load(running)
+        assert (await running.client.get("/readyz")).status_code == 200
+
+
+async def test_a_repository_that_cannot_be_read_is_a_503(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found: S3 being down was the caller's fault, a 400."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{unused.getsockname()[1]}"
+        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
+        settings = {"at": "s3://models/all", "repository_control": True, "wait_ready": False}
+        async with serve(**settings) as running:
+            for path in ("index", "models/affine/load"):
+                answer = await running.client.post(f"/v2/repository/{path}")
+                assert answer.status_code == 503, answer.text
+                assert "s3://models/all" in answer.json()["error"]
+            async with grpc.aio.insecure_channel(f"127.0.0.1:{running.grpc_port}") as channel:
+                call = channel.unary_unary(
+                    "/inference.GRPCInferenceService/RepositoryIndex",
+                    pb.RepositoryIndexRequest.SerializeToString,
+                    pb.RepositoryIndexResponse.FromString,
+                )
+                with pytest.raises(grpc.aio.AioRpcError) as error:
+                    await call(pb.RepositoryIndexRequest())
+            assert error.value.code() == grpc.StatusCode.UNAVAILABLE
+
+
+async def test_a_model_is_warm_before_it_is_ready(
+    serve: Serve, repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last of the warm-up's runs is held: until it is over nobody is sent here."""
+    small_models.put(repository, "affine", "1", small_models.affine())
+    gate = Gate()
+    real, runs = OnnxModel.run, []
+
+    def run(model: OnnxModel, outputs: Any, feeds: Any) -> Any:
+        runs.append(len(feeds["x"]))
+        return (gate.around(real) if runs.count(64) == 3 else real)(model, outputs, feeds)
+
+    monkeypatch.setattr(OnnxModel, "run", run)
+    async with serve(warmup_runs=3, max_batch_size=64, wait_ready=False) as running:
+        await until(lambda: bool(gate.threads))
+        assert await unready(running, "loading")
+        assert not running.app.registry.all_serving()
+        assert (await running.infer("affine", ZERO)).status_code == 404
+        assert gate.loop_thread not in gate.threads
+        gate.opened.set()
+        await until(lambda: running.health.readiness()[0] == 200)
+        assert runs[-6:] == [1, 1, 1, 64, 64, 64]
+        assert await answer_of(running) == 1.0
+
+
+async def test_images_of_a_shape_that_the_model_does_not_take_are_a_400(
+    serve: Serve, repository: Path
+) -> None:
+    """Found: where the model does not batch they were reshaped by force: 500."""
+    steps = [{"transform": "decode_image", "mode": "L"}, {"transform": "scale"}]
+    for name, rows in (("many", "rows"), ("one", 1)):
+        model = small_models.identity("FP32", [rows, 2, 2])
+        small_models.put(repository, name, "1", model, preprocess=steps)
+    small_models.put(repository, "any", "1", small_models.identity("FP32", ["n", "h", "w"]),
+                     preprocess=steps)  # fmt: skip
+
+    def picture(width: int) -> str:
+        file = io.BytesIO()
+        Image.new("L", (width, 2)).save(file, format="PNG")
+        return base64.b64encode(file.getvalue()).decode()
+
+    async with serve() as running:
+        for name in ("many", "one"):
+            good = await running.infer(name, tensor("x", "BYTES", [1], [picture(2)]))
+            assert good.json()["outputs"][0]["shape"] == [1, 2, 2]
+            bad = await running.infer(name, tensor("x", "BYTES", [1], [picture(3)]))
+            assert bad.status_code == 400
+            assert "input 'x' has shape" in bad.json()["error"]
+            assert "[1, 2, 3]" in bad.json()["error"]
+        answers = await asyncio.gather(
+            *(running.infer("any", tensor("x", "BYTES", [1], [picture(width)]))
+              for width in (2, 3, 2, 3, 4))
+        )  # fmt: skip
+        assert [answer.json()["outputs"][0]["shape"][2] for answer in answers] == [2, 3, 2, 3, 4]
+
+
 async def test_a_model_without_a_manifest_is_served_by_its_folder(
     serve: Serve, repository: Path
 ) -> None:
-    (small_models.put(repository, "bare", "1", small_models.affine()) / "model.json").unlink()
+    """Its sha256 is that of the file, for want of one that was promised."""
+    folder = small_models.put(repository, "bare", "1", small_models.affine())
+    (folder / "model.json").unlink()
     async with serve() as running:
         assert await answer_of(running, "bare") == 1.0
+        metadata = (await running.client.get("/v2/models/bare")).json()
+        digest = hashlib.sha256((folder / "model.onnx").read_bytes()).hexdigest()
+        assert metadata["properties"]["sha256"] == digest
 
 
 def loaded(repository: Path, name: str, model: bytes, **manifest: Any) -> Any:

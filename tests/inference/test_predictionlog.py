@@ -77,9 +77,41 @@ async def test_predictions_and_failures_reach_s3_partitioned(
     _, failed = by_id["bad"]
     assert failed["type"] == "slipway.prediction.failed.v1"
     assert (failed["data"]["status"], failed["data"]["reason"]) == (400, "bad_request")
+    assert "inputs" not in failed["data"]
     mirrored = [event for place, event in events if place.startswith("mirrored=true/")]
     assert [event["type"] for event in mirrored] == ["slipway.prediction.mirrored.v1"] * 2
     assert len(events) == 4
+
+
+@pytest.mark.parametrize("protocol", ["rest", "v1", "sagemaker"])
+async def test_a_failure_has_the_inputs_it_failed_on_or_none(
+    serve: Serve, repository: Path, capfd: pytest.CaptureFixture[str], protocol: str
+) -> None:
+    """Found: a failure never had inputs, and a digest all the same: that of nothing."""
+    small_models.put(repository, "picky", "1", small_models.picky())
+    path = {
+        "rest": "/v2/models/picky/infer",
+        "v1": "/v1/models/picky:predict",
+        "sagemaker": "/invocations",
+    }[protocol]
+
+    def body(row: int) -> dict[str, Any]:
+        if protocol == "rest":
+            return {"inputs": [tensor("i", "INT64", [1], [row])]}
+        return {"instances": [row]}
+
+    asked = {"good": body(3), "refused": body(99), "again": body(99), "unread": {"inputs": 5}}
+    async with serve(prediction_log="stdout") as running:
+        for identity, document in asked.items():
+            headers = {"x-request-id": identity}
+            await running.client.post(path, json=document, headers=headers)
+    lines = [line for line in capfd.readouterr().out.splitlines() if '"specversion"' in line]
+    data = {event["request_id"]: event for event in (json.loads(line)["data"] for line in lines)}
+    assert [data[identity]["status"] for identity in asked] == [200, 400, 400, 400]
+    assert data["refused"]["inputs_sha256"] == data["again"]["inputs_sha256"]
+    assert data["refused"]["inputs_sha256"] != data["good"]["inputs_sha256"]
+    assert data["refused"]["rows"] == 1
+    assert "inputs_sha256" not in data["unread"]
 
 
 class Keeps:
@@ -132,6 +164,20 @@ def test_large_tensors_count_by_their_bytes() -> None:
         log.record(prediction(f"r{number}", inputs=big))
     log.close()
     assert log.counts == {"written": 50}
+
+
+@pytest.mark.parametrize("element", ["x" * 4000, b"x" * 4000])
+def test_text_and_bytes_count_by_their_length(element: str | bytes) -> None:
+    """Found: each counted as the eight bytes of the pointer to it."""
+    sink = Keeps()
+    sink.gate.clear()
+    log = PredictionLog(sink, source={}, max_bytes=10_000, batch_events=1)
+    for number in range(5):
+        log.record(prediction(f"r{number}", inputs={"x": np.array([element], dtype=object)}))
+    assert log.counts["dropped"] == 3
+    sink.gate.set()
+    log.close()
+    assert log._bytes == 0
 
 
 def test_a_sink_that_fails_is_counted_and_tried_with_the_next() -> None:

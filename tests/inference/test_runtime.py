@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from inference.runtime import OnnxModel
 from tests.inference import small_models
 
 LOAD = """
@@ -26,6 +27,16 @@ def load(model: Path, home: Path, **environment: str) -> str:
         env={**given, **environment},
     )  # fmt: skip
     return done.stderr
+
+
+def test_threads_that_wait_do_not_spin(repository: Path) -> None:
+    """ONNX Runtime spins unless it is told not to."""
+    folder = small_models.put(repository, "affine", "1", small_models.affine())
+    model = OnnxModel(folder / "model.onnx", threads=2)
+    options = model._session.get_session_options()
+    assert options.intra_op_num_threads == 2
+    for kind in ("intra_op", "inter_op"):
+        assert options.get_session_config_entry(f"session.{kind}.allow_spinning") == "0"
 
 
 def test_onnx_runtime_reports_to_nobody(repository: Path) -> None:

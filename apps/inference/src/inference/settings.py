@@ -86,15 +86,21 @@ class InferenceSettings(ServiceSettings):
         int,
         Field(
             gt=0,
-            description="Largest JSON taken: parsing it holds up everything else, so larger "
-            "tensors are sent as binary data.",
+            description="Largest JSON, CSV or typed gRPC contents taken: parsing them holds up "
+            "everything else, so larger tensors are sent as binary data.",
         ),
     ] = 8 * MEBIBYTE
     max_in_flight: Annotated[
-        int, Field(ge=1, description="Most requests under way at once; past it they get 429.")
+        int,
+        Field(
+            ge=1,
+            description="Most requests under way at once, from when their bodies are there; past "
+            "it they get 429.",
+        ),
     ] = 512
     default_timeout_seconds: Annotated[
-        float, Field(gt=0, description="Time a request gets that names none.")
+        float,
+        Field(gt=0, description="Time a request gets that names none, its body's way included."),
     ] = 30.0
     max_timeout_seconds: Annotated[
         float, Field(gt=0, description="Most time a request can ask for.")
