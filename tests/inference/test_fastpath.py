@@ -183,11 +183,40 @@ async def test_a_request_whose_time_ran_out_before_its_turn_is_not_parsed(
         assert (await late).status_code == 504
 
 
+async def test_who_hangs_up_before_its_images_are_begun_leaves_nothing(
+    serve: Serve, repository: Path
+) -> None:
+    """Found: a task that is cancelled before its first step runs none of its code: a place lost."""
+    steps = [{"transform": "decode_image", "mode": "L"}, {"transform": "scale"},
+             {"transform": "reshape", "shape": [2]}]  # fmt: skip
+    small_models.put(repository, "slow", "1", small_models.affine(), preprocess=steps)
+    async with serve() as running:
+        engine = running.app.engine
+        engine.turns = held = Held()
+        _, writer = await asyncio.open_connection("127.0.0.1", running.port)
+        image = tensor("x", "BYTES", [1], ["AAAA"])
+        writer.write(request(json.dumps({"inputs": [image]}).encode()))
+        await until(lambda: len(engine.turns) == 1)
+        (served,) = running.app.registry.all_serving()
+        cycle = held.first.__self__  # type: ignore[attr-defined]
+        held.release()
+        assert served.leases == engine.in_flight == 1
+        cycle.hang_up()
+        await until(lambda: engine.in_flight == 0)
+        assert served.leases == 0
+        assert served.statistics.failures["cancelled"] == 1
+        writer.close()
+
+
 class Held(Turns):
     """Turns that come when the test says so."""
 
     def run(self, work: object) -> None:
         self._waiting.append(work)  # type: ignore[arg-type]
+
+    @property
+    def first(self) -> object:
+        return self._waiting[0]
 
     def release(self) -> None:
         while self._waiting:

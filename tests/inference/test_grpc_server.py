@@ -154,6 +154,10 @@ BAD = {
         pb.ModelInferRequest(model_name="affine", parameters={"timeout":
             pb.InferParameter(string_param="9" * 400)}), "INVALID_ARGUMENT", "parameters.timeout",
     ),
+    "a name too long for a status": (
+        pb.ModelInferRequest(model_name="affine", inputs=[{"name": "x" * 50_000}]),
+        "INVALID_ARGUMENT", "input 'xxx",
+    ),
     "empty and huge": (
         infer("wide", "FP32", [0, 2**62]), "INVALID_ARGUMENT", "input 'x': shape",
     ),

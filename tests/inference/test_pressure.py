@@ -26,7 +26,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from inference import app, grpc_server, sagemaker, v1
+from inference import app, grpc_server, http, sagemaker, v1
 from inference.oip import grpc_predict_v2_pb2 as pb
 from tests.inference import small_models
 from tests.inference.conftest import (
@@ -238,6 +238,16 @@ LARGE: dict[str, tuple[str, bytes, dict[str, str]]] = {
         BINARY_HEAD + NUMBERS.tobytes() + b" " * 1024 * 1024,
         {"inference-header-content-length": str(len(BINARY_HEAD))},
     ),
+    "compressed": (
+        "/v2/models/affine/infer",
+        gzip.compress(V2[:-1] + b" " * 1024 * 1024 + V2[-1:]),
+        {"content-encoding": "gzip"},
+    ),
+    "compressed a thousandfold": (
+        "/v2/models/affine/infer",
+        gzip.compress(b" " * 4 * 1024 * 1024),
+        {"content-encoding": "gzip"},
+    ),
     "v1": ("/v1/models/affine:predict", INSTANCES, {}),
     "sagemaker JSON": ("/invocations", INSTANCES, {"content-type": "application/json"}),
     "sagemaker CSV": ("/invocations", CSV, {"content-type": "text/csv"}),
@@ -247,6 +257,10 @@ LARGE: dict[str, tuple[str, bytes, dict[str, str]]] = {
     "grpc typed": ("typed", b"", {}),
     "grpc raw": ("raw", b"", {}),
 }  # fmt: skip
+
+
+NO_REQUESTS = ("v2 binary", "compressed a thousandfold")
+"""What is large for the sake of it."""
 
 
 async def send_large(running: Running, way: str) -> int:
@@ -273,7 +287,7 @@ def hold_parsers(monkeypatch: pytest.MonkeyPatch) -> Gate:
     """A gate before everything that reads a body."""
     gate = Gate()
     for module, name in (
-        (app, "parse"), (v1, "read"), (sagemaker, "read"),
+        (http, "unpack"), (app, "parse"), (v1, "read"), (sagemaker, "read"),
         (grpc_server, "decode"), (grpc_server, "parse"),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, gate.around(getattr(module, name)))
@@ -294,11 +308,11 @@ async def test_probes_answer_while_a_large_body_is_parsed(
             await probes_answer(running)
         assert not call.done()
         gate.opened.set()
-        assert await call == (400 if way == "v2 binary" else 200)  # that one is padded
+        assert await call == (400 if way in NO_REQUESTS else 200)
     assert gate.loop_thread not in gate.threads
 
 
-@pytest.mark.parametrize("way", [way for way in LARGE if way != "v2 binary"])
+@pytest.mark.parametrize("way", [way for way in LARGE if way not in NO_REQUESTS])
 async def test_a_reload_while_a_large_body_is_parsed_fails_no_request(
     serve: Serve, repository: Path, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

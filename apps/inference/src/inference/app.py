@@ -401,7 +401,7 @@ class InferenceApp:
         if not body:
             return {}
         self.check_json_size(len(body))
-        return v1.load_object(body)
+        return await by_size(len(body), v1.load_object, body)
 
 
 async def keep_loading(registry: Registry, health: Health, settings: InferenceSettings) -> None:

@@ -68,6 +68,8 @@ _CONTENTS = {
     "BYTES": "bytes_contents",
 }
 _RAW_TAG = pb.ModelInferRequest.RAW_INPUT_CONTENTS_FIELD_NUMBER << 3 | 2
+_MOST_SAID = 2000
+"""Characters of an error: a status that is larger than clients take for headers is lost."""
 _SLICE = 65_536
 """Values converted at a time: other threads have a turn in between."""
 
@@ -256,7 +258,7 @@ def _guarded(
             if isinstance(error, Overloaded):
                 pushback = str(error.retry_after * 1000)
                 context.set_trailing_metadata((("grpc-retry-pushback-ms", pushback),))
-            await context.abort(grpc.StatusCode[error.grpc], error.message)
+            await context.abort(grpc.StatusCode[error.grpc], error.message[:_MOST_SAID])
         except RepositoryError as error:
             await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
         except ModelError as error:

@@ -67,6 +67,8 @@ class Exchange:
         await respond(self.send, status, headers, body)
 
 
+_MOST_UNPACKED = 1032
+"""Bytes that deflate makes of one at most."""
 SLOW_BODY = "the request's time ran out before its body was there"
 
 _TIMEOUT = re.compile(r"^(\d+(?:\.\d+)?)(us|ms|s|m|h)?$", re.ASCII)
@@ -110,7 +112,7 @@ async def read_body(
     except TimeoutError:
         raise SlowBody(SLOW_BODY) from None
     if encoding is not None and encoding != b"identity":
-        return await by_size(len(body), unpack, body, encoding, limit)
+        return await by_size(len(body) * _MOST_UNPACKED, unpack, body, encoding, limit)
     return body
 
 
