@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from aiohttp import ClientPayloadError, web
@@ -134,6 +138,79 @@ async def test_an_answer_that_ends_with_the_connection_is_whole() -> None:
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     async with server, proxy_with(**to(url)) as proxy:
         assert (await ask(proxy))[:2] == (200, {})
+
+
+@asynccontextmanager
+async def saying(said: bytes, *, close: bool = False) -> AsyncIterator[str]:
+    """A server that answers every request with these bytes in one write; yields its URL."""
+
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            while await reader.read(65536):
+                writer.write(said)
+                await writer.drain()
+                if close:
+                    break
+        writer.close()
+
+    server = await asyncio.start_server(speak, "127.0.0.1", 0)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+SMALL: dict[str, tuple[bytes, int, bytes]] = {
+    "chunked": (b"200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n", 200, b"{}"),
+    "chunked, empty": (b"200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 200, b""),
+    "to the close": (b"200 OK\r\nConnection: close\r\n\r\n{}", 200, b"{}"),
+    "declared away": (
+        b"200 OK\r\nConnection: content-length\r\nContent-Length: 2\r\n\r\n{}",
+        200,
+        b"{}",
+    ),
+    "no content": (b"204 No Content\r\n\r\n", 204, b""),
+    "not modified": (b"304 Not Modified\r\n\r\n", 304, b""),
+    "HEAD": (b"200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", 200, b""),
+}
+
+
+@pytest.mark.parametrize("case", SMALL)
+async def test_a_small_answer_tells_its_end_however_the_backend_told_it(case: str) -> None:
+    """Found: a whole chunked answer went out without any length; its caller waited for more."""
+    said, status, body = SMALL[case]
+    method = "HEAD" if case == "HEAD" else "POST"
+    head = f"{method} /api/any/x HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n".encode()
+    close = case in ("to the close", "HEAD")
+    async with (
+        saying(b"HTTP/1.1 " + said, close=close) as url,
+        proxy_with(upstreams={"any": {"url": url}}) as proxy,
+    ):
+        parts = urlsplit(proxy.url)
+        reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+        for _ in range(2):  # the caller's connection is good for another
+            writer.write(head)
+            async with asyncio.timeout(3):
+                assert await answer_of(reader, method) == (status, body)
+        writer.close()
+
+
+async def answer_of(reader: asyncio.StreamReader, method: str) -> tuple[int, bytes]:
+    """Status and body of one answer, read as RFC 9112 section 6.3 tells its end."""
+    head = (await reader.readuntil(b"\r\n\r\n")).lower()
+    status = int(head.split(b" ", 2)[1])
+    if method == "HEAD" or status in (204, 304):
+        assert b"content-length" not in head
+        return status, b""
+    if b"transfer-encoding: chunked" in head:
+        assert b"content-length" not in head
+        body = b""
+        while size := int(await reader.readline(), 16):
+            body += await reader.readexactly(size)
+            await reader.readline()
+        await reader.readline()
+        return status, body
+    lengths = [line for line in head.split(b"\r\n") if line.startswith(b"content-length:")]
+    assert len(lengths) == 1, head
+    return status, await reader.readexactly(int(lengths[0].split(b":")[1]))
 
 
 async def test_a_kept_connection_that_was_closed_is_no_error(model: Neighbour) -> None:

@@ -62,6 +62,16 @@ def test_hop_by_hop_headers_end_here_with_those_connection_names() -> None:
     assert headers.passable(sent, DROPPED) == [(b"x-kept", b"1")]
 
 
+def test_a_length_cannot_be_declared_to_be_of_one_hop() -> None:
+    """Found: an answer with `Connection: content-length` went out without its end."""
+    sent = [
+        (b"connection", b"content-length, x-mine"),
+        (b"x-mine", b"1"),
+        (b"content-length", b"2"),
+    ]
+    assert headers.passable(sent, headers.ANSWER_DROPPED) == [(b"content-length", b"2")]
+
+
 NAMES = st.sampled_from([b"connection", b"x-a", b"x-b", b"te", b"upgrade", b"accept", b"host"])
 
 

@@ -14,7 +14,7 @@ from proxy import headers
 from proxy.context import Request
 from proxy.destination import Body, Destination, Exchange
 from proxy.pulse import Pulse
-from proxy.upstream import Pool, UpstreamError
+from proxy.upstream import BODILESS, Pool, UpstreamError
 
 COLLECTED_BYTES = 1024 * 1024
 HANG_UP_WATCH_SECONDS = 0.05
@@ -261,6 +261,9 @@ async def _answer(
     if connection.complete:
         watch.stop()
         data = await connection.chunk()
+        if not (connection.counted or request.method == "HEAD" or connection.status in BODILESS):
+            # Its end was told by its chunks or by the connection's, and neither is passed on.
+            passed.append((b"content-length", b"%d" % len(data)))
         if request.write_whole is not None and request.write_whole(connection.status, passed, data):
             return
     start = {"type": "http.response.start", "status": connection.status, "headers": passed}

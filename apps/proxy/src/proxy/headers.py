@@ -116,13 +116,13 @@ def get(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> bytes | None:
 def listed_in_connection(headers: Iterable[tuple[bytes, bytes]]) -> frozenset[bytes]:
     """The names a Connection header declares to be about this hop only.
 
-    ``host`` and the like cannot be declared away.
+    What frames the message cannot be declared away.
     """
     names: set[bytes] = set()
     for key, value in headers:
         if key == b"connection":
             names.update(token.strip().lower() for token in value.split(b","))
-    return frozenset(names - {b"close", b"keep-alive", b"upgrade", b""})
+    return frozenset(names - {b"close", b"keep-alive", b"upgrade", b"content-length", b""})
 
 
 _PLAIN_CONNECTIONS = frozenset({b"close", b"keep-alive", b"Keep-Alive", b"Close"})

@@ -22,6 +22,7 @@ from proxy.pulse import pulse_of
 
 HIGH_WATER = 256 * 1024
 LOW_WATER = 64 * 1024
+BODILESS = frozenset({204, 304})
 
 
 class UpstreamError(Exception):
@@ -76,6 +77,7 @@ class Connection(asyncio.Protocol):
         self.complete = False
         self.reusable = True
         self._framed = False
+        self.counted = False  # whether a Content-Length came with the headers
         self._chunks: deque[bytes] = deque()
         self._buffered = 0
         self._paused = False
@@ -124,9 +126,9 @@ class Connection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         name = name.lower()
-        if name == b"content-length" or (
-            name == b"transfer-encoding" and value.lower().endswith(b"chunked")
-        ):
+        if name == b"content-length":
+            self._framed = self.counted = True
+        elif name == b"transfer-encoding" and value.lower().endswith(b"chunked"):
             self._framed = True
         self.headers.append((name, value))
 
@@ -134,14 +136,14 @@ class Connection(asyncio.Protocol):
         status = self._parser.get_status_code()
         if 100 <= status < 200 and status != 101:  # interim: the answer is still to come
             self.headers = []
-            self._framed = False
+            self._framed = self.counted = False
             return
         if status == 101:
             self._fail(BrokenError("the backend switched protocols unasked", sent=True))
             return
         self.status = status
         self._have_head = True
-        if status in (204, 304):
+        if status in BODILESS:
             self._framed = True
         if not self._parser.should_keep_alive():
             self.reusable = False
