@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator
 from hashlib import sha256
@@ -171,6 +173,56 @@ async def test_a_missing_scope_is_403_and_named(proxy: Proxy) -> None:
         assert status == 403
         assert "predict:digits" in document["detail"]
         assert "insufficient_scope" in challenge
+
+
+async def test_an_issuers_keys_are_read_to_their_end_however_they_arrive(
+    proxy: Proxy, issuer: Neighbour
+) -> None:
+    """Found: a JWKS in several segments was cut after the first; its issuer was no issuer."""
+    document = orjson.dumps(jwks("other", "rsa"))
+    arrived = asyncio.Event()
+
+    async def in_parts(request: web.Request) -> web.StreamResponse:
+        answer = web.StreamResponse()
+        await answer.prepare(request)
+        for at in range(0, len(document), 200):
+            await answer.write(document[at : at + 200])
+            await asyncio.sleep(0.01)  # a segment of its own
+        arrived.set()
+        return answer
+
+    issuer.on("/jwks", in_parts)
+    assert (await ask(proxy, authorization=f"Bearer {token()}"))[0] == 200
+    assert arrived.is_set()
+
+
+async def test_an_issuer_that_compresses_is_read(proxy: Proxy, issuer: Neighbour) -> None:
+    """Found: compressed keys were asked for and not unpacked."""
+
+    async def compressed(request: web.Request) -> web.Response:
+        asked.append(request.headers.get("accept-encoding", ""))
+        answer = web.json_response(jwks("rsa"))
+        answer.enable_compression(web.ContentCoding.gzip)
+        return answer
+
+    asked: list[str] = []
+    issuer.on("/jwks", compressed)
+    assert (await ask(proxy, authorization=f"Bearer {token()}"))[0] == 200
+    assert asked == ["identity"], "nor need it compress"
+
+
+async def test_an_issuer_that_never_ends_is_cut_off(proxy: Proxy, issuer: Neighbour) -> None:
+    async def endless(request: web.Request) -> web.StreamResponse:
+        answer = web.StreamResponse()
+        await answer.prepare(request)
+        with contextlib.suppress(ConnectionError):
+            while True:
+                await answer.write(b" " * 65536)
+        return answer
+
+    issuer.on("/jwks", endless)
+    status, document, _ = await ask(proxy, authorization=f"Bearer {token()}")
+    assert (status, document["type"]) == (503, "urn:slipway:problem:issuer-unavailable")
 
 
 async def test_unknown_kids_do_not_make_us_ask_the_issuer_at_will(

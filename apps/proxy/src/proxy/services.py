@@ -25,6 +25,7 @@ from proxy.sagemaker import SageMakerModel
 from proxy.settings import HttpBackend, ProxySettings, Target
 
 SWEEP_SECONDS = 5.0
+LARGEST_KEY_SET = 1024 * 1024
 BREAKER_STATES = {"closed": 0.0, "half-open": 1.0, "open": 2.0}
 
 
@@ -77,7 +78,6 @@ class Services:
         self.session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(ssl=tls),
             timeout=aiohttp.ClientTimeout(total=10, sock_connect=3),
-            auto_decompress=False,
         )
         backends: dict[str, ModelBackend] = {}
         for name, backend in settings.backends.items():
@@ -139,9 +139,17 @@ class Services:
         self.access.flush()
 
     async def _fetch(self, url: str) -> bytes:
-        async with self.session.get(url, allow_redirects=False) as answer:
+        plain = {"accept-encoding": "identity"}
+        async with self.session.get(url, allow_redirects=False, headers=plain) as answer:
             answer.raise_for_status()
-            return await answer.content.read(1024 * 1024)
+            data = bytearray()
+            async for part in answer.content.iter_any():
+                data += part
+                if len(data) > LARGEST_KEY_SET:
+                    raise ValueError(
+                        f"{url} gives more than {LARGEST_KEY_SET} bytes; is it the issuer's JWKS?"
+                    )
+            return bytes(data)
 
     async def _sweep(self) -> None:
         while True:
