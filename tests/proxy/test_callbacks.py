@@ -6,17 +6,21 @@ import asyncio
 import hashlib
 import hmac
 import uuid
+from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
+import redis.asyncio as redis
 from aiohttp import web
 
 from kit.problem import Problem
 from proxy import callbacks
 from proxy.callbacks import Teller, check, is_public, sign
+from proxy.jobs import Keys
 from proxy.settings import CallbackPolicy
-from tests.proxy.conftest import Neighbour, eventually, proxy_with, worker_with
+from tests.proxy.conftest import Neighbour, Proxy, eventually, proxy_with, worker_with
+from tests.s3 import serve_s3
 
 SECRET = "a secret of some length"
 JSON = {"content-type": "application/json"}
@@ -118,6 +122,16 @@ def test_the_signature_covers_time_and_body() -> None:
     assert sign(SECRET, b"{}", now=1700000001) != given
 
 
+def settings_of(model: Neighbour, upstream: Neighbour, redis_url: str) -> dict[str, Any]:
+    return {
+        "backends": {"digits": {"type": "http", "url": model.url}},
+        "redis_url": redis_url,
+        "redis_prefix": f"test-{uuid.uuid4().hex[:8]}",
+        "callbacks": {"allow": [upstream.url], "allow_private": True},
+        "callback_secret": SECRET,
+    }
+
+
 async def test_a_finished_job_is_told_once_it_can_be(
     model: Neighbour, upstream: Neighbour, redis_url: str
 ) -> None:
@@ -127,21 +141,9 @@ async def test_a_finished_job_is_told_once_it_can_be(
         return web.Response(status=answers.pop(0))
 
     upstream.on("/hook", hook)
-    settings: dict[str, Any] = {
-        "backends": {"digits": {"type": "http", "url": model.url}},
-        "redis_url": redis_url,
-        "redis_prefix": f"test-{uuid.uuid4().hex[:8]}",
-        "callbacks": {"allow": [upstream.url], "allow_private": True},
-        "callback_secret": SECRET,
-    }
+    settings = settings_of(model, upstream, redis_url)
     async with proxy_with(**settings) as proxy, worker_with(**settings):
-        async with proxy.session.post(
-            f"{proxy.url}/v1/jobs/digits",
-            params={"callback": f"{upstream.url}/hook"},
-            data=ROWS,
-            headers=JSON,
-        ) as answer:
-            identity = (await answer.json())["id"]
+        identity = await submit(proxy, {"callback": f"{upstream.url}/hook"})
 
         async def told() -> bool:
             return not answers
@@ -156,6 +158,87 @@ async def test_a_finished_job_is_told_once_it_can_be(
     signature = second.header(callbacks.SIGNATURE) or ""
     stamp = int(signature.split(",")[0][2:])
     assert signature == sign(SECRET, second.body, now=stamp)
+
+
+@pytest.mark.parametrize("state", ["expired", "failed"])
+async def test_a_job_that_ends_before_it_is_begun_is_told_too(
+    model: Neighbour, upstream: Neighbour, redis_url: str, state: str
+) -> None:
+    """Found: who waited for the callback of an expired job, or of dead workers', waited forever."""
+    told: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+
+    async def hook(request: web.Request) -> web.Response:
+        told.put_nowait(await request.json())
+        return web.Response()
+
+    upstream.on("/hook", hook)
+    settings = settings_of(model, upstream, redis_url)
+    query = {"callback": f"{upstream.url}/hook"} | (
+        {"seconds": 0.001} if state == "expired" else {}
+    )
+    async with proxy_with(**settings) as proxy:
+        identity = await submit(proxy, query)
+        if state == "failed":  # as the last of several workers leaves it that died at it
+            async with redis.Redis.from_url(redis_url) as client:
+                name = Keys(settings["redis_prefix"]).job(identity)
+                await client.hset(name, mapping={"state": "running", "attempts": 3})  # type: ignore[misc]
+        async with worker_with(**settings), asyncio.timeout(10):
+            document = await told.get()
+    assert (document["id"], document["state"]) == (identity, state)
+
+
+async def test_a_callback_that_fails_for_our_own_sake_stops_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    model: Neighbour,
+    upstream: Neighbour,
+    redis_url: str,
+) -> None:
+    """Found: S3 that did not give a result ended every callback of that worker, unseen."""
+    told: asyncio.Queue[str] = asyncio.Queue()
+
+    async def hook(request: web.Request) -> web.Response:
+        told.put_nowait((await request.json())["id"])
+        return web.Response()
+
+    upstream.on("/hook", hook)
+    with serve_s3(tmp_path, ["kept"]) as store:
+        for name, value in store.environment().items():
+            monkeypatch.setenv(name, value)
+        settings = settings_of(model, upstream, redis_url)
+        settings["jobs"] = {"bucket": "kept", "inline_bytes": 100}
+        settings["callbacks"] |= {"timeout_seconds": 0.5}  # half of how long one is put off
+        hooked = {"callback": f"{upstream.url}/hook"}
+        keys = Keys(settings["redis_prefix"])
+        async with (
+            redis.Redis.from_url(redis_url) as client,
+            proxy_with(**settings) as proxy,
+            worker_with(**settings),
+            asyncio.timeout(30),
+        ):
+            first = await submit(proxy, hooked)
+            assert await told.get() == first
+            result = store.folder / "kept" / "jobs" / first / "result"
+            aside = result.rename(result.with_name("aside"))
+            await client.zadd(keys.callbacks, {first: 0})
+
+            async def put_off() -> bool:
+                score = await client.zscore(keys.callbacks, first)
+                return bool(score)
+
+            await eventually(put_off)
+            second = await submit(proxy, hooked)
+            assert await told.get() == second
+            aside.rename(result)
+            assert await told.get() == first
+
+
+async def submit(proxy: Proxy, query: dict[str, Any]) -> str:
+    async with proxy.session.post(
+        f"{proxy.url}/v1/jobs/digits", params=query, data=ROWS, headers=JSON
+    ) as answer:
+        identity: str = (await answer.json())["id"]
+        return identity
 
 
 async def test_a_callback_that_is_not_allowed_is_refused_at_once(

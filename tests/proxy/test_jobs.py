@@ -285,9 +285,11 @@ async def test_without_redis_jobs_answer_503_and_predictions_go_on(
             assert answer.status == 200
 
 
+@pytest.mark.parametrize("places", [1, 32])
 async def test_a_worker_that_stops_hands_its_jobs_back_uncounted(
-    settings: dict[str, Any], model: Neighbour
+    settings: dict[str, Any], model: Neighbour, places: int
 ) -> None:
+    """Found: with every place taken it waited for one before it looked whether to stop."""
     asked = asyncio.Event()
 
     async def hang(_: web.Request) -> web.Response:
@@ -299,7 +301,8 @@ async def test_a_worker_that_stops_hands_its_jobs_back_uncounted(
     async with proxy_with(**settings) as proxy:
         submitted = await submit(proxy)
         model.on("/v2/models/digits/infer", hang)
-        async with worker_with(**settings | {"drain_seconds": 0.05}):
+        quick = {"drain_seconds": 0.05, "worker_concurrency": places}
+        async with asyncio.timeout(10), worker_with(**settings | quick):
             await asked.wait()
         found = await job(proxy, submitted["id"])
         assert (found["state"], found["attempts"]) == ("queued", 0)

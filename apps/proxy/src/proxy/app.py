@@ -66,7 +66,7 @@ async def _work(services: Services, receive: Receive, send: Send) -> None:
     working.add_done_callback(ended)
     await send({"type": "lifespan.startup.complete"})
     await receive()
-    worker.stopping.set()
+    worker.stop()
     await asyncio.gather(working, return_exceptions=True)
     watch.stop()
     await services.stop()

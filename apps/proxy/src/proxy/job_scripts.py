@@ -23,10 +23,11 @@ return {1, ARGV[1]}
 """
 
 # Takes one job: the fields to run it with, or why there is nothing to do.
+# KEYS: callbacks, dead, …
 # ARGV: group, worker, now, max attempts, result ttl, job prefix, event prefix, …
 _TAKE_ONE = """
 local now = tonumber(ARGV[3])
-local function take(dead, stream, entry, id)
+local function take(stream, entry, id)
   local key = ARGV[6] .. id
   local job = redis.call('HMGET', key, 'state', 'deadline', 'attempts')
   local state = job[1]
@@ -48,7 +49,11 @@ local function take(dead, stream, entry, id)
       redis.call('HSET', key, 'state', ended, 'finished', ARGV[3], 'detail', said)
       redis.call('HDEL', key, 'input')
       redis.call('EXPIRE', key, ARGV[5])
-      if ended == 'failed' then redis.call('XADD', dead, 'MAXLEN', '~', 10000, '*', 'id', id) end
+      if ended == 'failed' then
+        redis.call('XADD', KEYS[2], 'MAXLEN', '~', 10000, '*', 'id', id)
+      end
+      local callback = redis.call('HGET', key, 'callback')
+      if callback and callback ~= '' then redis.call('ZADD', KEYS[1], ARGV[3], id) end
       redis.call('PUBLISH', ARGV[7] .. id, ended)
     end
     return {ended}
@@ -62,20 +67,21 @@ end
 """
 
 # Take as many jobs as there is room for, those of the first streams first.
-# KEYS: dead, streams. ARGV: as above, then room. Answers: stream (from 1), entry, id, fields.
+# KEYS: callbacks, dead, streams. ARGV: as above, then room.
+# Answers: stream (from 1), entry, id, fields.
 TAKE = (
     _TAKE_ONE
     + """
 local out = {}
 local room = tonumber(ARGV[8])
-for n = 2, #KEYS do
+for n = 3, #KEYS do
   if room <= 0 then break end
   local found = redis.call('XREADGROUP', 'GROUP', ARGV[1], ARGV[2], 'COUNT', room,
     'STREAMS', KEYS[n], '>')
   for _, entry in ipairs(found and found[1][2] or {}) do
     room = room - 1
     local id = entry[2][2]
-    out[#out + 1] = {n - 1, entry[1], id, take(KEYS[1], KEYS[n], entry[1], id)}
+    out[#out + 1] = {n - 2, entry[1], id, take(KEYS[n], entry[1], id)}
   end
 end
 return out
@@ -83,13 +89,13 @@ return out
 )
 
 # Take the jobs of entries that this worker was given or has claimed.
-# KEYS: dead, stream. ARGV: as above, then for each job: entry, id. Answers as TAKE does.
+# KEYS: callbacks, dead, stream. ARGV: as above, then for each job: entry, id. Answers as TAKE does.
 TAKE_GIVEN = (
     _TAKE_ONE
     + """
 local out = {}
 for n = 8, #ARGV, 2 do
-  out[#out + 1] = {1, ARGV[n], ARGV[n + 1], take(KEYS[1], KEYS[2], ARGV[n], ARGV[n + 1])}
+  out[#out + 1] = {1, ARGV[n], ARGV[n + 1], take(KEYS[3], ARGV[n], ARGV[n + 1])}
 end
 return out
 """

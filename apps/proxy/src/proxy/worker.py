@@ -77,7 +77,7 @@ class End:
 
 
 class Worker:
-    """Runs until ``stop`` is set, then finishes or hands back what it holds."""
+    """Runs until ``stop``, then finishes or hands back what it holds."""
 
     def __init__(self, services: Services, name: str) -> None:
         self.services = services
@@ -94,6 +94,11 @@ class Worker:
         self.teller = Teller(
             self.settings.callbacks, self.settings.callback_secret.get_secret_value()
         )
+
+    def stop(self) -> None:
+        """Take no more jobs; ``run`` then ends within ``drain_seconds``."""
+        self.stopping.set()
+        self._room.set()  # who waits for room hears it too
 
     @property
     def client(self) -> redis.Redis:
@@ -144,6 +149,9 @@ class Worker:
                 log.warning("redis does not answer", use=work.__name__, reason=repr(error))
                 self.services.health.wait_for("redis", "Redis does not answer")
                 await pause(1.0, self.stopping)
+            except Exception as error:  # what failed once must not stop for good
+                log.error("work failed, to be done again", use=work.__name__, exc_info=error)
+                await pause(1.0, self.stopping)
             if seconds:
                 await pause(seconds * random.uniform(0.9, 1.1), self.stopping)
 
@@ -160,7 +168,7 @@ class Worker:
             jobs = await script(
                 self.client,
                 job_scripts.TAKE,
-                (self.keys.dead, *streams),
+                (self.keys.callbacks, self.keys.dead, *streams),
                 *self._taking(),
                 room,
             )
@@ -201,7 +209,7 @@ class Worker:
         jobs = await script(
             self.client,
             job_scripts.TAKE_GIVEN,
-            (self.keys.dead, self.keys.stream(priority)),
+            (self.keys.callbacks, self.keys.dead, self.keys.stream(priority)),
             *self._taking(),
             *(part for entry, fields in entries for part in (entry, fields[b"id"])),
         )
@@ -467,8 +475,15 @@ class Worker:
             f"{hidden:.6f}",
             32,
         )
-        if due:
-            await asyncio.gather(*(self._tell_one(identity.decode()) for identity in due))
+        outcomes = await asyncio.gather(
+            *(self._tell_one(identity.decode()) for identity in due), return_exceptions=True
+        )
+        for identity, error in zip(due, outcomes, strict=True):
+            if error is not None:  # it is due again once its lease has run out
+                log.warning("callback put off", job=identity.decode(), reason=repr(error))
+        for error in outcomes:
+            if isinstance(error, RedisError | OSError):
+                raise error
 
     async def _tell_one(self, identity: str) -> None:
         raw: Any = await self.client.hgetall(self.keys.job(identity))
