@@ -274,6 +274,34 @@ async def test_the_breaker_opens_answers_at_once_and_closes_again(model: Neighbo
         assert await proxy.metric(line) == 0
 
 
+async def test_a_caller_in_a_hurry_does_not_close_a_backend_to_the_others(
+    model: Neighbour,
+) -> None:
+    """Found: twenty requests with X-Request-Timeout: 1ms opened the breaker for everybody."""
+    first = model.handlers[INFER]
+    late = asyncio.Event()
+
+    async def hang(request: web.Request) -> web.StreamResponse:
+        await late.wait()
+        return await first(request)
+
+    async def too_late(_: web.Request) -> web.Response:
+        return web.json_response({"error": "its deadline has passed"}, status=504)
+
+    quick = {"breaker_failures": 3, "timeout_seconds": 0.3, "max_concurrency": 10}
+    async with proxy_with(**to(model.url, **quick)) as proxy:
+        for handler, timeout in ((hang, "1ms"), (hang, "100ms"), (too_late, "100ms")):
+            model.on(INFER, handler)
+            for _ in range(4):
+                status, document, _ = await ask(proxy, **{"x-request-timeout": timeout})
+                assert status == 504, document
+        model.on(INFER, first)
+        assert (await ask(proxy))[0] == 200
+        model.on(INFER, hang)
+        assert [(await ask(proxy))[0] for _ in range(4)] == [504, 504, 504, 503], "its own fault"
+    late.set()
+
+
 async def test_a_retry_is_made_once_and_within_the_budget(model: Neighbour) -> None:
     first = model.handlers[INFER]
     calls: list[int] = []

@@ -26,6 +26,7 @@ async def proxy(model: Neighbour, upstream: Neighbour) -> AsyncIterator[Proxy]:
             "users": {"url": f"{upstream.url}/base", "methods": ["GET", "POST", "PUT", "DELETE"]},
             "whole": {"url": upstream.url, "strip_prefix": False, "forward_authorization": True},
             "narrow": {"url": upstream.url, "paths": ["/open"]},
+            "idle": {"url": upstream.url, "idle_seconds": 0.2},
         },
         stage_prefixes=["/dev"],
         max_body_bytes=4 * 1024 * 1024,
@@ -225,6 +226,56 @@ async def test_bodies_over_the_limit_are_413_declared_or_not(
                 pass  # closed while we were still sending, which is allowed
     async with proxy.session.get(f"{proxy.url}/v1/about") as answer:
         assert answer.status == 200
+
+
+SLOW = {
+    "small": b"Content-Length: 10\r\n\r\nabc",
+    "large": b"Content-Length: 3000000\r\n\r\nabc",
+    "chunked": b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n",
+}
+
+
+@pytest.mark.parametrize("path", ["/api/users/x", "/v2/models/digits/infer", "/v1/predict/digits"])
+@pytest.mark.parametrize("case", SLOW)
+async def test_a_body_that_does_not_arrive_is_408_and_gives_its_place_back(
+    proxy: Proxy, upstream: Neighbour, path: str, case: str
+) -> None:
+    """Found: a caller that stopped sending kept a backend's place for as long as it liked."""
+    head = f"POST {path} HTTP/1.1\r\nHost: a\r\nX-Request-Timeout: 0.1\r\n".encode()
+    head += b"Content-Type: application/json\r\n"
+    answer = await speak(proxy.url, head + SLOW[case])
+    assert answer.startswith(b"HTTP/1.1 408 "), answer[:300]
+    assert b"urn:slipway:problem:body-too-slow" in answer
+    assert b"connection: close" in answer.lower()
+    for backend in ("digits", "api/users"):
+        line = f'slipway_proxy_backend_in_flight{{backend="{backend}"}}'
+        assert await proxy.metric(line) == 0
+
+
+async def test_an_answer_that_is_not_taken_gives_its_place_back(
+    proxy: Proxy, upstream: Neighbour
+) -> None:
+    async def endless(request: web.Request) -> web.StreamResponse:
+        answer = web.StreamResponse()
+        await answer.prepare(request)
+        with contextlib.suppress(ConnectionError):
+            while True:
+                await answer.write(b"x" * 65536)
+        return answer
+
+    upstream.on("*", endless)
+    parts = URL(proxy.url)
+    reader, writer = await asyncio.open_connection(parts.host, parts.port, limit=1024)
+    writer.write(b"GET /api/idle/x HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")  # and then reads no more
+
+    async def given_back() -> bool:
+        labels = 'http_route="/api/idle/{path}",type="answer-not-taken"'
+        return await proxy.metric(f"slipway_proxy_failures_total{{{labels}}}") == 1
+
+    await eventually(given_back)
+    assert await proxy.metric('slipway_proxy_backend_in_flight{backend="api/idle"}') == 0
+    writer.close()
 
 
 async def test_large_bodies_stream_both_ways(proxy: Proxy, upstream: Neighbour) -> None:

@@ -151,6 +151,25 @@ async def test_too_slow_is_504_and_the_place_is_kept_until_it_ends(stub: Neighbo
         await eventually(free)
 
 
+async def test_a_caller_in_a_hurry_does_not_close_it_to_the_others(stub: Neighbour) -> None:
+    """Found: a short X-Request-Timeout counted as the endpoint's failure."""
+    release = asyncio.Event()
+
+    async def slow(request: web.Request) -> web.Response:
+        await release.wait()
+        return await _answer(request)
+
+    stub.on(INVOKE, slow)
+    backend = BACKEND | {"breaker_failures": 2, "timeout_seconds": 0.5}
+    async with proxy_with(backends={"digits": backend}) as proxy:
+        hurried = [await ask(proxy, **{"x-request-timeout": "0.05"}) for _ in range(3)]
+        assert [each[0] for each in hurried] == [504, 504, 504]
+        patient = [await ask(proxy) for _ in range(3)]
+        assert [each[0] for each in patient] == [504, 504, 503]
+        assert patient[-1][1]["type"] == "urn:slipway:problem:circuit-open"
+        release.set()
+
+
 async def test_nobody_there_is_503(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME", f"http://127.0.0.1:{free_port()}")
     async with proxy_with(backends={"digits": BACKEND}) as proxy:

@@ -11,7 +11,7 @@ from time import monotonic
 
 from kit.problem import Problem
 from proxy import upstream
-from proxy.guards import Breaker, Concurrency, RetryBudget
+from proxy.guards import Breaker, Concurrency, RetryBudget, patience
 from proxy.metrics import Metrics
 from proxy.pulse import pulse_of
 from proxy.settings import Guard, Target, Upstream
@@ -67,11 +67,13 @@ class Destination:
         retry_ratio: float,
         connect_timeout: float,
         idle_seconds: float,
+        usual_timeout: float,
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self.name = name
         self.metrics = metrics
         self.timeout = guard.timeout_seconds
+        self._patience = patience(guard.timeout_seconds, usual_timeout)
         self.places = Concurrency(guard.max_concurrency)
         self.budget = RetryBudget(retry_ratio)
         self.pulse = pulse_of(asyncio.get_running_loop())
@@ -150,7 +152,10 @@ class Destination:
                 )
             except UpstreamError as error:
                 now = monotonic()
-                lane.breaker.record(now, failed=True)
+                if isinstance(error, DeadlineExceededError) and self._rushed(deadline - started):
+                    lane.breaker.abandon()
+                else:
+                    lane.breaker.record(now, failed=True)
                 self.metrics.upstream_failures.add(self.name, error.reason)
                 may = first and isinstance(body, bytes) and (repeatable or not error.sent)
                 if (
@@ -166,7 +171,10 @@ class Destination:
                 raise
             now = monotonic()
             status = connection.status
-            lane.breaker.record(now, failed=status in FAILING)
+            if status == 504 and self._rushed(deadline - started):
+                lane.breaker.abandon()
+            else:
+                lane.breaker.record(now, failed=status in FAILING)
             self.metrics.upstream.observe(now - started, self.name, str(status))
             if (
                 status in REPEATABLE_STATUS
@@ -179,6 +187,10 @@ class Destination:
                 first, tried = False, lane
                 continue
             return Exchange(self, lane.pool, connection, now - started)
+
+    def _rushed(self, given: float) -> bool:
+        """Whether the caller gave it so little time that being late tells nothing about it."""
+        return given < self._patience
 
     def _retry(self, now: float, deadline: float) -> bool:
         if deadline - now < 0.005:

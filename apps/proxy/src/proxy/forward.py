@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from time import monotonic
 
-from starlette.types import Receive
+from starlette.types import Message, Receive
 
 from kit.problem import Problem
 from proxy import deadline as deadlines
@@ -15,6 +15,7 @@ from proxy.context import Request
 from proxy.destination import Body, Destination, Exchange
 from proxy.pulse import Pulse
 from proxy.upstream import BODILESS, Pool, UpstreamError
+from proxy.whole import has_arrived
 
 COLLECTED_BYTES = 1024 * 1024
 HANG_UP_WATCH_SECONDS = 0.05
@@ -46,51 +47,69 @@ def declared_length(request: Request, limit: int) -> int | None:
     return length
 
 
+async def _part(request: Request, deadline: float) -> tuple[bytes, bool]:
+    """The next bytes of the body, and whether more follow; 408 where they do not come in time."""
+    if has_arrived(request.scope):
+        message = await request.receive()
+    else:
+        try:
+            async with asyncio.timeout(deadline - monotonic()):
+                message = await request.receive()
+        except TimeoutError:
+            raise Problem(
+                408,
+                "body-too-slow",
+                "the request's body did not arrive before its deadline; send it faster, or ask "
+                "for more time with X-Request-Timeout",
+                headers={"connection": "close"},
+            ) from None
+    if message["type"] == "http.disconnect":
+        raise HungUp
+    return message.get("body", b""), message.get("more_body", False)
+
+
 async def read_body(request: Request, limit: int) -> bytes:
-    """The whole body, counted as it arrives."""
+    """The whole body, counted as it arrives, by the request's deadline."""
     declared_length(request, limit)
     parts: list[bytes] = []
     size = 0
     while True:
-        message = await request.receive()
-        if message["type"] == "http.disconnect":
-            raise HungUp
-        part = message.get("body", b"")
+        part, more = await _part(request, request.deadline)
         size += len(part)
         if size > limit:
             raise too_large(limit)
         parts.append(part)
-        if not message.get("more_body", False):
+        if not more:
             request.body_bytes = size
             return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-async def body_of(request: Request, limit: int) -> tuple[Body, int | None]:
+async def body_of(request: Request, limit: int, deadline: float) -> tuple[Body, int | None]:
     """The body as bytes where it is small, as a stream where it is large or of unknown length.
 
-    The second value is its length, None for a stream that must be sent chunked.
+    The second value is its length, None for a stream that must be sent chunked. A stream must
+    have arrived by ``deadline``: it takes a backend's place while it does.
     """
     length = declared_length(request, limit)
     if length is None and request.header(b"transfer-encoding") is None:
         return b"", 0
     if length is not None and length <= COLLECTED_BYTES:
         return await read_body(request, limit), length
-    return _streamed(request, limit, chunked=length is None), length
+    return _streamed(request, limit, deadline, chunked=length is None), length
 
 
-async def _streamed(request: Request, limit: int, *, chunked: bool) -> AsyncIterator[bytes]:
+async def _streamed(
+    request: Request, limit: int, deadline: float, *, chunked: bool
+) -> AsyncIterator[bytes]:
     size = 0
     while True:
-        message = await request.receive()
-        if message["type"] == "http.disconnect":
-            raise HungUp
-        part = message.get("body", b"")
+        part, more = await _part(request, deadline)
         size += len(part)
         if size > limit:
             raise too_large(limit)
         if part:
             yield b"%x\r\n%b\r\n" % (len(part), part) if chunked else part
-        if not message.get("more_body", False):
+        if not more:
             request.body_bytes = size
             if chunked:
                 yield b"0\r\n\r\n"
@@ -217,7 +236,8 @@ async def forward(
     answer began; afterwards a failure closes the caller's connection, so that it cannot take
     half an answer for a whole one.
     """
-    body, length = await body_of(request, limit)
+    deadline = min(request.deadline, now + destination.timeout)
+    body, length = await body_of(request, limit, deadline)
     pulse = destination.pulse
     watch = HangUpWatch(request.receive, pulse, now) if isinstance(body, bytes) else None
     try:
@@ -233,7 +253,7 @@ async def forward(
                 more=more,
             ),
             body,
-            deadline=min(request.deadline, now + destination.timeout),
+            deadline=deadline,
             repeatable=repeatable,
             head_only=request.method == "HEAD",
         )
@@ -266,31 +286,44 @@ async def _answer(
             passed.append((b"content-length", b"%d" % len(data)))
         if request.write_whole is not None and request.write_whole(connection.status, passed, data):
             return
-    start = {"type": "http.response.start", "status": connection.status, "headers": passed}
+    start: Message = {
+        "type": "http.response.start",
+        "status": connection.status,
+        "headers": passed,
+    }
     if connection.complete:
+        exchange.end()  # a caller that does not take its answer must not keep the place
         await send(start)
         await send({"type": "http.response.body", "body": data})
         return
-    await send(start)
+
+    async def pass_on(message: Message) -> None:
+        async with asyncio.timeout(connection.deadline - monotonic()):
+            await send(message)
+
     if idle_seconds is None and _is_event_stream(passed):
         idle_seconds = 300.0
     try:
+        await pass_on(start)
         while True:
             if idle_seconds is not None:
                 connection.extend(monotonic() + idle_seconds)
             data = await connection.chunk()
             if not data:
                 break
-            await send({"type": "http.response.body", "body": data, "more_body": True})
+            await pass_on({"type": "http.response.body", "body": data, "more_body": True})
+        watch.stop()
+        await pass_on({"type": "http.response.body", "body": b""})
     except UpstreamError as error:
         request.error = error.reason
         raise Truncated(str(error)) from error
-    watch.stop()
-    await send({"type": "http.response.body", "body": b""})
+    except TimeoutError as error:
+        request.error = "answer-not-taken"
+        raise Truncated("the caller did not take the answer in time") from error
 
 
 class Truncated(Exception):  # noqa: N818 - what happened, not a fault
-    """The backend failed in the middle of its answer."""
+    """The backend failed in the middle of its answer, or the caller did not take it."""
 
 
 def _is_event_stream(answer_headers: list[tuple[bytes, bytes]]) -> bool:

@@ -98,6 +98,15 @@ class Breaker:
         self._good = self._bad = 0
 
 
+def patience(timeout: float, usual: float) -> float:
+    """Seconds a backend must have been given before its silence counts against it.
+
+    Nearly what the settings give it, by its own timeout or by the usual one of requests: a caller
+    that gives it less must not close it to the others.
+    """
+    return 0.9 * min(timeout, usual)
+
+
 @dataclass(slots=True)
 class RetryBudget:
     """Retries as a share of requests: each request earns ``ratio``, each retry costs one.

@@ -112,6 +112,7 @@ class HttpModel:
             retry_ratio=settings.retry_ratio,
             connect_timeout=settings.connect_timeout_seconds,
             idle_seconds=settings.pool_idle_seconds,
+            usual_timeout=settings.timeout_seconds,
             tls=tls,
         )
         self._path = b"/v2/models/" + self.remote.encode()

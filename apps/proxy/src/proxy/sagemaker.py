@@ -22,7 +22,7 @@ from botocore.exceptions import (
 
 from kit.problem import Problem
 from proxy.contract import Contract
-from proxy.guards import Breaker, Concurrency
+from proxy.guards import Breaker, Concurrency, patience
 from proxy.metrics import Metrics
 from proxy.models import Answer, Asking
 from proxy.settings import ProxySettings, SageMakerBackend
@@ -52,6 +52,7 @@ class SageMakerModel:
         self._threads = ThreadPoolExecutor(
             backend.max_concurrency, thread_name_prefix=f"sagemaker-{name}"
         )
+        self._patience = patience(backend.timeout_seconds, settings.timeout_seconds)
         self._connect_timeout = settings.connect_timeout_seconds
         self._clients: dict[str, Any] = {}
 
@@ -158,7 +159,10 @@ class SageMakerModel:
             now = monotonic()
             asking.upstream_seconds += now - started
             reason, problem = mapped(self.name, error)
-            self.breaker.record(now, failed=reason in BREAKING)
+            if isinstance(error, TimeoutError) and left < self._patience:
+                self.breaker.abandon()  # the caller gave it too little time to tell anything
+            else:
+                self.breaker.record(now, failed=reason in BREAKING)
             self._metrics.upstream_failures.add(self.name, reason)
             raise problem from error
         except BaseException:

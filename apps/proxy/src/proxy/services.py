@@ -96,6 +96,7 @@ class Services:
                 retry_ratio=settings.retry_ratio,
                 connect_timeout=settings.connect_timeout_seconds,
                 idle_seconds=min(4.0, settings.pool_idle_seconds),
+                usual_timeout=settings.timeout_seconds,
                 tls=tls,
             )
             for key, upstream in settings.upstreams.items()

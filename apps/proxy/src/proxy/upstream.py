@@ -84,7 +84,7 @@ class Connection(asyncio.Protocol):
         self._error: UpstreamError | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._drain: asyncio.Future[None] | None = None
-        self._deadline = 0.0
+        self.deadline = 0.0
 
     # --- asyncio.Protocol
 
@@ -170,11 +170,16 @@ class Connection(asyncio.Protocol):
 
     # --- the exchange
 
+    @property
+    def failed(self) -> bool:
+        """Whether the exchange has ended without an answer; ``head`` and ``chunk`` say why."""
+        return self._error is not None
+
     def begin(self, head: bytes, *, deadline: float, head_only: bool = False) -> None:
         """Write a request's first bytes; the exchange ends by ``deadline`` (`time.monotonic`)."""
         self._reset(head_only=head_only)
         self.requests += 1
-        self._deadline = deadline
+        self.deadline = deadline
         self._pool.pulse.add(self)
         if self.transport is None or self.lost:
             self._fail(BrokenError("the backend closed the connection", sent=False))
@@ -230,7 +235,7 @@ class Connection(asyncio.Protocol):
 
     def extend(self, deadline: float) -> None:
         """Move the deadline; streams push it forward while bytes arrive."""
-        self._deadline = deadline
+        self.deadline = deadline
 
     def end(self) -> None:
         """Give the connection back; it is closed where the exchange did not end cleanly."""
@@ -248,7 +253,7 @@ class Connection(asyncio.Protocol):
 
     def pulse(self, now: float) -> None:
         """End the exchange once its deadline has passed."""
-        if now >= self._deadline and not self.complete:
+        if now >= self.deadline and not self.complete:
             self._fail(DeadlineExceededError("the backend did not answer in time", sent=True))
 
     def _fail(self, error: UpstreamError) -> None:
@@ -325,6 +330,8 @@ class Pool:
                     lambda: Connection(self), self.host, self.port, ssl=self._tls
                 )
         except TimeoutError:
+            if allowed < self._connect_timeout:
+                raise DeadlineExceededError("no time was left to connect", sent=False) from None
             raise RefusedError(
                 f"{self.host}:{self.port} did not accept a connection within {allowed:.2f} s",
                 sent=False,
@@ -406,7 +413,7 @@ async def request(
 async def _stream(connection: Connection, body: AsyncIterable[bytes]) -> Connection:
     async for data in body:
         await connection.write(data)
-        if connection.status:  # answered early: the rest of the body is not wanted
+        if connection.status or connection.failed:  # the rest of the body is not wanted
             connection.reusable = False
             break
     await connection.head()

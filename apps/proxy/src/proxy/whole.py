@@ -15,6 +15,7 @@ from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, cast
 
+from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 KEY = "slipway.cycle"
@@ -54,6 +55,12 @@ class WholeProtocol(HttpToolsProtocol):
         # case: answered at once, a row of them would be as many calls deep.
         cast(dict[str, Any], cycle.scope)[KEY] = cycle
         super()._start_asgi_task(cycle, app)
+
+
+def has_arrived(scope: Scope) -> bool:
+    """Whether the whole request is here, so that nobody need wait for its body."""
+    cycle: RequestResponseCycle | None = scope.get(KEY)
+    return cycle is not None and not cycle.more_body
 
 
 def may_write(cycle: RequestResponseCycle, status: int) -> bool:
