@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import re
 import uuid
 from hashlib import sha256
@@ -114,6 +115,34 @@ async def test_another_version_is_another_question(
         assert (await ask(proxy))[0] == "miss"
 
 
+async def test_a_version_replaced_in_its_place_is_another_question(
+    settings: dict[str, Any], model: Neighbour
+) -> None:
+    """The name of the version stays, what it is does not: the digest in the contract tells."""
+
+    def published(digest: str) -> Any:
+        async def metadata(_: web.Request) -> web.Response:
+            known = METADATA["properties"] | {"sha256": digest}
+            return web.json_response(METADATA | {"properties": known})
+
+        return metadata
+
+    model.on("/v2/models/digits", published("a" * 64))
+    questions = (("/v1/predict/digits", ROWS), (INFER, QUESTION))
+    async with proxy_with(**settings) as proxy:
+        for path, body in questions:
+            assert [(await ask(proxy, path, body))[0] for _ in range(3)] == ["miss", "hit", "hit"]
+        model.on("/v2/models/digits", published("b" * 64))
+        for path, body in questions:
+
+            async def asked_anew(path: str = path, body: bytes = body) -> bool:
+                return (await ask(proxy, path, body))[0] == "miss"
+
+            await eventually(asked_anew)
+            assert (await ask(proxy, path, body))[0] == "hit"
+    assert asked(model) == 4
+
+
 async def test_an_answer_of_another_version_than_the_key_names_is_not_kept(
     settings: dict[str, Any], model: Neighbour
 ) -> None:
@@ -146,6 +175,120 @@ async def test_many_at_once_make_one_flight(settings: dict[str, Any], model: Nei
         found = await asyncio.gather(*(ask(proxy) for _ in range(20)))
     assert asked(model) == 1
     assert {document["label"] for _, document in found} == {"7"}
+
+
+async def test_who_waits_for_anothers_flight_keeps_its_own_deadline(
+    settings: dict[str, Any], model: Neighbour
+) -> None:
+    """Found: a follower waited for as long as the one who led had time, whatever it asked for."""
+    release = asyncio.Event()
+    first = model.handlers[INFER]
+
+    async def wait(request: web.Request) -> web.StreamResponse:
+        await release.wait()
+        return await first(request)
+
+    model.on(INFER, wait)
+    async with proxy_with(**settings) as proxy:
+        for path, body in (("/v1/predict/digits", ROWS), (INFER, QUESTION)):
+            before = asked(model)
+            release.clear()
+            leader = asyncio.create_task(ask(proxy, path, body))
+            await eventually(lambda before=before: _past(model, before))  # type: ignore[misc]
+            async with proxy.session.post(
+                proxy.url + path, data=body, headers=JSON | {"x-request-timeout": "0.1"}
+            ) as answer:
+                assert answer.status == 504
+                kind = (await answer.json())["type"]
+            assert kind == "urn:slipway:problem:deadline-exceeded"
+            assert not leader.done()
+            release.set()
+            assert (await leader)[0] == "miss"
+            assert asked(model) == before + 1
+
+
+async def _past(model: Neighbour, before: int) -> bool:
+    return asked(model) > before
+
+
+async def test_who_led_may_hang_up_while_others_wait(
+    settings: dict[str, Any], model: Neighbour
+) -> None:
+    release = asyncio.Event()
+    first = model.handlers[INFER]
+
+    async def wait(request: web.Request) -> web.StreamResponse:
+        await release.wait()
+        return await first(request)
+
+    model.on(INFER, wait)
+    line = (
+        'slipway_proxy_failures_total{http_route="/v2/models/{model}/infer",type="caller-hung-up"}'
+    )
+    async with proxy_with(**settings) as proxy:
+        leader = asyncio.create_task(ask(proxy, INFER, QUESTION))
+        await eventually(lambda: _past(model, 0))
+        follower = asyncio.create_task(ask(proxy, INFER, QUESTION))
+
+        async def both_wait() -> bool:
+            return (
+                await proxy.metric('slipway_proxy_cache_total{model="digits",result="miss"}') == 2
+            )
+
+        await eventually(both_wait)
+        leader.cancel()
+
+        async def gone() -> bool:
+            return await proxy.metric(line) == 1
+
+        await eventually(gone)
+        release.set()
+        assert (await follower)[0] == "miss"
+    assert asked(model) == 1
+
+
+async def test_a_body_nested_too_deep_is_400(settings: dict[str, Any], model: Neighbour) -> None:
+    """Found: JSON that could be read and not be written again was a 500."""
+    body = b'{"inputs":' + b"[" * 300 + b"]" * 300 + b"}"
+    async with proxy_with(**settings) as proxy:
+        for path, status in ((INFER, 400), ("/v1/predict/digits", 422)):
+            async with proxy.session.post(proxy.url + path, data=body, headers=JSON) as answer:
+                document = await answer.json()
+            assert (answer.status, document["type"]) == (status, "urn:slipway:problem:bad-input")
+    assert asked(model) == 0
+
+
+async def test_a_refusal_keeps_its_retry_after(settings: dict[str, Any], model: Neighbour) -> None:
+    """Found: a cached model's 429 did not say when to come back."""
+
+    async def full(_: web.Request) -> web.Response:
+        return web.json_response({"error": "full"}, status=429, headers={"retry-after": "7"})
+
+    model.on(INFER, full)
+    async with (
+        proxy_with(**settings) as proxy,
+        proxy.session.post(proxy.url + INFER, data=QUESTION, headers=JSON) as answer,
+    ):
+        assert (answer.status, answer.headers.get("Retry-After")) == (429, "7")
+
+
+async def test_a_compressed_body_passes_by_the_cache(
+    settings: dict[str, Any], model: Neighbour
+) -> None:
+    """Found: a cached model answered 400 to what the same model without a cache takes."""
+    body = gzip.compress(QUESTION)
+    coded = JSON | {"content-encoding": "gzip"}
+    async with proxy_with(**settings) as proxy:
+        await known_by_its_bytes(proxy)
+        # The very bytes that are known, said to be compressed: not the same question.
+        for sent in (body, QUESTION):
+            async with proxy.session.post(proxy.url + INFER, data=sent, headers=coded) as answer:
+                await answer.read()
+            assert answer.headers.get("X-Cache") == "bypass"
+        metric = 'slipway_proxy_cache_total{model="digits",result="bypass"}'
+        assert await proxy.metric(metric) == 2
+    assert asked(model) == 2, "the model itself refuses what is no gzip"
+    assert model.seen[-1].header("content-encoding") == "gzip"
 
 
 async def test_failures_are_not_kept(settings: dict[str, Any], model: Neighbour) -> None:

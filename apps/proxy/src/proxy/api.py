@@ -19,7 +19,7 @@ from proxy import callbacks, compose, pages
 from proxy.auth import forbidden
 from proxy.compose import Question
 from proxy.context import Request
-from proxy.forward import declared_length, read_body
+from proxy.forward import declared_length, read_body, watched
 from proxy.jobs import Submission
 from proxy.models import HttpModel, ModelBackend
 from proxy.openapi import (
@@ -174,14 +174,15 @@ def _predictions(services: Services) -> APIRouter:
         payload = await read_body(request, settings.max_body_bytes)
         asking = asking_of(request)
         try:
-            outcome = await services.predictor.run(
-                backend,
-                kind,
-                payload,
-                asking,
-                owner=owner_of(request),
-                cache_control=request.header(b"cache-control") or b"",
-            )
+            with watched(request):
+                outcome = await services.predictor.run(
+                    backend,
+                    kind,
+                    payload,
+                    asking,
+                    owner=owner_of(request),
+                    cache_control=request.header(b"cache-control") or b"",
+                )
         finally:
             request.upstream_seconds += asking.upstream_seconds
         report(request, outcome)
@@ -249,9 +250,10 @@ def _compositions(services: Services) -> APIRouter:
         request, question = await question_of(http, content_type)
         request.model = name
         try:
-            answer = await compose.ask_ensemble(
-                name, found, services.models, services.predictor, question
-            )
+            with watched(request):
+                answer = await compose.ask_ensemble(
+                    name, found, services.models, services.predictor, question
+                )
         finally:
             request.upstream_seconds += question.asking.upstream_seconds
         return json_answer({**answer, "request_id": request.request_id.decode()})
@@ -267,9 +269,10 @@ def _compositions(services: Services) -> APIRouter:
         request, question = await question_of(http, content_type)
         request.model = name
         try:
-            answer = await compose.ask_pipeline(
-                name, found, services.models, services.predictor, question
-            )
+            with watched(request):
+                answer = await compose.ask_pipeline(
+                    name, found, services.models, services.predictor, question
+                )
         finally:
             request.upstream_seconds += question.asking.upstream_seconds
         return json_answer({**answer, "request_id": request.request_id.decode()})

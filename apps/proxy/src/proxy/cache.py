@@ -99,6 +99,14 @@ class Memory(Generic[T]):
             self._size -= entry[2]
 
 
+@dataclass(slots=True)
+class _Flight:
+    """An answer being made, and how many wait for it."""
+
+    task: asyncio.Task[Made]
+    waiting: int = 0
+
+
 class PredictionCache:
     """Look up, make once, keep."""
 
@@ -107,7 +115,7 @@ class PredictionCache:
         self._metrics = metrics
         self._memory: Memory[bytes] = Memory(memory_bytes // 2)
         self._memo: Memory[Sent] = Memory(memory_bytes - memory_bytes // 2)
-        self._flights: dict[str, asyncio.Task[Made]] = {}
+        self._flights: dict[str, _Flight] = {}
 
     def recall(self, verbatim: Hashable) -> Sent | None:
         """What was sent for these very bytes, while the entry it was made of still holds.
@@ -128,6 +136,10 @@ class PredictionCache:
         """What ``recall`` found was the answer."""
         self._metrics.cache.add(model, "hit")
 
+    def count_bypass(self, model: str) -> None:
+        """The model was asked past the cache."""
+        self._metrics.cache.add(model, "bypass")
+
     async def answer(
         self,
         model: str,
@@ -135,10 +147,12 @@ class PredictionCache:
         key: str,
         make: Callable[[], Awaitable[Made]],
         *,
+        deadline: float,
         cache_control: bytes = b"",
     ) -> tuple[bytes, Result]:
         """The kept answer, or the one ``make`` gives; several asking at once make it once.
 
+        ``make`` ends by ``deadline`` (`time.monotonic`); who waits for another's does too, by 504.
         ``no-cache`` and ``no-store`` in ``cache_control`` ask the model itself; ``no-store``
         also keeps the answer from others.
         """
@@ -159,35 +173,62 @@ class PredictionCache:
             self._metrics.cache.add(model, "hit")
             return found, "hit"
         self._metrics.cache.add(model, "miss")
-        return await self._make_once(policy, key, make), "miss"
+        return await self._make_once(model, policy, key, make, deadline), "miss"
 
     async def _make_once(
-        self, policy: CachePolicy, key: str, make: Callable[[], Awaitable[Made]]
+        self,
+        model: str,
+        policy: CachePolicy,
+        key: str,
+        make: Callable[[], Awaitable[Made]],
+        deadline: float,
     ) -> bytes:
         flight = self._flights.get(key)
         leading = flight is None
         if flight is None:
-
-            async def fly() -> Made:
-                made = await make()
-                await self._keep(policy, key, made)
-                return made
-
-            flight = asyncio.get_running_loop().create_task(fly())
-            self._flights[key] = flight
-            flight.add_done_callback(lambda done: self._landed(key, done))
+            flight = self._begin(policy, key, make)
+        flight.waiting += 1
         try:
-            return (await asyncio.shield(flight)).data
+            if leading:
+                return (await asyncio.shield(flight.task)).data
+            async with asyncio.timeout(deadline - monotonic()):
+                return (await asyncio.shield(flight.task)).data
+        except TimeoutError:
+            raise Problem(
+                504,
+                "deadline-exceeded",
+                f"{model} did not answer before the request's deadline; "
+                "ask for more time with X-Request-Timeout, or make it a job",
+            ) from None
         except Problem as problem:
             if leading or problem.status != 504:
                 raise
             # The one who led had less time than this one has.
             return (await make()).data
+        finally:
+            flight.waiting -= 1
+            if not flight.waiting and not flight.task.done():
+                self._landed(key, flight)  # who asks from now on is not given a cancelled one
+                flight.task.cancel()
 
-    def _landed(self, key: str, flight: asyncio.Task[Made]) -> None:
-        self._flights.pop(key, None)
-        if not flight.cancelled():
-            flight.exception()  # whoever waits for it has it
+    def _begin(self, policy: CachePolicy, key: str, make: Callable[[], Awaitable[Made]]) -> _Flight:
+        async def fly() -> Made:
+            made = await make()
+            await self._keep(policy, key, made)
+            return made
+
+        def done(task: asyncio.Task[Made]) -> None:
+            self._landed(key, flight)
+            if not task.cancelled():
+                task.exception()  # whoever waits for it has it
+
+        flight = self._flights[key] = _Flight(asyncio.get_running_loop().create_task(fly()))
+        flight.task.add_done_callback(done)
+        return flight
+
+    def _landed(self, key: str, flight: _Flight) -> None:
+        if self._flights.get(key) is flight:
+            del self._flights[key]
 
     async def _read(self, key: str, policy: CachePolicy) -> bytes | None:
         async def ask(client: redis.Redis) -> list[Any]:

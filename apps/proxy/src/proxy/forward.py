@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from time import monotonic
 
 from starlette.types import Message, Receive
@@ -13,7 +14,7 @@ from proxy import deadline as deadlines
 from proxy import headers
 from proxy.context import Request
 from proxy.destination import Body, Destination, Exchange
-from proxy.pulse import Pulse
+from proxy.pulse import Pulse, pulse_of
 from proxy.upstream import BODILESS, Pool, UpstreamError
 from proxy.whole import has_arrived
 
@@ -214,6 +215,18 @@ class HangUpWatch:
             self._serving.uncancel()
             return HungUp()
         return error
+
+
+@contextmanager
+def watched(request: Request) -> Iterator[None]:
+    """Cancel what goes on inside once the caller hangs up. The body must have been read."""
+    watch = HangUpWatch(request.receive, pulse_of(asyncio.get_running_loop()), monotonic())
+    try:
+        yield
+    except asyncio.CancelledError as error:
+        raise watch.turned(error) from None
+    finally:
+        watch.stop()
 
 
 async def forward(

@@ -104,6 +104,7 @@ class Predictor:
             policy,
             prediction_key(backend.name, contract, prepared, asking),
             make,
+            deadline=asking.deadline,
             cache_control=cache_control,
         )
         if fresh:

@@ -11,7 +11,7 @@ import orjson
 from kit.problem import Problem
 from proxy import headers, v2_cache
 from proxy.context import Request
-from proxy.forward import forward, read_body
+from proxy.forward import forward, read_body, watched
 from proxy.models import Asking, HttpModel, ModelBackend
 from proxy.paths import ModelPath
 from proxy.services import Services
@@ -46,7 +46,11 @@ async def pass_on(
     settings = services.settings
     if isinstance(backend, HttpModel):
         policy = backend.settings.cache
-        if policy is not None and path.verb == "infer":
+        if policy is not None and path.verb == "infer" and v2_cache.is_coded(request):
+            services.cache.count_bypass(backend.name)
+            request.cache = "bypass"
+            request.extra.append((b"x-cache", b"bypass"))
+        elif policy is not None and path.verb == "infer":
             await v2_cache.infer(
                 request,
                 services.cache,
@@ -93,7 +97,8 @@ async def _pass_on_invocation(
         raise Problem(
             415, "unsupported-media-type", f"{backend.name} is on SageMaker: send JSON tensors"
         )
-    answered = await backend.invoke(body, content_type, "application/json", asking)
+    with watched(request):
+        answered = await backend.invoke(body, content_type, "application/json", asking)
     request.upstream_seconds += asking.upstream_seconds
     request.variant = answered.headers.get("x-slipway-variant", "")
     passed = [

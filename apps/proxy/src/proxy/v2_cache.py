@@ -11,13 +11,13 @@ from kit.problem import Problem
 from proxy.cache import Made, PredictionCache, Sent, key_of
 from proxy.context import Request
 from proxy.contract import Contract
-from proxy.forward import read_body
+from proxy.forward import read_body, watched
 from proxy.models import Answer, Asking, HttpModel
 from proxy.settings import CachePolicy
 from proxy.whole import lines_of
 
 JSON_LENGTH = "inference-header-content-length"
-KEPT = ("content-type", JSON_LENGTH)
+KEPT = ("content-type", JSON_LENGTH, "retry-after")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +34,10 @@ def question(body: bytes, json_length: int | None) -> Question:
         document = orjson.loads(body if json_length is None else body[:json_length])
         if not isinstance(document, dict):
             raise ValueError("it must be an object")
-    except ValueError as error:
+        identity = document.pop("id", None)
+        ordered = orjson.dumps(document, option=orjson.OPT_SORT_KEYS)
+    except (ValueError, orjson.JSONEncodeError) as error:  # the latter: nested too deep
         raise Problem(400, "bad-input", f"the infer request is not JSON: {error}") from None
-    identity = document.pop("id", None)
-    ordered = orjson.dumps(document, option=orjson.OPT_SORT_KEYS)
     tail = b"" if json_length is None else body[json_length:]
     return Question(None if identity is None else str(identity), ordered + b"\0" + tail)
 
@@ -87,9 +87,14 @@ def recall_sent(
 ) -> Sent | None:
     """The answer to the very same request from memory; None where more is needed."""
     contract = backend.known_contract()
-    if contract is None or request.header(b"cache-control"):
+    if contract is None or request.header(b"cache-control") or is_coded(request):
         return None
     return cache.recall(verbatim_of(request, backend, contract, rest, body))
+
+
+def is_coded(request: Request) -> bool:
+    """Whether the body is compressed, so that it cannot be read here."""
+    return (request.header(b"content-encoding") or b"identity").lower() != b"identity"
 
 
 def with_id(
@@ -153,13 +158,10 @@ async def infer(
         return Made(keep(answer), keep=kept)
 
     try:
-        data, result = await cache.answer(
-            backend.name,
-            policy,
-            key,
-            make,
-            cache_control=control,
-        )
+        with watched(request):
+            data, result = await cache.answer(
+                backend.name, policy, key, make, deadline=asking.deadline, cache_control=control
+            )
     finally:
         request.upstream_seconds += asking.upstream_seconds
     sent = sent_of(key, data, recall(data, asked.identity), result)
