@@ -30,7 +30,7 @@ METADATA: dict[str, Any] = {
     "name": "digits",
     "versions": ["1"],
     "platform": "onnx",
-    "inputs": [{"name": "image", "datatype": "FP32", "shape": [-1, 64]}],
+    "inputs": [{"name": "pixels", "datatype": "FP32", "shape": [-1, 64]}],
     "outputs": [{"name": "probabilities", "datatype": "FP32", "shape": [-1, 10]}],
     "properties": {
         "labels": LABELS,

@@ -57,7 +57,7 @@ async def test_an_image_becomes_a_label(model: Neighbour) -> None:
 
 async def test_the_protocol_is_passed_through_byte_for_byte(model: Neighbour) -> None:
     backends = {"digits": {"type": "http", "url": model.url}}
-    body = b'{"inputs": [ {"name":"image"} ] , "odd":\t1}'
+    body = b'{"inputs": [ {"name":"pixels"} ] , "odd":\t1}'
     async with (
         proxy_with(backends=backends) as proxy,
         proxy.session.post(

@@ -77,7 +77,7 @@ async def proxy(model: Neighbour) -> AsyncIterator[Proxy]:
         backends={name: {"type": "http", "url": model.url} for name in names},
         ensembles=ensembles,
         pipelines={
-            "two": {"steps": [{"model": "digits"}, {"model": "a", "inputs": {"wide": "image"}}]},
+            "two": {"steps": [{"model": "digits"}, {"model": "a", "inputs": {"wide": "pixels"}}]},
             "apart": {"steps": [{"model": "digits"}, {"model": "a"}]},
         },
         retry_ratio=0.0,
@@ -147,7 +147,7 @@ async def test_a_pipeline_hands_outputs_on_as_inputs(proxy: Proxy, model: Neighb
 async def test_steps_that_do_not_fit_are_named(proxy: Proxy) -> None:
     status, found = await ask(proxy, "/v1/pipelines/apart")
     assert (status, found["type"]) == (502, "urn:slipway:problem:steps-disagree")
-    assert "step 2" in found["detail"] and "image" in found["detail"]
+    assert "step 2" in found["detail"] and "pixels" in found["detail"]
 
 
 def test_connecting_by_name_by_renaming_and_by_being_alone() -> None:

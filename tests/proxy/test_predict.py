@@ -65,11 +65,11 @@ FORMS: dict[str, tuple[str, bytes]] = {
     "instances": ("application/json", ROWS),
     "a list of rows": ("application/json; charset=utf-8", orjson.dumps([ROW])),
     "a single row": ("application/json", orjson.dumps(ROW)),
-    "by name": ("application/json", orjson.dumps({"inputs": {"image": [ROW]}})),
+    "by name": ("application/json", orjson.dumps({"inputs": {"pixels": [ROW]}})),
     "as in the protocol": (
         "application/json",
         orjson.dumps(
-            {"inputs": [{"name": "image", "datatype": "FP32", "shape": [1, 64], "data": ROW}]}
+            {"inputs": [{"name": "pixels", "datatype": "FP32", "shape": [1, 64], "data": ROW}]}
         ),
     ),
     "CSV": ("text/csv", b",".join([b"1"] * 64)),
@@ -129,16 +129,16 @@ BAD: dict[str, tuple[str, bytes, int, str]] = {
     "nulls": ("application/json", b"[[null]]", 422, "bad-input"),
     "no rows": ("application/json", b"[]", 422, "bad-input"),
     "unknown input": ("application/json", b'{"inputs":{"x":[[1]]}}', 422, "bad-input"),
-    "no data": ("application/json", b'{"inputs":[{"name":"image"}]}', 422, "bad-input"),
+    "no data": ("application/json", b'{"inputs":[{"name":"pixels"}]}', 422, "bad-input"),
     "a shape that lies": (
         "application/json",
-        b'{"inputs":[{"name":"image","shape":[1,64],"data":[1]}]}',
+        b'{"inputs":[{"name":"pixels","shape":[1,64],"data":[1]}]}',
         422,
         "bad-input",
     ),
     "a shape of words": (
         "application/json",
-        b'{"inputs":[{"name":"image","shape":["x"],"data":[1]}]}',
+        b'{"inputs":[{"name":"pixels","shape":["x"],"data":[1]}]}',
         422,
         "bad-input",
     ),
@@ -322,7 +322,7 @@ def test_any_json_is_a_tensor_or_bad_input(document: Any) -> None:
         found = tensors.from_json(json.dumps(document).encode(), CONTRACT)
     except BadInputError:
         return
-    assert found["image"].shape[1:] == (64,)
+    assert found["pixels"].shape[1:] == (64,)
 
 
 @pytest.mark.parametrize(

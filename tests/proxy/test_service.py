@@ -101,9 +101,27 @@ async def test_held_out_digits_through_a_real_model_and_as_the_server_prepares_t
                              "data": row.tolist()}]}  # fmt: skip
         async with session.post(f"{proxy.url}/v2/models/digits/infer", json=infer) as answer:
             assert (await answer.json())["model_name"] == "digits"
+        async with session.get(f"{proxy.url}/openapi.json") as answer:
+            shown = (await answer.json())["paths"]["/v1/predict/{model}"]["post"]["requestBody"]
+        for kind, data in examples(shown["content"]):
+            async with session.post(
+                f"{proxy.url}/v1/predict/digits", data=data, headers={"content-type": kind}
+            ) as answer:
+                assert (answer.status, (await answer.json()).get("label")) == (200, "0"), data
         async with session.post(f"{proxy.url}/v2/models/digits/infer", data=b"{") as answer:
             assert answer.status == 400
             assert "error" in await answer.json()
+
+
+def examples(content: dict[str, Any]) -> list[tuple[str, bytes]]:
+    """Every example of a request as the documentation shows it: media type and body."""
+    found = [
+        ("application/json", orjson.dumps(example["value"]))
+        for example in content["application/json"]["examples"].values()
+    ]
+    found.append(("text/csv", content["text/csv"]["example"].encode()))
+    assert len(found) == 3
+    return found
 
 
 async def test_sigterm_under_load_fails_no_request(model: Neighbour, tmp_path: Path) -> None:

@@ -157,7 +157,7 @@ EXAMPLES: dict[str, Any] = {
                         "value": {
                             "inputs": [
                                 {
-                                    "name": "image",
+                                    "name": "pixels",
                                     "datatype": "FP32",
                                     "shape": [1, 64],
                                     "data": ROW,
