@@ -9,6 +9,8 @@ from typing import Any
 
 import orjson
 
+from proxy.metrics import Counter
+
 FLUSH_SECONDS = 0.1
 MOST_LINES = 10_000
 
@@ -17,10 +19,10 @@ class AccessLog:
     """Collects lines and writes them a few times a second.
 
     A log that cannot be written must not hold up requests: beyond ``MOST_LINES`` waiting lines
-    the newest are dropped and counted (``dropped``).
+    the newest are dropped and counted in ``dropped``.
     """
 
-    def __init__(self, constant: dict[str, str], *, descriptor: int = 1) -> None:
+    def __init__(self, constant: dict[str, str], dropped: Counter, *, descriptor: int = 1) -> None:
         fixed = {key: value for key, value in constant.items() if value}
         fixed |= {"level": "info", "message": "request"}
         self._head = orjson.dumps(fixed)[:-1] + b","
@@ -28,12 +30,12 @@ class AccessLog:
         self._lines: list[bytes] = []
         self._scheduled = False
         self._writing = False
-        self.dropped = 0
+        self._dropped = dropped
 
     def write(self, **fields: Any) -> None:
         """Log one request."""
         if len(self._lines) >= MOST_LINES:
-            self.dropped += 1
+            self._dropped.add()
             return
         fields["time"] = datetime.now(UTC)
         self._lines.append(self._head + orjson.dumps(fields)[1:])
@@ -63,4 +65,4 @@ class AccessLog:
             while data:
                 data = data[os.write(self._descriptor, data) :]
         except OSError:
-            self.dropped += len(lines)
+            self._dropped.add(by=len(lines))

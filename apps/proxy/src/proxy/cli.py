@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import sys
 from typing import Annotated
 
@@ -17,6 +18,11 @@ from proxy.settings import ProxySettings
 from proxy.whole import WholeProtocol
 
 app = typer.Typer(no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
+
+
+# What these say below that level has queries, headers and bodies in it: uvicorn's line for each
+# WebSocket, the frames of the websockets library (which has uvicorn's logger), boto3's calls.
+TELLTALES = {"uvicorn.error": logging.WARNING, "botocore": logging.INFO, "boto3": logging.INFO}
 
 
 def load() -> ProxySettings:
@@ -42,6 +48,9 @@ def _configure(loaded: ProxySettings, service: str) -> None:
         pod=loaded.pod_name,
         revision=loaded.source_revision,
     )
+    for name, least in TELLTALES.items():
+        found = logging.getLogger(name)
+        found.setLevel(max(least, found.getEffectiveLevel()))
 
 
 def settle_garbage() -> None:

@@ -62,7 +62,8 @@ class Services:
                 "release": settings.release_name,
                 "pod": settings.pod_name,
                 "revision": settings.source_revision,
-            }
+            },
+            self.metrics.access_log_dropped,
         )
         self.spans = spans or configure(
             service, pod=settings.pod_name, release=settings.release_name
