@@ -215,6 +215,39 @@ async def test_events_follow_a_job_to_its_end(settings: dict[str, Any]) -> None:
     assert states[-1] == "succeeded"
 
 
+async def test_followers_are_bounded_and_take_nothing_from_who_submits(
+    settings: dict[str, Any],
+) -> None:
+    """Found: each follower held one of the connections that submits and looks need."""
+    few = settings | {"jobs": settings["jobs"] | {"max_followers": 2}}
+    async with proxy_with(**few) as proxy:
+        first = await submit(proxy)
+        events = f"{proxy.url}/v1/jobs/{first['id']}/events"
+        following = [await proxy.session.get(events) for _ in range(2)]
+        assert [answer.status for answer in following] == [200, 200]
+        async with proxy.session.get(events) as answer:
+            assert (answer.status, answer.headers["Retry-After"]) == (429, "5")
+            document = await answer.json()
+            assert document["type"] == "urn:slipway:problem:too-many-followers"
+        await submit(proxy)
+        assert (await job(proxy, first["id"]))["state"] == "queued"
+        following[0].close()
+
+        async def room() -> bool:
+            async with proxy.session.get(events) as answer:
+                return answer.status == 200
+
+        await eventually(room)
+        following[1].close()
+
+        async def unknown() -> bool:
+            async with proxy.session.get(f"{proxy.url}/v1/jobs/{'0' * 32}/events") as answer:
+                return answer.status == 404
+
+        await eventually(unknown)
+        assert [await unknown() for _ in range(3)] == [True] * 3, "a 404 keeps no place"
+
+
 async def test_events_of_an_unknown_job_are_a_404(settings: dict[str, Any]) -> None:
     async with (
         proxy_with(**settings) as proxy,

@@ -16,6 +16,7 @@ from redis.exceptions import RedisError
 from kit.problem import Problem
 from proxy import job_scripts
 from proxy.blobs import Blobs
+from proxy.guards import Concurrency
 from proxy.redis_store import Store, script, unavailable
 from proxy.settings import ProxySettings
 
@@ -95,6 +96,7 @@ class Jobs:
         self.keys = Keys(settings.redis_prefix)
         self._store = store
         self._blobs = blobs
+        self._followers = Concurrency(settings.jobs.max_followers)
 
     async def submit(self, given: Submission) -> tuple[str, bool]:
         """Queue a job: its id, and whether it is new (an idempotency key may know it)."""
@@ -170,9 +172,20 @@ class Jobs:
         return await self.get(identity, owner)
 
     async def follow(self, identity: str, owner: str) -> AsyncIterator[dict[str, Any] | None]:
-        """The job's document now and at every change until it ends; None is a heartbeat."""
-        client = self._store.need()
-        pubsub = client.pubsub(ignore_subscribe_messages=True)
+        """The job's document now and at every change until it ends; None is a heartbeat.
+
+        Problem 429 where as many follow as may.
+        """
+        self._store.need()
+        if not self._followers.enter():
+            raise Problem(
+                429,
+                "too-many-followers",
+                f"{self._followers.limit} event streams of jobs are open here, which is the limit; "
+                f"ask GET /v1/jobs/{identity} now and then, or raise PROXY_JOBS' `max_followers`",
+                headers={"retry-after": "5"},
+            )
+        pubsub = self._store.following.pubsub(ignore_subscribe_messages=True)
         try:
             # First the ear, then the look: an event between the two would be lost otherwise.
             await pubsub.subscribe(self.keys.events + identity)
@@ -189,6 +202,7 @@ class Jobs:
         except (RedisError, OSError) as error:
             raise unavailable(error) from error
         finally:
+            self._followers.leave()
             await pubsub.aclose()  # type: ignore[no-untyped-call]
 
     async def depth(self) -> list[tuple[tuple[str, ...], float]]:

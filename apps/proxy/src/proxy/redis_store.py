@@ -26,7 +26,7 @@ DURABLE_TIMEOUT_SECONDS = 5.0
 
 
 class Store:
-    """Two clients of one Redis: an impatient one and one for jobs."""
+    """Clients of one Redis: an impatient one, one for jobs, one for those who follow jobs."""
 
     def __init__(self, settings: ProxySettings, metrics: Metrics) -> None:
         self.prefix = settings.redis_prefix
@@ -37,6 +37,12 @@ class Store:
         if self.configured:
             self.fast = _client(settings.redis_url, timeout=settings.redis_timeout_seconds)
             self.durable = _client(settings.redis_url, timeout=DURABLE_TIMEOUT_SECONDS)
+            # Each follower keeps a connection, which submits must not be short of.
+            self.following = _client(
+                settings.redis_url,
+                timeout=DURABLE_TIMEOUT_SECONDS,
+                connections=settings.jobs.max_followers,
+            )
 
     async def aside(self, use: str, work: Callable[[redis.Redis], Awaitable[T]]) -> T | None:
         """The result of ``work``, or None within 50 ms where Redis does not answer.
@@ -76,6 +82,7 @@ class Store:
         if self.configured:
             await self.fast.aclose()
             await self.durable.aclose()
+            await self.following.aclose()
 
 
 async def script(client: redis.Redis, text: str, keys: Sequence[str], *values: Any) -> Any:
@@ -102,12 +109,12 @@ def unavailable(error: Exception) -> Problem:
     )
 
 
-def _client(url: str, *, timeout: float) -> redis.Redis:
+def _client(url: str, *, timeout: float, connections: int = 256) -> redis.Redis:
     return redis.Redis.from_url(
         url,
         socket_timeout=timeout,
         socket_connect_timeout=timeout,
         retry=redis.Retry(NoBackoff(), 0) if hasattr(redis, "Retry") else None,
         health_check_interval=0,
-        max_connections=256,
+        max_connections=connections,
     )

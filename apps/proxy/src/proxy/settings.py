@@ -221,7 +221,7 @@ class Pipeline(Closed):
 
 
 class JobPolicy(Closed):
-    """How jobs are kept, retried and given up."""
+    """How jobs are kept, retried and given up, and how many event streams a pod keeps open."""
 
     max_attempts: Annotated[int, Field(gt=0)] = 3
     backoff_seconds: Annotated[float, Field(gt=0)] = 1.0
@@ -230,6 +230,7 @@ class JobPolicy(Closed):
     result_ttl_seconds: Annotated[float, Field(gt=0)] = 86400.0
     inline_bytes: Annotated[int, Field(gt=0)] = 262144
     chunk_rows: Annotated[int, Field(gt=0)] = 256
+    max_followers: Annotated[int, Field(gt=0)] = 256
     bucket: str = ""
     prefix: str = "jobs"
 
