@@ -23,6 +23,7 @@ from tests.proxy.conftest import (
     proxy_with,
     worker_with,
 )
+from tests.proxy.faults import toxic
 
 JSON = {"content-type": "application/json"}
 BACKEND = {"type": "sagemaker", "endpoint": "digits-prod", "region": "eu-central-1"}
@@ -168,6 +169,34 @@ async def test_a_caller_in_a_hurry_does_not_close_it_to_the_others(stub: Neighbo
         assert [each[0] for each in patient] == [504, 504, 503]
         assert patient[-1][1]["type"] == "urn:slipway:problem:circuit-open"
         release.set()
+
+
+@pytest.mark.parametrize("how", ["cut_after", "reset_after"])
+@pytest.mark.parametrize("at", [0, 10, 50_000])
+async def test_cut_or_reset_is_502_and_asked_once(
+    monkeypatch: pytest.MonkeyPatch, stub: Neighbour, how: str, at: int
+) -> None:
+    async def large(_: web.Request) -> web.Response:
+        return web.Response(body=b"x" * 100_000)
+
+    stub.on(INVOKE, large)
+    async with toxic(stub.url) as between:
+        setattr(between, how, at)
+        monkeypatch.setenv("AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME", between.url)
+        async with proxy_with(backends={"digits": BACKEND}) as proxy:
+            status, found, _ = await ask(proxy)
+            assert (status, found["type"]) == (502, "urn:slipway:problem:upstream-broken")
+            assert await proxy.metric('slipway_proxy_backend_in_flight{backend="digits"}') == 0
+    assert len(stub.seen) == 1, "never a retry storm"
+
+
+async def test_slow_is_only_slow(monkeypatch: pytest.MonkeyPatch, stub: Neighbour) -> None:
+    stub.on(INVOKE, _answer)
+    async with toxic(stub.url) as between:
+        between.latency = 0.05
+        monkeypatch.setenv("AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME", between.url)
+        async with proxy_with(backends={"digits": BACKEND}) as proxy:
+            assert (await ask(proxy))[0] == 200
 
 
 async def test_nobody_there_is_503(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,6 +67,16 @@ def forbidden(caller: Caller, action: str, thing: str) -> Problem:
     )
 
 
+def issuer_unavailable() -> Problem:
+    """503 where a token cannot be checked for want of the issuer's keys."""
+    return Problem(
+        503,
+        "issuer-unavailable",
+        "the issuer's keys could not be read; the token cannot be checked now",
+        headers={"retry-after": "5"},
+    )
+
+
 @dataclass(slots=True)
 class Authenticator:
     """Turns a request's credential into a Caller."""
@@ -81,7 +91,7 @@ class Authenticator:
     _jwks: dict[str, jwt.PyJWK] = field(init=False, default_factory=dict)
     _read_at: float = field(init=False, default=float("-inf"))
     _tried_at: float = field(init=False, default=float("-inf"))
-    _lock: asyncio.Lock = field(init=False, default_factory=asyncio.Lock)
+    _refreshing: asyncio.Task[None] | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self._by_hash = {
@@ -89,13 +99,22 @@ class Authenticator:
             for name, key in self.keys.items()
         }
 
-    async def caller(self, request_headers: list[tuple[bytes, bytes]]) -> Caller | None:
+    async def caller(
+        self, request_headers: list[tuple[bytes, bytes]], deadline: float
+    ) -> Caller | None:
         """The caller; None where there is no credential and none is needed. Problem 401 else.
 
-        A proxy that knows no credentials leaves those it sees to the upstreams.
+        A proxy that knows no credentials leaves those it sees to the upstreams. An issuer is
+        waited for until ``deadline`` (`time.monotonic`), and then 503.
         """
         found = self.at_once(request_headers)
-        return await self._by_token(found) if isinstance(found, bytes) else found
+        if not isinstance(found, bytes):
+            return found
+        try:
+            async with asyncio.timeout(deadline - time.monotonic()):
+                return await self._by_token(found)
+        except TimeoutError:
+            raise issuer_unavailable() from None
 
     def at_once(self, request_headers: list[tuple[bytes, bytes]]) -> Caller | bytes | None:
         """``caller`` as far as nobody need be waited for: a token to verify stays bytes."""
@@ -182,19 +201,16 @@ class Authenticator:
         now = time.monotonic()
         stale = now - self._read_at > REFRESH_SECONDS
         if key is None or stale:
-            async with self._lock:
-                # An unknown kid must not let anybody make us ask the issuer at will.
-                if self._tried_at <= now and now - self._tried_at > RETRY_SECONDS:
-                    self._tried_at = now
-                    await self._refresh(policy)
+            # An unknown kid must not let anybody make us ask the issuer at will.
+            if self._refreshing is None and now - self._tried_at > RETRY_SECONDS:
+                self._tried_at = now
+                self._refreshing = asyncio.create_task(self._refresh(policy))
+                self._refreshing.add_done_callback(self._refreshed)
+            if self._refreshing is not None:
+                await asyncio.shield(self._refreshing)  # one caller's deadline is not the others'
             key = self._find(kid) or key
         if key is None and not self._jwks:
-            raise Problem(
-                503,
-                "issuer-unavailable",
-                "the issuer's keys could not be read; the token cannot be checked now",
-                headers={"retry-after": "5"},
-            )
+            raise issuer_unavailable()
         if key is None:
             raise unauthorized("the token is signed with a key the issuer does not publish")
         return key
@@ -203,6 +219,9 @@ class Authenticator:
         if isinstance(kid, str):
             return self._jwks.get(kid)
         return next(iter(self._jwks.values())) if len(self._jwks) == 1 and kid is None else None
+
+    def _refreshed(self, _: asyncio.Task[None]) -> None:
+        self._refreshing = None
 
     async def _refresh(self, policy: JwtPolicy) -> None:
         try:

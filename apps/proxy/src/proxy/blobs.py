@@ -12,6 +12,10 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from kit.problem import Problem
 
+# S3 that hangs must not keep a caller, or a worker's place, for boto3's minutes.
+CONNECT_SECONDS = 2.0
+READ_SECONDS = 5.0
+
 
 class Blobs:
     """Objects in one bucket, by key. boto3 in threads; the bucket may be none."""
@@ -49,7 +53,12 @@ class Blobs:
         def run() -> Any:
             if self._client is None:
                 self._client = boto3.session.Session().client(
-                    "s3", config=Config(retries={"mode": "standard", "max_attempts": 4})
+                    "s3",
+                    config=Config(
+                        connect_timeout=CONNECT_SECONDS,
+                        read_timeout=READ_SECONDS,
+                        retries={"mode": "standard", "total_max_attempts": 3},
+                    ),
                 )
             return work(self._client)
 

@@ -233,7 +233,7 @@ class Gateway:
         request.shadow = is_shadow(request)
 
     async def _admit(self, request: Request) -> None:
-        request.caller = await self.services.auth.caller(request.headers)
+        request.caller = await self.services.auth.caller(request.headers, request.deadline)
         request.arm = arm_of(self.settings, request)
         await self.services.limits.admit(request)
 
