@@ -167,7 +167,11 @@ Sample: {{- include "routing.common" (dict "root" $ "name" "inference" "path" ""
 {{- end }}
 {{- end }}
 {{- end }}
-timeout: {{ .service.timeout | default "60s" }}
+{{- $timeout := .service.timeout | default "60s" }}
+{{- /* Istio refuses a timeout of 0, and takes a route without one to have no end. */}}
+{{- if not (regexMatch "^(0+[a-z]+)+$" $timeout) }}
+timeout: {{ $timeout }}
+{{- end }}
 # Never Istio's default: it also retries on 503, which can carry out a write twice.
 retries:
   attempts: {{ if hasKey $retries "attempts" }}{{ $retries.attempts }}{{ else }}2{{ end }}
