@@ -208,3 +208,11 @@ def test_an_object_without_an_etag_is_named(s3_server: S3Server, store: S3, buck
     with pytest.raises(StoreError, match="no ETag"):
         store.head("x.zip")
     assert [entry.etag for entry in store.entries("")] == [""]
+
+
+def test_bytes_of_another_crc_are_refused(store: S3) -> None:
+    with pytest.raises(StoreError):
+        store.put("k", b"other bytes", "text/plain", {}, crc=zlib.crc32(b"the bytes"))
+    with pytest.raises(Missing):
+        store.head("k")
+    store.put("k", b"the bytes", "text/plain", {}, crc=zlib.crc32(b"the bytes"))

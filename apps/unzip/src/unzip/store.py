@@ -137,6 +137,8 @@ class Store(Protocol):
         content_type: str,
         metadata: Mapping[str, str],
         condition: Condition = None,
+        *,
+        crc: int | None = None,
     ) -> str: ...
     def delete(self, key: str, etag: str = "") -> None: ...
     def create_upload(
@@ -353,12 +355,14 @@ class S3:
         content_type: str,
         metadata: Mapping[str, str],
         condition: Condition = None,
+        *,
+        crc: int | None = None,
     ) -> str:
         """Write an object in one request; its ETag. Conflict where ``condition`` does not hold.
 
-        S3 refuses bytes that arrive with another CRC-32 than they were sent with.
+        S3 refuses bytes that arrive with another CRC-32 than ``crc``, or than they were sent with.
         """
-        crc = _base64(crc32(body))
+        checksum = _base64(crc32(body) if crc is None else crc)
         if self._wire is None:
             return self._call(
                 self._client.put_object,
@@ -367,10 +371,10 @@ class S3:
                 Body=bytes(body),
                 ContentType=content_type,
                 Metadata=dict(metadata),
-                ChecksumCRC32=crc,
+                ChecksumCRC32=checksum,
                 **_conditions(condition),
             )["ETag"]
-        headers = {"content-type": content_type, "x-amz-checksum-crc32": crc}
+        headers = {"content-type": content_type, "x-amz-checksum-crc32": checksum}
         headers |= {f"x-amz-meta-{name}": value for name, value in metadata.items()}
         if isinstance(condition, Absent):
             headers["if-none-match"] = "*"
