@@ -89,7 +89,9 @@ def test_a_night_at_the_office(s3_server: S3Server, store: S3, bucket: str) -> N
     assert unzip(s3_server, bucket, "retry", "eve/result.zip").returncode == 0
 
     assert unzip(s3_server, bucket, "retry", KEY, "--force").returncode == 0
-    assert manifest_of(store, RESULT) is None
+    again = unzip(s3_server, bucket, "retry", KEY, "--force")
+    assert "as run 2" in again.stdout  # it is open already, and is not opened twice
+    assert manifest_of(store, RESULT) is not None  # published until it is published anew
     third = unzip(s3_server, bucket, "run")
     assert lines(third.stdout)[-1]["outcomes"] == {"refused": 1, "published": 1}
     assert manifest_of(store, RESULT) is not None

@@ -153,7 +153,7 @@ def _check_after(stage: Stage, scenario: Scenario, manifest: Any, killed_at: str
         assert len(stage.slack.events) == 1
     assert list(stage.store.list_uploads("")) == []
     left = [entry.key.split("/")[2] for entry in stage.store.entries(".slipway/")]
-    assert left == ["closed"] * (2 if scenario.before is not None else 1)
+    assert left == ["closed"]
 
 
 def _is_telling(call: str) -> bool:

@@ -5,14 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from tests.unzip import zips
 from tests.unzip.support import Later, Recorder, put, service_on
 from unzip.extract import Extractor
 from unzip.ledger import Archive, Ledger, Outcome, State
 from unzip.metrics import Metrics
-from unzip.outbox import Message, Outbox, Refusal, Result
+from unzip.outbox import Message, Outbox, Refusal, Result, event_of
+from unzip.settings import SLACK_FIELDS, UnzipSettings
 from unzip.store import S3
+from unzip.targets import render
 
 KEY = "kim/result.zip"
 
@@ -176,3 +179,38 @@ def test_slack_being_down_never_fails_an_archive(store: S3, extractor: Extractor
     tally = service_on(store, extractor, slack).sweep()
     assert tally.outcomes == {"published": 1}
     assert tally.undelivered == 1
+
+
+def test_a_defect_in_telling_one_keeps_nothing_from_the_others(store: S3) -> None:
+    """Found: a template with an unknown field ended the run, at every message anew."""
+    ledger, outcome = _closed(store)
+    slack, backend, clock = Recorder("slack", idempotent=False), Recorder(), Time()
+
+    def break_down(event: dict[str, Any]) -> None:
+        raise KeyError("colour")
+
+    slack.send = break_down  # type: ignore[method-assign]
+    outbox = _outbox(ledger, clock, slack, backend)
+    outbox.write(outcome)
+    store.put("s/outbox/aaa.json", b"{}", "application/json", {})  # no message at all
+    assert outbox.deliver() == 2
+    assert len(backend.events) == 1
+    (message,) = (m for m in map(Message.from_json, _bodies(store)) if m.event)
+    assert "colour" in message.targets["slack"].error
+
+
+def _bodies(store: S3) -> list[bytes]:
+    return [
+        store.get(entry.key).body
+        for entry in store.entries("s/outbox/")
+        if not entry.key.endswith("aaa.json")
+    ]
+
+
+def test_a_template_that_names_what_is_not_there_is_refused_at_the_start() -> None:
+    with pytest.raises(ValidationError, match="there is no field 'colour'"):
+        UnzipSettings(slack_template="{colour} {key}")
+    event = event_of(Outcome(Archive("b", KEY, '"e"', 1), State.PUBLISHED))
+    every = " ".join(f"{{{name}}}" for name in SLACK_FIELDS)
+    assert KEY in render(every, event)
+    assert set(event["data"]) <= set(SLACK_FIELDS)

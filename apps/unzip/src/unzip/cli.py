@@ -31,7 +31,7 @@ from rich.table import Table
 
 from kit import logs
 from kit.settings import reference
-from unzip import find, service, startup
+from unzip import service, startup
 from unzip.directory import Kind
 from unzip.extract import MANIFEST, SOURCE_TAG, Extractor, Replaced, Source
 from unzip.ledger import Archive, Claim, Ledger, Outcome, State, key_hash
@@ -303,15 +303,12 @@ def retry(
             return
         if outcome.state is State.PUBLISHED and not force:
             _fail(2, f"{key} was published; --force extracts it again")
-        if not dry_run:
-            if outcome.state is State.PUBLISHED:
-                store.delete(find.result_prefix(key) + MANIFEST)
-            ledger.reopen(outcome)
+        run = outcome.run + 1 if dry_run else ledger.reopen(outcome).run
     except Missing:
         _fail(1, f"there is no {key} in {settings.bucket}")
     except StoreError as error:
         _fail(1, str(error))
-    typer.echo(f"{key} {'would be' if dry_run else 'is'} open again, as run {outcome.run + 1}")
+    typer.echo(f"{key} {'would be' if dry_run else 'is'} open again, as run {run}")
 
 
 @app.command()
@@ -378,7 +375,7 @@ def _rows(ledger: Ledger, begins: str) -> list[dict[str, Any]]:
             "bytes": claim.archive.size,
             "attempts": claim.attempts,
             "when": claim.claimed_at,
-            "detail": claim.error or claim.owner,
+            "detail": claim.error or claim.last_error or claim.owner,
             "etag": claim.archive.etag.strip('"'),
         }
 

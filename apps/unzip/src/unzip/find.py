@@ -14,6 +14,17 @@ def result_prefix(key: str) -> str:
     return key.rpartition(".")[0] + "/"
 
 
+def holders(key: str, suffix: str) -> Iterator[str]:
+    """Keys of the archives that have, or would have, ``key`` among their files."""
+    extension = suffix[suffix.rindex(".") :]
+    at = key.find("/")
+    while at >= 0:
+        holder = key[:at] + extension
+        if holder.endswith(suffix) and holder != suffix:
+            yield holder
+        at = key.find("/", at + 1)
+
+
 def archives(store: Store, *, prefix: str, suffix: str, state_prefix: str) -> Iterator[Entry]:
     """Every archive under ``prefix`` whose key ends with ``suffix``, in the order of the keys.
 

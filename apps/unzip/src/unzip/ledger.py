@@ -4,11 +4,13 @@ Layout below the state prefix, ``<key>`` being the hash of bucket and key, ``<id
 hash of the ETag::
 
     open/<key>.json     claimed; its owner renews it, anyone may take it once it is stale
-    closed/<id>.json    what became of one version; never changes
+    closed/<id>.json    what became of the version that was closed last
     plan/<id>.json      the verified content types, so that a resumed job need not verify again
 
 There is one claim per key, whatever the version: the worker of a replaced archive and that of
-the new one write to the same place, and must not do so at once.
+the new one write to the same place, and must not do so at once. Runs are counted per key, too:
+when a version is closed the records of the others go, so one that comes back is new work, with
+a run and so with an announcement of its own (docs/adr/0071).
 
 Every write is conditional. A claim's age is the server's ``Date`` minus ``Last-Modified``, so
 pods need not agree on the time. ``token`` grows with each change of owner (fencing).
@@ -20,11 +22,12 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from hashlib import sha256
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from unzip.extract import RangeSet
 from unzip.store import Absent, Conflict, Matching, Missing, Store, Transient
@@ -72,7 +75,10 @@ def key_hash(bucket: str, key: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """An ``open`` record. ``done`` holds ranges of members that are uploaded."""
+    """An ``open`` record. ``done`` holds ranges of members that are uploaded.
+
+    ``afresh``: what is published is to be published once more.
+    """
 
     archive: Archive
     owner: str
@@ -82,6 +88,7 @@ class Claim:
     lease_seconds: float = 60.0
     released: bool = False
     verified: bool = False
+    afresh: bool = False
     done: tuple[tuple[int, int], ...] = ()
     error: str = ""
     last_error: str = ""
@@ -135,6 +142,14 @@ class Outcome:
         return cls(**fields)
 
 
+class Record(NamedTuple):
+    """A ``closed`` object: what it says, where it is and its ETag."""
+
+    outcome: Outcome
+    key: str
+    etag: str
+
+
 def now() -> str:
     """The time for records, ISO 8601 in UTC; nothing is decided by it."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
@@ -153,6 +168,7 @@ class Lease:
         self._etag = etag
         self.claim = claim
         self.done = RangeSet(claim.done)
+        self.older: list[Record] = []  # of other versions of the archive
         self._deadline = 0.0
         self._lost = ""
         self._extend(sent_at)
@@ -193,9 +209,12 @@ class Lease:
             raise LeaseLost(self._lost) from error
         self._etag = document.etag
 
-    def release(self, error: str = "") -> None:
-        """Give the archive back with its progress, to be taken by anyone at once."""
-        self.renew(released=True, error=error[:500])
+    def release(self, error: str = "", *, counts: bool = False) -> None:
+        """Give the archive back with its progress, to be taken by anyone at once.
+
+        ``counts`` makes it one of the attempts after which the archive is given up.
+        """
+        self.renew(released=True, **{"error" if counts else "last_error": error[:500]})
 
     def drop(self) -> None:
         """Delete the claim, if it is still ours."""
@@ -291,12 +310,18 @@ class Ledger:
             if found.archive.etag != archive.etag and found.verified:
                 self.store.delete(self.plan_key(found.archive))
         lease = Lease(self, claim, etag, sent_at)
-        outcome = self.outcome(archive)
-        if outcome is not None:
-            if outcome.run >= claim.run:  # its owner died while closing, or we listed too early
+        history = self.history(archive)
+        lease.older = [record for record in history if record.outcome.archive.id != archive.id]
+        latest = history[-1].outcome if history else None
+        if latest is not None and latest.run >= claim.run:
+            if latest.archive.id == archive.id:
+                # Its owner died while closing, or we listed too early.
                 self._forget(lease)
                 return None
-            self.store.delete(self.closed_key(archive))  # `retry` died half-way
+            try:
+                lease.renew(run=latest.run + 1)
+            except LeaseLost:
+                return None
         return lease
 
     def _taken_over(self, found: Claim, archive: Archive, *, counts: bool) -> Claim:
@@ -332,44 +357,109 @@ class Ledger:
         except Conflict:
             return
 
+    def history(self, archive: Archive) -> list[Record]:
+        """What became of the versions of an archive's key, the latest last."""
+        found = []
+        for entry in self.store.entries(f"{self.prefix}closed/{archive.key_id}-"):
+            with suppress(Missing):
+                document = self.store.get(entry.key)
+                outcome = Outcome.from_json(document.body)
+                found.append(Record(outcome, entry.key, document.etag))
+        return sorted(found, key=lambda row: (row.outcome.run, row.outcome.finished_at))
+
     def outcome(self, archive: Archive) -> Outcome | None:
-        """What became of an archive, or None while it is open."""
+        """What became of an archive; None if no version of it, or another one, was closed last."""
+        history = self.history(archive)
+        latest = history[-1].outcome if history else None
+        return latest if latest is not None and latest.archive.id == archive.id else None
+
+    def is_closed(self, archive: Archive) -> bool:
+        """Whether an archive needs no more attention."""
+        outcome = self.outcome(archive)
+        return outcome is not None and not self.is_open(archive.id, outcome.run + 1)
+
+    def claimed(self, key_id: str) -> Archive:
+        """The version of an archive that is claimed, or Missing."""
+        return self._claim(key_id).archive
+
+    def _claim(self, key_id: str) -> Claim:
+        return Claim.from_json(self.store.get(f"{self.prefix}open/{key_id}.json").body)
+
+    def is_open(self, identity: str, run: int) -> bool:
+        """Whether a run of the archive with this id is claimed, or waits to be."""
         try:
-            return Outcome.from_json(self.store.get(self.closed_key(archive)).body)
+            claim = self._claim(identity.partition("-")[0])
         except Missing:
-            return None
+            return False
+        return (claim.archive.id, claim.run) == (identity, run)
 
     def close(self, lease: Lease, outcome: Outcome) -> Outcome:
         """Record what became of the archive and drop the claim; the record that counts."""
         lease.renew()
+        key = self.closed_key(outcome.archive)
         try:
-            self._put(self.closed_key(outcome.archive), outcome.to_json(), Absent())
+            self._put(key, outcome.to_json(), Absent())
         except Conflict:
-            outcome = self.outcome(outcome.archive) or outcome
+            document = self.store.get(key)
+            found = Outcome.from_json(document.body)
+            if found.run >= outcome.run:
+                outcome = found  # our own first answer was lost
+            else:
+                self._put(key, outcome.to_json(), Matching(document.etag))
         self._forget(lease)
         return outcome
 
+    def abandon(self, lease: Lease) -> None:
+        """Drop a claim without a record: this version is gone, and may come back."""
+        lease.renew()
+        self._drop(lease)
+
     def _forget(self, lease: Lease) -> None:
+        for record in lease.older:
+            with suppress(Conflict):  # a successor of ours has closed it anew
+                self.store.delete(record.key, record.etag)
+        self._drop(lease)
+
+    def _drop(self, lease: Lease) -> None:
         if lease.claim.verified:
             self.store.delete(self.plan_key(lease.claim.archive))
         lease.drop()
 
-    def reopen(self, outcome: Outcome) -> None:
-        """Have a closed archive processed again, as the next run of it."""
+    def reopen(self, outcome: Outcome) -> Claim:
+        """Have a closed archive processed again, as the next run of it; what waits for a worker.
+
+        Its record stays until that run is closed. Conflict if a worker has the archive.
+        """
+        key = self.open_key(outcome.archive)
         claim = Claim(
             outcome.archive,
             owner=self.owner,
             run=outcome.run + 1,
             attempts=0,
             released=True,
+            afresh=outcome.state is State.PUBLISHED,
             error="reopened",
             claimed_at=now(),
         )
-        try:
-            self._put(self.open_key(outcome.archive), claim.to_json(), Absent())
-        except Conflict:
-            return  # it is being reopened, or was never dropped
-        self.store.delete(self.closed_key(outcome.archive))
+        condition: Absent | Matching = Absent()
+        for _ in range(3):
+            with suppress(Conflict):
+                self._put(key, claim.to_json(), condition)
+                return claim
+            try:
+                document = self.store.get(key)
+            except Missing:
+                condition = Absent()
+                continue
+            found = Claim.from_json(document.body)
+            if (found.archive.id, found.run) == (claim.archive.id, claim.run):
+                return found  # somebody has reopened it before, or our first answer was lost
+            if not found.released and document.age <= found.lease_seconds:
+                break
+            # Its worker died between closing and dropping it.
+            claim = replace(claim, token=found.token + 1)
+            condition = Matching(document.etag)
+        raise Conflict(f"{outcome.archive.key} is under way: try again when it is closed")
 
     def save_plan(self, archive: Archive, types: list[str]) -> None:
         """Keep the verdict of the verification."""

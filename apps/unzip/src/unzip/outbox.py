@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import Any, Protocol, Self
@@ -149,7 +150,11 @@ class Outbox:
         return f"{self._ledger.prefix}outbox/{identity}.json"
 
     def write(self, outcome: Outcome) -> None:
-        """Keep the announcement of ``outcome``, once; before the archive is closed."""
+        """Keep the announcement of ``outcome``, before the archive is closed.
+
+        It replaces that of a worker that came to another end and died before closing: nobody
+        was told of it, because nothing is sent before.
+        """
         if not self._targets:
             return
         message = Message(
@@ -160,36 +165,42 @@ class Outbox:
         try:
             self._put(message, Absent())
         except Conflict:
-            return  # written by the worker that died before closing
+            with suppress(Missing):
+                self._put(message, Matching(self._store.get(self._key(message.id)).etag))
+
+    def withdraw(self, identity: str) -> None:
+        """Drop the announcement of a run that is not closed after all."""
+        if self._targets:
+            self._store.delete(self._key(identity))
 
     def deliver(self) -> int:
         """Send what is due; the number of messages that are still undelivered."""
         waiting = 0
         for entry in self._store.entries(f"{self._ledger.prefix}outbox/"):
-            try:
-                document = self._store.get(entry.key)
-                waiting += not self._deliver(Message.from_json(document.body), document)
-            except (Missing, Conflict):
-                continue  # another worker has it
+            waiting += not self._attempt(entry.key)
         self._metrics.outbox.set(waiting)
         return waiting
 
     def deliver_one(self, identity: str) -> None:
         """Send one message now, if it is there and due."""
+        self._attempt(self._key(identity))
+
+    def _attempt(self, key: str) -> bool:
+        """Send one message; whether it needs no more attention. Its failures are its own."""
         try:
-            document = self._store.get(self._key(identity))
-            self._deliver(Message.from_json(document.body), document)
+            document = self._store.get(key)
+            return self._deliver(Message.from_json(document.body), document)
         except (Missing, Conflict):
-            return
+            return True  # another worker has it
+        except Exception as error:
+            log.exception("announcement failed", message=key, error=str(error)[:500])
+            return False
 
     def _deliver(self, message: Message, document: Document) -> bool:
         """Send one message to those who lack it; whether it needs no more attention."""
-        outcome_id = message.id.rpartition("-")[0]
-        try:
-            self._store.head(f"{self._ledger.prefix}closed/{outcome_id}.json")
-        except Missing:
-            # Its archive is not closed: a takeover would write a message that we had delivered
-            # and deleted once more.
+        identity, _, run = message.id.rpartition("-")
+        if self._ledger.is_open(identity, int(run)):
+            # A takeover may come to another end, or write once more what we had delivered.
             return False
         etag = document.etag
         for target in self._targets:
@@ -228,7 +239,9 @@ class Outbox:
     def _send(self, target: Target, message: Message, delivery: Delivery) -> Delivery:
         try:
             target.send(message.event)
-        except Refusal as error:
+        except Exception as caught:
+            # A defect is taken for a refusal: the others who are told are not to suffer from it.
+            error = caught if isinstance(caught, Refusal) else Refusal(repr(caught))
             log.warning(
                 "not delivered", target=target.name, key=message.event["subject"], error=str(error)
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -13,12 +14,12 @@ from datetime import UTC, datetime
 
 from kit import logs
 from unzip import find, startup
-from unzip.extract import Extractor, Options
+from unzip.extract import SOURCE_TAG, Extractor, Options
 from unzip.ledger import Archive, Ledger, Outcome
 from unzip.metrics import Metrics
 from unzip.outbox import Outbox, Target
 from unzip.settings import UnzipSettings
-from unzip.store import Missing, Store
+from unzip.store import Head, Missing, Store
 from unzip.worker import Stop, Worker
 
 log = logs.get("unzip")
@@ -92,8 +93,16 @@ class Service:
         )
 
     def process(self, archive: Archive) -> Outcome | None:
-        """One archive to its end, and its announcement if that goes through at once."""
-        outcome = self.worker.process(archive)
+        """One archive to its end, and its announcement if that goes through at once.
+
+        None, with a line in the log, where S3 or the ledger's record of it cannot be read: the
+        other archives are not to wait for this one.
+        """
+        try:
+            outcome = self.worker.process(archive)
+        except Exception as error:
+            log.exception("archive failed", key=archive.key, error=str(error)[:500])
+            return None
         if outcome is not None and self._tells:
             with self._telling:
                 self.outbox.deliver_one(outcome.event_id)
@@ -101,14 +110,39 @@ class Service:
 
     def process_key(self, key: str) -> Outcome | None:
         """The archive that is at ``key`` now, unless it is closed or not there."""
+        archive = self._archive(key)
+        if archive is None or self.ledger.is_closed(archive):
+            return None
+        return self.process(archive)
+
+    def _archive(self, key: str) -> Archive | None:
+        """The archive that is at ``key`` now; None if nothing is, or what we put there."""
         try:
             head = self.store.head(key)
         except Missing:
             return None
-        archive = Archive(self.settings.bucket, key, head.etag, head.size)
-        if self.ledger.outcome(archive) is not None:
+        if self._is_output(key, head):
             return None
-        return self.process(archive)
+        return Archive(self.settings.bucket, key, head.etag, head.size)
+
+    def _is_output(self, key: str, head: Head | None = None) -> bool:
+        """Whether ``key`` is a file of an archive: a nested zip is extracted by nobody."""
+        holders = list(find.holders(key, self.settings.suffix))
+        if not holders:
+            return False
+        try:
+            if SOURCE_TAG in (head or self.store.head(key)).metadata:
+                return True
+        except Missing:
+            return True
+        return any(self._is_there(holder) for holder in holders if self.wanted(holder))
+
+    def _is_there(self, key: str) -> bool:
+        try:
+            self.store.head(key)
+        except Missing:
+            return False
+        return True
 
     def close_key(self, key: str) -> bool:
         """Process what is at ``key`` now; whether nothing of it is left to do."""
@@ -126,12 +160,8 @@ class Service:
 
     def is_closed(self, key: str) -> bool:
         """Whether the archive that is at ``key`` now, if any, needs no more attention."""
-        try:
-            head = self.store.head(key)
-        except Missing:
-            return True
-        archive = Archive(self.settings.bucket, key, head.etag, head.size)
-        return self.ledger.outcome(archive) is not None
+        archive = self._archive(key)
+        return archive is None or self.ledger.is_closed(archive)
 
     def wanted(self, key: str) -> bool:
         """Whether a key is an archive's by prefix and suffix."""
@@ -146,21 +176,40 @@ class Service:
     def waiting(self, tally: Tally) -> Iterator[Archive]:
         """Archives that are not closed, in the order of their keys."""
         closed = set(self.ledger.ids("closed"))
+        records = Counter(identity.partition("-")[0] for identity in closed)
         opened = set(self.ledger.ids("open"))
         oldest = 0.0
-        for entry in find.archives(
-            self.store,
-            prefix=self.settings.prefix,
-            suffix=self.settings.suffix,
-            state_prefix=self.settings.state_prefix,
-        ):
-            tally.found += 1
-            archive = Archive(self.settings.bucket, entry.key, entry.etag, entry.size)
-            if archive.id in closed and archive.key_id not in opened:
+        try:
+            for entry in find.archives(
+                self.store,
+                prefix=self.settings.prefix,
+                suffix=self.settings.suffix,
+                state_prefix=self.settings.state_prefix,
+            ):
+                tally.found += 1
+                archive = Archive(self.settings.bucket, entry.key, entry.etag, entry.size)
+                # Of two records one is about to go; the ledger knows which, when it is asked.
+                settled = archive.id in closed and records[archive.key_id] == 1
+                if settled and archive.key_id not in opened:
+                    continue
+                if self._is_output(entry.key):
+                    continue
+                oldest = max(oldest, (datetime.now(UTC) - entry.modified).total_seconds())
+                yield archive
+        finally:
+            self.metrics.oldest.set(oldest)
+
+    def abandoned(self) -> Iterator[Archive]:
+        """Archives that were claimed and are not there any more: what they left must go."""
+        for identity in list(self.ledger.ids("open")):
+            try:
+                archive = self.ledger.claimed(identity)
+                if self.wanted(archive.key) and not self._is_there(archive.key):
+                    yield archive
+            except Missing:
                 continue
-            oldest = max(oldest, (datetime.now(UTC) - entry.modified).total_seconds())
-            yield archive
-        self.metrics.oldest.set(oldest)
+            except Exception as error:
+                log.error("claim not readable", claim=identity, error=str(error)[:500])
 
     def sweep(self) -> Tally:
         """Process everything that waits, within the run's limits, and tell what is untold."""
@@ -172,15 +221,19 @@ class Service:
                 for archive in self.waiting(tally):
                     while len(under_way) >= self.settings.archives_at_once:
                         self._collect(under_way, tally)
-                    if self.stop.requested.is_set() or time.monotonic() > until:
+                    if self.stop.requested.is_set():
                         break
-                    if tally.taken >= self.settings.run_archives:
-                        break
+                    if time.monotonic() > until or tally.taken >= self.settings.run_archives:
+                        continue  # the rest is only looked at, for the age of the oldest
                     tally.taken += 1
                     under_way.add(pool.submit(self.process, archive))
             finally:
                 while under_way:
                     self._collect(under_way, tally)
+        for archive in self.abandoned():
+            if self.stop.requested.is_set():
+                break
+            tally.add(self.process(archive))
         if self._tells and not self.stop.requested.is_set():
             with self._telling:
                 tally.undelivered = self.outbox.deliver()

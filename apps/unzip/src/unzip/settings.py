@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from kit.settings import ServiceSettings
 from unzip.directory import Limits
 
 _MIB = 1 << 20
+SLACK_FIELDS = (
+    *("icon", "id", "bucket", "key", "etag", "size", "outcome", "reason", "detail"),
+    *("member", "members", "bytes", "skipped", "run"),
+)
 
 
 class UnzipSettings(ServiceSettings):
@@ -70,7 +74,7 @@ class UnzipSettings(ServiceSettings):
         int, Field(ge=0, description="Up to this many bytes of output the ratio does not count.")
     ] = 16 * _MIB
     max_archive_seconds: Annotated[
-        float, Field(gt=0, description="An archive that takes longer than this is refused.")
+        float, Field(gt=0, description="An archive that is not proved within this time is refused.")
     ] = 3600.0
 
     readers: Annotated[
@@ -175,6 +179,17 @@ class UnzipSettings(ServiceSettings):
     pushgateway_url: Annotated[
         str, Field(description="Where `unzip run` pushes its metrics at the end; empty: nowhere.")
     ] = ""
+
+    @field_validator("slack_template")
+    @classmethod
+    def _names_fields(cls, template: str) -> str:
+        try:
+            template.format_map(dict.fromkeys(SLACK_FIELDS, ""))
+        except (KeyError, IndexError, AttributeError) as error:
+            raise ValueError(
+                f"there is no field {error}: it may name {', '.join(SLACK_FIELDS)}"
+            ) from None
+        return template
 
     def limits(self, *, key_bytes: int) -> Limits:
         """The budget of one archive whose files' keys already have ``key_bytes`` of prefix."""

@@ -31,6 +31,24 @@ from unzip.store import Absent, Condition, Conflict, Matching, Missing, Store, S
 
 log = logs.get("unzip.worker")
 _DELETED_PER_RENEWAL = 100
+_MOST_VERSIONS = 10  # one after the other, when an archive is replaced while it is read
+
+
+class Deadline:
+    """How long an archive may take to be proved. What is proved is published in any case."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._until = time.monotonic() + seconds
+
+    def check(self) -> None:
+        """Raise Refused when the time is over."""
+        if time.monotonic() > self._until:
+            raise Refused(Reason.TOO_SLOW, f"over {self._seconds:.0f} seconds")
+
+    def lift(self) -> None:
+        """From now on there is none."""
+        self._until = float("inf")
 
 
 class Draining(Exception):  # noqa: N818 - not an error
@@ -100,7 +118,7 @@ class Worker:
 
         A replacement in mid-read closes this version and goes on with the new one.
         """
-        for _ in range(10):
+        for _ in range(_MOST_VERSIONS):
             lease = self._ledger.claim(archive)
             if lease is None:
                 return None
@@ -125,6 +143,7 @@ class Worker:
             with Heartbeat(lease):
                 try:
                     if lease.claim.attempts > self._settings.max_attempts:
+                        self._abort_orphans(lease, result_prefix(archive.key))
                         raise Refused(
                             Reason.TOO_MANY_ATTEMPTS,
                             f"given up after {lease.claim.attempts - 1} attempts"
@@ -149,17 +168,17 @@ class Worker:
             return None
         except Draining:
             bound.info("given back", done=len(lease.done))
-            self._release(lease, "")
+            self._release(lease, "", counts=False)
             return None
         except StoreError as error:
             bound.error("storage failed", code=error.code, error=str(error)[:500])
-            self._release(lease, str(error))
+            self._release(lease, str(error), counts=False)  # it is not the archive's fault
             return None
         except Exception as error:
             # A defect of ours must not stop the other archives; after some attempts this one
             # is recorded as failed, with what is kept here.
             bound.exception("defect")
-            self._release(lease, repr(error))
+            self._release(lease, repr(error), counts=True)
             return None
         self._count(outcome)
         bound.log(
@@ -175,16 +194,20 @@ class Worker:
         )
         return outcome
 
-    def _release(self, lease: Lease, error: str) -> None:
+    def _release(self, lease: Lease, error: str, *, counts: bool) -> None:
         try:
-            lease.release(error)
+            lease.release(error, counts=counts)
         except (LeaseLost, StoreError):
             return  # it will be found stale
 
     def _close(self, lease: Lease, outcome: Outcome) -> Outcome:
-        if outcome.state is not State.SUPERSEDED:
-            lease.renew()
-            self._outbox.write(outcome)
+        if outcome.state is State.SUPERSEDED:
+            # No end of this version: the same bytes may come back, and are to be extracted then.
+            self._outbox.withdraw(outcome.event_id)
+            self._ledger.abandon(lease)
+            return outcome
+        lease.renew()
+        self._outbox.write(outcome)
         return self._ledger.close(lease, outcome)
 
     def _outcome(self, lease: Lease, state: State, clock: Clock, **fields: Any) -> Outcome:
@@ -201,15 +224,12 @@ class Worker:
 
     def _extract(self, lease: Lease, clock: Clock) -> Outcome:
         archive = lease.claim.archive
-        until = time.monotonic() + self._settings.max_archive_seconds
+        deadline = Deadline(self._settings.max_archive_seconds)
 
         def check() -> None:
             lease.check()
             self._stop.check()
-            if time.monotonic() > until:
-                raise Refused(
-                    Reason.TOO_SLOW, f"over {self._settings.max_archive_seconds:.0f} seconds"
-                )
+            deadline.check()
 
         prefix = result_prefix(archive.key)
         source = Source(self._store, archive.key, archive.etag, archive.size)
@@ -226,6 +246,7 @@ class Worker:
                     source, directory.members, check=check, take=publication.take
                 )
                 clock.lap("verify")
+            deadline.lift()
             self._metrics.bytes.labels("read").inc(archive.size)
             self._publish(lease, source, directory, types, publication, clock=clock)
         files = [member for member in directory.members if member.kind is Kind.FILE]
@@ -253,7 +274,7 @@ class Worker:
         prefix = result_prefix(source.key)
         manifest_key = prefix + MANIFEST
         existing = {entry.key: entry.etag for entry in self._store.entries(prefix)}
-        published = self._is_published(existing, manifest_key, source)
+        published = not lease.claim.afresh and self._is_published(existing, manifest_key, source)
         if not published:
             lease.renew()
             if manifest_key in existing:
@@ -283,6 +304,8 @@ class Worker:
             )
             lease.renew()
             self._put_manifest(lease, manifest_key, document, source.tag)
+            if lease.claim.afresh:
+                lease.renew(afresh=False)
         self._remove_leftovers(lease, source, prefix, directory, existing)
 
     def _is_published(self, existing: dict[str, str], key: str, source: Source) -> bool:
