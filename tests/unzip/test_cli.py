@@ -21,7 +21,7 @@ from kit.settings import environment_variables
 from tests.s3 import S3Server
 from tests.unzip import zips
 from tests.unzip.receiver import receiving
-from tests.unzip.support import files_below, free_port, manifest_of, put
+from tests.unzip.support import files_below, free_port, manifest_of, put, until
 from unzip.cli import _address
 from unzip.settings import UnzipSettings
 from unzip.store import S3
@@ -109,6 +109,26 @@ def test_extract_by_hand(s3_server: S3Server, store: S3, bucket: str) -> None:
     bad = unzip(s3_server, bucket, "extract", source, f"s3://{bucket}/bad", "--dry-run")
     assert bad.returncode == 4
     assert "wrong_crc" in bad.stderr
+
+
+def test_a_manifest_does_not_outlive_its_files(s3_server: S3Server, store: S3, bucket: str) -> None:
+    """Found: extracting anew by hand left the old manifest beside files of two versions."""
+    put(store, "any/thing.zip", zips.standard({f"{n:05}": b"new" for n in range(1500)}))
+    for name in ("_manifest.json", "00700"):
+        store.put(f"out/{name}", b"{}", "application/json", {})
+    process = subprocess.Popen(
+        [*PROGRAM, "extract", f"s3://{bucket}/any/thing.zip", f"s3://{bucket}/out"],
+        env=environment(s3_server, bucket, UNZIP_DRAIN_SECONDS="0.001", UNZIP_WRITERS="1"),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    folder = s3_server.folder / bucket / "out"
+    until(lambda: len(list(folder.iterdir())) > 3)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == 1, errors
+    assert "carries no manifest" in errors
+    assert manifest_of(store, "out/") is None
 
 
 def test_addresses() -> None:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import bz2
 import dataclasses
+import tracemalloc
 import zlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.unzip import zips
-from tests.unzip.support import verdict
+from tests.unzip.support import in_memory, verdict
+from unzip import members
 from unzip.directory import Limits
 from unzip.extract import Extractor, Options
-from unzip.refusals import Reason
+from unzip.refusals import Reason, Refused
 
 
 @pytest.mark.parametrize(("data", "reason"), zips.BAD.values(), ids=zips.names(zips.BAD))
@@ -39,12 +43,58 @@ def test_ratio_counts_above_the_free_bytes_only(extractor: Extractor) -> None:
     assert isinstance(verdict(extractor, zips.BOMB, Limits(ratio_free_bytes=64 << 20)), dict)
 
 
+class _Counting:
+    """A decoder that says how much came out of it."""
+
+    def __init__(self, decoder: Any, produced: list[int]) -> None:
+        self._decoder = decoder
+        self._produced = produced
+
+    def decompress(self, *args: Any) -> bytes:
+        out: bytes = self._decoder.decompress(*args)
+        self._produced.append(len(out))
+        return out
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._decoder, name)
+
+
+@pytest.mark.parametrize("method", [8, 12])
 @pytest.mark.parametrize("size", [1 << 10, 60_000, 5 << 20])
-def test_a_liar_is_stopped_one_byte_past_its_size(size: int) -> None:
-    """The bomb says it is small: no more than declared plus one byte ever comes out."""
-    entry = zips.Entry(b"b", bytes(size + 4_000_000), local={"size": size}, central={"size": size})
-    with Extractor(Options(readers=1, writers=1, part_bytes=1 << 20)) as narrow:
-        assert verdict(narrow, zips.build(entry)) is Reason.WRONG_SIZE
+def test_a_liar_is_stopped_one_byte_past_its_size(
+    monkeypatch: pytest.MonkeyPatch, size: int, method: int
+) -> None:
+    """Found: what was streamed went on to the end of the decoder's buffer, up to 8 MiB."""
+    produced: list[int] = []
+    deflate, bzip2 = members.inflater.decompressobj, bz2.BZ2Decompressor
+    monkeypatch.setattr(
+        members.inflater, "decompressobj", lambda **kinds: _Counting(deflate(**kinds), produced)
+    )
+    monkeypatch.setattr(members.bz2, "BZ2Decompressor", lambda: _Counting(bzip2(), produced))
+    said = {"size": size}
+    entry = zips.Entry(b"b", bytes(size + 4_000_000), method=method, local=said, central=said)
+    data = zips.build(entry)
+    for part_bytes in (1 << 20, 8 << 20):
+        produced.clear()
+        with Extractor(Options(readers=1, writers=1, part_bytes=part_bytes)) as narrow:
+            assert verdict(narrow, data) is Reason.WRONG_SIZE
+        assert sum(produced) == size + 1
+
+
+def test_long_names_are_not_collected(extractor: Extractor) -> None:
+    """Found: every name, up to 64 KiB, was kept until the whole directory had been read."""
+    entries = [zips.Entry(b"%065000d" % n, local={"name": b"short"}) for n in range(200)]
+    source = in_memory(zips.build(*entries))
+    tracemalloc.start()
+    try:
+        with pytest.raises(Refused) as refusal:
+            extractor.read_directory(source, Limits())
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert refusal.value.reason is Reason.NAME_TOO_LONG
+    assert len(refusal.value.member) <= 1024
+    assert peak < 5 << 20
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import urllib3.exceptions
 
 from tests.s3 import S3Server
 from tests.unzip.conftest import session
+from tests.unzip.faults import faulty
 from unzip.startup import UnfitStore, check_conditional_writes, copies_rightly
 from unzip.store import (
     S3,
@@ -118,6 +119,47 @@ def test_a_server_with_several_winners_is_refused(store: S3) -> None:
     unfit: Any = TwoWinners(store)
     with pytest.raises(UnfitStore, match="8 of 8 writers won"):
         check_conditional_writes(unfit, "s/")
+
+
+class TwoSuccessors(TwoWinners):
+    """A server that compares the version and does not lock: all who saw it replace it."""
+
+    def __init__(self, store: S3) -> None:
+        super().__init__(store)
+        self._first = ""
+
+    def put(self, key: str, body: bytes, kind: str, metadata: Any, condition: Any) -> str:
+        same = isinstance(condition, Matching) and condition.etag == self._first
+        etag = self._store.put(key, body, kind, metadata, None if same else condition)
+        self._first = self._first or etag
+        return etag
+
+
+def test_a_server_that_lets_several_replace_one_version_is_refused(store: S3) -> None:
+    """Found: taking over relies on it, and only a version that is not there was tried."""
+    unfit: Any = TwoSuccessors(store)
+    with pytest.raises(UnfitStore, match="8 of 8 writers won one If-Match race"):
+        check_conditional_writes(unfit, "s/")
+    assert list(store.entries("s/")) == []
+
+
+def test_every_repetition_is_counted(s3_server: S3Server, bucket: str) -> None:
+    """Found: a request that was repeated nine times counted as one retry."""
+    counted: list[str] = []
+    with faulty(s3_server.url) as faults:
+        faults.rate, faults.kinds = 1.0, ("slow_down",)
+        through = S3(
+            bucket,
+            session=session(),
+            endpoint=faults.url,
+            attempts=3,
+            pause_seconds=0.001,
+            on_retry=lambda error: counted.append(error.code),
+        )
+        with pytest.raises(SlowDown):
+            through.put("k", b"1", "text/plain", {})
+        assert len(counted) == faults.happened["slow_down"] - 1 == 3
+    assert set(counted) == {"SlowDown"}
 
 
 def _client_error(code: str, status: int) -> Exception:

@@ -6,8 +6,7 @@ import asyncio
 import json
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +17,23 @@ from moto.server import ThreadedMotoServer
 from starlette.types import ASGIApp
 
 from kit.health import Health
-from tests.s3 import serve_s3
+from tests.s3 import S3Server, serve_s3
 from tests.unzip import zips
 from tests.unzip.conftest import session
-from tests.unzip.support import Recorder, files_below, free_port, manifest_of, put, service_on
+from tests.unzip.support import (
+    Recorder,
+    files_below,
+    free_port,
+    manifest_of,
+    put,
+    service_on,
+    until,
+)
 from unzip.extract import Extractor
 from unzip.store import S3
 from unzip.watch import Queue, Watcher, create_app
 
 KEY, RESULT = "kim/result.zip", "kim/result/"
-
-
-def until(condition: Callable[[], bool], seconds: float = 20) -> None:
-    """Wait for a condition; fail when it does not come."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not come"
-        time.sleep(0.02)
 
 
 def event(bucket: str, key: str) -> bytes:
@@ -66,6 +65,28 @@ def test_webhook_from_put_to_manifest(tmp_path: Path) -> None:
                 assert files_below(store, RESULT) == {"가.txt": b"1"}
             metrics = httpx.get(f"{url}/metrics").text
             assert 'slipway_unzip_archives_total{outcome="published"} 1.0' in metrics
+
+
+def test_sigterm_takes_no_more_archives(
+    s3_server: S3Server, store: S3, bucket: str, tmp_path: Path
+) -> None:
+    """Found: archives were begun until the web server had ended, long after the signal."""
+    port, log = free_port(), tmp_path / "watch.log"
+    environment = s3_server.environment() | {
+        "UNZIP_BUCKET": bucket,
+        "UNZIP_PORT": str(port),
+        "UNZIP_STOP_DELAY_SECONDS": "3",
+        "UNZIP_WATCH_LIST_SECONDS": "0.05",
+    }
+    with watching(environment, log) as process:
+        until(lambda: _answers(f"http://127.0.0.1:{port}/readyz"))
+        process.terminate()
+        until(lambda: b'"draining"' in log.read_bytes())
+        put(store, KEY, zips.standard({"a": b"1"}))
+        answer = httpx.post(f"http://127.0.0.1:{port}/events", content=event(bucket, KEY))
+        assert answer.status_code == 503
+        assert process.wait(30) == 0
+    assert list(store.entries(RESULT)) == []
 
 
 class watching:  # noqa: N801 - used as a with statement

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,11 +24,14 @@ from tests.unzip.support import (
     service_on,
     settings_for,
 )
-from unzip.extract import SOURCE_TAG, Extractor, Options
+from unzip import worker
+from unzip.directory import Limits
+from unzip.extract import SOURCE_TAG, Extractor, Options, Source
 from unzip.ledger import Archive, LeaseLost, Ledger, State
+from unzip.publication import Publication
 from unzip.refusals import Reason
 from unzip.startup import copies_rightly
-from unzip.store import S3, Absent, Buffer, Missing
+from unzip.store import S3, Absent, Buffer, Entry, Missing
 from unzip.worker import Stop
 
 KEY, RESULT = "kim/result.zip", "kim/result/"
@@ -165,6 +171,40 @@ def test_parts_of_a_bad_archive_are_never_seen(store: S3, method: int, bad: str)
     assert not any(call.startswith(("complete_upload", f"put {RESULT}")) for call in watched.calls)
 
 
+def test_parts_of_a_member_that_lies_about_its_size_are_aborted(store: S3) -> None:
+    """They go up before the lie shows; nobody can see them, and they do not stay."""
+    said = {"size": 9 << 20}
+    lie = zips.Entry(b"big.bin", zips.noise(12 << 20), local=said, central=said)
+    put(store, KEY, zips.build(lie))
+    watched = Mortal(store)
+    with Extractor(Options()) as default:
+        assert service_on(watched, default).sweep().outcomes == {"refused": 1}
+    assert any(call.startswith("abort_upload") for call in watched.calls)
+    assert list(store.entries(RESULT)) == []
+    assert list(store.list_uploads("")) == []
+
+
+def test_the_age_of_the_oldest_is_known_though_a_limit_stops_the_run(
+    store: S3, extractor: Extractor
+) -> None:
+    """Found: it was set by a listing that came to its end, and else stayed at zero."""
+    for n in range(3):
+        put(store, f"{n}/result.zip", zips.standard({"a": b"1"}))
+    old = datetime.now(UTC) - timedelta(hours=5)
+
+    class Older(Mortal):
+        def entries(self, prefix: str, start_after: str = "") -> Iterator[Entry]:
+            for entry in self._store.entries(prefix, start_after):
+                yield entry._replace(modified=old) if entry.key.startswith("2/") else entry
+
+    service = service_on(Older(store), extractor, run_archives=1)
+    tally = service.sweep()
+    assert (tally.found, tally.taken, tally.outcomes) == (3, 1, {"published": 1})
+    age = service.metrics.registry.get_sample_value("slipway_unzip_oldest_unprocessed_seconds")
+    assert age is not None
+    assert 5 * 3600 <= age < 5 * 3600 + 600
+
+
 def test_a_charset_that_shows_late_is_right_all_the_same(store: S3) -> None:
     """An upload has its type from its first bytes; a text that turns out otherwise goes again."""
     late = b"line of text\n" * 500_000 + "한국어 문장이 여기에 있습니다.\n".encode("cp949") * 20
@@ -280,6 +320,49 @@ def test_resumes_at_the_member(store: S3, extractor: Extractor) -> None:
     left = [entry.key for entry in store.entries(".slipway/")]
     assert len(left) == 1
     assert "/closed/" in left[0]
+
+
+def test_a_long_proof_is_kept_however_few_the_files(
+    store: S3, extractor: Extractor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found: below a checkpoint's number of files whoever resumed had to prove them all again."""
+    put(store, KEY, zips.standard({"a": b"1", "b": b"2"}))
+    skipped = 0.0
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + skipped)
+    monkeypatch.setattr(worker, "time", clock)
+
+    def slow_then_dead(name: str) -> bool:
+        nonlocal skipped
+        skipped += 25.0 * name.startswith("read ")
+        return name.startswith(f"put {RESULT}")
+
+    with pytest.raises(Killed):
+        service_on(_DyingWhen(store, slow_then_dead), extractor).sweep()
+    service = service_on(Later(store, 100), extractor)  # type: ignore[arg-type]
+    assert service.sweep().outcomes == {"published": 1}
+    outcome = service.ledger.outcome(
+        Archive(store.bucket, KEY, store.head(KEY).etag, store.head(KEY).size)
+    )
+    assert outcome is not None
+    assert "verify" not in outcome.seconds
+    assert [entry.key.split("/")[2] for entry in store.entries(".slipway/")] == ["closed"]
+
+
+def test_what_is_done_is_proved_again_and_not_sent_again(store: S3) -> None:
+    """Found: without a plan, large members that were there already went up once more."""
+    files = {"big.txt": b"line of text\n" * 480_000, "small": b"1"}
+    etag = put(store, KEY, zips.standard(files))
+    watched: Any = Mortal(store)
+    source = Source(store, KEY, etag, store.head(KEY).size)
+    with Extractor(Options(part_bytes=5 << 20)) as wide:
+        listed = wide.read_directory(source, Limits()).members
+        with Publication(
+            wide, source, listed, watched, RESULT, check=lambda: None, done={0, 1}
+        ) as publication:
+            types = wide.verify(source, listed, check=lambda: None, take=publication.take)
+            publication.publish(types, fenced=lambda: None, existing={})
+    assert types == ["text/plain; charset=utf-8", "application/octet-stream"]
+    assert watched.calls == []
 
 
 class _DyingWhen(Mortal):

@@ -468,6 +468,8 @@ BAD: dict[str, tuple[bytes, Reason]] = {
     ),
     "name climbs in an empty folder": (build(Entry(b"../", method=0)), Reason.NAME_CLIMBS),
     "name with a drive": (build(Entry(b"C:/windows", b"1")), Reason.NAME_DRIVE),
+    "name with a drive further down": (build(Entry(b"a/C:/b", b"1")), Reason.NAME_DRIVE),
+    "name with a drive behind a backslash": (build(Entry(b"a\\c:b", b"1")), Reason.NAME_DRIVE),
     "name with a drive, relative": (build(Entry(b"c:evil", b"1")), Reason.NAME_DRIVE),
     "name with NUL": (build(Entry(b"a.txt\0.exe", b"1")), Reason.NAME_CONTROL_CHARACTER),
     "name with a line feed": (build(Entry(b"a\nb", b"1")), Reason.NAME_CONTROL_CHARACTER),
@@ -503,6 +505,8 @@ BAD: dict[str, tuple[bytes, Reason]] = {
         build(Entry(b"a", b"1", flags=UTF8, extra=unicode_path(b"a", "b"))),
         Reason.NAME_CONTRADICTORY,
     ),
+    "a file below the manifest": (build(Entry(b"_manifest.json/x", b"1")), Reason.NAME_RESERVED),
+    "a folder of the manifest's name": (build(Entry(b"_manifest.json/")), Reason.NAME_RESERVED),
     "the manifest's name": (build(Entry(b"_manifest.json", b"{}")), Reason.NAME_RESERVED),
     "name twice": (build(A, Entry(b"a.txt", b"other")), Reason.NAME_DUPLICATE),
     "name twice after normalisation": (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Callable
 from types import FrameType
 from typing import Literal
 
@@ -27,8 +28,15 @@ class _Server(uvicorn.Server):
     stops listening at once refuses requests that are already on their way.
     """
 
-    def __init__(self, config: uvicorn.Config, health: Health, stop_delay: float) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        health: Health,
+        stop_delay: float,
+        on_drain: Callable[[], object],
+    ) -> None:
         super().__init__(config)
+        self._on_drain = on_drain
         self._health = health
         self._stop_delay = stop_delay
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -49,6 +57,7 @@ class _Server(uvicorn.Server):
             super().handle_exit(sig, frame)
             return
         self._health.draining = True
+        self._on_drain()
         log.info("draining", signal=sig, stop_delay_seconds=self._stop_delay)
         self._loop.call_soon_threadsafe(self._loop.call_later, self._stop_delay, self._stop)
 
@@ -62,9 +71,11 @@ def serve(
     health: Health,
     *,
     http: Literal["httptools"] | type[asyncio.Protocol] = "httptools",
+    on_drain: Callable[[], object] = lambda: None,
 ) -> None:
     """Run until SIGTERM or SIGINT, then: unready, keep serving, drain, exit.
 
+    ``on_drain`` is called at the signal, for work that is not a request and begins no more.
     ``http`` may be a subclass of uvicorn's own protocol that answers some requests itself.
     """
     config = uvicorn.Config(
@@ -84,7 +95,7 @@ def serve(
     except OSError as error:
         log.error(error.strerror or str(error), fix="stop what listens there, or set another port")
         raise SystemExit(1) from None
-    _Server(config, health, settings.stop_delay_seconds).run(sockets)
+    _Server(config, health, settings.stop_delay_seconds, on_drain).run(sockets)
 
 
 def listeners(host: str, port: int, count: int = LISTENERS) -> list[socket.socket]:

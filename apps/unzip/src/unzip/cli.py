@@ -17,6 +17,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from types import FrameType
 from typing import Annotated, Any, NoReturn
 from urllib.parse import urlsplit
@@ -181,8 +182,10 @@ def watch_command() -> None:
             for thread in threads:
                 thread.start()
             health = Health()
-            server.serve(watch.create_app(ours, watcher, health), settings, health)
-            stop.request(settings.drain_seconds)
+            draining = partial(stop.request, settings.drain_seconds)
+            application = watch.create_app(ours, watcher, health)
+            server.serve(application, settings, health, on_drain=draining)
+            draining()  # it may have ended without a signal
             watcher.join()
             for thread in threads:
                 thread.join(timeout=settings.drain_seconds + _GIVE_BACK_SECONDS)
@@ -238,10 +241,14 @@ def extract(
                 clock.lap("verify")
                 if not dry_run:
                     writing = bar.add_task("writing", total=total)
+                    existing = {entry.key: entry.etag for entry in there.entries(prefix)}
+                    if prefix + MANIFEST in existing:
+                        # From here on the files are of two versions: nothing is published.
+                        there.delete(prefix + MANIFEST)
                     publication.publish(
                         types,
                         fenced=stop.check,
-                        existing={entry.key: entry.etag for entry in there.entries(prefix)},
+                        existing=existing,
                         published=lambda i: bar.advance(writing, directory.members[i].size),
                     )
                     clock.lap("publish")

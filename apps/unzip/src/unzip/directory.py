@@ -245,6 +245,15 @@ def _parse(chunks: Iterator[Buffer], ends: _Ends, limits: Limits) -> list[Member
     entries: list[_Entry] = []
     for entry in _entries(chunks, ends.entries):
         _check_readable(entry)
+        # Before they are collected: a hundred thousand names of 64 KiB would fill the memory. No
+        # encoding that is read here has fewer bytes in UTF-8.
+        for length in (len(entry.raw), len(entry.named[0].encode()) if entry.named else 0):
+            if length > limits.name_bytes:
+                raise Refused(
+                    Reason.NAME_TOO_LONG,
+                    f"{length} bytes, at most {limits.name_bytes} fit a key",
+                    member=_shown(entry.raw),
+                )
         entries.append(entry)
     unnamed = [entry.raw for entry in entries if entry.named is None]
     encoding = names.guess_encoding(unnamed) if unnamed else ""
@@ -385,7 +394,7 @@ def zip64_field(extra: dict[int, bytes]) -> bytes:
 
 
 def _shown(raw: bytes) -> str:
-    return raw.decode("utf-8", "backslashreplace")
+    return raw[:1024].decode("utf-8", "backslashreplace")
 
 
 def _check_readable(entry: _Entry) -> None:

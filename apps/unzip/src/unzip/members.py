@@ -116,7 +116,7 @@ def unpack(member: Member, pieces: Iterable[Buffer], *, output: int = _OUTPUT) -
     """The member's bytes in chunks of at most ``output``, CRC and size proved at the end.
 
     ``pieces`` is the compressed data in order. No more than one byte beyond the declared size
-    is ever produced, so a lying header costs nothing.
+    is ever produced, and that one is not yielded, so a lying header costs nothing.
     """
     crc = 0
     size = 0
@@ -189,18 +189,24 @@ def _decoded(member: Member, pieces: Iterable[Buffer], output: int) -> Iterator[
                 continue
             rest: Buffer = piece
             while True:
-                chunk = decoder.decompress(rest, output)
+                most = _most(member, size, output)
+                chunk = decoder.decompress(rest, most)
                 if chunk:
                     size += len(chunk)
                     yield chunk
                 rest = decoder.unconsumed_tail
-                if decoder.eof or (not rest and len(chunk) < output):
+                if decoder.eof or (not rest and len(chunk) < most):
                     break
             if decoder.eof:
                 unused += len(decoder.unused_data)
     except _CORRUPT as error:
         raise _refused(Reason.CORRUPT_DATA, str(error), member) from None
     _check_end(member, decoder.eof, unused, size)
+
+
+def _most(member: Member, size: int, output: int) -> int:
+    """How much may come out next: one byte beyond the declared size shows the lie."""
+    return max(1, min(output, member.size + 1 - size))
 
 
 def _bunzipped(member: Member, pieces: Iterable[Buffer], output: int) -> Iterator[bytes]:
@@ -212,14 +218,14 @@ def _bunzipped(member: Member, pieces: Iterable[Buffer], output: int) -> Iterato
             if decoder.eof:
                 unused += len(piece)
                 continue
-            chunk = decoder.decompress(piece, output)
+            chunk = decoder.decompress(piece, _most(member, size, output))
             while chunk or not decoder.needs_input:
                 size += len(chunk)
                 if chunk:
                     yield chunk
                 if decoder.eof:
                     break
-                chunk = decoder.decompress(b"", output)
+                chunk = decoder.decompress(b"", _most(member, size, output))
             if decoder.eof:
                 unused += len(decoder.unused_data)
     except _CORRUPT as error:

@@ -96,8 +96,8 @@ def checked_path(name: str, *, made_by: int, limit: int) -> str:
         raise refuse(Reason.NAME_CLIMBS, "a name leads out of its folder by '..'")
     if parts[0] == "":
         raise refuse(Reason.NAME_ABSOLUTE, "a name starts at the root")
-    if _DRIVE.match(name):
-        raise refuse(Reason.NAME_DRIVE, "a name starts with a drive")
+    if any(_DRIVE.match(part) for part in parts):
+        raise refuse(Reason.NAME_DRIVE, "a component of a name starts with a drive")
     own = name.split("/")
     if own[-1] == "":
         own.pop()
@@ -119,7 +119,7 @@ def check_together(paths: Iterable[str], *, reserved: str) -> None:
     folders: dict[str, str] = {}
     for path in paths:
         normal = unicodedata.normalize("NFC", path)
-        if normal == reserved:
+        if normal.partition("/")[0] == reserved:
             raise Refused(Reason.NAME_RESERVED, f"{reserved} is the manifest's own", member=path)
         if normal.endswith("/"):
             if normal in folders:

@@ -8,7 +8,7 @@ read again (docs/adr/0035).
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -43,7 +43,10 @@ class _Upload:
 
 
 class Publication:
-    """Where one archive's files go. Leaving the context aborts what was not completed."""
+    """Where one archive's files go. Leaving the context aborts what was not completed.
+
+    What is in ``done`` is visible already, and is only proved.
+    """
 
     def __init__(
         self,
@@ -54,6 +57,7 @@ class Publication:
         prefix: str,
         *,
         check: Check,
+        done: Container[int] = (),
     ) -> None:
         self._extractor = extractor
         self._source = source
@@ -61,6 +65,7 @@ class Publication:
         self._target = target
         self._prefix = prefix
         self._check = check
+        self._done = done
         self._metadata = {SOURCE_TAG: source.tag}
         self._lock = threading.Lock()
         self._uploads: dict[int, _Upload] = {}
@@ -86,10 +91,11 @@ class Publication:
     def take(self, index: int, chunks: Iterator[bytes]) -> str:
         """Prove a member by reading it to its end, holding or sending its bytes; its type."""
         member = self._listed[index]
-        if member.kind is Kind.FILE and self._is_large(member):
+        wanted = member.kind is Kind.FILE and index not in self._done
+        if wanted and self._is_large(member):
             return self._send_ahead(index, chunks)
         probe = content.Probe(member.path)
-        keeps = member.kind is Kind.FILE and self._extractor.kept.offer(member.size)
+        keeps = wanted and self._extractor.kept.offer(member.size)
         kept: list[bytes] = []
         try:
             for chunk in chunks:
@@ -112,10 +118,9 @@ class Publication:
         *,
         fenced: Check,
         existing: Mapping[str, str],
-        skip: Collection[int] = (),
         published: Callable[[int], None] = lambda index: None,
     ) -> None:
-        """Make every file visible that is not in ``skip``.
+        """Make every file visible that is not done.
 
         ``existing`` maps keys below ``prefix`` to their ETags: each write is conditional on what
         was there, so a worker that lost its lease cannot overwrite its successor's files.
@@ -125,7 +130,7 @@ class Publication:
         wanted = [
             index
             for index, member in enumerate(self._listed)
-            if member.kind is Kind.FILE and index not in skip
+            if member.kind is Kind.FILE and index not in self._done
         ]
         crew = Crew(extractor.writers, extractor.options.writers * 2, extractor.budget)
         visible = partial(self._visible, fenced=fenced, existing=existing)

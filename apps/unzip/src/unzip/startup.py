@@ -17,23 +17,32 @@ class UnfitStore(Exception):  # noqa: N818 - a verdict
 
 
 def check_conditional_writes(store: Store, prefix: str) -> None:
-    """Race several writers for one key: exactly one may win, and only its version be replaced."""
+    """Race several writers for one key: exactly one may win, and only its version be replaced.
+
+    Claiming relies on the race for what is not there, taking over on that for one version.
+    """
     key = f"{prefix}probe/{secrets.token_hex(8)}"
 
-    def race(number: int) -> str:
+    def attempt(condition: Absent | Matching, header: str, number: int) -> str:
         try:
-            return store.put(key, str(number).encode(), "text/plain", {}, Absent())
+            return store.put(key, f"{header} {number}".encode(), "text/plain", {}, condition)
         except Conflict:
             return ""
 
-    try:
-        with ThreadPoolExecutor(_RACERS) as pool:
-            winners = [etag for etag in pool.map(race, range(_RACERS)) if etag]
+    def race(pool: ThreadPoolExecutor, condition: Absent | Matching, header: str) -> str:
+        one = partial(attempt, condition, header)
+        winners = [etag for etag in pool.map(one, range(_RACERS)) if etag]
         if len(winners) != 1:
             raise UnfitStore(
-                f"{len(winners)} of {_RACERS} writers won one If-None-Match race; exactly one may: "
+                f"{len(winners)} of {_RACERS} writers won one {header} race; exactly one may: "
                 "use Amazon S3, or versitygw 1.8.0 or newer"
             )
+        return winners[0]
+
+    try:
+        with ThreadPoolExecutor(_RACERS) as pool:
+            first = race(pool, Absent(), "If-None-Match")
+            race(pool, Matching(first), "If-Match")
         try:
             store.put(key, b"x", "text/plain", {}, Matching('"0123456789abcdef"'))
         except (Conflict, Missing):

@@ -296,8 +296,18 @@ class S3:
         try:
             return once()
         except Transient as error:
-            self._on_retry(error)
-            return self._retry(once)
+            failed = error
+
+        def again() -> T:
+            nonlocal failed
+            self._on_retry(failed)
+            try:
+                return once()
+            except Transient as error:
+                failed = error
+                raise
+
+        return self._retry(again)
 
     def head(self, key: str) -> Head:
         """What is at ``key``, or Missing."""

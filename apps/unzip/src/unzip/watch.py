@@ -103,6 +103,8 @@ def create_app(service: Service, watcher: Watcher, health: Health) -> ASGIApp:
             keys = created_keys(body, bucket=service.settings.bucket)
         except UnknownEvent as error:
             raise Problem(400, "unknown-event", f"{error}; send S3 event messages") from error
+        if service.stop.requested.is_set():
+            raise Problem(503, "draining", "another pod takes it", headers={"Retry-After": "10"})
         wanted = [key for key in keys if service.wanted(key)]
         offered = [watcher.offer(key) for key in wanted]
         if not all(offered):

@@ -239,13 +239,21 @@ class Worker:
         clock.lap("directory")
         types = self._ledger.plan(archive) if lease.claim.verified else None
         with Publication(
-            self._extractor, source, directory.members, self._store, prefix, check=check
+            self._extractor,
+            source,
+            directory.members,
+            self._store,
+            prefix,
+            check=check,
+            done=lease.done,
         ) as publication:
             if types is None or len(types) != len(directory.members):
                 types = self._extractor.verify(
                     source, directory.members, check=check, take=publication.take
                 )
                 clock.lap("verify")
+                if lease.claim.verified or clock.seconds["verify"] > lease.claim.lease_seconds / 3:
+                    self._keep_plan(lease, types)
             deadline.lift()
             self._metrics.bytes.labels("read").inc(archive.size)
             self._publish(lease, source, directory, types, publication, clock=clock)
@@ -284,7 +292,6 @@ class Worker:
                 types,
                 fenced=lease.renew,
                 existing=existing,
-                skip=lease.done,
                 published=self._progress(lease, types),
             )
             clock.lap("publish")
@@ -330,12 +337,17 @@ class Worker:
                 seen += 1
                 due = seen % every == 0
                 if due and not saved:
-                    self._ledger.save_plan(lease.claim.archive, types)
+                    self._keep_plan(lease, types)
                     saved = True
-            if due:
-                lease.renew(verified=True)
+                elif due:
+                    lease.renew()
 
         return published
+
+    def _keep_plan(self, lease: Lease, types: list[str]) -> None:
+        """Spare whoever resumes the proof. The claim says first that there is a plan to drop."""
+        lease.renew(verified=True)
+        self._ledger.save_plan(lease.claim.archive, types)
 
     def _put_manifest(self, lease: Lease, key: str, document: dict[str, Any], tag: str) -> None:
         body = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
