@@ -20,11 +20,13 @@ from prometheus_client.parser import text_string_to_metric_families
 from kit.settings import environment_variables
 from tests.s3 import S3Server
 from tests.unzip import zips
+from tests.unzip.faults import faulty
 from tests.unzip.receiver import receiving
-from tests.unzip.support import files_below, free_port, manifest_of, put, until
-from unzip.cli import _address
+from tests.unzip.support import files_below, free_port, manifest_of, put, settings_for, until
+from unzip.cli import _address, _store
+from unzip.metrics import Metrics
 from unzip.settings import UnzipSettings
-from unzip.store import S3
+from unzip.store import S3, SlowDown
 
 KEY, RESULT = "kim/result.zip", "kim/result/"
 _BYTECODE = str(Path(tempfile.gettempdir()) / "slipway-tests-bytecode")
@@ -129,6 +131,24 @@ def test_a_manifest_does_not_outlive_its_files(s3_server: S3Server, store: S3, b
     assert process.returncode == 1, errors
     assert "carries no manifest" in errors
     assert manifest_of(store, "out/") is None
+
+
+def test_retries_are_counted_by_code(
+    s3_server: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The metric, from the fault to the number that is scraped."""
+    metrics = Metrics()
+    with faulty(s3_server.url) as faults:
+        for name, value in environment(s3_server, bucket).items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", faults.url)
+        store = _store(settings_for(bucket, request_attempts=2), metrics=metrics)
+        faults.rate, faults.kinds = 1.0, ("slow_down",)
+        with pytest.raises(SlowDown):
+            store.put(KEY, b"1", "text/plain", {})
+        repeated = faults.happened["slow_down"] - 1
+    found = metrics.registry.get_sample_value("slipway_unzip_retries_total", {"code": "SlowDown"})
+    assert found == repeated == 2
 
 
 def test_addresses() -> None:

@@ -31,8 +31,9 @@ from tests.unzip.support import (
     put,
     service_on,
 )
+from unzip.directory import Buffer
 from unzip.extract import Extractor, Options
-from unzip.ledger import Outcome
+from unzip.ledger import Archive, Outcome
 from unzip.store import S3
 
 POINTS = os.environ.get("SLIPWAY_CRASH_POINTS", "4")
@@ -41,12 +42,19 @@ KEY, RESULT = "kim/result.zip", "kim/result/"
 
 @dataclass(frozen=True)
 class Scenario:
-    """What lies in the bucket, and what must come of it. ``before`` was extracted earlier."""
+    """What lies in the bucket, and what must come of it. ``before`` was extracted earlier,
+    and then ``between``.
+
+    ``retried``: somebody asked for it again. ``replacement`` is uploaded while it is read.
+    """
 
     data: bytes
     files: dict[str, bytes]
     before: bytes | None = None
+    between: bytes | None = None
     refused: bool = False
+    retried: bool = False
+    replacement: bytes | None = None
     settings: dict[str, Any] = field(default_factory=dict)
 
 
@@ -75,6 +83,21 @@ SCENARIOS = {
     "refused, over an older version": Scenario(
         zips.BAD["name climbs"][0], _first, zips.standard(_first), refused=True
     ),
+    "retried": Scenario(zips.standard(_first), _first, before=zips.standard(_first), retried=True),
+    "retried after a refusal": Scenario(
+        zips.BAD["wrong crc"][0], {}, before=zips.BAD["wrong crc"][0], refused=True, retried=True
+    ),
+    "comes back after another version": Scenario(
+        zips.standard(_first),
+        _first,
+        before=zips.standard(_first),
+        between=zips.standard({"a": b"one"}),
+    ),
+    "replaced while it is read": Scenario(
+        zips.standard({"old": b"1", "a": b"2"}),
+        _first,
+        replacement=zips.standard(_first),
+    ),
 }
 
 
@@ -88,6 +111,24 @@ class MortalTarget(Recorder):
 
     def send(self, event: dict[str, Any]) -> None:
         self._mortal.step(f"tell {self.name}", lambda: self._told.send(event))
+
+
+class Replacing:
+    """Somebody uploads another archive when the second range is read."""
+
+    def __init__(self, store: S3, replacement: bytes) -> None:
+        self._store = store
+        self._replacement = replacement
+        self._reads = 0
+
+    def read(self, key: str, start: int, end: int, etag: str) -> Buffer:
+        self._reads += 1
+        if self._reads == 2:
+            put(self._store, key, self._replacement)
+        return self._store.read(key, start, end, etag)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
 
 
 @dataclass
@@ -121,13 +162,28 @@ def _stage(server: S3Server, scenario: Scenario, extractor: Extractor, name: str
     (server.folder / name).mkdir()
     store = S3(name, session=session(), endpoint=server.url, concurrency=8)
     stage = Stage(store)
-    if scenario.before is not None:
-        put(store, KEY, scenario.before)
+    for earlier in (scenario.before, scenario.between):
+        if earlier is None:
+            continue
+        put(store, KEY, earlier)
         stage.sweep(scenario, extractor, Mortal(store))
         stage.backend.events.clear()
         stage.slack.events.clear()
     put(store, KEY, scenario.data)
+    if scenario.retried:
+        ledger = service_on(store, extractor).ledger
+        head = store.head(KEY)
+        outcome = ledger.outcome(Archive(name, KEY, head.etag, head.size))
+        assert outcome is not None
+        ledger.reopen(outcome)
     return stage
+
+
+def _mortal(stage: Stage, scenario: Scenario, at: int = 0, *, before: bool = True) -> Mortal:
+    store: Any = stage.store
+    if scenario.replacement is not None:
+        store = Replacing(store, scenario.replacement)
+    return Mortal(store, at, before=before)
 
 
 def _check_in_between(stage: Stage, scenario: Scenario) -> None:
@@ -178,18 +234,19 @@ def test_killed_at_any_call(
     scenario = SCENARIOS[name]
     prefix = f"crash-{list(SCENARIOS).index(name)}"
     whole = _stage(s3_server, scenario, crash_extractor, f"{prefix}-whole")
-    mortal = Mortal(whole.store)
+    mortal = _mortal(whole, scenario)
     whole.sweep(scenario, crash_extractor, mortal)
     manifest = manifest_of(whole.store, RESULT)
     _check_after(whole, scenario, manifest, "")
     points = _points(len(mortal.calls), name)
     deaths = len(points)
+    assert deaths >= (2 * len(mortal.calls) if POINTS == "all" else 1)
     for at, before in points:
         stage = _stage(s3_server, scenario, crash_extractor, f"{prefix}-{at}-{before}".lower())
         expected = dict(manifest) if manifest is not None else None
         if expected is not None:
             expected["source"] = {**expected["source"], "bucket": stage.store.bucket}
-        dying = Mortal(stage.store, at, before=before)
+        dying = _mortal(stage, scenario, at, before=before)
         killed_at = ""
         try:
             stage.sweep(scenario, crash_extractor, dying)
@@ -205,6 +262,8 @@ def test_killed_at_any_call(
             killed_at += f" {second.calls[-1]}" if second.dead else ""
             deaths += second.dead
             _check_in_between(stage, scenario)
+        if scenario.replacement is not None:
+            put(stage.store, KEY, scenario.replacement)  # in any case, sooner or later
         for hours in range(2, 5):  # the next runs of the CronJob, long after
             late: Any = Later(stage.store, hours * 3600)
             stage.sweep(scenario, crash_extractor, Mortal(late))
@@ -216,8 +275,19 @@ def test_killed_at_any_call(
     print(f"{name}: {deaths} kill points")
 
 
+def test_there_are_a_thousand_points(s3_server: S3Server, crash_extractor: Extractor) -> None:
+    """Every call of every scenario, before and after it: what ``all`` stands for."""
+    calls = 0
+    for number, scenario in enumerate(SCENARIOS.values()):
+        stage = _stage(s3_server, scenario, crash_extractor, f"count-{number}")
+        mortal = _mortal(stage, scenario)
+        stage.sweep(scenario, crash_extractor, mortal)
+        calls += len(mortal.calls)
+    assert 2 * calls >= 1000
+
+
 def test_outcome_survives_its_own_json() -> None:
-    from unzip.ledger import Archive, State
+    from unzip.ledger import State
 
     outcome = Outcome(Archive("b", KEY, '"e"', 1), State.REFUSED, reason="x", seconds={"a": 1.5})
     assert Outcome.from_json(outcome.to_json()) == outcome

@@ -42,18 +42,22 @@ def _wait(condition: Callable[[], bool], seconds: float = 60) -> None:
 def test_racing_workers_share_the_work(s3_server: S3Server, store: S3, bucket: str) -> None:
     users = [f"user-{n:02}" for n in range(12)]
     for number, user in enumerate(users):
-        files = {f"{n}": user.encode() for n in range(5 + number)}
+        files = {f"{n}": user.encode() for n in range(60 + number)}
         put(store, f"{user}/result.zip", zips.standard(files))
     with receiving() as backend:
-        workers = [_start(s3_server, bucket, UNZIP_BACKEND_URL=backend.url) for _ in range(3)]
+        # One writer each, so that none has done it all before the others are there.
+        told = {"UNZIP_BACKEND_URL": backend.url, "UNZIP_WRITERS": "1"}
+        workers = [_start(s3_server, bucket, **told) for _ in range(3)]
         outputs = [worker.communicate(timeout=100)[0] for worker in workers]
         assert [worker.returncode for worker in workers] == [0, 0, 0]
         assert _told(backend) == [f"{user}/result.zip" for user in users]
     rows = [row for output in outputs for row in lines(output)]
     published = [row["key"] for row in rows if row["message"] == "published"]
+    busy = [output for output in outputs if '"message": "published"' in output]
+    assert len(busy) >= 2, "one worker did it all"
     assert sorted(published) == [f"{user}/result.zip" for user in users]
     for number, user in enumerate(users):
-        assert len(files_below(store, f"{user}/result/")) == 5 + number
+        assert len(files_below(store, f"{user}/result/")) == 60 + number
 
 
 def _frozen_in_mid_work(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import bz2
 import dataclasses
+import subprocess
+import sys
 import tracemalloc
 import zlib
 from pathlib import Path
@@ -118,6 +120,38 @@ def test_large_members_are_read_as_small_ones_are(data: bytes, extractor: Extrac
 def test_large_bad_members_are_refused_as_small_ones_are(data: bytes, reason: Reason) -> None:
     with Extractor(dataclasses.replace(Options(), span_bytes=256, part_bytes=0)) as narrow:
         assert verdict(narrow, data) is reason
+
+
+_WITHOUT_ISAL = """
+import sys, zlib
+sys.modules["isal.isal_zlib"] = None
+from tests.unzip import zips
+from tests.unzip.support import OPTIONS, verdict
+from unzip import members
+from unzip.extract import Extractor
+assert members.inflater is zlib
+with Extractor(OPTIONS) as extractor:
+    for name, (data, reason) in zips.BAD.items():
+        assert verdict(extractor, data) is reason, name
+    for name, (data, files) in zips.GOOD.items():
+        expected = {path: (len(body), zlib.crc32(body)) for path, body in files.items()}
+        assert verdict(extractor, data) == expected, name
+    large = {"large": zips.noise(5 << 20) + bytes(9 << 20)}
+    assert len(verdict(extractor, zips.standard(large))) == 1
+print("as with it")
+"""
+
+
+def test_without_isal_the_verdicts_are_the_same() -> None:
+    """Platforms without its wheel inflate with zlib, whole and in chunks."""
+    done = subprocess.run(
+        [sys.executable, "-c", _WITHOUT_ISAL],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "as with it\n", done.stderr
 
 
 def test_every_reason_has_a_fixture() -> None:

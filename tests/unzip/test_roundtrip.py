@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import unicodedata
 import zlib
+from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
+from tests.s3 import S3Server
 from tests.unzip import zips
-from tests.unzip.support import OPTIONS, in_memory, verdict
+from tests.unzip.conftest import session
+from tests.unzip.support import (
+    OPTIONS,
+    Mortal,
+    files_below,
+    in_memory,
+    manifest_of,
+    put,
+    service_on,
+    verdict,
+)
 from unzip.directory import Kind, Limits
-from unzip.extract import Extractor
+from unzip.extract import Extractor, Options
 from unzip.refusals import Reason, Refused
+from unzip.store import S3
 
 _EXTRACTOR = Extractor(OPTIONS)
 _components = st.text(
@@ -62,6 +77,64 @@ def test_any_tree_round_trips(made: list[zips.Entry], zip64: bool) -> None:
     assert verdict(_EXTRACTOR, data) == {
         entry.name.decode(): (len(entry.data), zlib.crc32(entry.data)) for entry in made
     }
+
+
+_buckets = itertools.count()
+KEY, RESULT = "kim/result.zip", "kim/result/"
+# So small that a few kilobytes take every way: several to a span, alone in chunks, as an upload.
+_NARROW = Options(readers=2, writers=4, span_bytes=1024, part_bytes=3000, keep_bytes=4000)
+
+
+def _through_s3(
+    server: S3Server, made: list[zips.Entry], options: Options, **build: Any
+) -> tuple[dict[str, bytes], list[str]]:
+    """What the real service makes of an archive on the real server, and the calls for it."""
+    name = f"roundtrip-{next(_buckets)}"
+    (server.folder / name).mkdir()
+    store = S3(name, session=session(), endpoint=server.url, concurrency=8)
+    put(store, KEY, zips.build(*made, **build))
+    watched: Any = Mortal(store)
+    with Extractor(options) as narrow:
+        assert service_on(watched, narrow).sweep().outcomes == {"published": 1}
+        assert narrow.kept.offer(options.keep_bytes)
+    document = manifest_of(store, RESULT)
+    assert document is not None
+    found = files_below(store, RESULT)
+    assert {row["path"]: (row["size"], row["crc32"]) for row in document["members"]} == {
+        path: (len(body), f"{zlib.crc32(body):08x}") for path, body in found.items()
+    }
+    assert list(store.list_uploads("")) == []
+    return found, watched.calls
+
+
+@given(entries(), st.booleans(), st.sampled_from([0, 4000, 1 << 20]), st.booleans())
+@settings(max_examples=20, deadline=None)
+def test_any_tree_round_trips_through_s3(
+    s3_server: S3Server, made: list[zips.Entry], zip64: bool, keep_bytes: int, copies: bool
+) -> None:
+    options = replace(_NARROW, keep_bytes=keep_bytes, copies_rightly=lambda: copies)
+    found, _ = _through_s3(s3_server, made, options, zip64=zip64)
+    assert found == {entry.name.decode(): entry.data for entry in made}
+
+
+def test_every_way_into_s3_is_taken(s3_server: S3Server) -> None:
+    """Small and kept, small and read twice, in chunks, in parts, copied by S3: all in one."""
+    sizes = {"tiny": 10, "several": 900, "chunks": 2500, "parts": 9000}
+    made = [
+        zips.Entry(f"{name}-{method}-{n}".encode(), zips.noise(size, n), method=method)
+        for n in range(3)
+        for method in (0, 8, 12)
+        for name, size in sizes.items()
+    ]
+    options = replace(_NARROW, copies_rightly=lambda: True)
+    found, calls = _through_s3(s3_server, made, options)
+    assert found == {entry.name.decode(): entry.data for entry in made}
+    kinds = Counter(call.split()[0] for call in calls if RESULT in call)
+    assert (kinds["copy_part"], kinds["upload_part"], kinds["complete_upload"]) == (3, 6, 9)
+    assert kinds["put"] == len(made) - 9 + 1  # and the manifest
+    _, remembered = _through_s3(s3_server, made, replace(options, keep_bytes=1 << 20))
+    reads = [sum(call.startswith("read ") for call in one) for one in (calls, remembered)]
+    assert reads[0] > reads[1]
 
 
 def _listed(data: bytes) -> dict[str, tuple[int, int]] | Reason:
