@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.release.conftest import Answer, World, digest
+from tests.release.conftest import Answer, World, application_set, digest
 
 
 def rollback(world: World, *more: str, env: str = "dev") -> Answer:
@@ -114,3 +114,90 @@ def test_an_unknown_commit_or_service_is_refused(world: World) -> None:
     deployed(world, "1", "2")
     assert rollback(world, "--to", "f" * 40).code == 8
     assert rollback(world, "--service", "nope").code == 8
+
+
+def test_a_hold_does_not_make_a_new_fault_pass_for_rolled_back(world: World) -> None:
+    """Found: while a rollback's hold stood, whatever was pushed past it counted as rolled back."""
+    deployed(world, "1", "2")
+    rollback(world)
+    good = world.file("values/dev/proxy.yaml")
+    world.push({"values/dev/proxy.yaml": "replicas: 0\n"}, "Scale by hand")
+    answer = rollback(world, "--reason", "scaled to nothing")
+    assert (answer.code, answer.json["changed"]) == (0, True), answer.out
+    assert world.file("values/dev/proxy.yaml") == good
+    assert running(world) == digest("proxy1")
+    assert rollback(world).json["changed"] is False
+
+
+def test_the_rollback_of_another_service_does_not_count(world: World) -> None:
+    """Found: as above, with a later rollback of another release between the two."""
+    for seed in ("1", "2"):
+        world.deploy(seed, world.source(), "proxy", "unzip")
+    rollback(world, "--service", "proxy")
+    world.push({"values/dev/proxy.yaml": "replicas: 0\n"}, "Scale by hand")
+    rollback(world, "--service", "unzip")
+    assert rollback(world, "--service", "proxy").json["changed"] is True
+    assert world.file("values/dev/proxy.yaml") == b"# what differs here\nreplicas: 1\n"
+
+
+def test_a_file_that_was_deleted_comes_back(world: World) -> None:
+    """Found: a commit that only deleted a file was "as at … already", and no hold was set."""
+    deployed(world, "1")
+    gone = ("inference.model.yaml", "proxy.image.yaml", "proxy.yaml")
+    before = {name: world.file(f"values/dev/{name}") for name in gone}
+    world.push({f"values/dev/{name}": None for name in gone}, "Tidy up")
+    answer = rollback(world)
+    assert (answer.code, answer.json["changed"]) == (0, True), answer.out
+    assert {name: world.file(f"values/dev/{name}") for name in gone} == before
+    assert world.exists("values/dev/hold.yaml")
+
+
+def test_a_service_whose_files_were_deleted_can_be_named(world: World) -> None:
+    """Found: without its image file the release was unknown."""
+    deployed(world, "1")
+    world.push({"values/dev/proxy.image.yaml": None, "values/dev/proxy.yaml": None}, "Tidy up")
+    assert rollback(world, "--service", "proxy").code == 0
+    assert running(world) == digest("proxy1")
+    assert world.run("unhold", "--env", "dev", "--service", "proxy").code == 0
+
+
+def test_a_file_that_was_added_is_deleted(world: World) -> None:
+    """Found: a commit that only added a file of a release was "as at … already"."""
+    deployed(world, "1")
+    model = world.file("values/dev/inference.model.yaml").decode()
+    world.push({"values/dev/proxy.model.yaml": model}, "A model for the proxy")
+    answer = rollback(world)
+    assert (answer.code, answer.json["changed"]) == (0, True), answer.out
+    assert not world.exists("values/dev/proxy.model.yaml")
+
+
+def test_a_release_that_did_not_exist_then_is_left(world: World) -> None:
+    [first] = deployed(world, "1")
+    added = {"values/dev/extra.yaml": "replicas: 1\n"}
+    world.push({**added, "argocd/dev.yaml": application_set("dev", "extra")}, "A new release")
+    deployed(world, "2")
+    answer = rollback(world, "--to", first)
+    assert running(world) == digest("proxy1")
+    assert world.exists("values/dev/extra.yaml")
+    assert any("extra.yaml is newer" in note for note in answer.json["notes"])
+
+
+def test_an_image_file_that_cannot_be_read_is_restored(world: World) -> None:
+    """Found: the fault itself, when it was a broken file, kept the rollback from being made."""
+    deployed(world, "1")
+    world.push({"values/dev/proxy.image.yaml": "image: [\n"}, "Edit by hand")
+    assert rollback(world).code == 0
+    assert running(world) == digest("proxy1")
+
+
+def test_holds_that_cannot_be_read_can_be_ended(world: World) -> None:
+    """Found: a rollback that they refused advised `unhold`, which read the same file."""
+    deployed(world, "1", "2")
+    for text in ("holds: [{reason: x}]\n", "holds: [\n"):
+        world.push({"values/dev/hold.yaml": text}, "Edit by hand")
+        answer = rollback(world)
+        assert answer.code == 1
+        assert "release unhold --env dev" in answer.json["fix"]
+        assert world.run("unhold", "--env", "dev").code == 0
+        assert not world.exists("values/dev/hold.yaml")
+    assert rollback(world).code == 0

@@ -910,7 +910,7 @@ def reverted(repo: ManifestRepo, target: verify.Target, reason: str) -> str:
     touched = repo.git.text(
         "diff", "--name-only", parent, target.commit, "--", f"values/{target.environment}"
     ).split()
-    services = sorted({path.rsplit("/", 1)[-1].split(".", 1)[0] for path in touched})
+    services = sorted(set(map(tree.release_of, touched)))
     planner = Rollback(
         target.environment, person(repo), reason, now(), services=services, to=parent, hold=False
     )

@@ -34,7 +34,7 @@ def scope(at: CommitTree, environment: str, services: Sequence[str] = ()) -> tup
     ]
     if not services:
         return tuple(paths)
-    return tuple(p for p in paths if p.rsplit("/", 1)[-1].split(".", 1)[0] in services)
+    return tuple(p for p in paths if tree.release_of(p) in services)
 
 
 def files_at(

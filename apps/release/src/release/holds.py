@@ -52,8 +52,8 @@ def read(tree: Snapshot, environment: str) -> list[Hold]:
     data = tree.read(path)
     if data is None:
         return []
-    content = scalars.load(data, path)
     try:
+        content = scalars.load(data, path)
         return [
             Hold(
                 services=tuple(str(service) for service in entry["services"]),
@@ -65,9 +65,11 @@ def read(tree: Snapshot, environment: str) -> list[Hold]:
             )
             for entry in content["holds"]
         ]
-    except (KeyError, TypeError, ValueError) as error:
+    except (BadValuesError, KeyError, TypeError, ValueError) as error:
+        why = error.message if isinstance(error, BadValuesError) else repr(error)
         raise BadValuesError(
-            f"{path} cannot be read ({error!r}).", fix="restore it from Git, or `release unhold`"
+            f"{path} cannot be read ({why}).",
+            fix=f"restore it from Git, or `release unhold --env {environment}` ends all its holds",
         ) from error
 
 

@@ -267,8 +267,7 @@ class Promote:
             )
 
     def _concerns(self, path: str) -> bool:
-        release = path.rsplit("/", 1)[-1].split(".", 1)[0]
-        return not self.services or release in self.services
+        return not self.services or tree.release_of(path) in self.services
 
 
 @dataclass(frozen=True)
@@ -302,13 +301,14 @@ class Unhold:
     services: Sequence[str] = ()
 
     def __call__(self, at: CommitTree) -> Plan:
-        """A hold on more releases than named stays on the rest; one on ``*`` ends only whole."""
+        """A hold on more releases than named stays on the rest; one on ``*`` ends only whole.
+
+        To end all of them the file is not read: it may be what cannot be read.
+        """
         tree.require_environment(at, self.environment)
         _check_releases(at, self.environment, self.services)
         kept: list[Hold] = []
-        for hold in holds.read(at, self.environment):
-            if not self.services:
-                continue
+        for hold in holds.read(at, self.environment) if self.services else ():
             if holds.EVERY in hold.services:
                 raise ConflictError(
                     f"{self.environment} is held as a whole: {hold}.",
@@ -460,7 +460,7 @@ def hold_message(
 
 
 def _check_releases(at: CommitTree, environment: str, services: Iterable[str]) -> None:
-    known = set(tree.image_releases(at, environment))
+    known = tree.present(at, environment)
     for service in services:
         if service != holds.EVERY and service not in known:
             raise unknown_service(service, known, environment, "release")

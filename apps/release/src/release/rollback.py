@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -10,10 +11,11 @@ from release import deployments, holds, tree
 from release import message as msg
 from release.change import Plan, Row
 from release.deployments import State
-from release.errors import ConflictError, NotFoundError
+from release.errors import BadValuesError, ConflictError, NotFoundError
 from release.git import CommitTree
 from release.holds import EVERY, Hold
 from release.operations import model_text, unknown_service
+from release.references import Image, Model
 
 # How far back an earlier state is looked for.
 DEPTH = 200
@@ -43,19 +45,19 @@ class Rollback:
     _seen: set[Hold] = field(default_factory=set, init=False)
 
     def __call__(self, at: CommitTree) -> Plan:
-        """Nothing to do when somebody has rolled the same services back already.
+        """Nothing to do when the same services were rolled back and nobody has changed them since.
 
         Raises NotFoundError when there is no such commit, service or earlier state.
         """
         tree.require_environment(at, self.environment)
         for service in self.services:
-            known = tree.image_releases(at, self.environment)
+            known = tree.present(at, self.environment)
             if service not in known:
                 raise unknown_service(service, known, self.environment, "release")
         held = holds.read(at, self.environment)
         if self.to is not None and self._target is None:
             self._seen = set(held)
-        if other := self._rolled_back(held):
+        if other := self._rolled_back(at, held):
             if self.to is not None:
                 raise ConflictError(
                     f"{self.environment} was rolled back meanwhile: {other}.",
@@ -71,14 +73,29 @@ class Rollback:
             self._target = self._chosen(at, current, history)
         return self._restore(at, current, self._target, held)
 
-    def _rolled_back(self, held: Sequence[Hold]) -> Hold | None:
+    def _rolled_back(self, at: CommitTree, held: Sequence[Hold]) -> Hold | None:
         wanted = set(self.services) or {EVERY}
         for hold in held:
             if hold.operation != "rollback" or not hold.active(self.now) or hold in self._seen:
                 continue
-            if EVERY in hold.services or wanted <= set(hold.services):
+            covers = EVERY in hold.services or wanted <= set(hold.services)
+            if covers and self._as_restored(at, hold):
                 return hold
         return None
+
+    def _as_restored(self, at: CommitTree, hold: Hold) -> bool:
+        """Whether everything is as the rollback that set this hold left it: a hold stops no push
+        of a person, and what that brought may be the fault."""
+        log = deployments.log(at.git, at.commit, self.environment, limit=DEPTH)
+        for entry in reversed([entry for entry in log if entry.first(msg.RESTORES)]):
+            then = CommitTree(at.git, entry.commit)
+            with contextlib.suppress(BadValuesError):
+                if hold in holds.read(then, self.environment):
+                    return self._files(then) == self._files(at)
+        return False
+
+    def _files(self, at: CommitTree) -> tuple[tuple[str, str], ...]:
+        return deployments.files_at(at, self.environment, self.services)
 
     def _history(self, at: CommitTree) -> tuple[State, list[State]]:
         found = deployments.states(at.git, at.commit, self.environment, self.services, DEPTH)
@@ -92,9 +109,7 @@ class Rollback:
             if commit is None:
                 raise NotFoundError(f"The manifest repository has no commit {self.to!r}.")
             entry = deployments.logged(at.git, commit)
-            files = deployments.files_at(
-                CommitTree(at.git, commit), self.environment, self.services
-            )
+            files = self._files(CommitTree(at.git, commit))
             if not files:
                 raise NotFoundError(f"{self.environment} did not exist at {commit[:12]}.")
             return State(entry, files)
@@ -114,34 +129,47 @@ class Rollback:
             release
             for release in tree.image_releases(at, self.environment)
             if (not self.services or release in self.services)
-            and tree.read_image(at, self.environment, release).deployed
+            and self._image(at, release) != Image()
         ]
 
         def complete(state: State) -> bool:
             then = CommitTree(at.git, state.logged.commit)
-            return all(
-                then.blob(tree.image_file(self.environment, release))
-                and tree.read_image(then, self.environment, release).deployed
-                for release in needed
-            )
+            return all((image := self._image(then, r)) and image.deployed for r in needed)
 
         return complete
+
+    def _image(self, at: CommitTree, release: str) -> Image | None:
+        """What a release runs; None when the file cannot be read, which may be the very fault."""
+        if at.blob(tree.image_file(self.environment, release)) is None:
+            return Image()
+        with contextlib.suppress(BadValuesError):
+            return tree.read_image(at, self.environment, release)
+        return None
+
+    def _model(self, at: CommitTree, release: str) -> Model | None:
+        if at.blob(tree.model_file(self.environment, release)) is None:
+            return Model()
+        with contextlib.suppress(BadValuesError):
+            return tree.read_model(at, self.environment, release)
+        return None
 
     def _restore(self, at: CommitTree, current: State, target: State, held: Sequence[Hold]) -> Plan:
         then = CommitTree(at.git, target.logged.commit)
         now_files, then_files = dict(current.files), dict(target.files)
         edits: dict[str, bytes | None] = {}
         notes: list[str] = []
+        here, there = (tree.present(one, self.environment) for one in (at, then))
         for path in sorted(now_files.keys() | then_files.keys()):
-            if path not in then_files:
+            release = tree.release_of(path)
+            if release not in there:
                 notes.append(f"Left alone: {path} is newer than {target.logged.commit[:12]}.")
-            elif path not in now_files:
+            elif release not in here:
                 notes.append(f"Left alone: {path} was removed since {target.logged.commit[:12]}.")
-            elif now_files[path] != then_files[path]:
+            elif now_files.get(path) != then_files.get(path):
                 edits[path] = then.read(path)
         if not edits:
             at_target = f"{self.environment} is as at {target.logged.commit[:12]} already."
-            return Plan({}, msg.Message("", []), notes=[at_target])
+            return Plan({}, msg.Message("", []), notes=[*notes, at_target])
         notes += self._shared_changes(at, target)
         rows = self._rows(at, then, edits)
         what = msg.names(self.services) if self.services else "everything"
@@ -156,13 +184,8 @@ class Rollback:
             others = (h for h in held if (h.operation, h.services) != ("rollback", hold.services))
             edits[tree.hold_file(self.environment)] = holds.write([*others, hold])
             notes.append(str(hold))
-        revisions = sorted(
-            {
-                tree.read_image(then, self.environment, row.release).revision
-                for row in rows
-                if row.kind == "image"
-            }
-        )
+        restored = [self._image(then, row.release) for row in rows if row.kind == "image"]
+        revisions = sorted({image.revision for image in restored if image and image.revision})
         message = msg.Message(
             f"{self.environment}: Roll {what} back to {target.logged.commit[:12]}",
             [
@@ -188,15 +211,13 @@ class Rollback:
     def _rows(self, at: CommitTree, then: CommitTree, edits: dict[str, bytes | None]) -> list[Row]:
         rows = []
         for path in edits:
-            release = path.rsplit("/", 1)[-1].split(".", 1)[0]
+            release = tree.release_of(path)
             if path.endswith(tree.IMAGE_SUFFIX):
-                old = tree.read_image(at, self.environment, release).reference
-                new = tree.read_image(then, self.environment, release).reference
-                rows.append(Row(release, "image", old, new))
+                images = (self._image(at, release), self._image(then, release))
+                rows.append(Row(release, "image", *map(_image_text, images)))
             elif path.endswith(tree.MODEL_SUFFIX):
-                before = tree.read_model(at, self.environment, release)
-                after = tree.read_model(then, self.environment, release)
-                rows.append(Row(release, "model", model_text(before), model_text(after)))
+                models = (self._model(at, release), self._model(then, release))
+                rows.append(Row(release, "model", *map(_model_text, models)))
             else:
                 old, new = at.blob(path) or "", then.blob(path) or ""
                 rows.append(Row(release, "values", old[:12], new[:12]))
@@ -216,6 +237,14 @@ class Rollback:
             f"({', '.join(changed[:5])}{', …' if len(changed) > 5 else ''}): all environments "
             "share them. Revert those commits if they are the cause."
         ]
+
+
+def _image_text(image: Image | None) -> str:
+    return "unreadable" if image is None else image.reference
+
+
+def _model_text(model: Model | None) -> str:
+    return "unreadable" if model is None else model_text(model)
 
 
 def earlier(

@@ -129,7 +129,7 @@ def last_changes(at: CommitTree, environment: str) -> dict[str, int]:
     for entry in log.split("\x1e")[1:]:
         when, *paths = [line for line in entry.split("\n") if line]
         for path in paths:
-            changed.setdefault(path.rsplit("/", 1)[-1].split(".", 1)[0], int(when))
+            changed.setdefault(tree.release_of(path), int(when))
     return changed
 
 

@@ -5,11 +5,13 @@ Pure: it reads through a `Snapshot` (one commit's files) and never touches the d
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Mapping
 from dataclasses import astuple, fields
 from typing import Protocol, TypeVar
 
 from release import scalars
-from release.errors import BadValuesError, NotFoundError
+from release.errors import BadValuesError, NotFoundError, ReleaseError
 from release.references import Image, Model
 
 # Releases that run another release's image. `inference-challenger` and its like need no row:
@@ -92,6 +94,20 @@ def releases(tree: Snapshot, environment: str) -> dict[str, str]:
             f"{path} does not list its releases ({error!r}).",
             fix="give it list generators whose elements have `release` and `chart`",
         ) from error
+
+
+def release_of(path: str) -> str:
+    """The release that a file of an environment belongs to."""
+    return path.rsplit("/", 1)[-1].split(".", 1)[0]
+
+
+def present(tree: Snapshot, environment: str) -> set[str]:
+    """Releases that are listed or have a file: one whose file is missing is still there."""
+    files = set(tree.files(f"values/{environment}")) - {hold_file(environment)}
+    listed: Mapping[str, str] = {}
+    with contextlib.suppress(ReleaseError):
+        listed = releases(tree, environment)
+    return {*listed, *map(release_of, files)}
 
 
 def image_releases(tree: Snapshot, environment: str) -> list[str]:
