@@ -13,17 +13,23 @@ from release.errors import BadValuesError
 
 @dataclass
 class Files:
-    """A snapshot with one file."""
+    """A snapshot with the rules, of two environments."""
 
     text: str
     commit: str = "0" * 40
-    contents: dict[str, bytes] = field(default_factory=dict)
+    contents: dict[str, bytes] = field(
+        default_factory=lambda: {
+            path: b"there"
+            for name in ("stage", "prod")
+            for path in (f"values/{name}/proxy.yaml", f"argocd/{name}.yaml")
+        }
+    )
 
     def read(self, path: str) -> bytes | None:
-        return self.text.encode() if path == policy.PATH else None
+        return self.text.encode() if path == policy.PATH else self.contents.get(path)
 
     def files(self, folder: str) -> list[str]:
-        return [policy.PATH]
+        return [policy.PATH, *self.contents]
 
 
 def rules(windows: str) -> policy.Rules:
@@ -74,3 +80,23 @@ def test_misspelt_rules_are_refused_by_their_key(rules: str, key: str) -> None:
     with pytest.raises(BadValuesError) as caught:
         policy.read(Files(rules), "stage")
     assert key in str(caught.value)
+
+
+def test_rules_for_an_environment_that_nobody_deploys_are_refused() -> None:
+    """Found: a misspelt environment had no soak time and no windows, and nobody was told."""
+    files = Files("stage: {}\n\nprdo:\n  soak: 30m\n")
+    with pytest.raises(BadValuesError) as caught:
+        policy.read(files, "prod")
+    assert "values/promotion.yaml:3: prdo" in caught.value.message
+    assert caught.value.fix == "did you mean 'prod'?"
+
+
+def test_everything_wrong_with_the_rules_is_told_with_its_line() -> None:
+    text = "stage:\n  soka: 3m\n  from: [prdo]\nprod:\n  soak: soon\n  from: [stge]\nprd: {}\n"
+    found = {(problem.line, problem.key) for problem in policy.problems(Files(text))}
+    assert found == {(7, "prd"), (2, "stage.soka"), (5, "prod.soak")}
+    [problem] = policy.problems(Files("prod:\n  from: [stge]\n"))
+    assert (problem.line, problem.key, problem.fix) == (2, "prod.from", "did you mean 'stage'?")
+    [problem] = policy.problems(Files("prod: [\n"))
+    assert "is not YAML" in problem.message
+    assert list(policy.problems(Files("prod: {from: [stage], soak: 3m}\n"))) == []

@@ -61,7 +61,7 @@ def line_of(text: str, path: Sequence[str]) -> int | None:
 def place_of(root: Path, files: Iterable[str], path: Sequence[str]) -> Place | None:
     """Where a value comes from: the last of the files that sets it."""
     for file in reversed(list(files)):
-        line = line_of((root / file).read_text(), path)
+        line = line_of((root / file).read_text(errors="replace"), path)
         if line is not None:
             return Place(file, line)
     return None

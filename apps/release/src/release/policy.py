@@ -10,19 +10,23 @@ prod:
 
 from __future__ import annotations
 
+import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, time, timedelta
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from release import scalars
+from release import places, scalars, tree
 from release.errors import BadValuesError
+from release.places import Place
 from release.tree import Snapshot
 
 PATH = "values/promotion.yaml"
+_FIX = "see docs/release.md, Promotion rules"
 Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 _DAYS: tuple[Day, ...] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -92,22 +96,83 @@ class Rules(BaseModel):
         return not self.windows or any(window.contains(now) for window in self.windows)
 
 
-def read(tree: Snapshot, environment: str) -> Rules:
+@dataclass(frozen=True)
+class Problem:
+    """Something wrong with the file: the line (0 for none to name), which key, what, the fix."""
+
+    line: int
+    key: str
+    message: str
+    fix: str
+
+    def __str__(self) -> str:
+        return f"{Place(PATH, self.line)}: {self.key}: {self.message}"
+
+
+def read(files: Snapshot, environment: str) -> Rules:
     """The rules of promotion into an environment.
 
-    Raises BadValuesError naming the key when the file is not as above.
+    Raises BadValuesError naming line and key when the file is not as above, or has rules for an
+    environment that nobody deploys: they may be meant for this one.
     """
-    data = tree.read(PATH)
+    content, text = _content(files)
+    unknown = list(_unknown(files, content, text))
+    rules, wrong = _rules(content, text, environment)
+    for problem in (*unknown, *wrong):
+        raise BadValuesError(f"{problem}.", fix=problem.fix)
+    return rules
+
+
+def problems(files: Snapshot) -> Iterator[Problem]:
+    """Everything that is wrong with the file."""
+    try:
+        content, text = _content(files)
+    except BadValuesError as error:
+        yield Problem(0, "", error.message.rstrip("."), error.fix)
+        return
+    yield from _unknown(files, content, text)
+    known = tree.environments(files)
+    for environment in known:
+        rules, wrong = _rules(content, text, environment)
+        yield from wrong
+        for source in rules.sources:
+            if source not in known:
+                path = (environment, "from")
+                yield _unknown_name(source, known, path, places.line_of(text, path))
+
+
+def _content(files: Snapshot) -> tuple[dict[str, Any], str]:
+    data = files.read(PATH)
     if data is None:
-        return Rules()
+        return {}, ""
     content = scalars.load(data, PATH)
     if not isinstance(content, dict):
-        raise BadValuesError(f"{PATH} must map environments to their rules.")
+        raise BadValuesError(f"{PATH} must map environments to their rules.", fix=_FIX)
+    return content, data.decode(errors="replace")
+
+
+def _unknown(files: Snapshot, content: Mapping[str, Any], text: str) -> Iterator[Problem]:
+    known = tree.environments(files)
+    for key in content:
+        if key not in known:
+            yield _unknown_name(str(key), known, (str(key),), places.line_of(text, (str(key),)))
+
+
+def _unknown_name(
+    name: str, known: Sequence[str], path: Sequence[str], line: int | None
+) -> Problem:
+    near = difflib.get_close_matches(name, known, n=1)
+    fix = f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(known) or '(none)'}"
+    return Problem(line or 0, ".".join(path), f"nobody deploys the environment {name!r}", fix)
+
+
+def _rules(content: Mapping[str, Any], text: str, environment: str) -> tuple[Rules, list[Problem]]:
     try:
-        return Rules.model_validate(content.get(environment) or {})
+        return Rules.model_validate(content.get(environment) or {}), []
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in (environment, *first["loc"]))
-        raise BadValuesError(
-            f"{PATH}: {key}: {first['msg']}.", fix="see docs/release.md, Promotion rules"
-        ) from error
+        wrong = []
+        for one in error.errors():
+            path = (environment, *map(str, one["loc"]))
+            line = places.line_of(text, path) or 0
+            wrong.append(Problem(line, ".".join(path), str(one["msg"]), _FIX))
+        return Rules(), wrong

@@ -154,11 +154,18 @@ def _missing(root: Path, release: Release) -> str:
             (".image.yaml", "image", _IMAGE),
             (".model.yaml", "model", _MODEL),
         ):
-            if path.endswith(suffix):
-                content = yaml.safe_load((root / path).read_text()) or {}
-                if not any((content.get(section) or {}).values()):
-                    extra += stand_in
+            if path.endswith(suffix) and _empty(root / path, section):
+                extra += stand_in
     return extra
+
+
+def _empty(path: Path, section: str) -> bool:
+    """Whether a machine-owned file names nothing; what is wrong with a broken one says Helm."""
+    try:
+        content = yaml.safe_load(path.read_bytes()) or {}
+        return not any((content.get(section) or {}).values())
+    except (yaml.YAMLError, AttributeError):
+        return False
 
 
 @contextlib.contextmanager

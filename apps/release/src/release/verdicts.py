@@ -197,5 +197,8 @@ def _parsed(text: str, commit: str) -> Iterator[Verdict]:
     for line in text.splitlines():
         with contextlib.suppress(ValueError, TypeError):
             content = json.loads(line)
-            causes = tuple(content.pop("causes", ()))
-            yield Verdict(**content, causes=causes, commit=commit)
+            if isinstance(content, dict):
+                causes = tuple(content.pop("causes", ()))
+                made = Verdict(**content, causes=causes, commit=commit)
+                datetime.fromisoformat(made.at)  # by this they are put in order
+                yield made
