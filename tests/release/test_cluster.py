@@ -8,6 +8,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -840,6 +841,118 @@ def test_a_failed_deployment_is_taken_back_once(kube: Kubernetes, world: World) 
     assert answer.code == 6
     assert "left alone" in answer.json["message"]
     assert world.head() == head
+
+
+FAILED = {
+    "phase": "Failed",
+    "message": "boom",
+    "startedAt": "2026-11-20T12:00:00Z",
+    "finishedAt": "2026-11-20T12:00:04Z",
+    "operation": {},
+}
+
+
+def broken(kube: Kubernetes, world: World, *, twice: bool = True) -> None:
+    """The newest of two deployments has failed."""
+    for seed in ("1", "2") if twice else ("1",):
+        world.deploy(seed, world.source(), "proxy")
+    everything_runs(kube, world, "1", "proxy", "worker")
+    failing(kube, world)
+
+
+def failing(kube: Kubernetes, world: World) -> None:
+    app = application("proxy", world.head(), operationState=FAILED)
+    kube.put(APPLICATIONS, app, subresource=False)
+
+
+def test_a_hold_is_respected_by_a_revert(kube: Kubernetes, world: World) -> None:
+    """Found: what a person held while looking into it was taken back all the same."""
+    broken(kube, world)
+    world.run("hold", "--env", "dev", "--reason", "I look into it")
+    failing(kube, world)
+    head = world.head()
+    answer = verify(world, "--revert-on-failure")
+    assert answer.code == 6
+    assert "It was not reverted: dev is on hold" in answer.json["message"]
+    assert world.head() == head
+
+
+def written(kube: Kubernetes, world: World) -> list[str]:
+    """What commands may write to: the API's objects and the remote's refs."""
+    lists = (APPLICATIONS, JOBS, "/api/v1/namespaces/argocd/secrets")
+    versions = [
+        f"{item['metadata']['name']}@{item['metadata']['resourceVersion']}"
+        for path in lists
+        for item in kube.client.get(path).json()["items"]
+    ]
+    return [*versions, *world.git("for-each-ref", cwd=world.remote).splitlines()]
+
+
+def test_a_dry_run_of_verify_only_looks(kube: Kubernetes, world: World) -> None:
+    """Found: there was none, and that of a promotion made Jobs, Secrets and notes."""
+    for seed in ("dry1", "dry2"):
+        world.deploy(seed, world.source(), "proxy", "unzip")
+    everything_runs(kube, world, "dry2", "proxy", "worker")
+    kube.put(CRONJOBS, cronjob("dry2"), subresource=False)
+    before = written(kube, world)
+    assert verify(world, "--dry-run").code == 0
+    answer = world.run("promote", "--from", "dev", "--to", "stage", "--dry-run", "--json")
+    assert answer.code == 0, answer.out + answer.err
+    assert {row["release"] for row in answer.json["changes"]} == {"proxy", "worker", "unzip"}
+    failing(kube, world)
+    before = [entry for entry in before if "dev-proxy" not in entry]
+    answer = verify(world, "--dry-run", "--revert-on-failure")
+    assert answer.code == 6
+    assert f"It would be reverted to what was before {world.head()[:12]}" in answer.json["message"]
+    after = [entry for entry in written(kube, world) if "dev-proxy" not in entry]
+    assert after == before
+
+
+def test_one_object_tells_what_was_done_and_what_came_of_it(kube: Kubernetes, world: World) -> None:
+    """Found: when the verdict was bad, two JSON objects were printed."""
+    broken(kube, world)
+
+    def argo_cd() -> None:
+        head, deadline = world.head(), time.monotonic() + 20
+        while world.head() == head and time.monotonic() < deadline:
+            time.sleep(0.05)
+        everything_runs(kube, world, "1", "proxy", "worker")
+        failing(kube, world)
+
+    thread = run_later(argo_cd)
+    answer = world.run("rollback", "--env", "dev", "--verify", "--timeout", "20", "--json")
+    thread.join()
+    assert answer.code == 6
+    assert answer.json["commit"] == world.head()
+    assert (answer.json["changed"], answer.json["exit_code"]) == (True, 6)
+    everything_runs(kube, world, "1", "proxy", "worker")
+    answer = world.run("rollback", "--env", "dev", "--verify", "--timeout", "20", "--json")
+    assert (answer.code, answer.json["changed"]) == (0, False)
+
+
+def test_the_log_tells_when_argo_cd_applied_it(kube: Kubernetes, world: World) -> None:
+    """Found: the deployment log came out of Git alone."""
+    commits = []
+    for seed in ("1", "2", "3"):
+        world.deploy(seed, world.source(), "proxy")
+        commits.append(world.head())
+    everything_runs(kube, world, "3", "proxy", "worker")
+    for release, seconds in (("proxy", "07"), ("worker", "09")):
+        # The sync of the first is forgotten; the second went out with somebody else's commit.
+        past = [
+            {"id": 8, "revision": commits[1], "deployedAt": f"2026-11-20T12:00:{seconds}Z"},
+            {"id": 9, "revision": commits[2], "deployedAt": f"2026-11-20T12:01:{seconds}Z"},
+        ]
+        app = application(release, commits[2], history=past)
+        app["metadata"]["labels"] = {"slipway/environment": "dev", "slipway/release": release}
+        kube.put(APPLICATIONS, app, subresource=False)
+    answer = world.run("history", "--env", "dev", "--applied", "--json")
+    assert answer.code == 0, answer.out
+    times = [one["applied_at"] for one in answer.json["deployments"][:3]]
+    noon = int(datetime(2026, 11, 20, 12, tzinfo=UTC).timestamp())
+    assert times == [noon + 69, noon + 9, None]
+    assert "2026-11-20 12:01" in world.run("history", "--env", "dev", "--applied").out
+    assert "applied" not in world.run("history", "--env", "dev").out
 
 
 def test_a_persons_change_is_never_fought(kube: Kubernetes, world: World) -> None:

@@ -148,3 +148,12 @@ def test_what_cannot_be_rendered_is_an_error(clone: Path) -> None:
     commit(clone, "Misspell")
     assert run("HEAD^", "HEAD")[0] == 1
     assert run("HEAD^", "nowhere")[0] == 1
+
+
+def test_an_environment_nobody_deploys_is_refused(clone: Path) -> None:
+    """Found: a misspelt environment had no differences."""
+    (clone / "README.md").write_text("x\n")
+    commit(clone, "Readme")
+    code, out = run("HEAD^", "HEAD", "--env", "stge", "--json")
+    assert code == 8
+    assert "dev, prod, stage" in json.loads(out)["fix"]

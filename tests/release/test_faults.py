@@ -330,6 +330,26 @@ def test_a_push_given_up_on_that_lands_after_all_is_not_doubled(world: World) ->
     assert world.git("rev-list", "--count", f"{revision}..main", cwd=world.remote) == "1"
 
 
+def test_terminated_it_clears_away_its_key(world: World) -> None:
+    """Found: SIGTERM left the deploy key in the scratch folder."""
+    scratch = world.folder / "scratch"
+    scratch.mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(60)
+        process = world.spawn(
+            "rollback", "--env", "dev", "--reason", "night",
+            MANIFEST_REPO=f"git://127.0.0.1:{silent.getsockname()[1]}/r.git",
+            MANIFEST_DEPLOY_KEY="k", MANIFEST_KNOWN_HOSTS="h", TMPDIR=str(scratch),
+        )  # fmt: skip
+        connection, _ = silent.accept()
+        with connection:
+            assert list(scratch.glob("release-ssh-*/key"))
+            process.terminate()
+            process.communicate(timeout=30)
+    assert process.returncode == 143
+    assert list(scratch.iterdir()) == []
+
+
 @pytest.mark.parametrize(("first", "second"), [("2030", "2001"), ("2001", "2030")])
 def test_clocks_do_not_tell_which_build_is_newer(world: World, first: str, second: str) -> None:
     revisions = []

@@ -203,6 +203,27 @@ def test_a_comment_is_replaced_and_a_hiccup_is_survived(
     assert host.tokens == {"Bearer secret-token"}
 
 
+def test_a_comment_can_be_looked_at_first(world: World, host: Host) -> None:
+    """Found: a file that is not there was a traceback, and there was no dry run."""
+    file = world.folder / "diff.md"
+    answer = world.run("comment", "--pull-request", "7", "--file", str(file), "--json")
+    assert answer.code == 8
+    assert str(file) in answer.json["message"]
+    file.write_text("# what changes\n")
+    answer = world.run("comment", "--pull-request", "7", "--file", str(file), "--dry-run")
+    assert (answer.code, answer.out) == (0, "# what changes\n\n")
+    assert host.comments == []
+
+
+def test_a_pull_request_by_the_api_is_refused(world: World, host: Host) -> None:
+    """Found: with --pull-request the option --github-api was dropped without a word."""
+    answer = world.run(
+        "promote", "--from", "dev", "--to", "stage", "--pull-request", "--github-api", "--json"
+    )
+    assert answer.code == 1
+    assert "--github-api" in answer.json["message"]
+
+
 def test_a_refusal_never_shows_the_token(world: World, host: Host) -> None:
     file = world.folder / "diff.md"
     file.write_text("x")

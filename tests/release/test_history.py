@@ -33,6 +33,17 @@ def test_the_log_tells_what_when_who_and_the_verdict(world: World) -> None:
     assert "slow answers" in table.out
 
 
+def test_a_persons_note_is_no_verdict(world: World) -> None:
+    """Found: a line of a note that is just a number was a traceback."""
+    world.deploy("1", world.source())
+    seen_healthy(world, "dev")
+    for text in ("1", "[]", '{"at": 1}', "looks fine"):
+        world.git("notes", "--ref=verdicts", "append", "-m", text, "main", cwd=world.remote)
+    answer = world.run("history", "--env", "dev", "--json")
+    assert answer.code == 0
+    assert answer.json["deployments"][0]["verdict"] == "deployed"
+
+
 def deployment(commit: str, when: int, **more: object) -> Deployment:
     values: dict[str, object] = {
         "environment": "dev", "commit": commit, "when": when, "by": "ada",

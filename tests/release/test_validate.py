@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import shutil
+import subprocess
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
-from release import render, validate
+from release import holds, programs, render, validate
 from release.cli import app
 from release.render import Manifest, Release
 from tests.programs import require
+from tests.release.conftest import IDENTITY
 
 ROOT = Path(__file__).resolve().parents[2]
 Documents = dict[Release, list[Manifest]]
@@ -35,7 +39,7 @@ def append(path: Path, text: str) -> int:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def programs() -> None:
+def helm_and_kubeconform() -> None:
     require("helm")
     require("kubeconform")
 
@@ -73,7 +77,9 @@ def test_every_mistake_is_found_in_one_run_at_its_place(tmp_path: Path) -> None:
     broken.write_text(broken.read_text() + "args: [serve\n")
     project = root / "argocd/project.yaml"
     project.write_text(project.read_text().replace("namespaceResourceWhitelist", "nameWhitelist"))
-    (values / "promotion.yaml").write_text("stage: {soka: 3m}\n")
+    (values / "promotion.yaml").write_text("stage: {soka: 3m}\nprdo: {}\n")
+    (values / "stage/worker.image.yaml").write_text("image: [\n")
+    (values / "stage/inference.model.yaml").write_text("model: none\n")
 
     answer = CliRunner().invoke(app, ["validate", str(root), "--json"])
     assert answer.exit_code == 1
@@ -100,9 +106,75 @@ def test_every_mistake_is_found_in_one_run_at_its_place(tmp_path: Path) -> None:
     assert any(
         "nameWhitelist" in text for (file, *_), text in found.items() if "project" in file
     ), found
-    assert "soka" in said("values/promotion.yaml", 0, "dev") + said(
-        "values/promotion.yaml", 0, "stage"
-    )
+    assert "Extra inputs" in said("values/promotion.yaml", 1, "stage.soka")
+    assert "did you mean 'prod'?" in said("values/promotion.yaml", 2, "prdo")
+    assert "YAML" in said("values/stage/worker.image.yaml", 0, "")
+    assert "stage/inference" in said("values/stage/inference.model.yaml", 0, "model")
+
+
+def test_a_folder_that_is_no_tree_is_refused(tmp_path: Path) -> None:
+    """Found: without values there was a traceback, without argocd nothing was wrong."""
+    for folder in ("charts", "values", "argocd"):
+        answer = CliRunner().invoke(app, ["validate", str(tmp_path), "--json"])
+        assert answer.exit_code == 8
+        assert f"no folder {folder}" in json.loads(answer.stdout)["message"]
+        (tmp_path / folder).mkdir()
+
+
+def git(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        ["git", *arguments], cwd=folder, env={**os.environ, **IDENTITY}, check=True,
+        capture_output=True, text=True,
+    )  # fmt: skip
+    return done.stdout.strip()
+
+
+def test_a_merge_must_not_change_what_is_held(tmp_path: Path) -> None:
+    """Found: a hold did not stop the open pull request of a promotion."""
+    root = copied(tmp_path)
+    git(root, "init", "-q", "-b", "main")
+    git(root, "add", ".")
+    git(root, "commit", "-q", "-m", "Begin")
+    git(root, "checkout", "-q", "-b", "promote")
+    for release in ("proxy", "unzip"):
+        append(root / f"values/stage/{release}.yaml", "# changed\n")
+    git(root, "commit", "-q", "-a", "-m", "Promote")
+    checked = ["validate", str(root), "--env", "stage", "--base", "main", "--json"]
+    assert CliRunner().invoke(app, checked).exit_code == 0
+    git(root, "checkout", "-q", "main")
+    since = datetime(2026, 11, 20, tzinfo=UTC)
+    held = holds.write([holds.Hold(("unzip",), "audit", "ada", since)])
+    (root / "values/stage/hold.yaml").write_bytes(held or b"")
+    append(root / "values/stage/worker.yaml", "# on main, not by the pull request\n")
+    git(root, "add", ".")
+    git(root, "commit", "-q", "-m", "Hold")
+    git(root, "checkout", "-q", "promote")
+    answer = CliRunner().invoke(app, checked)
+    assert answer.exit_code == 1
+    [finding] = json.loads(answer.stdout)["findings"]
+    assert finding["file"] == "values/stage/unzip.yaml"
+    assert "unzip held by ada: audit" in finding["message"]
+    assert CliRunner().invoke(app, [*checked[:-2], "nowhere"]).exit_code == 8
+
+
+def test_another_repository_can_be_looked_at(tmp_path: Path) -> None:
+    """Found: every other command took a clone or a URL, these two only the folder at hand."""
+    root = copied(tmp_path / "work")
+    git(root, "init", "-q", "-b", "main")
+    git(root, "add", ".")
+    git(root, "commit", "-q", "-m", "Begin")
+    wrong = append(root / "values/dev/proxy.yaml", "resorces: {}\n")
+    git(root, "commit", "-q", "-a", "-m", "Misspell")
+    url = f"file://{root}"
+    answer = CliRunner().invoke(app, ["validate", "--manifest-repo", url, "--json"])
+    assert answer.exit_code == 1
+    findings = json.loads(answer.stdout)["findings"]
+    assert ("values/dev/proxy.yaml", wrong) in {(one["file"], one["line"]) for one in findings}
+    answer = CliRunner().invoke(app, ["diff", "HEAD^", "--manifest-repo", url, "--json"])
+    assert answer.exit_code == 1
+    told = json.loads(answer.stdout)  # one object
+    assert told["applications"][0]["name"] == "dev/proxy"
+    assert "cannot be rendered" in told["message"]
 
 
 def test_an_environment_nobody_deploys_is_refused_by_name() -> None:
@@ -190,6 +262,61 @@ MUTATIONS: dict[str, tuple[Callable[[Documents], object], str]] = {
         "of a kind that the project does not allow",
     ),
 }
+
+
+def route(parent: dict[str, Any], **backend: Any) -> Manifest:
+    """An HTTPRoute that leads to the proxy, by a mirror too."""
+    there = {"name": "proxy", "port": 8080, **backend}
+    mirror = {"type": "RequestMirror", "requestMirror": {"backendRef": there}}
+    return {
+        "apiVersion": "gateway.networking.k8s.io/v1",
+        "kind": "HTTPRoute",
+        "metadata": {"name": "public", "namespace": "dev"},
+        "spec": {
+            "parentRefs": [parent],
+            "rules": [{"backendRefs": [{**there, "weight": 100}]}, {"filters": [mirror]}],
+        },
+    }
+
+
+SERVICE = {"group": "", "kind": "Service", "name": "proxy", "port": 8080}
+ROUTES: dict[str, tuple[Manifest, list[str]]] = {
+    "right": (route(SERVICE), []),
+    "in another namespace": (route({"name": "shared", "namespace": "x"}, namespace="x"), []),
+    "to no service": (
+        route(SERVICE, name="prxoy"),
+        ["names the host 'prxoy', which is no Service of dev"],
+    ),
+    "to no port": (route(SERVICE, port=81), ["sends to port 81 of proxy"]),
+    "of no service": (route({**SERVICE, "name": "prxoy"}), ["names the host 'prxoy'"]),
+    "of no gateway": (route({"name": "pubic"}), ["names no Gateway of the environment: dev/pubic"]),
+}
+
+
+@pytest.mark.parametrize("name", ROUTES)
+def test_an_httproute_is_checked_as_well(dev: Documents, name: str) -> None:
+    """Found: of HTTPRoutes nothing was checked."""
+    document, words = ROUTES[name]
+    documents = copy.deepcopy(dev)
+    next(d for r, d in documents.items() if r.name == "routing").append(document)
+    found = checked(documents)
+    assert len(set(found)) == len(words), found
+    for word in words:
+        assert any(word in finding for finding in found), found
+
+
+def test_the_projects_own_programs_come_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found: whatever Helm was on PATH rendered, not that of Argo CD."""
+    for folder in ("cache/bin", "path"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "helm").touch(0o755)
+    monkeypatch.setenv("SLIPWAY_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PATH", str(tmp_path / "path"))
+    assert programs.find("helm") == str(tmp_path / "cache/bin/helm")
+    (tmp_path / "cache/bin/helm").unlink()
+    assert programs.find("helm") == str(tmp_path / "path/helm")
 
 
 def checked(documents: Documents, settings: dict[str, set[str]] | None = None) -> list[str]:

@@ -123,6 +123,50 @@ def test_a_push_of_values_builds_nothing() -> None:
     assert "values/**" in build[True]["push"]["paths-ignore"]  # YAML reads `on` as true
 
 
+def test_each_workflow_reaches_the_cluster_of_its_environment() -> None:
+    """Found: rollbacks of dev went to the cluster of prod."""
+    asked = {
+        path.stem: step["with"]["cluster"]
+        for path in WORKFLOWS
+        for _, step in steps(path)
+        if "cluster" in step.get("with", {})
+    }
+    assert asked == {
+        "build": "${{ vars.CLUSTER_DEV }}",
+        "model": "${{ vars.CLUSTER_DEV }}",
+        "promote": "${{ vars[format('CLUSTER_{0}', inputs.to)] }}",
+        "rollback": "${{ vars[format('CLUSTER_{0}', inputs.environment)] }}",
+    }
+    docs = (ROOT / "docs/release.md").read_text()
+    for environment in ("DEV", "STAGE", "PROD"):
+        assert f"`CLUSTER_{environment}`" in docs
+
+
+def test_a_promotion_asks_no_cluster_about_its_source() -> None:
+    """Found: what the source runs was judged with the target's kubeconfig."""
+    [line] = [s["run"] for _, s in steps(ROOT / ".github/workflows/promote.yaml")
+              if s.get("id") == "promote"]  # fmt: skip
+    assert "--no-verify" in line.split()
+
+
+def test_the_rollback_of_one_service_cancels_no_others() -> None:
+    """Found: in one group a waiting rollback gives way to that of another service."""
+    group = loaded(ROOT / ".github/workflows/rollback.yaml")["concurrency"]["group"]
+    assert "inputs.environment" in group and "inputs.service" in group
+
+
+def test_a_step_after_a_commit_does_not_hang_on_there_being_one() -> None:
+    """Found: repeated after a failed verdict, nothing was left to commit and the run was green."""
+    for name in ("build", "model", "promote"):
+        [(_, step)] = [
+            (job, step)
+            for job, step in steps(ROOT / f".github/workflows/{name}.yaml")
+            if "release verify" in step.get("run", "")
+        ]
+        assert "outputs" not in step.get("if", ""), name
+        assert '${COMMIT:+--commit "$COMMIT"}' in step["run"]
+
+
 @dataclass
 class Runner:
     """Runs a workflow's own steps: `run:` lines in bash, files and outputs as GitHub keeps them."""
@@ -145,9 +189,9 @@ class Runner:
         return self._outputs.get(step, {}).get(name, "")
 
     def _wanted(self, condition: str) -> bool:
-        match = re.fullmatch(r"steps\.(\w+)\.outputs\.(\w+) != ''", condition)
+        match = re.fullmatch(r"\$\{\{ !inputs\.(\w+) \}\}", condition)
         assert match or not condition, f"the test does not know the condition {condition!r}"
-        return not match or bool(self.output(match[1], match[2]))
+        return not match or self.inputs.get(match[1], "") != "true"
 
     def _value(self, text: object, matrix: dict[str, str]) -> str:
         def value(match: re.Match[str]) -> str:
@@ -352,6 +396,15 @@ def test_build_promote_and_rollback_run_as_written(actions: Actions) -> None:
     with _Controllers(actions, "stage"):
         runner.job("promote")
     assert world.file("values/stage/proxy.image.yaml") == second
+
+    def verdicts() -> list[str]:
+        log = ("log", "-1", "--notes=verdicts", "--format=%N", "main")
+        return world.git(*log, cwd=world.remote).split("\n\n")
+
+    assert len(verdicts()) == 1
+    runner = actions.runner("promote", **{"from": "dev", "to": "stage"})
+    runner.job("promote")  # repeated: nothing to promote, and a verdict all the same
+    assert len(verdicts()) == 2
 
     runner = actions.runner("rollback", environment="dev", reason="a test")
     with _Controllers(actions, "dev"):

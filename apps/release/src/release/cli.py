@@ -6,12 +6,14 @@ import contextlib
 import getpass
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import stamina
@@ -40,7 +42,14 @@ from release import message as msg
 from release import status as status_table
 from release.cluster import Cluster
 from release.diagnosis import Finding
-from release.errors import Exit, FailedError, ReleaseError, TimedOutError, UnreachableError
+from release.errors import (
+    Exit,
+    FailedError,
+    NotFoundError,
+    ReleaseError,
+    TimedOutError,
+    UnreachableError,
+)
 from release.git import CommitTree, Git, ManifestRepo, open_repo
 from release.holds import EVERY, Hold
 from release.rollback import Rollback
@@ -106,6 +115,12 @@ ApiOption = Annotated[
         "--github-api", help="Commit by GitHub's API, which signs as the App, instead of a push."
     ),
 ]
+OtherRepoOption = Annotated[
+    str | None,
+    typer.Option(
+        "--manifest-repo", help="Clone or URL to look at instead of what lies in this folder."
+    ),
+]
 OutputOption = Annotated[
     Path | None,
     typer.Option("--output", help="Append results as name=value lines (GITHUB_OUTPUT)."),
@@ -121,7 +136,14 @@ AllowUnrelatedOption = Annotated[
 
 def main() -> None:
     """Run the command; a failure is one sentence and an exit code, never a traceback."""
+    signal.signal(signal.SIGTERM, _terminated)
     app()
+
+
+def _terminated(number: int, _: FrameType | None) -> None:
+    """End in good order: keys in scratch folders and Jobs in the cluster are cleared away."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise SystemExit(128 + number)
 
 
 @contextlib.contextmanager
@@ -289,7 +311,7 @@ def image_set(
             planner = operations.ImageSet(env, wanted, order, now(), allow_unrelated)
             result = change.apply(repo, planner, dry_run=dry_run, sign=sign, host=host(github_api))
         output.written(output_file, {"commit": result.commit or ""})
-        output.outcome(json_output, result, dry_run)
+        output.show(json_output, output.outcome(result, dry_run))
 
 
 @image_app.command("parse")
@@ -366,7 +388,7 @@ def model_set(
             planner = operations.ModelSet(env, release, model, now())
             result = change.apply(repo, planner, dry_run=dry_run, sign=sign, host=host(github_api))
         output.written(output_file, {"commit": result.commit or ""})
-        output.outcome(json_output, result, dry_run)
+        output.show(json_output, output.outcome(result, dry_run))
 
 
 def model_file(path: Path) -> tuple[str, str, str, str]:
@@ -431,14 +453,25 @@ def promote(
         open_repo(manifest_repo, branch, timeout=git_timeout) as repo,
         sources(repo, source, git_timeout) as order,
     ):
+        if pull_request and github_api:
+            raise ReleaseError(
+                f"--github-api commits to {branch}; a pull request's branch is pushed.",
+                fix="leave one of --github-api and --pull-request out",
+            )
         known = verdicts.Log([]) if override else verdicts.read(repo)
         if verify_first is None:
             target = verify.target(repo, source_env, expect)
             verify_first = not override and known.verified_since(source_env, target.files) is None
         if verify_first:
             cluster = Cluster(context, kubeconfig, argocd_namespace=argocd_namespace)
-            deployed(repo, cluster, verify.target(repo, source_env, expect), timeout)
+            target = verify.target(repo, source_env, expect)
+            deployed(repo, cluster, target, timeout, dry_run=dry_run)
             known = verdicts.read(repo)
+            if dry_run:  # the verdict that would be kept
+                seen = verdicts.make(
+                    source_env, "deployed", target.files, by=person(repo), now=now()
+                )
+                known = verdicts.Log([*known.entries, seen])
         planner = operations.Promote(
             source_env,
             target_env,
@@ -456,7 +489,7 @@ def promote(
             return
         result = change.apply(repo, planner, dry_run=dry_run, sign=sign, host=host(github_api))
         output.written(output_file, {"commit": result.commit or ""})
-        output.outcome(json_output, result, dry_run)
+        output.show(json_output, output.outcome(result, dry_run))
 
 
 def proposed(
@@ -531,10 +564,10 @@ def rollback(
                 cluster, env, person(), at, reason, service or (), to, timeout
             )
             done = going.run(dry_run=dry_run)
-            output.offline(json_output, env, done, dry_run)
-            if verify_after and not dry_run:
-                found = going.wait(going.target(done.mark.commit), done.releases)
-                shown(json_output, found)
+            with output.before(json_output, output.offline(env, done, dry_run)):
+                if verify_after and not dry_run:
+                    found = going.wait(going.target(done.mark.commit), done.releases)
+                    shown(json_output, found)
         return
     with (
         reported(json_output),
@@ -559,12 +592,12 @@ def rollback(
         )
         result = change.apply(repo, planner, dry_run=dry_run, sign=sign, host=host(github_api))
         output.written(output_file, {"commit": result.commit or ""})
-        output.outcome(json_output, result, dry_run)
-        if verify_after and not dry_run:
-            cluster = Cluster(context, kubeconfig, argocd_namespace=argocd_namespace)
-            target = verify.target(repo, env, result.commit)
-            found = deployed(repo, cluster, target, timeout, preempt=True)
-            shown(json_output, found)
+        with output.before(json_output, output.outcome(result, dry_run)):
+            if verify_after and not dry_run:
+                cluster = Cluster(context, kubeconfig, argocd_namespace=argocd_namespace)
+                target = verify.target(repo, env, result.commit)
+                found = deployed(repo, cluster, target, timeout, preempt=True)
+                shown(json_output, found)
 
 
 @app.command()
@@ -626,12 +659,11 @@ def reconcile(
             if marked
             else f"Nothing in {env} was rolled back offline."
         )
-        output.printed(
-            json_output, content, *told, "Dry run: nothing was changed." if dry_run else ended
-        )
-        if marked and verify_after and not dry_run:
-            found = deployed(repo, cluster, target, timeout)
-            shown(json_output, found)
+        told.append("Dry run: nothing was changed." if dry_run else ended)
+        with output.before(json_output, output.Said(content, told)):
+            if marked and verify_after and not dry_run:
+                found = deployed(repo, cluster, target, timeout)
+                shown(json_output, found)
 
 
 @app.command("validate")
@@ -644,14 +676,37 @@ def validate_command(
     env: Annotated[
         list[str] | None, typer.Option("--env", help="Environment; all when left out.")
     ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(
+            "--base",
+            help="Commit that this is to be merged into: changes to what is held there are "
+            "refused.",
+        ),
+    ] = None,
+    manifest_repo: OtherRepoOption = None,
+    branch: BranchOption = "main",
+    git_timeout: GitTimeoutOption = 60.0,
     json_output: JsonOption = False,
 ) -> None:
-    """Render every release of every environment and say what is wrong, file, key and line."""
-    from release import validate  # noqa: PLC0415
+    """Render every release of every environment and say what is wrong, file, key and line.
 
-    with reported(json_output):
+    Looked at is the folder as it is, committed or not, or the newest commit of another
+    repository.
+    """
+    from release import render, validate  # noqa: PLC0415
+
+    with reported(json_output), contextlib.ExitStack() as stack:
         started = time.monotonic()
-        report = validate.validate(root, env or ())
+        if manifest_repo is not None:
+            if base is not None:
+                raise ReleaseError(
+                    "--base compares the folder at hand, --manifest-repo looks elsewhere.",
+                    fix="leave one of them out",
+                )
+            repo = stack.enter_context(open_repo(manifest_repo, branch, timeout=git_timeout))
+            root = stack.enter_context(render.exported(repo.git, repo.fetch()))
+        report = validate.validate(root, env or (), base)
         seconds = time.monotonic() - started
         output.printed(
             json_output,
@@ -685,44 +740,55 @@ def diff_command(
     exit_code: Annotated[
         bool, typer.Option("--exit-code/--no-exit-code", help="End with 2 when there is a change.")
     ] = True,
+    manifest_repo: OtherRepoOption = None,
+    branch: BranchOption = "main",
+    git_timeout: GitTimeoutOption = 60.0,
     json_output: JsonOption = False,
 ) -> None:
-    """What two commits of this clone would apply, compared: 0 same, 2 changed, 1 error."""
-    with reported(json_output):
-        git = Git(Path.cwd())
+    """What two commits of this clone would apply, compared: 0 same, 2 changed, 1 error.
+
+    Of another repository HEAD is the newest commit of its branch.
+    """
+    with reported(json_output), contextlib.ExitStack() as stack:
+        git, newest = Git(Path.cwd(), timeout=git_timeout), "HEAD"
+        if manifest_repo is not None:
+            repo = stack.enter_context(open_repo(manifest_repo, branch, timeout=git_timeout))
+            git, newest = repo.git, repo.fetch()
         commits = []
         for name in (base, head):
-            commit = git.resolve(name)
+            asked = newest + name.removeprefix("HEAD") if name.startswith("HEAD") else name
+            commit = git.resolve(asked)
             if commit is None:
-                raise ReleaseError(f"This clone has no commit {name!r}.", fix="fetch it first")
+                raise ReleaseError(f"The clone has no commit {name!r}.", fix="fetch it first")
             commits.append(commit)
         found = diff.compare(git, commits[0], commits[1], env or ())
         title = f"What {commits[1][:12]} changes compared with {commits[0][:12]}"
         if markdown is not None:
             markdown.write_text(diff.markdown(found, title))
-        output.printed(
-            json_output,
-            {
-                "base": commits[0],
-                "head": commits[1],
-                "applications": [
-                    {
-                        "name": one.name,
-                        "error": one.error,
-                        "resources": [vars(resource) for resource in one.resources],
-                    }
-                    for one in found
-                ],
-            },
-            *(output.difference(one) for one in found),
-            f"{len(found)} applications change." if found else "Nothing that is applied changes.",
+        content = {
+            "base": commits[0],
+            "head": commits[1],
+            "applications": [
+                {
+                    "name": one.name,
+                    "error": one.error,
+                    "resources": [vars(resource) for resource in one.resources],
+                }
+                for one in found
+            ],
+        }
+        summary = (
+            f"{len(found)} applications change." if found else "Nothing that is applied changes."
         )
-        broken = [one for one in found if one.error]
-        if broken:
-            raise ReleaseError(
-                f"{', '.join(one.name for one in broken)} cannot be rendered: {broken[0].error}",
-                fix="`release validate` names file, key and line",
-            )
+        said = output.Said(content, [*map(output.difference, found), summary])
+        with output.before(json_output, said):
+            broken = [one for one in found if one.error]
+            if broken:
+                raise ReleaseError(
+                    f"{', '.join(one.name for one in broken)} cannot be rendered: "
+                    f"{broken[0].error}",
+                    fix="`release validate` names file, key and line",
+                )
         if found and exit_code:
             raise typer.Exit(int(Exit.CHANGED))
 
@@ -732,11 +798,22 @@ def comment(
     *,
     pull_request: Annotated[int, typer.Option("--pull-request", help="Its number.")],
     file: Annotated[Path, typer.Option("--file", help="Markdown of `release diff --markdown`.")],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the comment, write none.")
+    ] = False,
     json_output: JsonOption = False,
 ) -> None:
     """Write a diff as a comment on a pull request, in place of the one before."""
     with reported(json_output):
-        text = file.read_text()[: diff.COMMENT_LIMIT]
+        try:
+            text = file.read_text()[: diff.COMMENT_LIMIT]
+        except (OSError, UnicodeError) as error:
+            raise NotFoundError(
+                f"{file} cannot be read: {error}.", fix="`release diff --markdown` writes it"
+            ) from error
+        if dry_run:
+            output.printed(json_output, {"dry_run": True, "url": None, "text": text}, text)
+            return
         url = github().comment(pull_request, text, diff.MARKER)
         output.printed(json_output, {"url": url}, url)
 
@@ -791,7 +868,7 @@ def verify_command(
         bool,
         typer.Option(
             "--revert-on-failure",
-            help="Take the deployment back when it fails, unless anybody changed the environment.",
+            help="Take the deployment back when it fails, unless anybody changed or holds it.",
         ),
     ] = False,
     context: ContextOption = None,
@@ -800,6 +877,14 @@ def verify_command(
     manifest_repo: RepoOption = None,
     branch: BranchOption = "main",
     git_timeout: GitTimeoutOption = 60.0,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Only look: ask nothing of Argo CD, run no Job (what one would prove is taken "
+            "for proved), record nothing.",
+        ),
+    ] = False,
     json_output: JsonOption = False,
 ) -> None:
     """Wait for the verdict: 0 deployed, 6 failed, 7 timed out, 3 superseded, 8 not found."""
@@ -811,11 +896,18 @@ def verify_command(
         target = verify.target(repo, env, commit, service or ())
         try:
             found = deployed(
-                repo, cluster, target, timeout, poll=poll, run_cronjobs=run_cronjobs, record=record
+                repo,
+                cluster,
+                target,
+                timeout,
+                poll=poll,
+                run_cronjobs=run_cronjobs,
+                record=record,
+                dry_run=dry_run,
             )
         except FailedError as error:
             if revert_on_failure:
-                error.message += f" {reverted(repo, target, error.message)}"
+                error.message += f" {reverted(repo, target, error.message, dry_run=dry_run)}"
             raise
         output.printed(
             json_output,
@@ -834,7 +926,7 @@ def verify_command(
 
 
 def shown(json_output: bool, found: list[Finding]) -> None:
-    """Print what runs after a command; its JSON was said before."""
+    """Print what runs after a command; its JSON is the command's own."""
     if not json_output:
         output.printed(json_output, {}, status_table.findings(found))
 
@@ -849,8 +941,13 @@ def deployed(
     run_cronjobs: bool = True,
     record: bool = True,
     preempt: bool = False,
+    dry_run: bool = False,
 ) -> list[Finding]:
-    """Wait for a verdict and keep it; the findings of a deployment that succeeded."""
+    """Wait for a verdict and keep it; the findings of a deployment that succeeded.
+
+    A dry run writes neither to the cluster nor to Git.
+    """
+    record = record and not dry_run
     verdict, causes = "deployed", [""]
     try:
         watch = verify.Watch(
@@ -861,9 +958,10 @@ def deployed(
             poll=poll,
             run_cronjobs=run_cronjobs,
             preempt=preempt,
+            dry_run=dry_run,
         )
         found = watch.wait()
-        if not target.services:
+        if not target.services and not dry_run:
             kept(repo, cluster, target)
         return found
     except (FailedError, TimedOutError) as error:
@@ -904,7 +1002,9 @@ def kept(repo: ManifestRepo, cluster: Cluster, target: verify.Target) -> None:
         output.warned(f"This deployment is not kept for `rollback --offline`: {error}")
 
 
-def reverted(repo: ManifestRepo, target: verify.Target, reason: str) -> str:
+def reverted(
+    repo: ManifestRepo, target: verify.Target, reason: str, *, dry_run: bool = False
+) -> str:
     """Take a failed deployment back; a sentence on what came of it."""
     parent = f"{target.commit}^"
     touched = repo.git.text(
@@ -915,9 +1015,11 @@ def reverted(repo: ManifestRepo, target: verify.Target, reason: str) -> str:
         target.environment, person(repo), reason, now(), services=services, to=parent, hold=False
     )
     try:
-        result = change.apply(repo, verify.Revert(target, planner))
+        result = change.apply(repo, verify.Revert(target, planner), dry_run=dry_run)
     except ReleaseError as error:
         return f"It was not reverted: {error.message}"
+    if dry_run and result.plan.edits:
+        return f"It would be reverted to what was before {target.commit[:12]}."
     return f"It was reverted by {result.commit}." if result.commit else "Nothing to revert."
 
 
@@ -1011,7 +1113,7 @@ def hold(
         result = change.apply(
             repo, operations.SetHold(env, made), dry_run=dry_run, sign=sign, host=host(github_api)
         )
-        output.outcome(json_output, result, dry_run)
+        output.show(json_output, output.outcome(result, dry_run))
 
 
 @app.command()
@@ -1039,7 +1141,7 @@ def unhold(
             sign=sign,
             host=host(github_api),
         )
-        output.outcome(json_output, result, dry_run)
+        output.show(json_output, output.outcome(result, dry_run))
 
 
 @app.command()
@@ -1072,7 +1174,7 @@ def weights(
     ):
         planner = operations.Weights(env, service, variant, now(), weight, abort)
         result = change.apply(repo, planner, dry_run=dry_run, sign=sign, host=host(github_api))
-        output.outcome(json_output, result, dry_run)
+        output.show(json_output, output.outcome(result, dry_run))
 
 
 @app.command("history")
@@ -1080,12 +1182,22 @@ def history_command(
     *,
     env: EnvOption,
     limit: Annotated[int, typer.Option("--limit", min=1, help="Newest so many.")] = 20,
+    applied: Annotated[
+        bool,
+        typer.Option("--applied", help="Ask the cluster too when Argo CD applied each of them."),
+    ] = False,
+    context: ContextOption = None,
+    kubeconfig: KubeconfigOption = None,
+    argocd_namespace: ArgocdOption = "argocd",
     manifest_repo: RepoOption = None,
     branch: BranchOption = "main",
     git_timeout: GitTimeoutOption = 60.0,
     json_output: JsonOption = False,
 ) -> None:
-    """The deployment log of an environment, out of Git, newest first."""
+    """The deployment log of an environment, out of Git, newest first.
+
+    With --applied also when Argo CD applied it, as far back as it remembers (ten syncs).
+    """
     with (
         reported(json_output),
         open_repo(manifest_repo, branch, timeout=git_timeout) as repo,
@@ -1093,10 +1205,14 @@ def history_command(
         at = repo.tree(repo.fetch())
         tree.require_environment(at, env)
         found = history.history(repo.git, at.commit, env, verdicts.read(repo), limit)
+        if applied:
+            cluster = Cluster(context, kubeconfig, argocd_namespace=argocd_namespace)
+            found = history.applied(repo.git, at.commit, found, cluster.applications(env))
         rows = [
             (
                 one.commit[:12],
-                f"{datetime.fromtimestamp(one.when, UTC):%Y-%m-%d %H:%M}",
+                moment(one.when),
+                *([moment(one.applied_at)] if applied else []),
                 one.operation,
                 one.services or "-",
                 ", ".join(revision[:7] for revision in one.revisions) or "-",
@@ -1106,9 +1222,19 @@ def history_command(
             )
             for one in found
         ]
-        columns = ("commit", "when (UTC)", "what", "services", "source", "verdict", "by", "why")
+        columns = (
+            "commit", "when (UTC)", *(["applied (UTC)"] if applied else []), "what", "services",
+            "source", "verdict", "by", "why",
+        )  # fmt: skip
         content = {"environment": env, "deployments": [vars(one) for one in found]}
         output.printed(json_output, content, output.table(columns, rows))
+
+
+def moment(seconds: float | None) -> str:
+    """A time for tables; `-` for none."""
+    if seconds is None:
+        return "-"
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M}"
 
 
 @app.command("metrics")

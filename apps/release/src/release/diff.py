@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from release import render
+from release.errors import NotFoundError
 from release.git import CommitTree, Git
 from release.render import Manifest, Release, Rendered
 
@@ -56,8 +57,16 @@ def compare(git: Git, base: str, head: str, only: Sequence[str] = ()) -> list[Ap
     """The applications that differ between two commits, by name.
 
     An application whose chart and value files are the same objects in both is not rendered.
+
+    Raises NotFoundError for an environment that neither of them has.
     """
     with render.exported(git, base) as old_root, render.exported(git, head) as new_root:
+        known = {*render.environments(old_root), *render.environments(new_root)}
+        for environment in set(only) - known:
+            raise NotFoundError(
+                f"Nobody deploys the environment {environment!r}.",
+                fix=f"use one of {', '.join(sorted(known)) or '(none)'}",
+            )
         old, new = _releases(old_root, only), _releases(new_root, only)
         trees = CommitTree(git, base), CommitTree(git, head)
         touched = {

@@ -5,6 +5,7 @@ The codes are part of the command's contract (docs/release.md): scripts branch o
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import IntEnum
 
 
@@ -33,6 +34,8 @@ class ReleaseError(Exception):
         super().__init__(message)
         self.message = message
         self.fix = fix
+        self.done: Mapping[str, object] = {}
+        """What the command had done by then, for its JSON."""
 
     def __str__(self) -> str:
         return f"{self.message} Fix: {self.fix}" if self.fix else self.message

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 
 from release import deployments, verdicts
 from release import message as msg
+from release.cluster import Object
 from release.git import Git
 from release.sources import Sources
 
@@ -32,6 +34,8 @@ class Deployment:
     restores: str
     replaces: str
     reason: str
+    applied_at: int | None = None
+    """When Argo CD had applied it to the last of its releases, where the cluster was asked."""
 
     @property
     def deployed_at(self) -> int:
@@ -81,6 +85,41 @@ def history(
             )
         )
     return found
+
+
+def applied(
+    git: Git, head: str, entries: Sequence[Deployment], applications: Mapping[str, Object]
+) -> list[Deployment]:
+    """The deployments, each with when Argo CD applied it, as far as its own history goes back."""
+    age = {commit: index for index, commit in enumerate(git.text("rev-list", head).split())}
+    return [replace(entry, applied_at=_applied_at(entry, age, applications)) for entry in entries]
+
+
+def _applied_at(
+    entry: Deployment, age: Mapping[str, int], applications: Mapping[str, Object]
+) -> int | None:
+    services = entry.services.split(", ") if entry.services else list(applications)
+    times = [
+        time
+        for service in services
+        if service in applications
+        and (time := _first_sync(entry.commit, age, applications[service])) is not None
+    ]
+    return max(times, default=None)
+
+
+def _first_sync(commit: str, age: Mapping[str, int], application: Object) -> int | None:
+    """When the first sync with this commit in it ended; None where that is forgotten or to come."""
+    past = application.get("status", {}).get("history") or []
+    for index, sync in enumerate(past):
+        revision = sync.get("revision", "")
+        if age.get(revision, len(age)) > age[commit]:
+            continue
+        # Before the first that is remembered there may have been another with it.
+        if index == 0 and sync.get("id") and revision != commit:
+            return None
+        return int(datetime.fromisoformat(sync["deployedAt"].replace("Z", "+00:00")).timestamp())
+    return None
 
 
 def metrics(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,14 @@ from release.errors import ReleaseError
 
 if TYPE_CHECKING:
     from release.offline import Done
+
+
+@dataclass(frozen=True)
+class Said:
+    """The JSON object for programs, the tables and lines for people."""
+
+    content: Mapping[str, Any]
+    parts: Sequence[Table | Text | str]
 
 
 def printed(json_output: bool, content: Mapping[str, Any], *tables: Table | Text | str) -> None:
@@ -39,12 +49,13 @@ def failed(json_output: bool, error: ReleaseError) -> None:
     """Say what went wrong: on standard error, and as JSON on standard output when asked."""
     if json_output:
         body = {
+            **error.done,
             "error": type(error).__name__.removesuffix("Error"),
             "message": error.message,
             "fix": error.fix,
             "exit_code": int(error.exit),
         }
-        sys.stdout.write(json.dumps(body, indent=2) + "\n")
+        sys.stdout.write(json.dumps(body, indent=2, default=str) + "\n")
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     console.print("release:", error.message, style="red", markup=False)
     if error.fix:
@@ -80,7 +91,33 @@ def difference(app: ApplicationDiff) -> Text:
     return text
 
 
-def outcome(json_output: bool, result: Outcome, dry_run: bool) -> None:
+def show(json_output: bool, said: Said) -> None:
+    """Print it, as `printed` does."""
+    printed(json_output, said.content, *said.parts)
+
+
+@contextlib.contextmanager
+def before(json_output: bool, said: Said) -> Iterator[None]:
+    """Say what was done before what is still to come of it.
+
+    People read it at once; a program gets one object, with the error in it if there is one.
+    """
+    if not json_output:
+        show(False, said)
+    try:
+        yield
+    except ReleaseError as error:
+        error.done = said.content
+        raise
+    except BaseException:
+        if json_output:
+            show(True, said)
+        raise
+    if json_output:
+        show(True, said)
+
+
+def outcome(result: Outcome, dry_run: bool) -> Said:
     """What became of an operation."""
     plan = result.plan
     content = {
@@ -94,7 +131,7 @@ def outcome(json_output: bool, result: Outcome, dry_run: bool) -> None:
         "files": sorted(plan.edits),
         "notes": plan.notes,
     }
-    parts: list[Table | str] = []
+    parts: list[Table | Text | str] = []
     if plan.rows:
         rows = [
             (row.release, row.kind, shortened(row.old) or "-", shortened(row.new) or "-")
@@ -108,10 +145,10 @@ def outcome(json_output: bool, result: Outcome, dry_run: bool) -> None:
         parts.append(f"Dry run: would commit on {result.base[:12]}:\n\n{plan.message.text()}")
     else:
         parts.append("Nothing to change.")
-    printed(json_output, content, *parts)
+    return Said(content, parts)
 
 
-def offline(json_output: bool, environment: str, done: Done, dry_run: bool) -> None:
+def offline(environment: str, done: Done, dry_run: bool) -> Said:
     """What a rollback without Git did."""
     content = {
         "environment": environment,
@@ -126,16 +163,13 @@ def offline(json_output: bool, environment: str, done: Done, dry_run: bool) -> N
     names = ", ".join(done.releases)
     what = f"{environment} ({names}) to {done.mark.commit[:12]}: {done.objects} objects"
     gone = f"{'Would delete' if dry_run else 'Deleted'}: {', '.join(done.deleted)}."
-    printed(
-        json_output,
-        content,
-        *done.notes,
-        *([gone] if done.deleted else []),
+    ended = (
         f"Dry run: would restore {what}."
         if dry_run
         else f"Restored {what}. Argo CD leaves them alone until `release reconcile --env "
-        f"{environment}`, once Git is back.",
+        f"{environment}`, once Git is back."
     )
+    return Said(content, [*done.notes, *([gone] if done.deleted else []), ended])
 
 
 def written(path: Path | None, values: Mapping[str, str]) -> None:

@@ -13,13 +13,15 @@ import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from release import places, policy, programs, render
+from release import holds, places, policy, programs, render, tree
 from release.errors import BadValuesError, NotFoundError, ReleaseError
+from release.git import CommitTree, Git
 from release.places import Place
 from release.render import Manifest, Release, Rendered
 from release.tree import IMAGE_SUFFIX, MODEL_SUFFIX, RUNS_IMAGE_OF
@@ -58,11 +60,21 @@ class Report:
     notes: Sequence[str] = ()
 
 
-def validate(root: Path, only: Sequence[str] = ()) -> Report:
+def validate(root: Path, only: Sequence[str] = (), base: str | None = None) -> Report:
     """Check a tree of files; ``only`` names environments, none means all.
 
-    Raises NotFoundError for an environment that is not there or a program that is missing.
+    With ``base``, a commit of the clone that ``root`` is, changes to what is held there are found
+    as well.
+
+    Raises NotFoundError for a folder, environment or commit that is not there, or a program that
+    is missing.
     """
+    for folder in ("charts", "values", "argocd"):
+        if not (root / folder).is_dir():
+            raise NotFoundError(
+                f"{root} has no folder {folder}.",
+                fix="name the folder that has charts, values and argocd",
+            )
     known = render.environments(root)
     for environment in only:
         if environment not in known:
@@ -74,6 +86,8 @@ def validate(root: Path, only: Sequence[str] = ()) -> Report:
             )
     chosen = [environment for environment in known if not only or environment in only]
     findings: list[Finding] = [] if only else list(_tree_findings(root, known))
+    if base is not None:
+        findings += held_changes(Git(root), base, chosen, datetime.now(UTC))
     rows: list[Release] = []
     for environment in chosen:
         try:
@@ -98,6 +112,30 @@ def validate(root: Path, only: Sequence[str] = ()) -> Report:
     return Report(sorted(set(findings)), len(rows), sum(map(len, documents.values())), notes)
 
 
+def held_changes(
+    git: Git, base: str, environments: Sequence[str], now: datetime
+) -> Iterator[Finding]:
+    """Changes since ``base`` of releases that are on hold there: a merge must not pass a hold.
+
+    Raises NotFoundError when the clone has no such commit.
+    """
+    commit = git.resolve(base)
+    if commit is None:
+        raise NotFoundError(f"This clone has no commit {base!r}.", fix="fetch it first")
+    at = CommitTree(git, commit)
+    began = git.text("merge-base", commit, "HEAD")
+    for environment in environments:
+        held = holds.read(at, environment)
+        changed = git.text(
+            "diff", "--name-only", "--no-renames", "-z", began, "--", f"values/{environment}"
+        ).split("\0")
+        for path in filter(None, changed):
+            hold = holds.covering(held, tree.release_of(path), now)
+            if hold is not None and path != tree.hold_file(environment):
+                refused = holds.refuse(environment, tree.release_of(path), hold)
+                yield Finding(path, 0, "", refused.message.rstrip("."), refused.fix)
+
+
 def _tree_findings(root: Path, known: Sequence[str]) -> Iterator[Finding]:
     """Folders nobody deploys, and machine-owned files that cannot be read."""
     folders = {path.name for path in (root / "values").iterdir() if path.is_dir()} - {"base"}
@@ -113,13 +151,8 @@ def _tree_findings(root: Path, known: Sequence[str]) -> Iterator[Finding]:
             f"argocd/{name}.yaml", 0, "", f"the environment {name!r} has no values",
             f"add values/{name}/",
         )  # fmt: skip
-    files = _Folder(root)
-    for name in known:
-        try:
-            policy.read(files, name)
-        except ReleaseError as error:
-            yield Finding(policy.PATH, 0, name, error.message, error.fix)
-            break
+    for problem in policy.problems(_Folder(root)):
+        yield Finding(policy.PATH, problem.line, problem.key, problem.message, problem.fix)
 
 
 def _listing_findings(root: Path, environment: str, listed: Sequence[Release]) -> Iterator[Finding]:
@@ -230,6 +263,11 @@ def cross_checks(
     external = {h for d in everything if d["kind"] == "ServiceEntry" for h in d["spec"]["hosts"]}
     subsets = _subsets(everything)
     gateways = {d["metadata"]["name"] for d in everything if d["kind"] == "Gateway"}
+    shared = {
+        (d["metadata"]["namespace"], d["metadata"]["name"])
+        for d in everything
+        if d["kind"] == "Gateway"
+    }
     for release, manifests in documents.items():
         yield from _environment_keys(root, release, settings)
         for document in manifests:
@@ -241,6 +279,8 @@ def cross_checks(
                 yield from _service(context, everything)
             elif document["kind"] == "VirtualService":
                 yield from _routes(context, services, external, subsets, gateways)
+            elif document["kind"] == "HTTPRoute":
+                yield from _http_route(context, services, shared)
             elif document["kind"] == "DestinationRule":
                 yield from _host(context, document["spec"]["host"], services, external, ("host",))
 
@@ -399,14 +439,58 @@ def _routes(
                     f"did you mean {near[0]!r}?" if near else "add the subset first", path,
                 )  # fmt: skip
             number = target.get("port", {}).get("number")
-            service = services.get(host.split(".", 1)[0])
-            if number is not None and service is not None:
-                ports = {port["port"] for port in service["spec"]["ports"]}
-                if number not in ports:
-                    yield context.finding(
-                        "port", f"sends to port {number} of {host}, whose Service has "
-                        f"{', '.join(map(str, sorted(ports)))}", "name one of those", path,
-                    )  # fmt: skip
+            yield from _port(context, host, number, services, path)
+
+
+def _http_route(
+    context: _Context, services: Mapping[str, Manifest], gateways: set[tuple[str, str]]
+) -> Iterator[Finding]:
+    """Services, ports and Gateways that an HTTPRoute names are there; other namespaces are seen
+    only as far as the environment itself puts Gateways into them."""
+    spec, namespace = context.document["spec"], context.release.namespace
+    rules = spec.get("rules", [])
+    filters = [one for rule in rules for one in rule.get("filters", [])]
+    targets = [backend for rule in rules for backend in rule.get("backendRefs", [])]
+    targets += [one["requestMirror"]["backendRef"] for one in filters if "requestMirror" in one]
+    parents = spec.get("parentRefs", [])
+    targets += [parent for parent in parents if parent.get("kind") == "Service"]
+    for target in targets:
+        if target.get("kind", "Service") != "Service" or (
+            target.get("namespace", namespace) != namespace
+        ):
+            continue
+        path = ("services", target["name"])
+        found = list(_host(context, target["name"], services, set(), path))
+        yield from found or _port(context, target["name"], target.get("port"), services, path)
+    for parent in parents:
+        place = (parent.get("namespace", namespace), parent["name"])
+        there = {name for folder, name in gateways if folder == place[0]}
+        seen = bool(there) or place[0] == namespace
+        if parent.get("kind", "Gateway") == "Gateway" and seen and place[1] not in there:
+            yield context.finding(
+                "parentRefs",
+                f"names no Gateway of the environment: {'/'.join(place)}",
+                f"use one of {', '.join(sorted(there)) or '(none)'}",
+            )
+
+
+def _port(
+    context: _Context,
+    host: str,
+    number: int | None,
+    services: Mapping[str, Manifest],
+    path: Sequence[str],
+) -> Iterator[Finding]:
+    """A port that a route names is one of its Service's."""
+    service = services.get(host.split(".", 1)[0])
+    if number is None or service is None:
+        return
+    ports = {port["port"] for port in service["spec"]["ports"]}
+    if number not in ports:
+        yield context.finding(
+            "port", f"sends to port {number} of {host}, whose Service has "
+            f"{', '.join(map(str, sorted(ports)))}", "name one of those", path,
+        )  # fmt: skip
 
 
 def _host(
@@ -475,7 +559,11 @@ def _allowed_kinds(root: Path) -> set[tuple[str, str]]:
     if not path.is_file():
         return set()
     allowed: set[tuple[str, str]] = set()
-    for document in yaml.safe_load_all(path.read_text()):
+    try:
+        documents = list(yaml.safe_load_all(path.read_text()))
+    except yaml.YAMLError:
+        return set()  # kubeconform says so
+    for document in documents:
         spec = (document or {}).get("spec", {})
         for key in ("clusterResourceWhitelist", "namespaceResourceWhitelist"):
             allowed |= {(row["group"], row["kind"]) for row in spec.get(key) or []}

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from release import deployments, marks, status, tree
+from release import deployments, holds, marks, status, tree
 from release import message as msg
 from release.change import Plan
 from release.cluster import REFRESH, Cluster, ForbiddenError, Object, Observation
@@ -69,6 +69,8 @@ class Watch:
     run_cronjobs: bool = True
     preempt: bool = False
     """End operations under way on other commits: a rollback waits for no stuck deployment."""
+    dry_run: bool = False
+    """Only look: write nothing to the cluster."""
     progress: Callable[[Sequence[Finding]], None] = lambda findings: None
     clock: Callable[[], float] = time.monotonic
     _failed_looks: int = field(default=0, init=False)
@@ -113,7 +115,7 @@ class Watch:
         self._check_superseded()
         releases = list(self.target.wanted)
         seen = self.cluster.observe(self.target.environment, releases)
-        if self.preempt:
+        if self.preempt and not self.dry_run:
             self._preempt(seen)
         for release, app in seen.applications.items():
             if mark := marks.read(app):
@@ -122,9 +124,11 @@ class Watch:
                     fix=f"`release reconcile --env {self.target.environment}`",
                 )
         findings = [self._find(release, seen) for release in releases]
-        if self.run_cronjobs:
+        if self.run_cronjobs and not self.dry_run:
             self._prove(findings, seen)
             return findings
+        if self.dry_run:
+            return [replace(f, proved=True) for f in findings]
         # A CronJob runs by itself in time; what is scaled to zero may stay so for ever.
         return [replace(f, proved=f.proved or f.scaled_to_zero) for f in findings]
 
@@ -194,7 +198,7 @@ class Watch:
         self._idle_looks[release] = (
             self._idle_looks.get(release, 0) + 1 if waiting and not begun else 0
         )
-        if self._idle_looks[release] == IDLE_LOOKS and self.preempt:
+        if self._idle_looks[release] == IDLE_LOOKS and self.preempt and not self.dry_run:
             self.cluster.sync(app, "release")
         return self._idle_looks[release] >= IDLE_LOOKS
 
@@ -268,7 +272,7 @@ class Watch:
 
     def _refresh(self) -> None:
         """Have Argo CD look at once; where that is not allowed its own poll will do."""
-        for release in self.target.wanted:
+        for release in () if self.dry_run else self.target.wanted:
             self._ask(release)
 
     def _ask(self, release: str) -> None:
@@ -278,7 +282,7 @@ class Watch:
 
     def _compared(self, release: str, app: Object) -> bool:
         """Whether Argo CD has looked at Git since it was asked to: the commit was there by then."""
-        if REFRESH in app["metadata"].get("annotations", {}):
+        if self.dry_run or REFRESH in app["metadata"].get("annotations", {}):
             return False
         if app.get("status", {}).get("reconciledAt", "") != self._asked.get(release, ""):
             return True
@@ -366,7 +370,8 @@ class Revert:
     rollback: Rollback
 
     def __call__(self, at: CommitTree) -> Plan:
-        """Raises ConflictError when it is not ours to revert, or not this state any more."""
+        """Raises ConflictError when it is not ours to revert, or not this state any more, and
+        HeldError when a hold says that nothing may change."""
         logged = deployments.logged(at.git, self.target.commit)
         if logged.first(msg.OPERATION) not in ("image set", "model set", "promote"):
             raise ConflictError(
@@ -379,4 +384,9 @@ class Revert:
                 f"{self.target.environment} was changed since {self.target.commit[:12]}: "
                 "left alone."
             )
+        environment = self.target.environment
+        held = holds.read(at, environment)
+        for release in self.rollback.services:
+            if hold := holds.covering(held, release, self.rollback.now):
+                raise holds.refuse(environment, release, hold)
         return self.rollback(at)
