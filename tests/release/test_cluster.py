@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from release.cluster import Cluster
+from release.diagnosis import verification_job
 from release.errors import UnreachableError
 from tests.programs import require
 from tests.release.conftest import RELEASES, Answer, World, digest
@@ -568,11 +569,16 @@ def run_later(function: Callable[..., None], *arguments: Any) -> threading.Threa
     return thread
 
 
+def proof(kube: Kubernetes) -> str:
+    """The Job that proves the CronJob as it is."""
+    return verification_job(kube.client.get(f"{CRONJOBS}/unzip").json())
+
+
 def test_a_healthy_cronjob_is_run_once_before_it_counts(kube: Kubernetes, world: World) -> None:
     world.deploy("1", world.source(), "unzip")
     everything_runs(kube, world, "1")
     kube.put(CRONJOBS, cronjob("1"), subresource=False)
-    name = f"unzip-verify-{digest('unzip1')[7:17]}"
+    name = proof(kube)
     thread = run_later(finish, kube, name)
     answer = verify(world)
     thread.join()
@@ -587,11 +593,41 @@ def test_a_cronjob_whose_run_fails_has_failed(kube: Kubernetes, world: World) ->
     world.deploy("2", world.source(), "unzip")
     everything_runs(kube, world, "2")
     kube.put(CRONJOBS, cronjob("2"), subresource=False)
-    thread = run_later(finish, kube, f"unzip-verify-{digest('unzip2')[7:17]}", "Failed")
+    thread = run_later(finish, kube, proof(kube), "Failed")
     answer = verify(world)
     thread.join()
     assert answer.code == 6
     assert "BackoffLimitExceeded" in answer.json["message"]
+
+
+def test_a_mended_configuration_is_run_again(kube: Kubernetes, world: World) -> None:
+    """Found: the failed Job of a bad setting counted against the mended one, by its digest."""
+    world.deploy("conf", world.source(), "unzip")
+    everything_runs(kube, world, "conf")
+    bad = cronjob("conf")
+    spec = bad["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    spec["containers"][0]["env"] = [{"name": "UNZIP_BUCKET", "value": "typo"}]
+    kube.put(CRONJOBS, bad, subresource=False)
+    first = proof(kube)
+    thread = run_later(finish, kube, first, "Failed")
+    assert verify(world).code == 6
+    thread.join()
+    # Its pod is still there too.
+    terminated = {"exitCode": 1, "reason": "Error", "containerID": ""}
+    crashed = pod(
+        "unzip", "conf", ready=False, phase="Failed",
+        containerStatuses=[container("unzip", state={"terminated": terminated})],
+    )  # fmt: skip
+    uid = kube.client.get(f"{JOBS}/{first}").json()["metadata"]["uid"]
+    owner = {"apiVersion": "batch/v1", "kind": "Job", "name": first, "uid": uid}
+    crashed["metadata"]["ownerReferences"] = [owner]
+    kube.put(PODS, crashed)
+    kube.put(CRONJOBS, cronjob("conf"), subresource=False)
+    assert proof(kube) != first
+    thread = run_later(finish, kube, proof(kube))
+    answer = verify(world)
+    thread.join()
+    assert answer.code == 0, answer.out
 
 
 def test_an_old_run_that_failed_is_ignored(kube: Kubernetes, world: World) -> None:
@@ -612,7 +648,7 @@ def test_an_old_run_that_failed_is_ignored(kube: Kubernetes, world: World) -> No
     }
     kube.put(JOBS, old, subresource=False)
     finish(kube, "unzip-1", "Failed")
-    thread = run_later(finish, kube, f"unzip-verify-{digest('unzip3')[7:17]}")
+    thread = run_later(finish, kube, proof(kube))
     assert verify(world).code == 0
     thread.join()
 

@@ -5,6 +5,8 @@ Pure functions over the API's JSON (`cluster.Observation`).
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -91,9 +93,13 @@ def find(release: str, wanted: Image, seen: Observation) -> Finding:
     sync = status.get("sync", {}).get("status", "Unknown")
     health = status.get("health", {}).get("status", "Unknown")
     pods = [pod for pod in seen.pods if _instance(pod) == release]
-    current = _current_pods(release, pods, wanted, seen)
-    ready = [pod for pod in pods if _ready(pod)]
     cronjob = _named(seen.cronjobs, release)
+    runs = [job for job in seen.jobs if cronjob and _job_runs(job, cronjob, wanted.digest)]
+    current = _current_pods(release, pods, wanted, seen)
+    if cronjob is not None:
+        names = {job["metadata"]["name"] for job in runs}
+        current = [pod for pod in current if _owners(pod) & names]
+    ready = [pod for pod in pods if _ready(pod)]
     causes = [*_application_causes(app)]
     if wanted.deployed:
         causes += _workload_causes(release, seen)
@@ -106,7 +112,6 @@ def find(release: str, wanted: Image, seen: Observation) -> Finding:
     if cronjob is not None:
         template = cronjob["spec"]["jobTemplate"]["spec"]["template"]["spec"]
         running = sorted({_reference_digest(template["containers"][0]["image"])} - {""})
-        runs = [job for job in seen.jobs if _job_runs(job, release, wanted.digest)]
         proved = any(_job_done(job, "Complete") for job in runs)
         if not proved:
             causes += [c for job in runs if _job_done(job, "Failed") for c in [_job_cause(job)]]
@@ -201,9 +206,12 @@ def _job(owner: Object, version: str, kind: str, name: str, spec: Object) -> Obj
     }
 
 
-def verification_job(release: str, digest: str) -> str:
-    """The name of the Job that proves an image: the same for the same image, so it runs once."""
-    return f"{release[:40]}-verify-{digest.removeprefix('sha256:')[:10]}"
+def verification_job(cronjob: Object) -> str:
+    """The name of the Job that proves a CronJob's pods: one per image and configuration, so that
+    it runs once, and again when either is mended."""
+    text = json.dumps(_pod_template(cronjob["spec"]["jobTemplate"]["spec"]), sort_keys=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return f"{cronjob['metadata']['name'][:40]}-verify-{digest[:10]}"
 
 
 def _state(
@@ -386,13 +394,28 @@ def _job_cause(job: Object) -> Cause:
     return Cause("job", _short(text), final=True)
 
 
-def _job_runs(job: Object, release: str, digest: str) -> bool:
-    """Whether a Job is a run of a release with this image; runs of older images prove nothing."""
-    owners = {owner.get("name") for owner in job["metadata"].get("ownerReferences", [])}
-    if release not in owners:
+def _job_runs(job: Object, cronjob: Object, digest: str) -> bool:
+    """Whether a Job is a run of a CronJob as it is now, with this image.
+
+    Runs of older images or configurations prove nothing, neither way.
+    """
+    if cronjob["metadata"]["name"] not in _owners(job):
+        return False
+    if _pod_template(job["spec"]) != _pod_template(cronjob["spec"]["jobTemplate"]["spec"]):
         return False
     containers = job["spec"]["template"]["spec"]["containers"]
     return bool(digest) and any(_reference_digest(c["image"]) == digest for c in containers)
+
+
+def _pod_template(spec: Object) -> tuple[Object, Object]:
+    """What the pods of a Job are made of; its labels aside, to which Kubernetes adds the Job's."""
+    template = spec["template"]
+    annotations: Object = template.get("metadata", {}).get("annotations") or {}
+    return annotations, template["spec"]
+
+
+def _owners(item: Object) -> set[str]:
+    return {owner["name"] for owner in item["metadata"].get("ownerReferences", [])}
 
 
 def _job_done(job: Object, kind: str) -> bool:

@@ -215,10 +215,10 @@ class Watch:
             if finding.scaled_to_zero:
                 self._try(finding, seen)
                 continue
-            name = verification_job(finding.release, finding.wanted.digest)
+            cronjob = next(c for c in seen.cronjobs if c["metadata"]["name"] == finding.release)
+            name = verification_job(cronjob)
             if name in self._started_jobs or any(j["metadata"]["name"] == name for j in seen.jobs):
                 continue
-            cronjob = next(c for c in seen.cronjobs if c["metadata"]["name"] == finding.release)
             self.cluster.create_job(self.target.environment, run_as_job(cronjob, name))
             self._started_jobs.add(name)
 
