@@ -24,6 +24,7 @@ from release.errors import ReleaseError
 from release.git import Git, ManifestRepo
 from tests.programs import require
 from tests.release.conftest import World, digest, reference, seen_healthy
+from tests.release.test_history import ROUTING
 
 EVERY_STEP = os.environ.get("SLIPWAY_FAULTS") == "all"
 Attempt = Callable[..., tuple[int, bytes, str]]
@@ -70,6 +71,11 @@ OPERATIONS: dict[str, tuple[str, ...]] = {
     "promote": ("promote", "--from", "dev", "--to", "stage", "--no-verify"),
     "rollback": ("rollback", "--env", "dev", "--reason", "night"),
     "hold": ("hold", "--env", "prod", "--reason", "freeze"),
+    "unhold": ("unhold", "--env", "prod"),
+    "weights": (
+        "weights", "--env", "dev", "--service", "inference", "--variant", "inference-challenger",
+        "--weight", "25",
+    ),
 }  # fmt: skip
 
 
@@ -77,9 +83,11 @@ OPERATIONS: dict[str, tuple[str, ...]] = {
 def test_killed_at_any_step_a_rerun_finishes_it(
     world: World, name: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
+    world.push({"values/dev/routing.yaml": ROUTING})
     for seed in ("1", "2"):
         world.deploy(seed, world.source())
         seen_healthy(world, "dev")
+    world.run("hold", "--env", "prod", "--reason", "audit", "--owner", "bob")
     revision = world.source()
     arguments = [revision if word == "REVISION" else word for word in OPERATIONS[name]]
     before = world.head()
@@ -105,6 +113,31 @@ def test_killed_at_any_step_a_rerun_finishes_it(
             count = world.git("rev-list", "--count", f"{before}..main", cwd=world.remote)
             assert count == "1", (step, after)
             assert tree_without_times(world, "main") == wanted
+
+
+@pytest.mark.parametrize("name", ["image set", "unhold"])
+def test_killed_without_a_remote_a_rerun_finishes_it(world: World, name: str) -> None:
+    """Found: between the branch and the work tree a kill left the inverse change for good."""
+    world.run("hold", "--env", "prod", "--reason", "audit")
+    revision = world.source()
+    world.git("pull", "-q", "origin", "main")
+    world.git("remote", "remove", "origin")
+    arguments = [revision if word == "REVISION" else word for word in OPERATIONS[name]]
+    arguments += ["--manifest-repo", str(world.clone)]
+    before = world.git("rev-parse", "HEAD")
+    total = steps_of(world, arguments)
+    wanted = world.git("rev-parse", "HEAD^{tree}")
+    steps = range(1, total + 1) if EVERY_STEP else range(total - 4, total + 1)
+    for step in steps:
+        for after in (False, True):
+            world.git("reset", "-q", "--hard", before)
+            killed_at(world, step, after, *arguments)
+            answer = world.run(*arguments)
+            assert answer.code == 0, (step, after, answer.out, answer.err)
+            assert world.git("rev-parse", "HEAD^{tree}") == wanted, (step, after)
+            assert world.git("rev-list", "--count", f"{before}..HEAD") == "1", (step, after)
+            assert world.git("status", "--porcelain") == "", (step, after)
+            assert world.git("for-each-ref", "refs/release") == ""
 
 
 def tree_without_times(world: World, commit: str) -> list[str]:

@@ -31,6 +31,16 @@ def test_without_a_remote_the_branch_and_the_work_tree_move_together(world: Worl
     assert world.git("status", "--porcelain") == ""
 
 
+def test_without_a_remote_a_file_can_go(world: World) -> None:
+    """Found: the last hold could not be ended, for `git rm` refused after the branch had moved."""
+    world.git("remote", "remove", "origin")
+    for arguments in (("hold", "--env", "dev", "--reason", "x"), ("unhold", "--env", "dev")):
+        answer = world.run(*arguments, repo=world.clone)
+        assert answer.code == 0, answer.err
+        assert world.git("status", "--porcelain") == ""
+    assert not (world.clone / "values/dev/hold.yaml").exists()
+
+
 def test_without_a_remote_uncommitted_changes_are_never_overwritten(world: World) -> None:
     revision = world.source()
     world.git("remote", "remove", "origin")

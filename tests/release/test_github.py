@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -17,7 +18,15 @@ import pytest
 
 from release.git import Git, ManifestRepo
 from tests.programs import require
-from tests.release.conftest import IDENTITY, World, digest, reference, seen_healthy
+from tests.release.conftest import (
+    IDENTITY,
+    World,
+    application_set,
+    digest,
+    reference,
+    seen_healthy,
+)
+from tests.release.test_faults import before_first_push, killed_at, steps_of
 
 
 @dataclass
@@ -141,10 +150,11 @@ def test_commits_can_be_githubs_own(world: World, host: Host) -> None:
     assert not world.exists("values/dev/hold.yaml")
 
 
-def promote(world: World) -> Any:
+def promote(world: World, *more: str) -> Any:
     answer = world.run(
-        "promote", "--from", "dev", "--to", "stage", "--no-verify", "--pull-request", "--json"
-    )
+        "promote", "--from", "dev", "--to", "stage", "--no-verify", "--pull-request", "--json",
+        *more,
+    )  # fmt: skip
     assert answer.code == 0, answer.out + answer.err
     return answer.json
 
@@ -178,9 +188,128 @@ def test_a_pull_request_is_opened_once_and_renewed(world: World, host: Host) -> 
     world.git("merge-base", "--is-ancestor", before, after, cwd=world.remote)
     [pull] = host.pulls
     assert pull["title"] == f"stage: Promote proxy, worker at {renewed_revision(world)}"
-    assert "Change the source" in pull["body"] or "up to" in pull["body"]
     assert digest("proxy2") in pull["body"]
     assert len(pull["body"]) <= 65_536
+
+
+CHART = {
+    "charts/service/Chart.yaml": "apiVersion: v2\nname: service\nversion: 1.0.0\n",
+    "charts/service/templates/configmap.yaml": (
+        "apiVersion: v1\nkind: ConfigMap\n"
+        "metadata: {name: {{ .Release.Name }}, namespace: {{ .Release.Namespace }}}\n"
+        "data: {digest: {{ .Values.image.digest | quote }}}\n"
+    ),
+}
+TEMPLATE = """\
+  template:
+    spec:
+      destination: {namespace: stage}
+      source:
+        path: charts/{{ .chart }}
+        helm:
+          valueFiles:
+            - ../../values/stage/{{ .release }}.yaml
+            - ../../values/stage/{{ .release }}.image.yaml
+"""
+
+
+def test_a_pull_request_tells_what_comes_what_changes_and_what_drifted(
+    world: World, host: Host
+) -> None:
+    """Found: none of the three was proved; the commits of another source were left out."""
+    require("helm")
+    other = World(world.folder / "other", world.environment)
+    other.folder.mkdir()
+    world.git("clone", "-q", "--bare", str(world.remote), str(other.remote), cwd=world.folder)
+    world.push({**CHART, "argocd/stage.yaml": application_set("stage") + TEMPLATE}, "A chart")
+
+    def built(seed: str, env: str) -> str:
+        revision = other.source()
+        answer = world.run(
+            "image", "set", "--env", env, "--image", reference("proxy", seed), "--revision",
+            revision, "--no-check-registry", "--source", str(other.remote),
+        )  # fmt: skip
+        assert answer.code == 0, answer.err
+        return revision
+
+    old = built("1", "stage")
+    between = other.source()
+    new = built("2", "dev")
+    seen_healthy(world, "dev")
+    world.environment["GIT_COMMITTER_DATE"] = "2030-01-01T00:00:00Z"
+    world.push({"values/dev/worker.yaml": "replicas: 3\n"}, "More workers")
+    promote(world, "--source", str(other.remote))
+    [pull] = host.pulls
+    listed = f"**proxy** {old[:12]}..{new[:12]}\n"
+    assert listed in pull["body"]
+    for commit in (new, between):
+        assert f"- {commit[:7]} Change the source" in pull["body"]
+    assert f"- {old[:7]} " not in pull["body"]
+    assert "- worker: dev was configured anew since (" in pull["body"]
+    assert "More workers" in pull["body"]
+    assert "- proxy: dev was configured" not in pull["body"]
+    assert "| stage/proxy | 0 | 1 | 0 |" in pull["body"]
+    assert f"+  digest: {digest('proxy2')}" in pull["body"]
+    assert f"-  digest: {digest('proxy1')}" in pull["body"]
+
+
+def test_a_branch_that_moves_meanwhile_is_moved_forward_again(
+    world: World, host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found: the push of a pull request's branch was tried once."""
+    world.deploy("1", world.source())
+    seen_healthy(world, "dev")
+    promote(world)
+    before = branch(world)
+    world.deploy("2", world.source())
+    seen_healthy(world, "dev")
+
+    def other() -> None:
+        world.git("fetch", "-q", "origin")
+        world.git("checkout", "-q", "--detach", before)
+        world.git("commit", "-q", "--allow-empty", "-m", "A person's commit")
+        world.git("push", "-q", "origin", "HEAD:promote/dev-to-stage")
+
+    before_first_push(monkeypatch, other)
+    promote(world)
+    log = world.git("log", "--format=%s", branch(world), cwd=world.remote)
+    assert "A person's commit" in log
+    path = "values/stage/proxy.image.yaml"
+    assert digest("proxy2").encode() in world.file(path, branch(world))
+
+
+def test_a_remote_that_is_gone_ends_a_proposal_as_it_ends_the_rest(
+    world: World, host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found: its exit code was that of a conflict."""
+    world.deploy("1", world.source())
+    seen_healthy(world, "dev")
+    before_first_push(monkeypatch, lambda: world.remote.rename(world.folder / "elsewhere.git"))
+    answer = world.run(
+        "promote", "--from", "dev", "--to", "stage", "--no-verify", "--pull-request", "--json"
+    )
+    assert answer.code == 9, answer.out
+    assert host.pulls == []
+
+
+def test_killed_on_the_way_a_rerun_opens_the_one_pull_request(world: World, host: Host) -> None:
+    world.deploy("1", world.source())
+    seen_healthy(world, "dev")
+    main = world.head()
+    asked = ["promote", "--from", "dev", "--to", "stage", "--no-verify", "--pull-request"]
+    begun = world.folder / "begun.git"
+    shutil.copytree(world.remote, begun)
+    total = steps_of(world, asked)
+    for step in (total // 3, 2 * total // 3, total):
+        shutil.rmtree(world.remote)
+        shutil.copytree(begun, world.remote)
+        host.pulls.clear()
+        assert killed_at(world, step, step % 2 == 0, *asked)
+        assert world.run(*asked).code == 0
+        assert len(host.pulls) == 1
+        assert world.head() == main
+        path = "values/stage/proxy.image.yaml"
+        assert digest("proxy1").encode() in world.file(path, branch(world))
 
 
 def renewed_revision(world: World) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import stamina
 
@@ -40,6 +40,7 @@ class Plan:
 
 
 Planner = Callable[[CommitTree], Plan]
+Done = TypeVar("Done")
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,31 @@ def apply(
 
     Raises ConflictError when it was lost too often, and whatever the planner raises.
     """
+
+    def once(attempt: int) -> Outcome:
+        base = repo.fetch()
+        tree = repo.tree(base)
+        plan = planner(tree)
+        edits = {
+            path: content for path, content in plan.edits.items() if tree.read(path) != content
+        }
+        if not edits or dry_run:
+            return Outcome(base, plan, None, attempt)
+        if host is not None:
+            commit = _by_host(host, repo, base, edits, plan)
+        else:
+            commit = repo.commit(base, edits, plan.message.text(), sign=sign)
+            repo.push(base, commit)
+        return Outcome(base, plan, commit, attempt)
+
+    return persistently(once, persistence)
+
+
+def persistently(once: Callable[[int], Done], persistence: Persistence | None = None) -> Done:
+    """Do it, given the number of the attempt, again for every race to push that is lost.
+
+    Raises ConflictError when it was lost too often.
+    """
     patience = persistence or Persistence()
     try:
         for attempt in stamina.retry_context(
@@ -96,22 +122,7 @@ def apply(
             wait_jitter=0.5,
         ):
             with attempt:
-                base = repo.fetch()
-                tree = repo.tree(base)
-                plan = planner(tree)
-                edits = {
-                    path: content
-                    for path, content in plan.edits.items()
-                    if tree.read(path) != content
-                }
-                if not edits or dry_run:
-                    return Outcome(base, plan, None, attempt.num)
-                if host is not None:
-                    commit = _by_host(host, repo, base, edits, plan)
-                else:
-                    commit = repo.commit(base, edits, plan.message.text(), sign=sign)
-                    repo.push(base, commit)
-                return Outcome(base, plan, commit, attempt.num)
+                return once(attempt.num)
     except PushRaceError as error:
         raise ConflictError(
             f"{error.message} Gave up after {patience.attempts} attempts or "

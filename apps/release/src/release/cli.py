@@ -508,7 +508,7 @@ def proposed(
     if made.commit is None:
         output.printed(json_output, content, *made.plan.notes, "Nothing to change.")
         return
-    text = proposal.body(repo, made, planner.source, planner.target)
+    text = proposal.body(repo, made, planner.source, planner.target, planner.sources)
     number, url, reused = forge.pull_request(branch, repo.branch, made.plan.message.subject, text)
     output.written(output_file, {"pull_request": str(number), "url": url})
     content |= {"pull_request": number, "url": url, "reused": reused}

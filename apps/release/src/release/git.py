@@ -15,6 +15,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import stamina
+
 from release.access import git_environment
 from release.errors import ConflictError, NotFoundError, ReleaseError, UnreachableError
 
@@ -42,6 +44,10 @@ class PushRaceError(ConflictError):
 
 class GitError(ReleaseError):
     """A git command failed."""
+
+
+class _LockedError(ConflictError):
+    """Another git command has the index; it is a matter of moments."""
 
 
 @dataclass(frozen=True)
@@ -187,6 +193,7 @@ class ManifestRepo:
         """
         if self.remote is None:
             ref = f"refs/heads/{self.branch}"
+            self._follow(self.git.resolve(self._moving))
         else:
             ref = f"refs/remotes/origin/{self.branch}"
             refspec = f"+refs/heads/{self.branch}:{ref}"
@@ -257,8 +264,10 @@ class ManifestRepo:
             .strip()
         )
 
-    def push(self, parent: str, commit: str) -> None:
+    def push(self, parent: str | None, commit: str) -> None:
         """Move the branch from ``parent`` to ``commit``, or raise; never by force.
+
+        Without a parent the branch is made.
 
         Whether a rejection was a lost race is read from where the branch stands afterwards,
         not from the remote's words, which differ from host to host.
@@ -267,6 +276,7 @@ class ManifestRepo:
         ConflictError when the remote will refuse again, UnreachableError when it is gone.
         """
         if self.remote is None:
+            assert parent is not None
             self._move_local(parent, commit)
             return
         code, out, err = self.git.attempt(
@@ -275,14 +285,16 @@ class ManifestRepo:
         if code == 0:
             return
         said = " ".join((err + out.decode(errors="replace")).split())
+        head: str | None = None
         try:
-            head = self.fetch()
+            with contextlib.suppress(NotFoundError):
+                head = self.fetch()
         except UnreachableError as error:
             raise UnreachableError(
                 f"The push to {self.name} failed: {said}",
                 fix="run the command again; it finishes what this one began",
             ) from error
-        if head == commit or self.git.is_ancestor(commit, head):
+        if head is not None and (head == commit or self.git.is_ancestor(commit, head)):
             return  # it went through; only the answer was lost
         if head == parent and _PERMANENT.search(said):
             raise ConflictError(
@@ -291,32 +303,57 @@ class ManifestRepo:
             )
         raise PushRaceError(f"The push to {self.name} {self.branch} was rejected: {said}")
 
+    @property
+    def _moving(self) -> str:
+        """The ref that says whence the branch is being moved, until the work tree has followed."""
+        return f"refs/release/{self.branch}"
+
     def _move_local(self, parent: str, commit: str) -> None:
-        """Without a remote the branch moves here, and a checked-out work tree follows."""
-        ref = f"refs/heads/{self.branch}"
-        code, head, _ = self.git.attempt("symbolic-ref", "--quiet", "HEAD")
-        checked_out = (
-            code == 0
-            and head.decode().strip() == ref
-            and self.git.text("rev-parse", "--is-bare-repository") == "false"
-        )
+        """Without a remote the branch moves here, and a checked-out work tree follows.
+
+        A run that was killed between the two is finished by the next one's `fetch`.
+        """
         changed = self.git.text("diff", "--name-only", "-z", parent, commit).split("\0")
         paths = [path for path in changed if path]
+        checked_out = self._checked_out()
         if checked_out and self.git.text("status", "--porcelain", "--", *paths):
             raise ConflictError(
                 f"{self.name} has uncommitted changes in {', '.join(paths)}.",
                 fix="commit or discard them first",
             )
+        none = "0" * 40
+        if checked_out and self.git.attempt("update-ref", self._moving, parent, none)[0] != 0:
+            raise PushRaceError(f"Another run moves {self.branch}.")
+        ref = f"refs/heads/{self.branch}"
         code, _, err = self.git.attempt("update-ref", "-m", "release", ref, commit, parent)
         if code != 0:
+            self.git.attempt("update-ref", "-d", self._moving, parent)
             raise PushRaceError(f"{self.branch} moved meanwhile: {err.strip()}")
-        if checked_out:
-            kept = [path for path in paths if CommitTree(self.git, commit).blob(path)]
-            gone = [path for path in paths if path not in kept]
-            if kept:
-                self.git.run("checkout", "--quiet", commit, "--", *kept)
-            if gone:
-                self.git.run("rm", "--quiet", "--", *gone)
+        self._follow(parent)
+
+    def _follow(self, parent: str | None) -> None:
+        """Bring a checked-out work tree from ``parent`` to where the branch is."""
+        if parent is None or not self._checked_out():
+            return
+        for attempt in stamina.retry_context(on=_LockedError, timeout=self.git.timeout):
+            with attempt:
+                code, _, err = self.git.attempt("read-tree", "-m", "-u", parent, "HEAD")
+                if code != 0 and "index.lock" in err:
+                    raise _LockedError(f"{self.name} is in use: {err.strip()}")
+        if code != 0:
+            raise ConflictError(
+                f"The work tree of {self.name} was left at {parent[:12]}: {err.strip()}",
+                fix="commit or discard what you changed there, then run the command again",
+            )
+        self.git.attempt("update-ref", "-d", self._moving, parent)
+
+    def _checked_out(self) -> bool:
+        code, head, _ = self.git.attempt("symbolic-ref", "--quiet", "HEAD")
+        return (
+            code == 0
+            and head.decode().strip() == f"refs/heads/{self.branch}"
+            and self.git.text("rev-parse", "--is-bare-repository") == "false"
+        )
 
     def _signs(self) -> bool:
         """commit-tree does not read commit.gpgSign by itself."""

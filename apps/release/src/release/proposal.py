@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from release import diff, tree
+from release import change, diff, tree
 from release import message as msg
 from release.change import Plan, Planner, Row
-from release.errors import ConflictError, ReleaseError
-from release.git import CommitTree, GitError, ManifestRepo
+from release.errors import NotFoundError, ReleaseError
+from release.git import CommitTree, ManifestRepo
+from release.sources import Sources
 
 # Subjects of commits listed per release.
 LISTED = 30
@@ -31,41 +33,46 @@ def propose(repo: ManifestRepo, planner: Planner, branch: str, *, sign: bool = F
     Moving it forward where it stands elsewhere takes a commit with two parents: the newest
     main, whose content it has, and the branch as it was.
 
-    Raises ConflictError when the branch moved meanwhile.
+    A lost race is run again, like any other push.
+
+    Raises ConflictError when it was lost too often or the branch is protected, UnreachableError
+    when the remote is gone.
     """
     if repo.remote is None:
         raise ReleaseError("A pull request needs a remote.", fix="push directly, without it")
+    return change.persistently(lambda _: _propose(repo, planner, branch, sign=sign))
+
+
+def _propose(repo: ManifestRepo, planner: Planner, branch: str, *, sign: bool) -> Proposal:
     base = repo.fetch()
     at = repo.tree(base)
     plan = planner(at)
     if not any(at.read(path) != content for path, content in plan.edits.items()):
         return Proposal(plan, base, branch, None)
-    old = _head(repo, branch)
+    beside = ManifestRepo(repo.git, repo.remote, branch, repo.name)
+    old: str | None = None
+    with contextlib.suppress(NotFoundError):
+        old = beside.fetch()
     stale = old is not None and not repo.git.is_ancestor(old, base)
     commit = repo.commit(
         base, plan.edits, plan.message.text(), sign=sign, also=[old] if old and stale else []
     )
     if old and _same(repo, old, commit, base):
         return Proposal(plan, base, branch, old)
-    code, _, err = repo.git.attempt(
-        "push", "--no-verify", "--quiet", repo.remote, f"{commit}:refs/heads/{branch}"
-    )
-    if code != 0:
-        raise ConflictError(
-            f"{repo.name} refuses the push to {branch}: {' '.join(err.split())}",
-            fix="run the command again",
-        )
+    beside.push(old, commit)
     return Proposal(plan, base, branch, commit)
 
 
-def body(repo: ManifestRepo, proposal: Proposal, source_env: str, target_env: str) -> str:
+def body(
+    repo: ManifestRepo, proposal: Proposal, source_env: str, target_env: str, sources: Sources
+) -> str:
     """The pull request's text, at most as long as the host takes."""
     assert proposal.commit is not None
     at = CommitTree(repo.git, proposal.base)
     parts = [
         f"Promotes {source_env} to {target_env}.",
         _table(proposal.plan.rows),
-        _changes(repo, at, proposal.plan.rows, target_env, source_env),
+        _changes(sources, at, proposal.plan.rows, target_env, source_env),
         _drift(repo, at, source_env, target_env),
         *(f"> {note}" for note in proposal.plan.notes),
     ]
@@ -88,7 +95,7 @@ def _table(rows: Sequence[Row]) -> str:
 
 
 def _changes(
-    repo: ManifestRepo, at: CommitTree, rows: Sequence[Row], target: str, source: str
+    sources: Sources, at: CommitTree, rows: Sequence[Row], target: str, source: str
 ) -> str:
     """The source commits between what runs in the target and what comes."""
     told = []
@@ -97,10 +104,11 @@ def _changes(
             continue
         old = tree.read_image(at, target, row.release).revision
         new = tree.read_image(at, source, row.release).revision
-        if not old or repo.git.resolve(old) is None or repo.git.resolve(new) is None:
+        git = sources.with_both(old, new) if old else None
+        if git is None:
             told.append(f"**{row.release}**: up to {new[:12]}")
             continue
-        log = repo.git.text(
+        log = git.text(
             "log", "--first-parent", f"--max-count={LISTED + 1}", "--format=- %h %s",
             "--invert-grep", f"--grep=^{msg.OPERATION}:", f"{old}..{new}",
         ).splitlines()  # fmt: skip
@@ -130,20 +138,6 @@ def _drift(repo: ManifestRepo, at: CommitTree, source: str, target: str) -> str:
     if not lines:
         return ""
     return f"Drift: {target} does not get these settings by this promotion.\n" + "\n".join(lines)
-
-
-def _head(repo: ManifestRepo, branch: str) -> str | None:
-    assert repo.remote is not None
-    try:
-        repo.git.run(
-            "fetch", "--quiet", "--no-tags", repo.remote,
-            f"+refs/heads/{branch}:refs/remotes/origin/{branch}",
-        )  # fmt: skip
-    except GitError as error:
-        if "couldn't find remote ref" in error.message:
-            return None
-        raise
-    return repo.git.resolve(f"refs/remotes/origin/{branch}")
 
 
 def _same(repo: ManifestRepo, old: str, new: str, base: str) -> bool:

@@ -30,13 +30,16 @@ class Sources:
         """Where ``new`` stands in relation to ``deployed``, both full commit ids."""
         if deployed == new:
             return Order.SAME
-        for git in self.clones:
-            if git.resolve(deployed) is None or git.resolve(new) is None:
-                continue
-            if git.is_ancestor(deployed, new):
-                return Order.NEWER
-            return Order.OLDER if git.is_ancestor(new, deployed) else Order.DIVERGED
-        return Order.UNKNOWN
+        git = self.with_both(deployed, new)
+        if git is None:
+            return Order.UNKNOWN
+        if git.is_ancestor(deployed, new):
+            return Order.NEWER
+        return Order.OLDER if git.is_ancestor(new, deployed) else Order.DIVERGED
+
+    def with_both(self, one: str, other: str) -> Git | None:
+        """The first clone that has both commits."""
+        return next((git for git in self.clones if git.resolve(one) and git.resolve(other)), None)
 
     def on_branch(self, revision: str, heads: Sequence[str]) -> bool | None:
         """Whether a revision is in the history of any of the heads; None when it is nowhere."""
