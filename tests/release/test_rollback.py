@@ -201,3 +201,13 @@ def test_holds_that_cannot_be_read_can_be_ended(world: World) -> None:
         assert world.run("unhold", "--env", "dev").code == 0
         assert not world.exists("values/dev/hold.yaml")
     assert rollback(world).code == 0
+
+
+def test_a_new_release_alone_cannot_be_rolled_back(world: World) -> None:
+    """Found: it was "as at … already", with exit code 0, while the new release was the fault."""
+    deployed(world, "1")
+    added = {"values/dev/extra.yaml": "replicas: 1\n"}
+    world.push({**added, "argocd/dev.yaml": application_set("dev", "extra")}, "A new release")
+    answer = rollback(world)
+    assert answer.code == 5
+    assert "extra.yaml is newer" in answer.json["message"]

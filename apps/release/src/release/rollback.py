@@ -47,7 +47,8 @@ class Rollback:
     def __call__(self, at: CommitTree) -> Plan:
         """Nothing to do when the same services were rolled back and nobody has changed them since.
 
-        Raises NotFoundError when there is no such commit, service or earlier state.
+        Raises NotFoundError when there is no such commit, service or earlier state, ConflictError
+        when all that differs is a release that one of the two states has not.
         """
         tree.require_environment(at, self.environment)
         for service in self.services:
@@ -167,6 +168,12 @@ class Rollback:
                 notes.append(f"Left alone: {path} was removed since {target.logged.commit[:12]}.")
             elif now_files.get(path) != then_files.get(path):
                 edits[path] = then.read(path)
+        if not edits and notes and self.to is None:
+            raise ConflictError(
+                f"{self.environment} differs from {target.logged.commit[:12]} only by releases "
+                f"that one of the two has not: nothing to restore. {' '.join(notes)}",
+                fix="add or remove the release in a commit, or name an earlier commit with --to",
+            )
         if not edits:
             at_target = f"{self.environment} is as at {target.logged.commit[:12]} already."
             return Plan({}, msg.Message("", []), notes=[*notes, at_target])
