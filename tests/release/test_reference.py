@@ -40,3 +40,10 @@ def test_commands_in_the_guide_exist() -> None:
         assert f"## release {match}" in reference, match
     for option in re.findall(r"`(--[a-z-]+)", guide):
         assert f"`{option}`" in reference, option
+
+
+def test_every_command_has_json_and_a_dry_run() -> None:
+    """Found: verify and comment had none, and some could not be asked for it."""
+    for section in generate().split("\n## release ")[1:]:
+        for option in ("--json", "--dry-run"):
+            assert f"| `{option}` |" in section, section.splitlines()[0]

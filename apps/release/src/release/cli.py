@@ -90,6 +90,14 @@ GitTimeoutOption = Annotated[
     float, typer.Option("--git-timeout", min=1, help="Seconds one git command may take.")
 ]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what would be committed.")]
+ReadsOption = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run",
+        help="Taken as by every command; this one changes nothing anyway.",
+        expose_value=False,
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 SignOption = Annotated[bool, typer.Option("--sign", help="Sign the commit (Git's signing key).")]
 EnvOption = Annotated[str, typer.Option("--env", help="Environment, like dev.")]
@@ -319,6 +327,7 @@ def image_parse(
     *,
     file: Annotated[Path, typer.Argument(help="File image-NAME with one reference in it.")],
     output_file: OutputOption = None,
+    dry_run: ReadsOption = False,
     json_output: JsonOption = False,
 ) -> None:
     """Read what `make image` printed: reference, repository, tag and digest."""
@@ -687,6 +696,7 @@ def validate_command(
     manifest_repo: OtherRepoOption = None,
     branch: BranchOption = "main",
     git_timeout: GitTimeoutOption = 60.0,
+    dry_run: ReadsOption = False,
     json_output: JsonOption = False,
 ) -> None:
     """Render every release of every environment and say what is wrong, file, key and line.
@@ -743,6 +753,7 @@ def diff_command(
     manifest_repo: OtherRepoOption = None,
     branch: BranchOption = "main",
     git_timeout: GitTimeoutOption = 60.0,
+    dry_run: ReadsOption = False,
     json_output: JsonOption = False,
 ) -> None:
     """What two commits of this clone would apply, compared: 0 same, 2 changed, 1 error.
@@ -827,6 +838,7 @@ def affected(
     branch: BranchOption = "main",
     git_timeout: GitTimeoutOption = 60.0,
     output_file: OutputOption = None,
+    dry_run: ReadsOption = False,
     json_output: JsonOption = False,
 ) -> None:
     """Images to build: those whose sources changed since what an environment runs."""
@@ -1039,6 +1051,7 @@ def status(
     manifest_repo: RepoOption = None,
     branch: BranchOption = "main",
     git_timeout: GitTimeoutOption = 60.0,
+    dry_run: ReadsOption = False,
     json_output: JsonOption = False,
 ) -> None:
     """What is wanted, what runs, and what is wrong; exit code 6 when a release has failed."""
@@ -1192,6 +1205,7 @@ def history_command(
     manifest_repo: RepoOption = None,
     branch: BranchOption = "main",
     git_timeout: GitTimeoutOption = 60.0,
+    dry_run: ReadsOption = False,
     json_output: JsonOption = False,
 ) -> None:
     """The deployment log of an environment, out of Git, newest first.
@@ -1248,6 +1262,7 @@ def metrics_command(
     branch: BranchOption = "main",
     source: SourceOption = None,
     git_timeout: GitTimeoutOption = 60.0,
+    dry_run: ReadsOption = False,
     json_output: JsonOption = False,
 ) -> None:
     """The four DORA figures per environment: frequency, lead time, failures, time to restore."""

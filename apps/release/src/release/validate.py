@@ -87,7 +87,7 @@ def validate(root: Path, only: Sequence[str] = (), base: str | None = None) -> R
     chosen = [environment for environment in known if not only or environment in only]
     findings: list[Finding] = [] if only else list(_tree_findings(root, known))
     if base is not None:
-        findings += held_changes(Git(root), base, chosen, datetime.now(UTC))
+        findings += held_changes(Git(root), base, only, datetime.now(UTC))
     rows: list[Release] = []
     for environment in chosen:
         try:
@@ -112,10 +112,10 @@ def validate(root: Path, only: Sequence[str] = (), base: str | None = None) -> R
     return Report(sorted(set(findings)), len(rows), sum(map(len, documents.values())), notes)
 
 
-def held_changes(
-    git: Git, base: str, environments: Sequence[str], now: datetime
-) -> Iterator[Finding]:
+def held_changes(git: Git, base: str, only: Sequence[str], now: datetime) -> Iterator[Finding]:
     """Changes since ``base`` of releases that are on hold there: a merge must not pass a hold.
+
+    ``only`` names environments, none means all that ``base`` has.
 
     Raises NotFoundError when the clone has no such commit.
     """
@@ -124,7 +124,7 @@ def held_changes(
         raise NotFoundError(f"This clone has no commit {base!r}.", fix="fetch it first")
     at = CommitTree(git, commit)
     began = git.text("merge-base", commit, "HEAD")
-    for environment in environments:
+    for environment in only or tree.environments(at):
         held = holds.read(at, environment)
         changed = git.text(
             "diff", "--name-only", "--no-renames", "-z", began, "--", f"values/{environment}"
