@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -91,8 +93,19 @@ def settings(*, as_json: AsJson = False) -> None:
 
 
 def main() -> None:
-    """Run the command."""
-    app()
+    """Run the command, and end with it.
+
+    Python's own clean-up takes the interpreter from the S3 client's threads; one that is still
+    letting go of an answer then aborts the process, whose work was done.
+    """
+    status: str | int | None = 0
+    try:
+        app()
+    except SystemExit as ended:
+        status = ended.code
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status if isinstance(status, int) else int(status is not None))
 
 
 if __name__ == "__main__":
