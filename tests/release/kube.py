@@ -43,23 +43,25 @@ class Kubernetes:
 
     def put(self, path: str, item: dict[str, Any], subresource: bool = True) -> Any:
         """Create or replace an object, its status too."""
-        name = item["metadata"]["name"]
-        there = self.client.get(f"{path}/{name}")
-        if there.status_code == 404:
+        if self.client.get(f"{path}/{item['metadata']['name']}").status_code == 404:
             made = self.send("POST", path, item)
         else:
-            version = there.json()["metadata"]["resourceVersion"]
-            made = self.send(
-                "PUT", f"{path}/{name}",
-                {**item, "metadata": {**item["metadata"], "resourceVersion": version}},
-            )  # fmt: skip
+            made = self._replace(path, item)
         if subresource and "status" in item:
-            version = made["metadata"]["resourceVersion"]
-            made = self.send(
-                "PUT", f"{path}/{name}/status",
-                {**item, "metadata": {**item["metadata"], "resourceVersion": version}},
-            )  # fmt: skip
+            made = self._replace(path, item, "/status")
         return made
+
+    def _replace(self, path: str, item: dict[str, Any], part: str = "") -> Any:
+        """Put it over whatever is there, as a controller does: again when somebody else was
+        faster."""
+        place = f"{path}/{item['metadata']['name']}"
+        while True:
+            version = self.send("GET", place)["metadata"]["resourceVersion"]
+            written = {**item, "metadata": {**item["metadata"], "resourceVersion": version}}
+            answer = self.client.put(f"{place}{part}", json=written)
+            if answer.status_code != 409:
+                assert answer.is_success, f"PUT {place}{part}: {answer.text}"
+                return answer.json()
 
     def namespace(self, name: str) -> None:
         answer = self.client.post("/api/v1/namespaces", json={"metadata": {"name": name}})
