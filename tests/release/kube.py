@@ -67,7 +67,19 @@ class Kubernetes:
         answer = self.client.post("/api/v1/namespaces", json={"metadata": {"name": name}})
         assert answer.status_code in (201, 409), answer.text
 
-    def clear(self, *paths: str) -> None:
+    def empty(self) -> None:
+        """Take away what an earlier test left, whichever file it was in."""
+        paths = [APPLICATIONS, "/api/v1/namespaces/argocd/secrets"]
+        for environment in ("dev", "stage", "prod"):
+            paths += [
+                f"{api}/namespaces/{environment}/{kind}"
+                for api, kinds in (
+                    ("/api/v1", ("pods", "configmaps", "events")),
+                    ("/apis/apps/v1", ("deployments", "replicasets")),
+                    ("/apis/batch/v1", ("cronjobs", "jobs")),
+                )
+                for kind in kinds
+            ]
         for path in paths:
             self.client.delete(path, params={"gracePeriodSeconds": "0"})
 

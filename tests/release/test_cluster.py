@@ -36,7 +36,7 @@ EVENTS = "/api/v1/namespaces/dev/events"
 
 @pytest.fixture
 def kube(api: Kubernetes, world: World) -> Kubernetes:
-    api.clear(APPLICATIONS, PODS, DEPLOYMENTS, REPLICASETS, CRONJOBS, JOBS, EVENTS)
+    api.empty()
     world.environment["KUBECONFIG"] = str(api.kubeconfig)
     return api
 

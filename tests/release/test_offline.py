@@ -37,7 +37,7 @@ EVERY_STEP = os.environ.get("SLIPWAY_FAULTS") == "all"
 
 @pytest.fixture
 def kube(api: Kubernetes, world: World) -> Kubernetes:
-    api.clear(APPLICATIONS, PODS, DEPLOYMENTS, CONFIGMAPS, SECRETS)
+    api.empty()
     for name in ("proxy", "extra"):
         api.client.delete(f"{SERVICES}/{name}")
     world.environment["KUBECONFIG"] = str(api.kubeconfig)

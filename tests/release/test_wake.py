@@ -18,7 +18,7 @@ from tests.release.test_cluster import application
 
 @pytest.fixture
 def kube(api: Kubernetes) -> Kubernetes:
-    api.clear(APPLICATIONS)
+    api.empty()
     for release in ("proxy", "worker", "extra"):
         app = application(release, "")
         app["metadata"]["annotations"] = {PATHS: f".;/values/dev/{release}.*"}

@@ -312,12 +312,7 @@ class Actions:
 
 @pytest.fixture
 def actions(world: World, api: Kubernetes, registry: str) -> Actions:
-    for environment in ("dev", "stage", "prod"):
-        api.clear(
-            f"/api/v1/namespaces/{environment}/pods",
-            f"/apis/apps/v1/namespaces/{environment}/deployments",
-        )
-    api.clear(APPLICATIONS)
+    api.empty()
     project = '[project]\nname = "slipway-{}"\ndependencies = ["slipway-kit"]\n'
     world.push(
         {
