@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from release import cluster as cluster_module
 from release import marks, snapshots
 from release.cluster import Cluster
 from release.git import Git
+from release.offline import OfflineRollback
 from release.snapshots import MANAGER, Snapshot
 from tests.release.conftest import Answer, World, digest
 from tests.release.kube import APPLICATIONS, Kubernetes
@@ -25,6 +27,7 @@ from tests.release.test_cluster import (
     image,
     labels,
     pod,
+    run_later,
     verify,
 )
 
@@ -453,6 +456,39 @@ def test_what_lands_on_top_is_applied_again(
     assert answer.code == 0, answer.out
     assert container(kube)["env"] == [{"name": "LEVEL", "value": "info"}]
     assert any("applied again" in note for note in answer.json["notes"])
+
+
+def test_a_sync_that_begins_after_the_mark_is_ended_and_applied_over(
+    argo: Argo, kube: Kubernetes, world: World
+) -> None:
+    """Found: what Argo CD was looking at when it was marked was synced seconds afterwards."""
+    argo.deploy("1", LEVEL="info")
+    argo.deploy("2", LEVEL="debug", verdict=False)
+    at = "2026-11-20T12:00:00Z"
+    going = OfflineRollback(argo.cluster, "dev", "ada", at, timeout=30, poll=0.05, quiet=0.5)
+    done = going.run()
+    late = {
+        "operation": {"sync": {"revision": world.head()}},
+        "status": {"operationState": {"phase": "Running"}},
+    }
+    argo.cluster.patch_application("dev-proxy", late)
+    argo.cluster.apply(f"{DEPLOYMENTS}/proxy", manifests("2", LEVEL="debug")[2], owner=MANAGER)
+
+    restored = [{"name": "LEVEL", "value": "info"}]
+
+    def pods_follow() -> None:
+        deadline = time.monotonic() + 20
+        while container(kube)["env"] != restored and time.monotonic() < deadline:
+            time.sleep(0.02)
+        argo.rolled_out("1")
+
+    thread = run_later(pods_follow)
+    going.wait(going.target(done.mark.commit), ["proxy"])
+    thread.join()
+    assert container(kube)["env"] == restored
+    app = kube.client.get(f"{APPLICATIONS}/dev-proxy").json()
+    assert "operation" not in app
+    assert app["status"]["operationState"]["phase"] == "Terminating"
 
 
 def killed_at(world: World, step: int, *arguments: str, **environment: str) -> bool:

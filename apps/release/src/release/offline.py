@@ -43,6 +43,8 @@ _WAVE = "argocd.argoproj.io/sync-wave"
 _ORDER = {"Deployment": 1, "CronJob": 1, "Job": 1, "VirtualService": 2, "HTTPRoute": 2}
 # What Argo CD was doing when it was told to stop may still land on top of what was applied.
 _ROUNDS = 5
+# What it had begun to look at before it was marked it may still sync, once: a look takes seconds.
+_QUIET_SECONDS = 10.0
 # What a Deployment says of its rollout is of the one before for a moment.
 _FAILED_LOOKS = 5
 
@@ -71,6 +73,8 @@ class OfflineRollback:
     to: str | None = None
     timeout: float = 300.0
     poll: float = 1.0
+    quiet: float = _QUIET_SECONDS
+    """How long nothing else may have written, in seconds, before a restored deployment counts."""
     clock: Callable[[], float] = time.monotonic
 
     def run(self, *, dry_run: bool = False) -> Done:
@@ -104,32 +108,36 @@ class OfflineRollback:
             live = snapshots.captured(self.cluster, chosen, target.manifests)
             if self._as_wanted(target, live):
                 return Done(mark, tuple(chosen), count, tuple(dict.fromkeys(deleted)), tuple(notes))
-        raise ConflictError(
-            f"Something else keeps writing to {self.environment}: it is not as at "
-            f"{target.commit[:12]} after {_ROUNDS} rounds.",
-            fix="look at the objects' managedFields, stop that writer, then run it again",
-        )
+        raise self._written_over(target)
 
     def wait(self, target: Snapshot, releases: Sequence[str]) -> list[Finding]:
-        """Until every pod of the restored deployment is ready; their findings.
+        """Until every pod of the restored deployment is ready and nothing wrote over it for
+        ``quiet`` seconds, applying it again where something did; the findings.
 
-        Raises FailedError or TimedOutError with causes.
+        Raises FailedError or TimedOutError with causes, ConflictError as `run`.
         """
         deadline = self.clock() + self.timeout
+        quiet_from, quiet = self.clock(), min(self.quiet, self.timeout / 2)
         findings: list[Finding] = []
-        failed_looks = 0
+        failed_looks = rounds = 0
         trouble: UnreachableError | None = None
         # Argo CD's own word is of before: what counts here are the workloads.
         stand_in = {"status": {"sync": {"status": "Synced"}, "health": {"status": "Healthy"}}}
         while True:
             try:
+                if self._restored_again(target, releases):
+                    quiet_from = self.clock()
+                    rounds += 1
                 seen = self.cluster.observe(self.environment, releases)
                 seen = replace(seen, applications=dict.fromkeys(releases, stand_in))
                 findings = [find(r, running_image(r, target.manifests[r]), seen) for r in releases]
                 trouble = None
             except UnreachableError as error:
                 trouble = error
-            if findings and all(finding.state is State.DEPLOYED for finding in findings):
+            if rounds >= _ROUNDS:
+                raise self._written_over(target)
+            ready = findings and all(finding.state is State.DEPLOYED for finding in findings)
+            if ready and not trouble and self.clock() - quiet_from >= quiet:
                 return findings
             failed = [finding for finding in findings if finding.state is State.FAILED]
             failed_looks = failed_looks + 1 if failed and not trouble else 0
@@ -151,6 +159,27 @@ class OfflineRollback:
                     fix="raise --timeout, or look at `release status`",
                 )
             time.sleep(self.poll)
+
+    def _restored_again(self, target: Snapshot, releases: Sequence[str]) -> bool:
+        """Whether something wrote over the deployment or was about to, and it was applied again."""
+        applications = {r: app for r, app in self._applications().items() if r in releases}
+        busy = [app for app in applications.values() if app.get("operation") or is_syncing(app)]
+        for application in busy:
+            if mark := marks.read(application):
+                self._mark(application, mark)
+        live = snapshots.captured(self.cluster, applications, target.manifests)
+        if not busy and self._as_wanted(target, live):
+            return False
+        self._apply(target, applications)
+        self._delete(applications, live, target)
+        return True
+
+    def _written_over(self, target: Snapshot) -> ConflictError:
+        return ConflictError(
+            f"Something else keeps writing to {self.environment}: it is not as at "
+            f"{target.commit[:12]} after {_ROUNDS} rounds.",
+            fix="look at the objects' managedFields, stop that writer, then run it again",
+        )
 
     def target(self, commit: str) -> Snapshot:
         """The deployment that is kept of a commit.
@@ -221,8 +250,7 @@ class OfflineRollback:
             "metadata": {"annotations": {SKIP: "true", MARK: mark.annotation()}},
             "operation": None,
         }
-        running = application.get("status", {}).get("operationState", {}).get("phase") == "Running"
-        if running:
+        if is_syncing(application):
             patch["status"] = {"operationState": {"phase": "Terminating"}}
         self.cluster.patch_application(application["metadata"]["name"], patch)
 
@@ -278,6 +306,12 @@ class OfflineRollback:
                 if found is None or not snapshots.same([found], [manifest]):
                     return False
         return True
+
+
+def is_syncing(application: Object) -> bool:
+    """Whether an operation of Argo CD is under way."""
+    state: Object = application.get("status", {}).get("operationState", {})
+    return bool(state.get("phase") == "Running")
 
 
 def synced(application: Object) -> str:
