@@ -135,7 +135,7 @@ def _spawn(daemon: Daemon, log: Path) -> int:
 def stop_processes(pids: Iterable[int], *, grace: float) -> None:
     """SIGTERM to each, SIGKILL to those left after ``grace`` seconds; wait until all are gone."""
     alive = {pid: start for pid in pids if (start := _start_time(pid)) is not None}
-    ended = dict(alive)
+    all_of_them = alive
     _signal(alive, signal.SIGTERM)
     deadline = time.monotonic() + grace
     while (alive := _still(alive)) and time.monotonic() < deadline:
@@ -143,7 +143,7 @@ def stop_processes(pids: Iterable[int], *, grace: float) -> None:
     _signal(alive, signal.SIGKILL)
     while alive := _still(alive):
         time.sleep(0.05)
-    _reap(ended)
+    _reap(all_of_them)
 
 
 def _still(alive: dict[int, str]) -> dict[int, str]:

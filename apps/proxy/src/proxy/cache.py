@@ -19,6 +19,7 @@ from typing import Any, Generic, Literal, TypeVar
 import redis.asyncio as redis
 
 from kit.problem import Problem
+from proxy import deadline as deadlines
 from proxy.metrics import Metrics
 from proxy.redis_store import Store
 from proxy.settings import CachePolicy
@@ -132,13 +133,9 @@ class PredictionCache:
         size = request_bytes + len(sent.lines) + len(sent.body) + OVERHEAD_BYTES
         self._memo.put(verbatim, sent, monotonic() + MEMORY_SECONDS, size)
 
-    def count_hit(self, model: str) -> None:
-        """What ``recall`` found was the answer."""
-        self._metrics.cache.add(model, "hit")
-
-    def count_bypass(self, model: str) -> None:
-        """The model was asked past the cache."""
-        self._metrics.cache.add(model, "bypass")
+    def count(self, model: str, result: Result) -> None:
+        """How a request was answered, counted."""
+        self._metrics.cache.add(model, result)
 
     async def answer(
         self,
@@ -158,21 +155,21 @@ class PredictionCache:
         """
         control = cache_control.lower()
         if b"no-store" in control:
-            self._metrics.cache.add(model, "bypass")
+            self.count(model, "bypass")
             return (await make()).data, "bypass"
         if b"no-cache" in control:
             made = await make()
             await self._keep(policy, key, made)
-            self._metrics.cache.add(model, "bypass")
+            self.count(model, "bypass")
             return made.data, "bypass"
         found = self._memory.get(key, monotonic())
         if found is None:
             # While Redis was asked, a flight may have landed: look again before flying.
             found = await self._read(key, policy) or self._memory.get(key, monotonic())
         if found is not None:
-            self._metrics.cache.add(model, "hit")
+            self.count(model, "hit")
             return found, "hit"
-        self._metrics.cache.add(model, "miss")
+        self.count(model, "miss")
         return await self._make_once(model, policy, key, make, deadline), "miss"
 
     async def _make_once(
@@ -189,17 +186,10 @@ class PredictionCache:
             flight = self._begin(policy, key, make)
         flight.waiting += 1
         try:
-            if leading:
-                return (await asyncio.shield(flight.task)).data
-            async with asyncio.timeout(deadline - monotonic()):
+            async with asyncio.timeout(None if leading else deadline - monotonic()):
                 return (await asyncio.shield(flight.task)).data
         except TimeoutError:
-            raise Problem(
-                504,
-                "deadline-exceeded",
-                f"{model} did not answer before the request's deadline; "
-                "ask for more time with X-Request-Timeout, or make it a job",
-            ) from None
+            raise deadlines.exceeded(model) from None
         except Problem as problem:
             if leading or problem.status != 504:
                 raise

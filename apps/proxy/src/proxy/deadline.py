@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from kit.problem import Problem
+
 _SECONDS = re.compile(r"^(\d{1,7}(?:\.\d{1,6})?)(ms|s)?\Z")
 
 
@@ -30,3 +32,13 @@ def parse(header: bytes | None, *, default: float, longest: float) -> float:
 def passed_on(remaining: float, *, margin: float) -> bytes:
     """The ``X-Request-Timeout`` of the next hop: what is left, less the way back."""
     return b"%.3f" % max(0.001, remaining - margin)
+
+
+def exceeded(name: str) -> Problem:
+    """504: the model or upstream of this name did not answer in time."""
+    return Problem(
+        504,
+        "deadline-exceeded",
+        f"{name} did not answer before the request's deadline; "
+        "ask for more time with X-Request-Timeout, or make it a job",
+    )

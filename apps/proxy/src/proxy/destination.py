@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from time import monotonic
 
 from kit.problem import Problem
+from proxy import deadline as deadlines
 from proxy import upstream
 from proxy.guards import Breaker, Concurrency, RetryBudget, patience
 from proxy.metrics import Metrics
@@ -227,12 +228,7 @@ class Destination:
     def problem(self, error: UpstreamError) -> Problem:
         """The answer for a backend that could not be asked."""
         if isinstance(error, DeadlineExceededError):
-            return Problem(
-                504,
-                error.reason,
-                f"{self.name} did not answer before the request's deadline; "
-                "ask for more time with X-Request-Timeout, or make it a job",
-            )
+            return deadlines.exceeded(self.name)
         if isinstance(error, RefusedError):
             return Problem(
                 503,

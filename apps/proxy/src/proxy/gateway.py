@@ -134,7 +134,7 @@ class Gateway:
         request.body_bytes = len(body)
         lines = sent.lines + self._more(request, sent.status)
         whole.write(cycle, sent.status, lines, sent.body)
-        services.cache.count_hit(backend.name)
+        services.cache.count(backend.name, "hit")
         self._report(request)
         return True
 

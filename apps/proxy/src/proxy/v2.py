@@ -47,7 +47,7 @@ async def pass_on(
     if isinstance(backend, HttpModel):
         policy = backend.settings.cache
         if policy is not None and path.verb == "infer" and v2_cache.is_coded(request):
-            services.cache.count_bypass(backend.name)
+            services.cache.count(backend.name, "bypass")
             request.cache = "bypass"
             request.extra.append((b"x-cache", b"bypass"))
         elif policy is not None and path.verb == "infer":

@@ -136,7 +136,7 @@ async def infer(
     # The very same bytes again need not be read to be known: arrays of numbers take long to.
     verbatim = verbatim_of(request, backend, contract, rest, body)
     if not control and (known := cache.recall(verbatim)) is not None:
-        cache.count_hit(backend.name)
+        cache.count(backend.name, "hit")
         await _send(request, known, "hit")
         return
     asked = question(body, json_length)
