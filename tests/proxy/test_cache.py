@@ -177,10 +177,8 @@ async def test_many_at_once_make_one_flight(settings: dict[str, Any], model: Nei
     assert {document["label"] for _, document in found} == {"7"}
 
 
-async def test_who_waits_for_anothers_flight_keeps_its_own_deadline(
-    settings: dict[str, Any], model: Neighbour
-) -> None:
-    """Found: a follower waited for as long as the one who led had time, whatever it asked for."""
+def held(model: Neighbour) -> asyncio.Event:
+    """Has the model answer only once the event is set."""
     release = asyncio.Event()
     first = model.handlers[INFER]
 
@@ -189,6 +187,14 @@ async def test_who_waits_for_anothers_flight_keeps_its_own_deadline(
         return await first(request)
 
     model.on(INFER, wait)
+    return release
+
+
+async def test_who_waits_for_anothers_flight_keeps_its_own_deadline(
+    settings: dict[str, Any], model: Neighbour
+) -> None:
+    """Found: a follower waited for as long as the one who led had time, whatever it asked for."""
+    release = held(model)
     async with proxy_with(**settings) as proxy:
         for path, body in (("/v1/predict/digits", ROWS), (INFER, QUESTION)):
             before = asked(model)
@@ -214,14 +220,7 @@ async def _past(model: Neighbour, before: int) -> bool:
 async def test_who_led_may_hang_up_while_others_wait(
     settings: dict[str, Any], model: Neighbour
 ) -> None:
-    release = asyncio.Event()
-    first = model.handlers[INFER]
-
-    async def wait(request: web.Request) -> web.StreamResponse:
-        await release.wait()
-        return await first(request)
-
-    model.on(INFER, wait)
+    release = held(model)
     line = (
         'slipway_proxy_failures_total{http_route="/v2/models/{model}/infer",type="caller-hung-up"}'
     )
