@@ -90,7 +90,11 @@ programs: setup ## Build and install the programs that the tests drive
 
 .PHONY: test
 test: programs ## Run the tests that need no cluster
-	pytest -m 'not e2e' --numprocesses=auto --dist=loadfile $(ARGS)
+	pytest -m 'not e2e and not conformance' --numprocesses=auto --dist=loadfile $(ARGS)
+
+.PHONY: conformance
+conformance: programs ## Run what strangers bring, whole, and write its tables (docs/conformance.md)
+	pytest -m 'conformance and not e2e' --timeout=3000 $(ARGS)
 
 .PHONY: e2e e2e-full
 e2e: up ## Run the tests that need the cluster
