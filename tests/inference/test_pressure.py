@@ -115,10 +115,13 @@ async def test_the_deadline_counts_the_queue_and_frees_the_place(serve: Serve, s
 
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["short", "long"])
-async def test_who_hangs_up_frees_its_place(serve: Serve, slow: Path, chunked: bool) -> None:
+async def test_who_hangs_up_frees_its_place(
+    serve: Serve, slow: Path, monkeypatch: pytest.MonkeyPatch, chunked: bool
+) -> None:
     async with serve() as running:
         (served,) = running.app.registry.all_serving()
-        # Enough ahead that a busy machine sees the hang-up before its turn has come.
+        gate = Gate()
+        monkeypatch.setattr(served.model, "run", gate.around(served.model.run))
         ahead = [asyncio.create_task(running.infer("slow", ROW)) for _ in range(4)]
         await until(lambda: served.batcher.queued_rows == 3)
         body = json.dumps({"inputs": [ROW]}).encode()
@@ -135,6 +138,7 @@ async def test_who_hangs_up_frees_its_place(serve: Serve, slow: Path, chunked: b
         writer.close()
         await writer.wait_closed()
         await until(lambda: failures["cancelled"] == 1)
+        gate.opened.set()
         assert all(answer.status_code == 200 for answer in await asyncio.gather(*ahead))
         await until(lambda: running.app.engine.in_flight == 0)
         assert served.leases == 0

@@ -20,13 +20,12 @@ from collections.abc import Coroutine
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, cast
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-
 from inference.engine import Call
 from inference.errors import Cancelled, DeadlineExceeded, InferenceError, SlowBody
 from inference.http import SLOW_BODY, Headers, content_length
-from inference.models import ServedModel
+from inference.models import ServedModel, json_bytes
 from inference.protocol import InferRequest, encode, parse
+from kit.http_protocol import HttpProtocol
 
 if TYPE_CHECKING:
     from inference.app import InferenceApp, Target
@@ -259,7 +258,7 @@ class FastRequest:
             self.refuse(Cancelled("the caller hung up"))
 
 
-class FastProtocol(HttpToolsProtocol):
+class FastProtocol(HttpProtocol):
     """Uvicorn's protocol with the short way in it."""
 
     inference: InferenceApp
@@ -302,6 +301,10 @@ class FastProtocol(HttpToolsProtocol):
         self.inside = True
         super().on_message_begin()
 
+    def refuse_bytes(self, status: int, message: str) -> tuple[bytes, bytes]:
+        """Content type and body of the answer to what is no HTTP."""
+        return b"application/json", json_bytes({"error": message})
+
     def timeout_keep_alive_handler(self) -> None:
         """Close the connection, unless requests on it were refused meanwhile."""
         if self.refused:
@@ -312,7 +315,7 @@ class FastProtocol(HttpToolsProtocol):
             return
         super().timeout_keep_alive_handler()
 
-    def on_headers_complete(self) -> None:
+    def on_head(self) -> None:
         """Take the short way where the request is plain and nothing is under way before it."""
         before = self.cycle
         self.fast = None
@@ -330,7 +333,7 @@ class FastProtocol(HttpToolsProtocol):
                 self.cycle = cast("Any", self.fast)
                 self.fast.begin(self.headers)
                 return
-        super().on_headers_complete()
+        super().on_head()
 
     def _plain(self) -> bool:
         length = -1
@@ -341,11 +344,11 @@ class FastProtocol(HttpToolsProtocol):
                 return False
         return 0 <= length <= self.inference.short_way_limit
 
-    def on_message_complete(self) -> None:
+    def on_end(self) -> None:
         """The body is complete."""
         self.inside = False
         if self.fast is None:
-            super().on_message_complete()
+            super().on_end()
         elif not self.fast.response_complete:
             self.fast.more_body = False
             self.fast.run()

@@ -16,7 +16,9 @@ from http import HTTPStatus
 from typing import Any, cast
 
 from starlette.types import Scope
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+from kit.http_protocol import HttpProtocol
 
 KEY = "slipway.cycle"
 AT_ONCE = "slipway.at_once"
@@ -26,7 +28,7 @@ STATUS_LINES = {
 }
 
 
-class WholeProtocol(HttpToolsProtocol):
+class WholeProtocol(HttpProtocol):
     """uvicorn's protocol, whose requests carry their cycle and may be answered at once."""
 
     _parsing = False

@@ -1,0 +1,194 @@
+"""uvicorn's HTTP/1.1 protocol, corrected where strangers' connections met its limits.
+
+- `Upgrade` is ignored where nothing is upgraded (RFC 9110, 7.8), and the request keeps its body:
+  the parser stops at the end of such a head, so the request is parsed again without the field.
+- A client that closes only its sending side after its request is still answered.
+- Bytes that are no HTTP are refused after the answers to the requests before them, never instead.
+- Trailer fields never become header fields (RFC 9110, 6.5.1): they are dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from http import HTTPStatus
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from kit import logs, problem
+from kit.problem import Problem
+
+log = logs.get("kit.http")
+
+_PROBE_AFTER = 0.05
+"""Seconds after a client closed its sending side at which it is asked whether it still reads."""
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class HttpProtocol(HttpToolsProtocol):
+    """uvicorn's protocol for one connection; see the module."""
+
+    _unanswered = 0
+    """Requests that are complete, less the answers that are: below 0 for an early answer."""
+    _reading_head = True
+    _half_closed = False
+    _broken: tuple[int, str] | None = None
+    """Status and message of the last answer, where what came after the others is no HTTP."""
+    _probe: asyncio.TimerHandle | None = None
+
+    # -- Upgrade -----------------------------------------------------------------------------
+
+    def _should_upgrade(self) -> bool:
+        """Whether the connection becomes a WebSocket: an opening handshake and nothing else."""
+        return (
+            self.parser.get_method() == b"GET"
+            and self.parser.get_http_version() == "1.1"
+            and any(name == b"sec-websocket-key" for name, _ in self.headers)
+            and super()._should_upgrade()
+        )
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what came; what has no right answer any more is not parsed."""
+        if self._broken is not None:
+            return
+        self._unset_keepalive_if_required()
+        while data:
+            try:
+                self.parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as upgrade:
+                if self._should_upgrade():
+                    self.handle_websocket_upgrade()
+                    return
+                if self.parser.get_method() == b"CONNECT":
+                    self._malformed(501, "CONNECT is not served here: this is no tunnel")
+                    return
+                # The parser takes everything after this head for another protocol.
+                head = self._head_without_upgrade()
+                data = head + data[upgrade.args[0] :]
+                self.parser = httptools.HttpRequestParser(self)
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+            except httptools.HttpParserError as error:
+                cause = error.__context__
+                if cause is None or isinstance(cause, httptools.HttpParserError):
+                    self._malformed(400, f"the request is no HTTP/1.1: {cause or error}")
+                else:  # raised by one of the callbacks: a defect of ours
+                    log.error("unexpected error", exc_info=cause)
+                    self._malformed(500, f"unexpected {type(cause).__name__}: see the log")
+                return
+
+    def _head_without_upgrade(self) -> bytes:
+        """The head that was read, as if it had not asked for another protocol."""
+        version = self.parser.get_http_version().encode()
+        lines = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, version)]
+        for name, value in self.headers:
+            if name == b"connection":
+                kept = [
+                    option for option in value.split(b",")
+                    if option.strip().lower() not in (b"upgrade", b"http2-settings")
+                ]  # fmt: skip
+                if kept:
+                    lines.append(b"connection: " + b",".join(kept).strip())
+            elif name not in (b"upgrade", b"http2-settings"):
+                lines.append(b"%b: %b" % (name, value))
+        return b"\r\n".join(lines) + b"\r\n\r\n"
+
+    @property
+    def _upgrade_ignored(self) -> bool:
+        return bool(self.parser.should_upgrade()) and not self._should_upgrade()
+
+    # -- the parser's callbacks --------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        """The first byte of a request."""
+        self._reading_head = True
+        super().on_message_begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header field; trailer fields come here too, after the body, and are dropped."""
+        if self._reading_head:
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """The head is complete; the one of an ignored upgrade comes again without it."""
+        self._reading_head = False
+        if not self._upgrade_ignored:
+            self.on_head()
+
+    def on_head(self) -> None:
+        """A head that is to be answered."""
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """The request is complete."""
+        if not self._upgrade_ignored:
+            self._unanswered += 1
+            self.on_end()
+
+    def on_end(self) -> None:
+        """The body of a request that is to be answered is complete."""
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """The answer is written: on to the next request, or to the end of the connection."""
+        self._unanswered -= 1
+        if self._broken is not None and self._unanswered <= 0:
+            self.pipeline.clear()
+            self._malformed(*self._broken)
+        super().on_response_complete()
+        if self._half_closed and self._unanswered <= 0:
+            self.transport.close()
+
+    # -- bytes that are no HTTP --------------------------------------------------------------
+
+    def _malformed(self, status: int, message: str) -> None:
+        """Refuse, once the requests before have their answers; what follows cannot be parsed."""
+        self._broken = status, message
+        if self._unanswered > 0 or self.transport.is_closing():
+            return
+        if self._unanswered == 0:  # else the request they belong to has its answer
+            log.warning("not HTTP", status=status, reason=message)
+            media, body = self.refuse_bytes(status, message)
+            self.transport.write(
+                b"HTTP/1.1 %d %b\r\ncontent-type: %b\r\ncontent-length: %d\r\n"
+                b"connection: close\r\n\r\n%b"
+                % (status, HTTPStatus(status).phrase.encode(), media, len(body), body)
+            )
+        self.transport.close()
+
+    def refuse_bytes(self, status: int, message: str) -> tuple[bytes, bytes]:
+        """Content type and body of the answer to what is no HTTP: here problem+json."""
+        return problem.MEDIA_TYPE.encode(), Problem(status, "malformed-http", message).body()
+
+    # -- clients that close their sending side -----------------------------------------------
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Keep the connection for the answers that are still to come, if there are any."""
+        if self._unanswered <= 0 or self.transport.is_closing():
+            return False
+        self._half_closed = True
+        self._ask_whether_read(_PROBE_AFTER)
+        return True
+
+    def _ask_whether_read(self, pause: float) -> None:
+        """After ``pause`` seconds, and then ever less often, see whether the client reads.
+
+        One that closed both sides looks the same until something is sent to it, and work for
+        it is in vain. An interim answer is what may be sent at any time: who reads it skips it,
+        and who is gone refuses it, which ends the request as a hang-up does.
+        """
+        self._probe = self.loop.call_later(pause, self._send_interim, pause)
+
+    def _send_interim(self, pause: float) -> None:
+        started = getattr(self.cycle, "response_started", False)
+        if self.transport.is_closing() or started or self.scope["http_version"] != "1.1":
+            return
+        if not self.pipeline:  # else the answer to an earlier request may have begun
+            self.transport.write(_CONTINUE)
+        self._ask_whether_read(2 * pause)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is gone."""
+        if self._probe is not None:
+            self._probe.cancel()
+        super().connection_lost(exc)
