@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 
 from kit.problem import MEDIA_TYPE, Problem
 from proxy import callbacks, compose, pages
-from proxy.auth import forbidden
+from proxy.auth import allow, unauthorized
 from proxy.compose import Question
 from proxy.context import Request
 from proxy.forward import declared_length, read_body, watched
@@ -55,14 +55,13 @@ def current(request: HttpRequest) -> Request:
 
 
 def owner_of(request: Request) -> str:
-    """Whom jobs and prepared inputs belong to; empty where nobody is known."""
+    """Whom jobs and prepared inputs belong to; empty where nobody is known.
+
+    Problem 401 for a request that was not admitted: it is not the same as an unknown caller.
+    """
+    if not request.admitted:
+        raise unauthorized("the request's credential was not checked", error="")
     return request.caller.name if request.caller is not None else ""
-
-
-def allow(request: Request, action: str, thing: str) -> None:
-    """Problem 403 where the caller's scopes do not cover this."""
-    if request.caller is not None and not request.caller.may(action, thing):
-        raise forbidden(request.caller, action, thing)
 
 
 def create_api(services: Services) -> FastAPI:

@@ -8,7 +8,7 @@ import json
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jwt
 
@@ -16,6 +16,9 @@ from kit import logs
 from kit.problem import Problem
 from proxy import headers
 from proxy.settings import ApiKey, JwtPolicy, RateLimit
+
+if TYPE_CHECKING:
+    from proxy.context import Request
 
 log = logs.get("proxy.auth")
 
@@ -65,6 +68,18 @@ def forbidden(caller: Caller, action: str, thing: str) -> Problem:
             f'scope="{action}:{thing}"'
         },
     )
+
+
+def allow(request: Request, action: str, thing: str) -> None:
+    """Problem 403 where the caller's scopes do not cover ``action:thing``.
+
+    A request that nobody admitted is allowed nothing: a route that forgot to ask for the
+    credential fails here instead of answering.
+    """
+    if not request.admitted:
+        raise unauthorized("the request's credential was not checked", error="")
+    if request.caller is not None and not request.caller.may(action, thing):
+        raise forbidden(request.caller, action, thing)
 
 
 def issuer_unavailable() -> Problem:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from starlette.types import Receive, Scope, Send
 
-from proxy import headers
+from proxy import headers, paths
 
 if TYPE_CHECKING:
     from proxy.auth import Caller
@@ -22,6 +22,7 @@ class Request:
 
     __slots__ = (
         "_fields",
+        "admitted",
         "arm",
         "body_bytes",
         "cache",
@@ -59,12 +60,13 @@ class Request:
         self.method: str = scope.get("method", "GET")
         self.headers: list[tuple[bytes, bytes]] = scope["headers"]
         self._fields = dict(reversed(self.headers))  # the first of a name wins
-        self.raw_path: bytes = scope["raw_path"]
+        self.raw_path = paths.normalized(scope["raw_path"])
         self.request_id = b""
         self.traceparent = b""
         self.client = ""
         self.forwarded: list[str] = []
         self.deadline = 0.0
+        self.admitted = False  # whether its credential was looked at and its limit counted
         self.caller: Caller | None = None
         self.arm = b""
         self.shadow = False
@@ -92,6 +94,13 @@ class Request:
     def header(self, name: bytes) -> bytes | None:
         """The first header of that name (lower case)."""
         return self._fields.get(name)
+
+    def joined(self, name: bytes) -> bytes | None:
+        """Every header of that name (lower case) as the one list that they are together."""
+        if len(self._fields) == len(self.headers):
+            return self._fields.get(name)
+        found = [value for key, value in self.headers if key == name]
+        return b", ".join(found) if found else None
 
     def note(self, answer_headers: list[tuple[bytes, bytes]]) -> None:
         """Remember which model, variant and pod a backend said it was."""

@@ -34,6 +34,18 @@ from proxy.websocket import pass_websocket
 
 log = logs.get("proxy.gateway")
 
+# What needs no credential. Everything else is asked for one before it is routed.
+OPEN_PATHS = frozenset(
+    {
+        "/",
+        "/docs",
+        "/docs/swagger-ui-bundle.js",
+        "/docs/swagger-ui.css",
+        "/favicon.ico",
+        "/openapi.json",
+        "/v1/about",
+    }
+)
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
 CLIENT_CLOSED = 499  # nginx's number for a caller that hung up; it never reaches anybody
 
@@ -114,8 +126,9 @@ class Gateway:
             if isinstance(caller, bytes):
                 return False
             request.caller = caller
+            request.admitted = True  # its limit is counted below, before anything is answered
             request.arm = arm_of(self.settings, request)
-            self._allow(request, "predict", path.model)
+            auth.allow(request, "predict", path.model)
             backend = services.models.choose(path.model, scope["query_string"], request.headers)
             if not isinstance(backend, HttpModel) or backend.settings.cache is None:
                 return False
@@ -216,7 +229,7 @@ class Gateway:
         )
         peer = request.scope.get("client") or ("", 0)
         request.client, request.forwarded = headers.client_address(
-            peer[0], request.header(b"x-forwarded-for"), settings.trusted_hops
+            peer[0], request.joined(b"x-forwarded-for"), settings.trusted_hops
         )
         try:
             request.check_headers()
@@ -236,6 +249,7 @@ class Gateway:
         request.caller = await self.services.auth.caller(request.headers, request.deadline)
         request.arm = arm_of(self.settings, request)
         await self.services.limits.admit(request)
+        request.admitted = True
 
     async def _v2(self, request: Request) -> None:
         request.route = "/v2"
@@ -245,17 +259,12 @@ class Gateway:
             return
         request.route = "/v2/models/{model}" + (f"/{path.verb}" if path.verb else "")
         await self._admit(request)
-        self._allow(request, "predict", path.model)
+        auth.allow(request, "predict", path.model)
         backend = self.services.models.choose(
             path.model, request.scope["query_string"], request.headers
         )
         request.model = backend.name
         await v2.pass_on(self.services, request, backend, path)
-
-    def _allow(self, request: Request, action: str, thing: str) -> None:
-        caller = request.caller
-        if caller is not None and not caller.may(action, thing):
-            raise auth.forbidden(caller, action, thing)
 
     async def _api(self, request: Request) -> None:
         request.route = "/api/{path}"
@@ -288,7 +297,10 @@ class Gateway:
 
     def _upstream(self, request: Request, raw: bytes) -> tuple[str, bytes, bool]:
         below = raw.removeprefix(b"/api/")
-        key = paths.longest_prefix(below, self.settings.upstreams)
+        try:
+            key = paths.upstream_key(below, self.settings.upstreams)
+        except BadPathError as error:
+            raise Problem(400, "bad-path", str(error)) from None
         if key is None:
             raise Problem(404, "unknown-upstream", "no upstream is configured for this path")
         upstream = self.settings.upstreams[key]
@@ -304,7 +316,7 @@ class Gateway:
             raise Problem(
                 405, "method-not-allowed", f"{key} takes {allowed}", headers={"allow": allowed}
             )
-        self._allow(request, "api", upstream.scope or key)
+        auth.allow(request, "api", upstream.scope or key)
         return key, rest if upstream.strip_prefix else raw, method in IDEMPOTENT
 
     async def _application(self, request: Request) -> None:
@@ -318,7 +330,7 @@ class Gateway:
         tracing.current.set(tracing.parse_traceparent(request.traceparent.decode()))
         tracing.request_id.set(request.request_id.decode())
         scope["slipway"] = request
-        if raw.startswith(b"/v1/") and raw != b"/v1/about":
+        if scope["path"] not in OPEN_PATHS:
             await self._admit(request)
         try:
             await self.app(scope, request.receive, request.send)
@@ -336,7 +348,7 @@ class Gateway:
             request.deadline = request.started + self.settings.timeout_seconds
             peer = scope.get("client") or ("", 0)
             request.client, request.forwarded = headers.client_address(
-                peer[0], request.header(b"x-forwarded-for"), self.settings.trusted_hops
+                peer[0], request.joined(b"x-forwarded-for"), self.settings.trusted_hops
             )
             try:
                 request.check_headers()

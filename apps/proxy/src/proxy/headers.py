@@ -50,6 +50,19 @@ ANSWER_DROPPED = HOP_BY_HOP | {b"x-request-id", b"x-slipway-overhead-ms"}
 _REQUEST_ID = re.compile(rb"^[A-Za-z0-9._:@/+=-]{1,128}\Z")
 
 
+# What a server may take the first of, and the next one the last of.
+SINGLE = frozenset(
+    {
+        b"authorization",
+        b"x-api-key",
+        b"content-type",
+        b"idempotency-key",
+        b"inference-header-content-length",
+        b"x-slipway-model",
+    }
+)
+
+
 class BadHeadersError(ValueError):
     """Headers that two servers could read in two ways."""
 
@@ -59,10 +72,15 @@ def check(headers: Iterable[tuple[bytes, bytes]], *, http_version: str = "1.1") 
 
     More than one Host, none in HTTP/1.1, a Host with blanks or a path, several or malformed
     Content-Lengths, Content-Length beside Transfer-Encoding, any Transfer-Encoding but
-    ``chunked``, names with an underscore that imitate one of ours.
+    ``chunked``; and more than one of what can only be said once (``SINGLE``).
     """
     hosts = lengths = codings = 0
+    single: set[bytes] = set()
     for name, value in headers:
+        if name in SINGLE:
+            if name in single:
+                raise BadHeadersError(f"the request has more than one {name.decode()} header")
+            single.add(name)
         if name == b"host":
             hosts += 1
             if hosts > 1:

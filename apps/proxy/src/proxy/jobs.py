@@ -17,7 +17,7 @@ from kit.problem import Problem
 from proxy import job_scripts
 from proxy.blobs import Blobs
 from proxy.guards import Concurrency
-from proxy.redis_store import Store, script, unavailable
+from proxy.redis_store import Store, key_of, script, unavailable
 from proxy.settings import ProxySettings
 
 PRIORITIES = ("high", "normal", "low")
@@ -47,7 +47,7 @@ class Keys:
 
     def idempotency(self, owner: str, key: str) -> str:
         """Which job a caller's idempotency key has made."""
-        return f"{{{self.prefix}}}:idempotency:{owner}:{key}"
+        return f"{{{self.prefix}}}:idempotency:{key_of(owner, key)}"
 
     @property
     def delayed(self) -> str:

@@ -16,7 +16,7 @@ import redis.asyncio as redis
 
 from kit.problem import Problem
 from proxy.context import Request
-from proxy.redis_store import Store, script
+from proxy.redis_store import Store, key_of, script
 from proxy.settings import ProxySettings, RateLimit
 
 # Take up to ARGV[1] places of ARGV[2] in the window of ARGV[3] ms.
@@ -130,7 +130,8 @@ class Limits:
     async def _lease(self, name: str, limit: RateLimit) -> Window | None:
         now = monotonic()
         want = max(1, limit.requests // LEASED_SHARE, self._waiting.get(name, 0))
-        key = f"{self._store.prefix}:rate:{name}:{limit.requests}:{limit.window_seconds:g}"
+        window_of = key_of(name, str(limit.requests), f"{limit.window_seconds:g}")
+        key = f"{self._store.prefix}:rate:{window_of}"
         milliseconds = round(limit.window_seconds * 1000)
 
         async def ask(client: redis.Redis) -> list[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from urllib.parse import unquote_to_bytes
@@ -51,6 +51,36 @@ def check(raw: bytes) -> bytes:
     return raw
 
 
+_ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})")
+_UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
+
+
+def normalized(raw: bytes) -> bytes:
+    """The path in the one spelling that is decided on, routed and passed on.
+
+    RFC 3986 section 6.2.2: an escaped letter, digit or one of ``-._~`` means the character
+    itself, and the hex digits of an escape mean the same in either case.
+    """
+    return _ESCAPE.sub(_unescaped, raw) if b"%" in raw else raw
+
+
+def _unescaped(match: re.Match[bytes]) -> bytes:
+    code = int(match[1], 16)
+    return bytes((code,)) if code in _UNRESERVED else match[0].upper()
+
+
+def lenient(path: bytes) -> bytes:
+    """The path as the most lenient server behind us might read it.
+
+    Escapes decoded until none is left, path parameters (``;x``), blanks and dots at the ends of
+    segments removed, and case ignored.
+    """
+    for _ in range(3):
+        path = unquote_to_bytes(path)
+    segments = (segment.split(b";", 1)[0].strip(b" .") for segment in path.split(b"/"))
+    return b"/".join(segments).lower()
+
+
 def without_stage(raw: bytes, prefixes: Iterable[bytes]) -> bytes:
     """``/dev/v2/…`` as ``/v2/…`` where ``/dev`` is a stage prefix; once, and whole segments."""
     for prefix in prefixes:
@@ -86,6 +116,21 @@ def model_path(raw: bytes) -> ModelPath | None:
     rest = match.group(2)
     last = rest.rsplit(b"/", 1)[-1]
     return ModelPath(match.group(1).decode(), rest, last.decode() if last in _VERBS else "")
+
+
+def upstream_key(path: bytes, keys: Collection[str]) -> str | None:
+    """The key that ``path`` (without leading slash) leads to, None where it leads to none.
+
+    BadPathError where a server behind us could read the path as one below another key: what
+    the caller may do was then decided for the wrong one.
+    """
+    key = longest_prefix(path, keys)
+    if key is not None and len(keys) > 1:
+        folded = {each.lower(): each for each in keys}
+        read = longest_prefix(lenient(path), folded)
+        if read is not None and folded[read].lower() != key.lower():
+            raise BadPathError(f"the path could also mean {folded[read]!r}; write it plainly")
+    return key
 
 
 def longest_prefix(path: bytes, keys: Iterable[str]) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, cast
@@ -22,9 +23,11 @@ from proxy.predict import (
     prepares_on_server,
 )
 from proxy.redis_store import Store
+from proxy.redis_store import key_of as redis_key_of
 from proxy.sagemaker import SageMakerModel, loads
 from proxy.settings import HttpBackend, ProxySettings
 
+REFERENCE = re.compile(r"^[0-9a-f]{32}\Z")
 OnProgress = Callable[[float], Awaitable[None]]
 
 
@@ -155,20 +158,18 @@ class Predictor:
 
     async def _referred(self, reference: str, model: str, owner: str) -> Prepared:
         client = self._store.need()
+        if not REFERENCE.match(reference):
+            raise _unknown_reference(reference, model)
         try:
             data = cast(bytes | None, await client.get(self._data_key(model, owner, reference)))
         except (redis.RedisError, OSError) as error:
             raise _data_unavailable() from error
         if data is None:
-            raise Problem(
-                404,
-                "unknown-reference",
-                f"there is no prepared input {reference[:64]!r} for {model}, or it has expired",
-            )
+            raise _unknown_reference(reference, model)
         return Prepared.load(data)
 
     def _data_key(self, model: str, owner: str, reference: str) -> str:
-        return f"{self._store.prefix}:data:{model}:{owner}:{reference[:64]}"
+        return f"{self._store.prefix}:data:{redis_key_of(model, owner, reference)}"
 
     async def _in_parts(
         self,
@@ -219,6 +220,15 @@ def said_by_container(result: Any) -> dict[str, Any]:
             key: result[key] for key in ("label", "probability", "probabilities") if key in result
         }
     return {"result": result}
+
+
+def _unknown_reference(reference: str, model: str) -> Problem:
+    return Problem(
+        404,
+        "unknown-reference",
+        f"there is no prepared input {reference[:64]!r} for {model}, or it has expired; "
+        "a reference is the 32 hex digits that `/v1/data` answered",
+    )
 
 
 def _data_unavailable() -> Problem:

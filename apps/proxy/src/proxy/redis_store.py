@@ -25,6 +25,20 @@ ASIDE_SECONDS = 1.0  # after a failure Redis is not asked again for this long
 DURABLE_TIMEOUT_SECONDS = 5.0
 
 
+def key_of(*parts: str) -> str:
+    """A key made of callers' words: a hash over the parts, each with its length.
+
+    Joined by a colon, ``a:b`` and ``c`` would be the same key as ``a`` and ``b:c``, and one
+    caller would read what another kept.
+    """
+    digest = hashlib.sha256()
+    for part in parts:
+        data = part.encode("utf-8", "surrogateescape")
+        digest.update(len(data).to_bytes(8, "big"))
+        digest.update(data)
+    return digest.hexdigest()
+
+
 class Store:
     """Clients of one Redis: an impatient one, one for jobs, one for those who follow jobs."""
 
