@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from unzip.directory import Buffer, Kind, Limits
+from unzip.directory import Limits
 from unzip.extract import MANIFEST, Extractor, Options, Source
+from unzip.headers import Buffer
+from unzip.kinds import Kind
 from unzip.metrics import Metrics
 from unzip.outbox import Refusal, Target
 from unzip.refusals import Reason, Refused

@@ -30,7 +30,7 @@ GO: dict[str, Reason | None] = {
     "go-with-datadesc-sig.zip": None,
     "readme.zip": Reason.TRAILING_DATA,
     "subdir.zip": None,
-    "symlink.zip": None,
+    "symlink.zip": Reason.NO_FILES,
     "test-badbase.zip": Reason.CONTRADICTORY_END_RECORD,
     "test-baddirsz.zip": Reason.CONTRADICTORY_END_RECORD,
     "test-prefix.zip": Reason.TRAILING_DATA,

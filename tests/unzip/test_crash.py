@@ -31,8 +31,8 @@ from tests.unzip.support import (
     put,
     service_on,
 )
-from unzip.directory import Buffer
 from unzip.extract import Extractor, Options
+from unzip.headers import Buffer
 from unzip.ledger import Archive, Outcome
 from unzip.store import S3
 

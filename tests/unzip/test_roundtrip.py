@@ -26,8 +26,9 @@ from tests.unzip.support import (
     service_on,
     verdict,
 )
-from unzip.directory import Kind, Limits
+from unzip.directory import Limits
 from unzip.extract import Extractor, Options
+from unzip.kinds import Kind
 from unzip.refusals import Reason, Refused
 from unzip.store import S3
 

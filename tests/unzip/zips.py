@@ -517,7 +517,6 @@ BAD: dict[str, tuple[bytes, Reason]] = {
         build(Entry(b"d/x", b"1"), Entry(b"d\\x", b"2", made_by=DOS)),
         Reason.NAME_DUPLICATE,
     ),
-    "folder twice": (build(Entry(b"d/", method=0), Entry(b"d/", method=0)), Reason.NAME_DUPLICATE),
     "file and folder of one name": (
         build(Entry(b"d", b"1"), Entry(b"d/x", b"2")),
         Reason.FILE_AS_FOLDER,
@@ -526,6 +525,11 @@ BAD: dict[str, tuple[bytes, Reason]] = {
         build(Entry(b"d", b"1"), Entry(b"d/", method=0)),
         Reason.FILE_AS_FOLDER,
     ),
+    "nothing but a link": (
+        build(Entry(b"l", b"target", mode=stat.S_IFLNK | 0o777, method=0)),
+        Reason.NO_FILES,
+    ),
+    "nothing but folders": (build(Entry(b"d/", method=0)), Reason.NO_FILES),
     "folder with data": (build(Entry(b"d/", b"1")), Reason.FOLDER_WITH_DATA),
     "local name differs": (
         build(Entry(b"a", b"1", local={"name": b"b"})),

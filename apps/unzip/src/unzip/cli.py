@@ -33,8 +33,8 @@ from rich.table import Table
 from kit import logs
 from kit.settings import reference
 from unzip import service, startup
-from unzip.directory import Kind
 from unzip.extract import MANIFEST, SOURCE_TAG, Extractor, Replaced, Source
+from unzip.kinds import Kind
 from unzip.ledger import Archive, Claim, Ledger, Outcome, State, key_hash
 from unzip.manifest import manifest
 from unzip.metrics import Metrics

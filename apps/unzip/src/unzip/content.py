@@ -198,3 +198,18 @@ class Probe:
         """The header's value, after the last byte or, as a guess, ``so_far``."""
         charset = self._text.charset(so_far=so_far) if self._text is not None else ""
         return f"{self._media}; charset={charset}" if charset else self._media
+
+
+class TargetProbe:
+    """What a symbolic link points at: its data, so that the manifest can name it."""
+
+    def __init__(self) -> None:
+        self._target = b""
+
+    def feed(self, chunk: bytes) -> None:
+        """Take the next bytes."""
+        self._target += chunk
+
+    def content_type(self, *, so_far: bool = False) -> str:
+        """The target; bytes that are no UTF-8 as escapes."""
+        return self._target.decode("utf-8", "backslashreplace")

@@ -18,7 +18,9 @@ from typing import Self
 
 from unzip import content, directory, members
 from unzip.crew import Budget, Crew
-from unzip.directory import Buffer, Directory, Limits, Member
+from unzip.directory import Directory, Limits, Member
+from unzip.headers import Buffer
+from unzip.kinds import Kind
 from unzip.store import Conflict, Missing, Store
 
 SOURCE_TAG = "slipway-source"
@@ -57,6 +59,7 @@ class Source:
 class Options:
     """How wide the work is; memory is about ``readers * (span + part) + buffer + keep`` bytes.
 
+    With ``signing_block`` an Android package's block of signatures is accepted.
     ``copies_rightly`` is asked before a stored member is copied by S3 itself.
     """
 
@@ -66,6 +69,7 @@ class Options:
     part_bytes: int = 8 << 20
     buffer_bytes: int = 32 << 20
     keep_bytes: int = 48 << 20
+    signing_block: bool = False
     copies_rightly: Callable[[], bool] = lambda: False
 
 
@@ -111,7 +115,13 @@ class Extractor:
 
     def read_directory(self, source: Source, limits: Limits) -> Directory:
         """The archive's members, as far as the directory alone can prove them."""
-        return directory.read_directory(source.size, source.read, limits, reserved=MANIFEST)
+        return directory.read_directory(
+            source.size,
+            source.read,
+            limits,
+            reserved=MANIFEST,
+            signing_block=self.options.signing_block,
+        )
 
     def verify(
         self,
@@ -124,6 +134,8 @@ class Extractor:
     ) -> list[str]:
         """Read and prove every member; the content types of ``listed``, in its order.
 
+        A symbolic link's is its target.
+
         Refused at the first member that is not what it is said to be. ``take`` gets each
         member's index and bytes and returns its content type; it has to read them to their end.
         ``progress`` gets the bytes of each member that is done.
@@ -135,7 +147,7 @@ class Extractor:
                 if take is not None:
                     types[index] = take(index, chunks)
                 else:
-                    probe = content.Probe(listed[index].path)
+                    probe = probe_of(listed[index])
                     for chunk in chunks:
                         check()
                         probe.feed(chunk)
@@ -178,9 +190,9 @@ class Extractor:
         for index in span:
             member = listed[index]
             extent = data[member.offset - base : member.end - base]
-            start = members.data_start(member, extent)
+            start, flags = members.read_local(member, extent)
             stop = start + member.compressed
-            members.check_tail(member, extent[stop:])
+            members.check_tail(member, extent[stop:], flags)
             yield index, iter((members.unpack_whole(member, extent[start:stop]),))
 
     def _is_small(self, member: Member) -> bool:
@@ -190,6 +202,7 @@ class Extractor:
         """A large member's compressed bytes, the next ranges on their way while one is used."""
         step = self.options.span_bytes
         data_end = member.offset  # known once the header is read
+        flags = member.flags
         tail = b""
         starts = iter(range(member.offset, member.end, step))
         ahead: deque[tuple[int, Future[Buffer]]] = deque()
@@ -206,7 +219,7 @@ class Extractor:
                 piece = memoryview(future.result())
                 ask(1)
                 if at == member.offset:
-                    start = members.data_start(member, piece)
+                    start, flags = members.read_local(member, piece)
                     data_end += start + member.compressed
                     piece, at = piece[start:], at + start
                 within = max(0, min(len(piece), data_end - at))
@@ -218,7 +231,14 @@ class Extractor:
                 future.cancel()
         if member.end - data_end > len(tail):
             tail += bytes(1)  # more than any descriptor has
-        members.check_tail(member, tail)
+        members.check_tail(member, tail, flags)
+
+
+def probe_of(member: Member) -> content.Probe | content.TargetProbe:
+    """What learns from a member's bytes what the manifest says of them."""
+    if member.kind is Kind.SYMBOLIC_LINK:
+        return content.TargetProbe()
+    return content.Probe(member.path)
 
 
 def _is_small(member: Member, span_bytes: int, part_bytes: int) -> bool:

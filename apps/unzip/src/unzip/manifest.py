@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from unzip.directory import Directory, Kind, Member
+from unzip.directory import Directory, Member
+from unzip.kinds import Kind
 
 VERSION = 1
 
@@ -39,12 +40,17 @@ def manifest(
         "bytes": sum(member.size for member in directory.members if member.kind is Kind.FILE),
         "folders": sum(member.kind is Kind.FOLDER for member in directory.members),
         "skipped": [
-            {"path": member.path, "reason": str(member.kind), "size": member.size}
-            for member in directory.members
+            _skipped(member, kind)
+            for member, kind in zip(directory.members, types, strict=True)
             if member.kind in (Kind.SYMBOLIC_LINK, Kind.DEVICE)
         ],
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
     }
+
+
+def _skipped(member: Member, target: str) -> dict[str, Any]:
+    row = {"path": member.path, "reason": str(member.kind), "size": member.size}
+    return row | {"target": target} if member.kind is Kind.SYMBOLIC_LINK else row
 
 
 def _file(member: Member, content_type: str) -> dict[str, Any]:

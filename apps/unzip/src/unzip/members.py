@@ -8,10 +8,13 @@ import struct
 import zlib
 from collections.abc import Iterable, Iterator
 from types import ModuleType
+from typing import NamedTuple
 
-from unzip import directory, names
-from unzip.directory import Buffer, Member
+from unzip import headers, names
+from unzip.directory import Member
+from unzip.headers import Buffer
 from unzip.refusals import Reason, Refused
+from unzip.signing_block import MAGIC
 
 inflater: ModuleType
 try:
@@ -33,8 +36,15 @@ _CORRUPT: tuple[type[Exception], ...] = (
 crc32 = inflater.crc32
 
 
-def data_start(member: Member, header: Buffer) -> int:
-    """Where the data begins, in bytes from the member's start.
+class LocalHeader(NamedTuple):
+    """Where the data begins, in bytes from the member's start, and the header's flags."""
+
+    data_start: int
+    flags: int
+
+
+def read_local(member: Member, header: Buffer) -> LocalHeader:
+    """The local header, which must say what the directory says.
 
     ``header`` is the beginning of the member's extent, at least to the end of its local header.
     """
@@ -44,7 +54,7 @@ def data_start(member: Member, header: Buffer) -> int:
     signature, _, flags, method, _, _, crc, compressed, size, name_length, extra_length = (
         _LOCAL.unpack_from(view)
     )
-    if signature != directory.LOCAL_SIGNATURE:
+    if signature != headers.LOCAL_SIGNATURE:
         raise _refused(
             Reason.LOCAL_HEADER_CONTRADICTS, f"no local header at {member.offset}", member
         )
@@ -52,23 +62,26 @@ def data_start(member: Member, header: Buffer) -> int:
     if len(view) < start:
         raise _refused(Reason.OVERLAPPING_MEMBERS, "a local header reaches over the next", member)
     raw = bytes(view[_LOCAL.size : _LOCAL.size + name_length])
-    extra = directory.parse_extra(bytes(view[_LOCAL.size + name_length : start]), raw)
-    size, compressed = directory.local_sizes(directory.zip64_field(extra), raw, size, compressed)
+    extra = headers.parse_extra(bytes(view[_LOCAL.size + name_length : start]), raw)
+    size, compressed = headers.local_sizes(headers.zip64_field(extra), raw, size, compressed)
     pairs: list[tuple[str, object, object]] = [
         ("name", raw, member.raw_name),
         ("method", method, member.method),
-        ("flags", flags & _COMPARED_FLAGS, member.flags & _COMPARED_FLAGS),
+        ("encryption", flags & headers.FLAG_ENCRYPTED, member.flags & headers.FLAG_ENCRYPTED),
     ]
-    unicode = names.unicode_path(raw, extra.get(names.UNICODE_PATH))
-    if unicode is not None and unicode != member.path:
-        # Only a name that was rewritten for its backslashes may look different.
-        pairs.append(("Unicode name", unicode.replace("\\", "/"), member.path))
-    if flags & directory.FLAG_DESCRIPTOR:
+    if (flags ^ member.flags) & headers.FLAG_UTF8 and not member.reads_as_utf8:
+        pairs.append(("flags", flags & headers.FLAG_UTF8, member.flags & headers.FLAG_UTF8))
+    unicode = names.unicode_path(raw, extra.get(headers.UNICODE_PATH))
+    if unicode is not None and not names.same_path(unicode, member.path):
+        pairs.append(("Unicode name", unicode, member.path))
+    if flags & headers.FLAG_DESCRIPTOR:
         # A streaming writer leaves zeros here and tells the truth in the descriptor.
         if crc or compressed or size:
             pairs += [("sizes", v, w) for v, w in _pairs(member, crc, compressed, size) if v]
-    else:
+    elif not member.holds_nothing:
         pairs += [("sizes", v, w) for v, w in _pairs(member, crc, compressed, size)]
+    else:
+        pairs.append(("compressed size", compressed, member.compressed))
     for what, local, central in pairs:
         if local != central:
             raise _refused(
@@ -78,22 +91,22 @@ def data_start(member: Member, header: Buffer) -> int:
             )
     if member.offset + start + member.compressed > member.end:
         raise _refused(Reason.OVERLAPPING_MEMBERS, "its data reach over the next member", member)
-    return int(start)
-
-
-_COMPARED_FLAGS = directory.FLAG_ENCRYPTED | directory.FLAG_DESCRIPTOR | 1 << 11
+    return LocalHeader(int(start), int(flags))
 
 
 def _pairs(member: Member, crc: int, compressed: int, size: int) -> list[tuple[int, int]]:
     return [(crc, member.crc), (compressed, member.compressed), (size, member.size)]
 
 
-def check_tail(member: Member, tail: Buffer) -> None:
-    """What stands between the data and the next member: a right data descriptor, or nothing."""
+def check_tail(member: Member, tail: Buffer, local_flags: int) -> None:
+    """What stands between the data and the next member: a right data descriptor, or nothing.
+
+    The local header announces a descriptor, since a reader from the front knows only that.
+    """
     view = bytes(tail)
     if not view:
         return
-    if member.flags & directory.FLAG_DESCRIPTOR:
+    if local_flags & headers.FLAG_DESCRIPTOR:
         body = view
         if len(view) in (16, 24) and view.startswith(_DESCRIPTOR_SIGNATURE):
             body = view[4:]
@@ -107,6 +120,12 @@ def check_tail(member: Member, tail: Buffer) -> None:
                 f"the data descriptor says CRC {said[0]:08x} and sizes {said[1]}, {said[2]}",
                 member,
             )
+    if view.endswith(MAGIC):
+        raise _refused(
+            Reason.UNACCOUNTED_DATA,
+            "an Android signing block follows: UNZIP_SIGNING_BLOCK=true accepts it",
+            member,
+        )
     raise _refused(
         Reason.UNACCOUNTED_DATA, f"{len(view)} bytes follow that belong to nothing", member
     )
@@ -118,6 +137,8 @@ def unpack(member: Member, pieces: Iterable[Buffer], *, output: int = _OUTPUT) -
     ``pieces`` is the compressed data in order. No more than one byte beyond the declared size
     is ever produced, and that one is not yielded, so a lying header costs nothing.
     """
+    if member.holds_nothing:
+        return
     crc = 0
     size = 0
     for chunk in _decoded(member, pieces, output):
@@ -131,7 +152,7 @@ def unpack(member: Member, pieces: Iterable[Buffer], *, output: int = _OUTPUT) -
 
 def unpack_whole(member: Member, data: Buffer) -> bytes:
     """A small member's bytes at once."""
-    if member.method != directory.DEFLATED:
+    if member.method != headers.DEFLATED or member.holds_nothing:
         return b"".join(unpack(member, [data]))
     decoder = inflater.decompressobj(wbits=-15)
     try:
@@ -170,13 +191,13 @@ def _check_end(member: Member, eof: bool, unused: int, size: int) -> None:
 
 
 def _decoded(member: Member, pieces: Iterable[Buffer], output: int) -> Iterator[bytes]:
-    if member.method == directory.STORED:
+    if member.method == headers.STORED:
         for piece in pieces:
             view = memoryview(piece)
             for at in range(0, len(view), output):
                 yield bytes(view[at : at + output])
         return
-    if member.method == directory.BZIP2:
+    if member.method == headers.BZIP2:
         yield from _bunzipped(member, pieces, output)
         return
     decoder = inflater.decompressobj(wbits=-15)

@@ -17,11 +17,13 @@ import unicodedata
 import zlib
 from collections.abc import Iterable
 
+from unzip.headers import FLAG_UTF8, UNICODE_PATH
 from unzip.refusals import Reason, Refused
 
-UNICODE_PATH = 0x7075
-FLAG_UTF8 = 1 << 11
 MAX_COMPONENT_BYTES = 255
+SPARE_BYTES = 2  # for "./" in front, which does not count
+# The Finder keeps a folder's icon in a file of this name; its data are in the second.
+_FINDER_ICONS = ("Icon\r", "._Icon\r")
 _DRIVE = re.compile(r"^[A-Za-z]:")
 _GUESSES = ("utf-8", "cp949", "cp437")
 # The DOS family writes "\" where the format demands "/" (.NET before 4.6.1 did).
@@ -79,7 +81,8 @@ def checked_path(name: str, *, made_by: int, limit: int) -> str:
     """The path below ``result/`` for a member, "/" at the end for a folder; or Refused.
 
     ``made_by`` is the upper byte of "version made by"; ``limit`` is how many bytes of UTF-8
-    the path may have (a key has 1,024).
+    the path may have (a key has 1,024). "./" at the beginning, which `bsdtar -c .` writes, is
+    taken off; the archive's own root is "/".
     """
 
     def refuse(reason: Reason, detail: str) -> Refused:
@@ -87,61 +90,38 @@ def checked_path(name: str, *, made_by: int, limit: int) -> str:
 
     if not name:
         raise refuse(Reason.NAME_EMPTY, "a member has no name")
-    if any(unicodedata.category(char) in ("Cc", "Cs") for char in name):
-        raise refuse(Reason.NAME_CONTROL_CHARACTER, "a name holds NUL or a control character")
     if made_by in _DOS_SYSTEMS and "/" not in name:
         name = name.replace("\\", "/")
     parts = name.replace("\\", "/").split("/")
+    if any(_has_control(part) for part in parts if part not in _FINDER_ICONS):
+        raise refuse(Reason.NAME_CONTROL_CHARACTER, "a name holds NUL or a control character")
     if ".." in parts:
         raise refuse(Reason.NAME_CLIMBS, "a name leads out of its folder by '..'")
     if parts[0] == "":
         raise refuse(Reason.NAME_ABSOLUTE, "a name starts at the root")
     if any(_DRIVE.match(part) for part in parts):
         raise refuse(Reason.NAME_DRIVE, "a component of a name starts with a drive")
-    own = name.split("/")
-    if own[-1] == "":
-        own.pop()
+    path = name
+    while path.startswith("./"):
+        path = path[2:]
+    if not path:
+        return "/"
+    own = path.removesuffix("/").split("/")
     if any(part in ("", ".") for part in own):
         raise refuse(Reason.NAME_NOT_CLEAN, "a name has an empty or '.' component")
-    if len(name.encode()) > limit:
-        raise refuse(Reason.NAME_TOO_LONG, f"{len(name.encode())} bytes, at most {limit} fit a key")
+    length = len(path.encode())
+    if length > limit:
+        raise refuse(Reason.NAME_TOO_LONG, f"{length} bytes, at most {limit} fit a key")
     if any(len(part.encode()) > MAX_COMPONENT_BYTES for part in own):
         raise refuse(Reason.NAME_TOO_LONG, f"a component has over {MAX_COMPONENT_BYTES} bytes")
-    return name
+    return path
 
 
-def check_together(paths: Iterable[str], *, reserved: str) -> None:
-    """Refuse paths that cannot live side by side: twins, files used as folders, our manifest.
+def same_path(name: str, path: str) -> bool:
+    """Whether a local header's Unicode name leads to ``path``, whoever wrote its separators."""
+    forms = {name, name.replace("\\", "/")}
+    return any(form == path or form.removeprefix("./") == path for form in forms)
 
-    Twins are compared in NFC, because many a consumer's file system does.
-    """
-    files: dict[str, str] = {}
-    folders: dict[str, str] = {}
-    for path in paths:
-        normal = unicodedata.normalize("NFC", path)
-        if normal.partition("/")[0] == reserved:
-            raise Refused(Reason.NAME_RESERVED, f"{reserved} is the manifest's own", member=path)
-        if normal.endswith("/"):
-            if normal in folders:
-                raise Refused(Reason.NAME_DUPLICATE, "a folder is listed twice", member=path)
-            folders[normal] = path
-            continue
-        if normal in files:
-            raise Refused(
-                Reason.NAME_DUPLICATE,
-                f"two members have this name: {files[normal]!r} and {path!r}",
-                member=path,
-            )
-        files[normal] = path
-    parents = {f.rstrip("/") for f in folders}
-    seen: set[str] = set()
-    for normal in (*files, *folders):
-        parent = normal.rstrip("/").rpartition("/")[0]
-        while parent and parent not in seen:
-            seen.add(parent)
-            parent = parent.rpartition("/")[0]
-    for parent in parents | seen:
-        if parent in files:
-            raise Refused(
-                Reason.FILE_AS_FOLDER, "a file has members below it", member=files[parent]
-            )
+
+def _has_control(text: str) -> bool:
+    return any(unicodedata.category(char) in ("Cc", "Cs") for char in text)

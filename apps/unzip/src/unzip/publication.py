@@ -16,10 +16,11 @@ from itertools import chain
 from types import TracebackType
 from typing import Self
 
-from unzip import content, directory, members
+from unzip import content, headers, members
 from unzip.crew import Crew
-from unzip.directory import Kind, Member
-from unzip.extract import SOURCE_TAG, Check, Extractor, Replaced, Source
+from unzip.directory import Member
+from unzip.extract import SOURCE_TAG, Check, Extractor, Replaced, Source, probe_of
+from unzip.kinds import Kind
 from unzip.members import crc32
 from unzip.store import Absent, Condition, Conflict, Matching, Missing, Part, Store, StoreError
 
@@ -94,7 +95,7 @@ class Publication:
         wanted = member.kind is Kind.FILE and index not in self._done
         if wanted and self._is_large(member):
             return self._send_ahead(index, chunks)
-        probe = content.Probe(member.path)
+        probe = probe_of(member)
         keeps = wanted and self._extractor.kept.offer(member.size)
         kept: list[bytes] = []
         try:
@@ -319,7 +320,7 @@ class Publication:
 
     def _can_copy(self, member: Member) -> bool:
         return (
-            member.method == directory.STORED
+            member.method == headers.STORED
             and self._source.store.bucket == self._target.bucket
             and self._extractor.options.copies_rightly()
         )
@@ -330,7 +331,7 @@ class Publication:
         """Have S3 copy the data while we read and prove them; the parts and their length."""
         source = self._source
         header = source.read(member.offset, min(member.end, member.offset + (140 << 10)))
-        start = member.offset + members.data_start(member, header)
+        start = member.offset + members.read_local(member, header).data_start
         stop = start + member.compressed
         count = max(1, -(-member.compressed // _COPY_PART))
         parts = [Part("")] * count

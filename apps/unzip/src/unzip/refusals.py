@@ -30,6 +30,7 @@ class Reason(StrEnum):
     NAME_DUPLICATE = "name_duplicate"
     FILE_AS_FOLDER = "file_as_folder"
     FOLDER_WITH_DATA = "folder_with_data"
+    NO_FILES = "no_files"
 
     LOCAL_HEADER_CONTRADICTS = "local_header_contradicts"
     DESCRIPTOR_CONTRADICTS = "descriptor_contradicts"

@@ -34,6 +34,7 @@ def options(settings: UnzipSettings, store: Store) -> Options:
         part_bytes=settings.part_bytes,
         buffer_bytes=settings.buffer_bytes,
         keep_bytes=settings.keep_bytes,
+        signing_block=settings.signing_block,
         copies_rightly=startup.copies_rightly(store, settings.state_prefix),
     )
 

@@ -77,6 +77,11 @@ class UnzipSettings(ServiceSettings):
         float, Field(gt=0, description="An archive that is not proved within this time is refused.")
     ] = 3600.0
 
+    signing_block: Annotated[
+        bool,
+        Field(description="Accept Android packages, whose signatures lie before the directory."),
+    ] = False
+
     readers: Annotated[
         int, Field(gt=0, le=64, description="Threads that fetch and decompress.")
     ] = 3

@@ -28,7 +28,7 @@ from botocore.config import Config
 from obstore.auth.boto3 import Boto3CredentialProvider
 from obstore.store import S3Store as BulkStore
 
-from unzip.directory import Buffer
+from unzip.headers import Buffer
 from unzip.members import crc32
 from unzip.wire import Answer, Wire, is_proxied
 

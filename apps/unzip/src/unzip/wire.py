@@ -23,7 +23,7 @@ from urllib.request import getproxies, proxy_bypass
 
 import httptools
 
-from unzip.directory import Buffer
+from unzip.headers import Buffer
 
 if TYPE_CHECKING:
     from botocore.credentials import ReadOnlyCredentials

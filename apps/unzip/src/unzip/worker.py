@@ -17,9 +17,10 @@ from functools import partial
 from typing import Any
 
 from kit import logs
-from unzip.directory import Directory, Kind
+from unzip.directory import Directory
 from unzip.extract import MANIFEST, SOURCE_TAG, Extractor, Replaced, Source
 from unzip.find import result_prefix
+from unzip.kinds import Kind
 from unzip.ledger import Archive, Heartbeat, Lease, LeaseLost, Ledger, Outcome, State, now
 from unzip.manifest import manifest
 from unzip.metrics import Metrics

@@ -1,0 +1,64 @@
+"""Paths that cannot live side by side: twins, files used as folders, the manifest's own."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable
+
+from unzip.refusals import Reason, Refused
+
+
+def check_together(paths: Iterable[bytes], *, reserved: str) -> None:
+    """Refuse paths (UTF-8, a folder's with "/" at its end) that cannot live side by side.
+
+    Twins are compared in NFC, because many a consumer's file system does. A folder may be listed
+    more than once. Memory is a few pointers for each path: no prefix is kept, because a path
+    of a thousand bytes has five hundred of them.
+    """
+    own = reserved.encode()
+    files: dict[bytes, bytes] = {}
+    folders: list[bytes] = []
+    for path in paths:
+        normal = _normal(path)
+        if normal.partition(b"/")[0] == own:
+            raise _refused(Reason.NAME_RESERVED, f"{reserved} is the manifest's own", path)
+        if normal.endswith(b"/"):
+            folders.append(normal)
+        elif normal in files:
+            raise _refused(
+                Reason.NAME_DUPLICATE,
+                f"two members have this name: {files[normal].decode()!r} and {path.decode()!r}",
+                path,
+            )
+        else:
+            files[normal] = path
+    for group in (files, folders):
+        previous = b""
+        for normal in group:
+            # Neighbours mostly share their folder: it is looked at once.
+            folder = normal[: normal.rfind(b"/") + 1]
+            if folder != previous:
+                _check_parents(folder, files)
+                previous = folder
+
+
+def _check_parents(folder: bytes, files: dict[bytes, bytes]) -> None:
+    at = folder.find(b"/")
+    while at >= 0:
+        parent = folder[:at]
+        if parent in files:
+            raise _refused(Reason.FILE_AS_FOLDER, "a file has members below it", files[parent])
+        at = folder.find(b"/", at + 1)
+
+
+def _normal(path: bytes) -> bytes:
+    if path.isascii():
+        return path
+    text = path.decode()
+    if unicodedata.is_normalized("NFC", text):
+        return path
+    return unicodedata.normalize("NFC", text).encode()
+
+
+def _refused(reason: Reason, detail: str, path: bytes) -> Refused:
+    return Refused(reason, detail, member=path.decode())
