@@ -12,6 +12,11 @@ import httpx
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
+INDEX = "application/vnd.oci.image.index.v1+json"
+MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+SIGN_PREDICATE = "https://sigstore.dev/cosign/sign/v1"
+
 
 def push_image(host: str, name: str, seed: str) -> str:
     """Push an image whose config is `seed`; its reference with tag and digest."""
@@ -95,6 +100,64 @@ def sign_image(reference: str, key: bytes, claimed: str = "") -> None:
             f"/v2/{name}/manifests/{tag}",
             content=json.dumps(manifest).encode(),
             headers={"Content-Type": "application/vnd.oci.image.manifest.v1+json"},
+        ).raise_for_status()
+
+
+def sign_image_with_a_bundle(
+    reference: str, key: bytes, claimed: str = "", predicate: str = SIGN_PREDICATE
+) -> None:
+    """Sign an image as `cosign sign --key` does from version 3 on: a Sigstore bundle beside it.
+
+    The registry has no referrers API, so the list of them lies at the digest's tag.
+    """
+    place, _, digest = reference.partition("@")
+    host, _, rest = place.partition("/")
+    name = rest.partition(":")[0]
+    statement = {
+        "_type": "https://in-toto.io/Statement/v1",
+        "subject": [{"digest": {"sha256": (claimed or digest).removeprefix("sha256:")}}],
+        "predicateType": predicate,
+        "predicate": {},
+    }
+    payload, kind = json.dumps(statement).encode(), "application/vnd.in-toto+json"
+    private = serialization.load_pem_private_key(key, None)
+    assert isinstance(private, ec.EllipticCurvePrivateKey)
+    signed = f"DSSEv1 {len(kind)} {kind} {len(payload)} ".encode() + payload
+    signature = private.sign(signed, ec.ECDSA(hashes.SHA256()))
+    bundle = {
+        "mediaType": BUNDLE,
+        "verificationMaterial": {"publicKey": {"hint": "none"}},
+        "dsseEnvelope": {
+            "payload": base64.b64encode(payload).decode(),
+            "payloadType": kind,
+            "signatures": [{"sig": base64.b64encode(signature).decode()}],
+        },
+    }
+    with httpx.Client(base_url=f"http://{host}") as client:
+        config = push_blob(client, name, b"{}")
+        layer = push_blob(client, name, json.dumps(bundle).encode())
+        manifest = json.dumps(
+            {
+                "schemaVersion": 2,
+                "mediaType": MANIFEST,
+                "config": {**config, "mediaType": "application/vnd.oci.empty.v1+json"},
+                "layers": [{**layer, "mediaType": BUNDLE}],
+                "artifactType": BUNDLE,
+            }
+        ).encode()
+        made = "sha256:" + hashlib.sha256(manifest).hexdigest()
+        client.put(
+            f"/v2/{name}/manifests/{made}", content=manifest, headers={"Content-Type": MANIFEST}
+        ).raise_for_status()
+        index = {
+            "schemaVersion": 2,
+            "mediaType": INDEX,
+            "manifests": [{"mediaType": MANIFEST, "digest": made, "size": len(manifest)}],
+        }
+        client.put(
+            f"/v2/{name}/manifests/{digest.replace(':', '-')}",
+            content=json.dumps(index).encode(),
+            headers={"Content-Type": INDEX},
         ).raise_for_status()
 
 

@@ -17,7 +17,7 @@ from release.references import Image
 from release.registry import Registry
 from release.signatures import Identity, Key, signer
 from tests.release.conftest import Answer, World, digest
-from tests.release.images import key_pair, push_image, sign_image
+from tests.release.images import key_pair, push_image, sign_image, sign_image_with_a_bundle
 
 
 @pytest.fixture
@@ -81,6 +81,32 @@ def test_a_signature_of_another_image_is_refused(
     answer = image_set(world, reference, "--signature-key", str(keys[1]))
     assert answer.code == 1
     assert "moved a signature" in answer.json["fix"]
+
+
+def test_a_bundle_signs_like_a_payload(
+    world: World, registry: str, keys: tuple[bytes, Path]
+) -> None:
+    """cosign writes bundles from version 3 on; found: nothing it signed was accepted."""
+    reference = push_image(registry, "slipway/proxy", "bundled")
+    sign_image_with_a_bundle(reference, keys[0])
+    assert image_set(world, reference, "--signature-key", str(keys[1])).code == 0
+
+
+def test_a_bundle_of_somebody_else_another_image_or_another_claim_is_refused(
+    world: World, registry: str, keys: tuple[bytes, Path]
+) -> None:
+    digest = "sha256:" + "1" * 64
+    made: list[tuple[str, bytes, dict[str, str], str]] = [
+        ("by-mallory", key_pair()[0], {}, "None of the 1 signatures"),
+        ("moved", keys[0], {"claimed": digest}, digest),
+        ("about", keys[0], {"predicate": "https://slsa.dev/provenance/v1"}, "no signature"),
+    ]
+    for seed, key, claim, says in made:
+        reference = push_image(registry, "slipway/proxy", f"bundle-{seed}")
+        sign_image_with_a_bundle(reference, key, **claim)
+        answer = image_set(world, reference, "--signature-key", str(keys[1]))
+        assert answer.code != 0, seed
+        assert says in answer.json["message"], answer.json
 
 
 def test_a_signature_counts_only_when_it_is_said_whose(tmp_path: Path) -> None:
@@ -147,7 +173,8 @@ def test_what_cosign_itself_signed_is_accepted(world: World, registry: str, tmp_
     reference = push_image(registry, "slipway/proxy", "by-cosign")
     assert image_set(world, reference, "--signature-key", str(tmp_path / "cosign.pub")).code == 8
     cosign(
-        tmp_path, "sign", "--key", "cosign.key", "--tlog-upload=false", "--yes", reference
+        tmp_path, "sign", "--key", "cosign.key", "--use-signing-config=false",
+        "--tlog-upload=false", "--yes", reference,
     )  # fmt: skip
     answer = image_set(world, reference, "--signature-key", str(tmp_path / "cosign.pub"))
     assert answer.code == 0, answer.out

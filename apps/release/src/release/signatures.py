@@ -1,7 +1,8 @@
 """Who signed an image: cosign's signatures, by a key of one's own or by a keyless identity.
 
-A key is checked here, over what the registry keeps beside the digest (cosign's "simple signing").
-Keyless signatures need Sigstore's roots and log, which is cosign's own trade: it is run for them.
+A key is checked here, over what the registry keeps beside the digest: a Sigstore bundle, as cosign
+writes it from version 3 on, or a "simple signing" payload, as it did before. Keyless signatures need
+Sigstore's roots and log, which is cosign's own trade: it is run for them.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ from release.registry import Registry, scheme, split
 
 _PAYLOAD = "application/vnd.dev.cosign.simplesigning.v1+json"
 _SIGNATURE = "dev.cosignproject.cosign/signature"
+_BUNDLE = re.compile(r"application/vnd\.dev\.sigstore\.bundle\.v0\.3\+json")
+# What cosign says of a subject that it signs, beside what else an attestation may say.
+_SIGN_PREDICATE = "https://sigstore.dev/cosign/sign/v1"
 _UNREACHABLE = re.compile(r"connection refused|no such host|i/o timeout|deadline exceeded", re.I)
 _NONE = re.compile(r"no signatures found|no matching attestations", re.I)
 
@@ -57,17 +61,16 @@ class Key:
     def require(self, registry: Registry, image: Image) -> None:
         """See `Signer`."""
         key = self._public()
-        payloads = list(_payloads(registry, image))
-        if not payloads:
+        signatures = [*_bundles(registry, image), *_payloads(registry, image)]
+        if not signatures:
             raise unsigned(image)
-        of_key = [text for text, signature in payloads if _signed(key, signature, text)]
-        if not of_key:
+        named = [one.digest for one in signatures if _signed(key, one.signature, one.content)]
+        if not named:
             raise SignatureError(
-                f"None of the {len(payloads)} signatures of {image.reference} is by the key in "
+                f"None of the {len(signatures)} signatures of {image.reference} is by the key in "
                 f"{self.file}.",
                 fix="sign it with that key, or name the key it was signed with",
             )
-        named = [_digest(text) for text in of_key]
         if image.digest not in named:
             raise SignatureError(
                 f"What the key in {self.file} signed beside {image.reference} is "
@@ -149,8 +152,17 @@ def unsigned(image: Image) -> NotFoundError:
     )
 
 
-def _payloads(registry: Registry, image: Image) -> Iterator[tuple[bytes, bytes]]:
-    """What was signed, and the signature, of everything at cosign's tag for the digest."""
+@dataclass(frozen=True)
+class _Signature:
+    """What was signed, by which signature, and the digest that it names ("" when it names none)."""
+
+    content: bytes
+    signature: bytes
+    digest: str
+
+
+def _payloads(registry: Registry, image: Image) -> Iterator[_Signature]:
+    """Every simple signing payload at cosign's tag for the digest."""
     answer = registry.manifest(image.repository, image.digest.replace(":", "-") + ".sig")
     if answer.status_code != httpx.codes.OK:
         return
@@ -158,9 +170,65 @@ def _payloads(registry: Registry, image: Image) -> Iterator[tuple[bytes, bytes]]
         signature = layer.get("annotations", {}).get(_SIGNATURE, "")
         if layer.get("mediaType") != _PAYLOAD or not signature:
             continue
-        blob = registry.manifest(image.repository, layer["digest"], kind="blobs").content
-        if "sha256:" + hashlib.sha256(blob).hexdigest() == layer["digest"]:
-            yield blob, base64.b64decode(signature)
+        blob = _blob(registry, image, layer["digest"])
+        if blob is not None:
+            yield _Signature(blob, base64.b64decode(signature), _digest(blob))
+
+
+def _bundles(registry: Registry, image: Image) -> Iterator[_Signature]:
+    """Every signature in a Sigstore bundle that refers to the digest.
+
+    Source: https://github.com/sigstore/cosign/blob/main/specs/BUNDLE_SPEC.md and the protocol of
+    https://github.com/secure-systems-lab/dsse.
+    """
+    for manifest in _referrers(registry, image):
+        for layer in manifest.get("layers", []):
+            if not _BUNDLE.fullmatch(layer.get("mediaType", "")):
+                continue
+            blob = _blob(registry, image, layer["digest"])
+            if blob is not None:
+                yield from _of_bundle(blob)
+
+
+def _referrers(registry: Registry, image: Image) -> Iterator[dict[str, Any]]:
+    """The manifests of bundles that refer to the image.
+
+    A registry without the referrers API keeps the list at a tag made of the digest.
+    Source: https://github.com/opencontainers/distribution-spec, "Listing Referrers".
+    """
+    answer = registry.manifest(image.repository, image.digest, kind="referrers")
+    if answer.status_code != httpx.codes.OK:
+        answer = registry.manifest(image.repository, image.digest.replace(":", "-"))
+    if answer.status_code != httpx.codes.OK:
+        return
+    for entry in answer.json().get("manifests", []):
+        found = registry.manifest(image.repository, entry["digest"])
+        if found.status_code == httpx.codes.OK:
+            yield found.json()
+
+
+def _of_bundle(blob: bytes) -> Iterator[_Signature]:
+    try:
+        envelope = json.loads(blob)["dsseEnvelope"]
+        kind = envelope["payloadType"]
+        payload = base64.b64decode(envelope["payload"], validate=True)
+        signatures = [base64.b64decode(one["sig"], validate=True) for one in envelope["signatures"]]
+        statement = json.loads(payload)
+    except (ValueError, KeyError, TypeError):
+        return  # a bundle of another kind signs no image
+    if statement.get("predicateType") != _SIGN_PREDICATE:
+        return
+    content = b"DSSEv1 %d %b %d %b" % (len(kind), kind.encode(), len(payload), payload)
+    for subject in statement.get("subject", []):
+        digest = "sha256:" + subject.get("digest", {}).get("sha256", "")
+        for signature in signatures:
+            yield _Signature(content, signature, digest)
+
+
+def _blob(registry: Registry, image: Image, digest: str) -> bytes | None:
+    """A blob whose content has its digest; None for any other."""
+    blob = registry.manifest(image.repository, digest, kind="blobs").content
+    return blob if "sha256:" + hashlib.sha256(blob).hexdigest() == digest else None
 
 
 def _signed(key: Any, signature: bytes, text: bytes) -> bool:
