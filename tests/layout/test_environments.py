@@ -149,7 +149,7 @@ def test_the_project_allows_what_is_rendered_and_no_cluster_wide_kind() -> None:
     texts = "\n".join(
         path.read_text(encoding="utf-8") for path in ROOT.glob("charts/*/templates/*.yaml")
     )
-    secrets = {"SealedSecret", "TriggerAuthentication"}
+    secrets = {"TriggerAuthentication"}
     for group, kind in allowed:
         assert f"kind: {kind}\n" in texts or kind in secrets, f"no chart renders {group} {kind}"
 

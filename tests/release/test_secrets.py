@@ -1,4 +1,4 @@
-"""Secrets three ways: each makes the Secret that the values name, and renders."""
+"""Secrets two ways: each makes the Secret that the values name, and renders."""
 
 from __future__ import annotations
 
@@ -67,17 +67,6 @@ def test_external_secrets_make_what_the_values_name(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout
     assert allowed("external-secrets.io", "ExternalSecret")
     assert allowed("external-secrets.io", "SecretStore")
-
-
-def test_a_sealed_secret_makes_what_the_values_name() -> None:
-    (sealed,) = documents("sealed-secrets")
-    assert sealed["apiVersion"] == "bitnami.com/v1alpha1"
-    assert sealed["spec"]["template"]["metadata"]["name"] == wanted()
-    # It can be unsealed under the name and in the namespace it was sealed for only.
-    for key in ("name", "namespace"):
-        assert sealed["spec"]["template"]["metadata"][key] == sealed["metadata"][key]
-    assert set(sealed["spec"]["encryptedData"]) == KEYS
-    assert allowed("bitnami.com", "SealedSecret")
 
 
 @pytest.fixture

@@ -42,6 +42,7 @@ from release import message as msg
 from release import status as status_table
 from release.cluster import Cluster
 from release.diagnosis import Finding
+from release.doctor import command as doctor
 from release.errors import (
     Exit,
     FailedError,
@@ -66,6 +67,10 @@ image_app = typer.Typer(no_args_is_help=True, help="The images an environment ru
 model_app = typer.Typer(no_args_is_help=True, help="The models an environment serves.")
 app.add_typer(image_app, name="image")
 app.add_typer(model_app, name="model")
+registry_app = typer.Typer(no_args_is_help=True, help="The registry that images are pushed to.")
+app.add_typer(registry_app, name="registry")
+registry_app.command("create")(doctor.registry_create)
+app.command("doctor")(doctor.doctor)
 
 RepoOption = Annotated[
     str | None,

@@ -14,6 +14,14 @@ import stamina
 from release.errors import ReleaseError, UnreachableError
 
 
+class GitHubRefusedError(ReleaseError):
+    """GitHub answered, with an error: ``status`` is HTTP's."""
+
+    def __init__(self, message: str, *, status: int, fix: str = "") -> None:
+        super().__init__(message, fix=fix)
+        self.status = status
+
+
 class _Passing(Exception):  # noqa: N818 - never leaves this module
     """An answer that a second try may better."""
 
@@ -40,6 +48,28 @@ class GitHub:
                 raise ReleaseError(f"{name} is not set.", fix="run this in a workflow, or set it")
         url = os.environ.get("GITHUB_API_URL", cls.url)
         return cls(values["GITHUB_REPOSITORY"] or "", token, url)
+
+    def read(self, path: str, params: dict[str, Any] | None = None) -> Any:
+        """What GitHub has at a path of its API.
+
+        Raises GitHubRefusedError for what is not there or not shown, UnreachableError without an
+        answer.
+        """
+        return self._call("GET", path, params=params)
+
+    def read_all(
+        self, path: str, key: str | None, params: dict[str, Any] | None = None
+    ) -> list[dict[str, Any]]:
+        """Every entry of a list at a path, page after page; ``key`` holds it in each answer."""
+        found: list[dict[str, Any]] = []
+        page = 1
+        while True:
+            answer = self.read(path, {**(params or {}), "per_page": 100, "page": page})
+            entries = answer if key is None else answer[key]
+            found += entries
+            if len(entries) < 100:
+                return found
+            page += 1
 
     def comment(self, number: int, text: str, marker: str) -> str:
         """Write a comment on an issue or pull request, in place of the one with ``marker``.
@@ -144,8 +174,10 @@ class GitHub:
         if answer.status_code in (429, 500, 502, 503, 504):
             raise _Passing(f"it answered {answer.status_code}")
         if answer.is_error:
-            raise ReleaseError(
+            needed = "may read this" if method == "GET" else "has pull-requests: write"
+            raise GitHubRefusedError(
                 f"GitHub answered {answer.status_code} to {method} {path}: {answer.text[:300]}",
-                fix="the token needs pull-requests: write",
+                status=answer.status_code,
+                fix=f"use a token that {needed}",
             )
         return answer.json()

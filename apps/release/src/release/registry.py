@@ -8,7 +8,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, Literal
 from urllib.parse import urlsplit
 
 import httpx
@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 _ECR = re.compile(
     r"(?P<account>\d{12})\.dkr\.ecr(?:-fips)?\.(?P<region>[a-z0-9-]+)\.amazonaws\.com(?:\.cn)?"
 )
+# Tags that stay what they are, and a scan of every image: what a repository in ECR is made with.
+REPOSITORY_SETTINGS: Final = {
+    "imageTagMutability": "IMMUTABLE",
+    "imageScanningConfiguration": {"scanOnPush": True},
+}
 _ACCEPTED = ", ".join(
     (
         "application/vnd.oci.image.index.v1+json",
@@ -129,6 +134,66 @@ class Registry:
                 fix="check the AWS credentials and the region",
             ) from error
         return bool(answer["images"])
+
+
+def ecr_host(host: str) -> re.Match[str] | None:
+    """A registry's host as one of ECR's, with ``account`` and ``region``; None for any other."""
+    return _ECR.fullmatch(host)
+
+
+Made = Literal["created", "changed", "kept"]
+
+
+def make_repository(repository: str, *, dry_run: bool) -> Made:
+    """Have a repository in ECR for images, with immutable tags that are scanned on push.
+
+    Raises ReleaseError for a registry that is not ECR's, and where AWS refuses.
+    """
+    import boto3  # a second of import time that only ECR needs  # noqa: PLC0415
+    from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
+
+    host, name = split(repository)
+    if (ecr := ecr_host(host)) is None:
+        raise ReleaseError(
+            f"{host} is no registry of ECR's.",
+            fix="make its repositories as that registry wants it; most make them on push",
+        )
+    client: ECRClient = boto3.Session().client("ecr", region_name=ecr["region"])
+    try:
+        return _make(client, ecr["account"], name, dry_run=dry_run)
+    except (ClientError, BotoCoreError) as error:
+        raise ReleaseError(
+            f"ECR refuses to make {name}: {error}",
+            fix="log in as somebody who may ecr:CreateRepository, ecr:DescribeRepositories, "
+            "ecr:PutImageTagMutability and ecr:PutImageScanningConfiguration",
+        ) from error
+
+
+def _make(client: ECRClient, account: str, name: str, *, dry_run: bool) -> Made:
+    try:
+        answer = client.describe_repositories(registryId=account, repositoryNames=[name])
+    except client.exceptions.RepositoryNotFoundException:
+        if not dry_run:
+            client.create_repository(
+                registryId=account,
+                repositoryName=name,
+                imageTagMutability="IMMUTABLE",
+                imageScanningConfiguration={"scanOnPush": True},
+            )
+        return "created"
+    [found] = answer["repositories"]
+    if all(found.get(key) == value for key, value in REPOSITORY_SETTINGS.items()):
+        return "kept"
+    if not dry_run:
+        client.put_image_tag_mutability(
+            registryId=account, repositoryName=name, imageTagMutability="IMMUTABLE"
+        )
+        client.put_image_scanning_configuration(
+            registryId=account,
+            repositoryName=name,
+            imageScanningConfiguration={"scanOnPush": True},
+        )
+    return "changed"
 
 
 def split(repository: str) -> tuple[str, str]:

@@ -1,8 +1,8 @@
 """Who signed an image: cosign's signatures, by a key of one's own or by a keyless identity.
 
-A key is checked here, over what the registry keeps beside the digest: a Sigstore bundle, as cosign
-writes it from version 3 on, or a "simple signing" payload, as it did before. Keyless signatures need
-Sigstore's roots and log, which is cosign's own trade: it is run for them.
+A key is checked here, over what the registry keeps beside the digest: a Sigstore bundle, as
+cosign writes it from version 3 on, or a "simple signing" payload, as it did before. Keyless
+signatures need Sigstore's roots and log, which is cosign's own trade: it is run for them.
 """
 
 from __future__ import annotations

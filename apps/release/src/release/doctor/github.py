@@ -1,0 +1,239 @@
+"""GitHub: the App, its key, the environments, the variables and the rules of main.
+
+Paths and fields are those of GitHub's REST API, version 2022-11-28.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from release.doctor.checks import Check, fault, guarded, ok, unknown
+from release.github import GitHub, GitHubRefusedError
+
+AREA = "GitHub"
+KEY = "RELEASE_APP_KEY"
+CLIENT_ID = "RELEASE_APP_CLIENT_ID"
+ROLLBACK = "rollback"
+"""The environment of the rollback workflow: it holds the key too, and has no reviewers."""
+ROLES = ("AWS_BUILD_ROLE", "AWS_DEPLOY_ROLE", "AWS_MODEL_ROLE")
+VARIABLES = ("IMAGE_REGISTRY", "AWS_REGION", *ROLES, CLIENT_ID)
+PERMISSIONS = {"contents": "write", "pull_requests": "write", "metadata": "read"}
+"""What the App needs. More is more than whoever steals the key should get."""
+GATE = "gate"
+
+
+@dataclass(frozen=True)
+class App:
+    """An installed GitHub App."""
+
+    id: int
+    slug: str
+
+
+def checks(github: GitHub, environments: Sequence[str], branch: str) -> Iterator[Check]:
+    """Everything about the repository.
+
+    ``environments`` are those that are deployed; ``branch`` is the one that Argo CD follows.
+    """
+    try:
+        repository = github.read(f"/repos/{github.repository}")
+    except GitHubRefusedError as error:
+        yield fault(
+            AREA, "repository", f"{github.repository}: {error.message}",
+            "name it in GITHUB_REPOSITORY (owner/name), and set GITHUB_TOKEN to a token of an "
+            "administrator, for example GITHUB_TOKEN=$(gh auth token)",
+        )  # fmt: skip
+        return
+    yield ok(AREA, "repository", f"{github.repository} answers")
+    if not repository.get("permissions", {}).get("admin"):
+        yield unknown(
+            AREA, "token", "the token is no administrator's, so what it is not shown looks absent",
+            "run this once with an administrator's token",
+        )  # fmt: skip
+    variables: dict[str, str] = {}
+    yield from guarded(AREA, "variables", lambda: _variables(github, variables, environments))
+    yield from guarded(AREA, "secrets", lambda: _secrets(github))
+    for name in (*environments, ROLLBACK):
+        look = functools.partial(_environment, github, name, branch)
+        yield from guarded(AREA, f"environment {name}", look)
+    apps: list[App] = []
+    owner = repository.get("owner", {})
+    yield from guarded(AREA, "App", lambda: _app(github, owner, variables.get(CLIENT_ID, ""), apps))
+    yield from guarded(AREA, f"rules of {branch}", lambda: _rules(github, branch, apps))
+
+
+def _variables(
+    github: GitHub, found: dict[str, str], environments: Sequence[str]
+) -> Iterable[Check]:
+    listed = github.read_all(f"/repos/{github.repository}/actions/variables", "variables")
+    found.update({one["name"]: one["value"] for one in listed})
+    for name in (*VARIABLES, *(f"CLUSTER_{one.upper()}" for one in environments)):
+        if found.get(name):
+            yield ok(AREA, f"variable {name}", found[name])
+        else:
+            yield fault(
+                AREA, f"variable {name}", "is not set",
+                f"gh variable set {name} --repo {github.repository} --body …",
+            )  # fmt: skip
+
+
+def _secrets(github: GitHub) -> Iterable[Check]:
+    """The key may lie nowhere that every branch's workflows can read."""
+    for where, path in (
+        ("the repository", "secrets"),
+        ("the organisation", "organization-secrets"),
+    ):
+        listed = github.read_all(f"/repos/{github.repository}/actions/{path}", "secrets")
+        if KEY in {one["name"] for one in listed}:
+            yield fault(
+                AREA, f"{KEY} of {where}", "any workflow of any branch can read it",
+                f"delete it there, and keep it in the environments: gh secret delete {KEY}",
+            )  # fmt: skip
+        else:
+            yield ok(AREA, f"{KEY} of {where}", "is not there, as it must be")
+
+
+def _environment(github: GitHub, name: str, branch: str) -> Iterable[Check]:
+    title, path = f"environment {name}", f"/repos/{github.repository}/environments/{name}"
+    try:
+        environment = github.read(path)
+    except GitHubRefusedError as error:
+        if error.status != 404:
+            raise
+        yield fault(
+            AREA, title, "does not exist",
+            f"gh api --method PUT {path} (docs/bootstrap.md says with which branches)",
+        )  # fmt: skip
+        return
+    policy = environment.get("deployment_branch_policy") or {}
+    allowed: list[str] = []
+    if policy.get("custom_branch_policies"):
+        listed = github.read_all(f"{path}/deployment-branch-policies", "branch_policies")
+        allowed = [f"{one.get('type', 'branch')} {one['name']}" for one in listed]
+    if allowed == [f"branch {branch}"]:
+        yield ok(AREA, f"{title}: branches", branch)
+    else:
+        every = "every protected branch" if policy.get("protected_branches") else "every branch"
+        yield fault(
+            AREA, f"{title}: branches", f"{', '.join(allowed) or every} may deploy and read {KEY}",
+            f"Settings > Environments > {name} > Deployment branches and tags: selected, {branch}",
+        )  # fmt: skip
+    kept = github.read_all(f"{path}/secrets", "secrets")
+    if KEY in {one["name"] for one in kept}:
+        yield ok(AREA, f"{title}: {KEY}", "is there")
+    else:
+        yield fault(
+            AREA, f"{title}: {KEY}", "is not there, so its workflow cannot write to Git",
+            f"gh secret set {KEY} --env {name} --repo {github.repository} < app.pem",
+        )  # fmt: skip
+    kinds = {rule["type"] for rule in environment.get("protection_rules", [])}
+    if name == ROLLBACK and kinds & {"required_reviewers", "wait_timer"}:
+        yield fault(
+            AREA, f"{title}: reviewers", "a rollback would wait for a person or a timer",
+            f"Settings > Environments > {name}: no required reviewers, no wait timer",
+        )  # fmt: skip
+
+
+def _app(github: GitHub, owner: dict[str, Any], client_id: str, apps: list[App]) -> Iterable[Check]:
+    """The App that writes to Git: installed here, with what it needs and nothing more."""
+    if owner.get("type") != "Organization":
+        yield unknown(
+            AREA, "App", "a person's installations are not listed by GitHub's API",
+            "look at Settings > Applications > Installed GitHub Apps: contents and pull requests, "
+            "read and write, of this repository only",
+        )  # fmt: skip
+        return
+    listed = github.read_all(f"/orgs/{owner['login']}/installations", "installations")
+    installed = [one for one in listed if client_id and one.get("client_id") == client_id]
+    if not installed:
+        yield fault(
+            AREA, "App", f"no App with the client id {client_id or '(none)'} is installed",
+            f"install it for {github.repository}, and set {CLIENT_ID} to its client id",
+        )  # fmt: skip
+        return
+    one = installed[0]
+    apps.append(App(one["app_id"], one["app_slug"]))
+    has = one.get("permissions", {})
+    lacking = [name for name, level in PERMISSIONS.items() if has.get(name) not in (level, "write")]
+    beyond = [name for name in has if name not in PERMISSIONS]
+    if lacking:
+        yield fault(
+            AREA, "App: permissions", f"{one['app_slug']} lacks {', '.join(lacking)}",
+            "grant contents: write and pull requests: write, and accept them at the installation",
+        )  # fmt: skip
+    elif beyond:
+        yield fault(
+            AREA, "App: permissions",
+            f"{one['app_slug']} has {', '.join(beyond)} too, which no workflow needs",
+            "take them away in the App's settings",
+        )  # fmt: skip
+    else:
+        yield ok(AREA, "App: permissions", f"{one['app_slug']}: {', '.join(sorted(has))}")
+    if one.get("repository_selection") == "all":
+        yield fault(
+            AREA, "App: repositories", "its key opens every repository of the organisation",
+            "install it for selected repositories only",
+        )  # fmt: skip
+
+
+def _rules(github: GitHub, branch: str, apps: Sequence[App]) -> Iterable[Check]:
+    """What stands between a push and main: people must go through it, the App must not."""
+    listed = github.read_all(
+        f"/repos/{github.repository}/rulesets", None, {"includes_parents": "true"}
+    )
+    required, checks_gate, barred = False, False, False
+    for short in listed:
+        if short.get("target") != "branch" or short.get("enforcement") != "active":
+            continue
+        path = f"/repos/{github.repository}/rulesets/{short['id']}"
+        rules = github.read(path)
+        if not _covers(rules, branch):
+            continue
+        kinds = {rule["type"]: rule.get("parameters", {}) for rule in rules.get("rules", [])}
+        named = kinds.get("required_status_checks", {}).get("required_status_checks", [])
+        checks_gate |= GATE in {one["context"] for one in named}
+        required |= "pull_request" in kinds
+        stops = kinds.keys() & {"pull_request", "required_status_checks", "update", "merge_queue"}
+        if not stops or not apps:
+            continue
+        actors = rules.get("bypass_actors")
+        if actors is None:
+            yield unknown(
+                AREA, f"ruleset {rules['name']}", "its bypass list is not shown to this token",
+                "run this once with an administrator's token",
+            )  # fmt: skip
+        elif not any(
+            one.get("actor_type") == "Integration" and one.get("actor_id") == apps[0].id
+            for one in actors
+        ):
+            barred = True
+            yield fault(
+                AREA, f"ruleset {rules['name']}",
+                f"{', '.join(sorted(stops))} of {branch} stop {apps[0].slug}, which pushes values",
+                f"add {apps[0].slug} to the ruleset's bypass list, always",
+            )  # fmt: skip
+    if apps and not barred:
+        yield ok(AREA, f"rules of {branch}: the App", f"{apps[0].slug} may push")
+    if required:
+        yield ok(AREA, f"rules of {branch}: people", "go through a pull request")
+    else:
+        yield fault(
+            AREA, f"rules of {branch}: people", "whoever may push may push to it, and so deploy",
+            f"make a ruleset for {branch} that requires a pull request",
+        )  # fmt: skip
+    if checks_gate:
+        yield ok(AREA, f"rules of {branch}: checks", f"`{GATE}` is required")
+    else:
+        yield fault(
+            AREA, f"rules of {branch}: checks", f"the check `{GATE}` of ci is not required",
+            f"require the status check `{GATE}` in the ruleset, and branches to be up to date",
+        )  # fmt: skip
+
+
+def _covers(ruleset: dict[str, Any], branch: str) -> bool:
+    names = ruleset.get("conditions", {}).get("ref_name", {})
+    ours = {"~ALL", "~DEFAULT_BRANCH", f"refs/heads/{branch}"}
+    return bool(ours & set(names.get("include", []))) and not ours & set(names.get("exclude", []))
