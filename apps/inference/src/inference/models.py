@@ -17,7 +17,6 @@ from PIL import Image
 
 from inference import manifest as manifests
 from inference.batcher import Batcher
-from inference.cgroup import usable_cpus
 from inference.datatypes import of_array
 from inference.errors import BadRequest, InferenceError, ModelError, NotFound, Unavailable
 from inference.manifest import Manifest, TensorSpec, suits
@@ -27,7 +26,8 @@ from inference.settings import InferenceSettings
 from inference.statistics import ModelStatistics
 from inference.tensors import Array
 from kit import logs
-from kit.transforms import Finish, Preparation, Resize, TransformError
+from kit.cgroup import usable_cpus
+from kit.transforms import Finish, Preparation, TransformError
 
 log = logs.get("inference.models")
 
@@ -365,7 +365,11 @@ def read(folder: Path, found: Found, *, threads: int, settings: InferenceSetting
     model = OnnxModel(path, threads=threads)
     check_manifest(model, described)
     try:
-        prepare = Preparation(described.preprocess) if described.preprocess else None
+        prepare = (
+            Preparation(described.preprocess, max_pixels=settings.max_image_pixels)
+            if described.preprocess
+            else None
+        )
         finish = Finish(described.postprocess, described.labels) if described.postprocess else None
     except TransformError as error:
         raise ModelError(f"{manifests.FILE}: {error}") from None
@@ -451,7 +455,7 @@ def _try_preparation(prepare: Preparation, spec: TensorSpec, *, batched: bool) -
 
     Without a resize the caller's image decides the shape; then only the datatype can be known.
     """
-    resized = any(isinstance(step, Resize) for step in prepare.steps)
+    resized = prepare.resizes
     width = 8 if resized else max(1, abs(math.prod(spec.shape[1:])))
     try:
         rows = np.stack([prepare(_picture(width))])

@@ -31,6 +31,7 @@ from inference.protocol import (
 from inference.tensors import Array, from_binary, to_binary
 from inference.turns import by_size
 from inference.v1 import array_of, predictions, read_instances
+from kit.pictures import is_picture
 
 if TYPE_CHECKING:
     from inference.app import InferenceApp
@@ -175,7 +176,7 @@ def _cell(text: str, datatype: str, line: int) -> Any:
 def _read_octets(body: bytes, served: ServedModel) -> InferRequest:
     """Little-endian rows of a model's one input, as many as there are."""
     spec = _only(served, "application/octet-stream")
-    if served.prepare is not None and body[:4] in (b"\x89PNG", b"RIFF", b"\xff\xd8\xff\xe0"):
+    if served.prepare is not None and is_picture(body):
         return _of_images([body], served)
     if spec.datatype == "BYTES" or any(size <= 0 for size in spec.shape[1:]):
         raise BadRequest(

@@ -7,12 +7,12 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from kit.settings import ServiceSettings
+from kit.settings import DecodingSettings
 
 MEBIBYTE = 1024 * 1024
 
 
-class InferenceSettings(ServiceSettings):
+class InferenceSettings(DecodingSettings):
     """What the model server is told by its environment."""
 
     model_config = SettingsConfigDict(env_prefix="INFERENCE_")

@@ -47,6 +47,27 @@ class ServiceSettings(BaseSettings):
     ] = ""
 
 
+class DecodingSettings(ServiceSettings):
+    """What a service that decodes the pictures and numbers of strangers is told beside that."""
+
+    max_image_pixels: Annotated[
+        int,
+        Field(gt=0, description="Largest picture that is decoded, and that a model may ask for."),
+    ] = 40_000_000
+    decode_memory_bytes: Annotated[
+        int,
+        Field(
+            ge=0,
+            description="Memory for all pictures, JSON and CSV that are decoded at once; what "
+            "takes more is refused. 0 takes a third of the container's memory limit.",
+        ),
+    ] = 0
+    decode_wait_seconds: Annotated[
+        float,
+        Field(gt=0, description="How long a request may wait for that memory before it gets 429."),
+    ] = 1.0
+
+
 def environment_variables(settings: type[BaseSettings]) -> list[dict[str, Any]]:
     """One row per setting: ``name``, ``type``, ``default``, ``description``, ``required``.
 

@@ -15,42 +15,35 @@ dimension out. Post-processing works on whole batches.
 
 from __future__ import annotations
 
-import io
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from PIL import Image
+from pydantic import Field, TypeAdapter, ValidationError
+
+from kit.picture_steps import Contrast, CropToContent, Invert, PictureStep, Resize, Step
+from kit.pictures import MAX_PIXELS, Picture, PictureError
 
 Array = NDArray[Any]
 T = TypeVar("T")
 
-IMAGE_FORMATS = ("PNG", "JPEG", "WEBP")
-MAX_PIXELS = 40_000_000
-"""Largest image that is decoded; a 1 KB file can claim a million times its size."""
-
-_RESAMPLING = {
-    "nearest": Image.Resampling.NEAREST,
-    "box": Image.Resampling.BOX,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-}
+ENOUGH_TO_RESIZE = 4
+"""Times the size it is resized to that a photograph is decoded at."""
+ENOUGH_AT_LEAST = 512
+ENOUGH_TO_LOOK = 1024
+"""Pixels a side that a photograph is decoded at where its content is looked for."""
+COPIES = 16
+"""Bytes a value takes in the steps after the picture: uint8, float32 and copies of it."""
 
 
 class TransformError(ValueError):
     """A transform is unknown or misconfigured, or the payload does not suit it."""
 
 
-class _Step(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class DecodeImage(_Step):
-    """Bytes of a PNG, JPEG or WebP file become uint8 pixels [height, width(, channels)].
+class DecodeImage(Step):
+    """Bytes of a PNG, JPEG or WebP file become pixels, upright, transparency laid on white.
 
     ``invert`` swaps dark and light: for pictures of dark ink on light paper.
     """
@@ -58,59 +51,10 @@ class DecodeImage(_Step):
     transform: Literal["decode_image"]
     mode: Literal["L", "RGB"] = "RGB"
     invert: bool = False
-    max_pixels: int = Field(default=MAX_PIXELS, gt=0)
-
-    def decode(self, payload: bytes) -> Array:
-        """Pixels of the image; TransformError when it is no image or too large a one."""
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # Pillow's own bomb warning; ours is an error
-                with Image.open(io.BytesIO(payload), formats=IMAGE_FORMATS) as image:
-                    if image.width * image.height > self.max_pixels:
-                        raise TransformError(
-                            f"image of {image.width}x{image.height} pixels is larger than "
-                            f"{self.max_pixels} pixels: send a smaller one"
-                        )
-                    flat = _on_white(image) if "A" in image.getbands() else image
-                    pixels = np.asarray(flat.convert(self.mode))
-        except UnidentifiedImageError:
-            raise TransformError(
-                f"payload of {len(payload)} bytes is no PNG, JPEG or WebP image"
-            ) from None
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            if isinstance(error, TransformError):
-                raise
-            raise TransformError(f"image cannot be decoded: {error}") from None
-        return 255 - pixels if self.invert else pixels
-
-    def apply(self, value: Array) -> Array:
-        """Refuses: only the first step of a pipeline decodes."""
-        raise TransformError("decode_image must be the first transform")
+    max_pixels: int | None = Field(default=None, gt=0)
 
 
-class Resize(_Step):
-    """Pixels are resampled to ``width`` x ``height``.
-
-    ``box`` is the exact inverse of an enlargement by a whole number.
-    """
-
-    transform: Literal["resize"]
-    width: int = Field(gt=0, le=16384)
-    height: int = Field(gt=0, le=16384)
-    method: Literal["nearest", "box", "bilinear", "bicubic", "lanczos"] = "box"
-
-    def apply(self, value: Array) -> Array:
-        """uint8 [h, w(, c)] becomes uint8 [height, width(, c)]."""
-        if value.dtype != np.uint8 or value.ndim not in (2, 3):
-            raise TransformError(
-                f"resize takes uint8 pixels, got {value.dtype} of shape {list(value.shape)}: "
-                "put it right after decode_image"
-            )
-        image = Image.fromarray(value)
-        return np.asarray(image.resize((self.width, self.height), _RESAMPLING[self.method]))
-
-
-class Scale(_Step):
+class Scale(Step):
     """``value * factor + offset`` as float32."""
 
     transform: Literal["scale"]
@@ -122,7 +66,7 @@ class Scale(_Step):
         return (value.astype(np.float32) * np.float32(self.factor)) + np.float32(self.offset)
 
 
-class Round(_Step):
+class Round(Step):
     """To the nearest whole number, still float32."""
 
     transform: Literal["round"]
@@ -132,7 +76,7 @@ class Round(_Step):
         return np.rint(value.astype(np.float32))
 
 
-class Normalize(_Step):
+class Normalize(Step):
     """``(value - mean) / std`` over the last axis (channels)."""
 
     transform: Literal["normalize"]
@@ -142,14 +86,17 @@ class Normalize(_Step):
     def apply(self, value: Array) -> Array:
         """[..., channels] with as many channels as ``mean`` and ``std`` have, or one of each."""
         mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
-        try:
-            normalized: Array = (value.astype(np.float32) - mean) / std
-        except ValueError as error:
-            raise TransformError(f"normalize: {error}") from None
+        channels = value.shape[-1] if value.ndim else 1
+        if {mean.size, std.size} - {1, channels}:
+            raise TransformError(
+                f"normalize: {mean.size} means and {std.size} deviations do not suit {channels} "
+                "channels"
+            )
+        normalized: Array = (value.astype(np.float32) - mean) / std
         return normalized
 
 
-class Transpose(_Step):
+class Transpose(Step):
     """Axes in another order: ``[2, 0, 1]`` turns height, width, channels into channels first."""
 
     transform: Literal["transpose"]
@@ -165,7 +112,7 @@ class Transpose(_Step):
             ) from None
 
 
-class Reshape(_Step):
+class Reshape(Step):
     """To ``shape`` in row-major order, which must hold as many elements."""
 
     transform: Literal["reshape"]
@@ -179,13 +126,15 @@ class Reshape(_Step):
             raise TransformError(f"reshape: {error}") from None
 
 
+NumberStep = Scale | Round | Normalize | Transpose | Reshape
+
 PrepareStep = Annotated[
-    DecodeImage | Resize | Scale | Round | Normalize | Transpose | Reshape,
+    DecodeImage | Invert | Contrast | CropToContent | Resize | NumberStep,
     Field(discriminator="transform"),
 ]
 
 
-class Softmax(_Step):
+class Softmax(Step):
     """Scores of ``input`` become probabilities under the name ``output``, over the last axis."""
 
     transform: Literal["softmax"]
@@ -199,7 +148,7 @@ class Softmax(_Step):
         outputs[self.output] = (shifted / shifted.sum(axis=-1, keepdims=True)).astype(np.float32)
 
 
-class LabelLookup(_Step):
+class LabelLookup(Step):
     """The label of the largest score in each row of ``input``, under the name ``output``.
 
     ``labels`` default to those of ``model.json``. The largest score itself goes to
@@ -236,23 +185,114 @@ _FINISH: TypeAdapter[list[FinishStep]] = TypeAdapter(list[FinishStep])
 class Preparation:
     """The ``preprocess`` list of a model, checked and ready to use from any thread."""
 
-    def __init__(self, steps: Sequence[Mapping[str, Any]]) -> None:
-        """TransformError names the step that is unknown or misconfigured."""
+    def __init__(self, steps: Sequence[Mapping[str, Any]], *, max_pixels: int = MAX_PIXELS) -> None:
+        """TransformError names the step that is unknown or misconfigured.
+
+        ``max_pixels`` bounds the pictures that are decoded and those that are made.
+        """
         self.steps = _checked(_PREPARE, steps, "preprocess")
+        self._pictures: list[PictureStep] = []
+        self._numbers: list[NumberStep] = []
         for position, step in enumerate(self.steps):
+            where = f"preprocess[{position}]"
             if (position == 0) != isinstance(step, DecodeImage):
+                raise TransformError(f"{where} is {step.transform}: decode_image comes first, once")
+            if isinstance(step, PictureStep):
+                if self._numbers:
+                    raise TransformError(
+                        f"{where} is {step.transform}, which takes pixels: put it right after "
+                        f"decode_image, before {self._numbers[0].transform}"
+                    )
+                self._pictures.append(step)
+            elif not isinstance(step, DecodeImage):
+                self._numbers.append(step)
+            if isinstance(step, Resize) and step.width * step.height > max_pixels:
                 raise TransformError(
-                    f"preprocess[{position}] is {step.transform}: decode_image comes first, once"
+                    f"{where}: a resize to {step.width}x{step.height} is more than "
+                    f"{max_pixels} pixels"
                 )
+        decode = self.steps[0] if self.steps else None
+        if not isinstance(decode, DecodeImage):
+            raise TransformError("preprocess is empty: decode_image comes first")
+        if decode.invert:
+            self._pictures.insert(0, Invert(transform="invert"))
+        self._mode = decode.mode
+        self._max_pixels = min(decode.max_pixels or max_pixels, max_pixels)
+        self._enough = _enough(self._pictures)
+
+    @property
+    def resizes(self) -> bool:
+        """Whether every picture becomes one of the same size."""
+        return any(isinstance(step, Resize) for step in self._pictures)
+
+    def read_head(self, payload: bytes) -> Undecoded:
+        """What the payload's head tells, the costs of its pixels foremost; TransformError."""
+        try:
+            picture = Picture(
+                payload, mode=self._mode, max_pixels=self._max_pixels, enough=self._enough
+            )
+        except PictureError as error:
+            raise TransformError(str(error)) from None
+        width, height, memory = picture.width, picture.height, picture.memory
+        for step in self._pictures:
+            if isinstance(step, Resize):
+                memory += step.memory(height, picture.stored)
+                width, height = step.width, step.height
+        result = width * height * len(self._mode) * COPIES
+        return Undecoded(picture, self._pictures, self._numbers, memory + result, result)
 
     def __call__(self, payload: bytes) -> Array:
         """One row, a C-contiguous array without the batch dimension."""
-        first, *rest = self.steps
-        assert isinstance(first, DecodeImage)
-        value = first.decode(payload)
-        for step in rest:
-            value = step.apply(value)
+        return self.read_head(payload).row()
+
+
+class Undecoded:
+    """A picture that was looked at and can be decoded: ``row`` takes ``memory`` bytes at most.
+
+    ``result`` of them may be taken still when it is done.
+    """
+
+    __slots__ = ("_numbers", "_picture", "_pictures", "memory", "result")
+
+    def __init__(
+        self,
+        picture: Picture,
+        pictures: Sequence[PictureStep],
+        numbers: Sequence[NumberStep],
+        memory: int,
+        result: int,
+    ) -> None:
+        self._picture = picture
+        self._pictures = pictures
+        self._numbers = numbers
+        self.memory = memory
+        self.result = result
+
+    def row(self) -> Array:
+        """The picture as the model takes it; once, for the pixels are let go of."""
+        try:
+            image: Image.Image = self._picture.pixels()
+        except PictureError as error:
+            raise TransformError(str(error)) from None
+        for step in self._pictures:
+            image = step.picture(image)
+        value: Array = np.asarray(image)
+        for number_step in self._numbers:
+            value = number_step.apply(value)
         return np.ascontiguousarray(value)
+
+
+def _enough(steps: Sequence[PictureStep]) -> tuple[int, int] | None:
+    """The size a photograph need not be larger than, or None where every pixel counts."""
+    looks = any(isinstance(step, CropToContent) for step in steps)
+    for step in steps:
+        if isinstance(step, Resize):
+            least = ENOUGH_TO_LOOK if looks else ENOUGH_AT_LEAST
+            return (
+                max(least, ENOUGH_TO_RESIZE * step.width),
+                max(least, ENOUGH_TO_RESIZE * step.height),
+            )
+    return None
 
 
 class Finish:
@@ -285,13 +325,6 @@ def _need(outputs: Mapping[str, Array], name: str, step: str) -> Array:
     if name not in outputs:
         raise TransformError(f"{step}: the model has no output {name!r}, only {sorted(outputs)}")
     return outputs[name]
-
-
-def _on_white(image: Image.Image) -> Image.Image:
-    rgba = image.convert("RGBA")
-    page = Image.new("RGBA", rgba.size, "white")
-    page.alpha_composite(rgba)
-    return page
 
 
 def _checked(

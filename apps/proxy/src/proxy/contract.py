@@ -59,12 +59,8 @@ def parse(metadata: Mapping[str, Any], *, name: str, max_pixels: int) -> Contrac
     versions = metadata.get("versions") or [""]
     labels = tuple(str(label) for label in properties.get("labels") or ())
     steps = [dict(step) for step in properties.get("preprocess") or ()]
-    for step in steps:
-        if step.get("transform") == "decode_image":
-            allowed = step.get("max_pixels")
-            step["max_pixels"] = min(allowed, max_pixels) if allowed else max_pixels
     try:
-        preparation = Preparation(steps) if steps else None
+        preparation = Preparation(steps, max_pixels=max_pixels) if steps else None
         post = properties.get("postprocess") or ()
         finish = Finish(post, labels) if post else None
         return Contract(

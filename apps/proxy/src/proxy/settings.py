@@ -15,7 +15,7 @@ from pydantic import (
 )
 from pydantic_settings import SettingsConfigDict
 
-from kit.settings import ServiceSettings
+from kit.settings import DecodingSettings
 
 Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
@@ -255,7 +255,7 @@ class Arm(Closed):
     weight: Annotated[int, Field(ge=0)]
 
 
-class ProxySettings(ServiceSettings):
+class ProxySettings(DecodingSettings):
     """Every setting of `proxy serve` and `proxy worker`."""
 
     model_config = SettingsConfigDict(env_prefix="PROXY_")
@@ -370,9 +370,6 @@ class ProxySettings(ServiceSettings):
     contract_ttl_seconds: Annotated[
         float, Field(gt=0, description="How long a model's contract is believed.")
     ] = 30.0
-    max_image_pixels: Annotated[
-        int, Field(gt=0, description="Largest image that is decoded, in pixels.")
-    ] = 16_000_000
     access_log: Annotated[
         Literal["all", "errors", "off"], Field(description="Which requests are logged.")
     ] = "all"

@@ -1,4 +1,4 @@
-"""How much CPU this container may use: the cgroup's quota, not the host's cores."""
+"""How much CPU and memory this container may use: the cgroup's limits, not the host's."""
 
 from __future__ import annotations
 
@@ -34,3 +34,18 @@ def usable_cpus(root: Path = ROOT) -> int:
     mask = len(os.sched_getaffinity(0))
     quota = cpu_quota(root)
     return mask if quota is None else max(1, min(mask, math.ceil(quota)))
+
+
+def memory_limit(root: Path = ROOT) -> int | None:
+    """Bytes past which the cgroup's processes are killed, or None where there is no limit.
+
+    Source: kernel documentation, cgroup v2 ``memory.max`` and v1 ``memory.limit_in_bytes``,
+    which says "no limit" by a number near 2^63.
+    """
+    for file in (root / "memory.max", root / "memory" / "memory.limit_in_bytes"):
+        try:
+            limit = int(file.read_text())
+        except (OSError, ValueError):
+            continue
+        return limit if 0 < limit < 1 << 60 else None
+    return None

@@ -1,4 +1,4 @@
-"""inference.cgroup: the quota, wherever the kernel says it."""
+"""kit.cgroup: quota and limit, wherever the kernel says it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from inference.cgroup import cpu_quota, usable_cpus
+from kit.cgroup import cpu_quota, memory_limit, usable_cpus
 
 
 def lay(root: Path, files: dict[str, str]) -> Path:
@@ -38,3 +38,19 @@ def test_threads_follow_the_quota_and_never_exceed_the_mask(tmp_path: Path) -> N
     assert usable_cpus(lay(tmp_path, {"cpu.max": "20000 100000"})) == 1
     assert usable_cpus(lay(tmp_path, {"cpu.max": "100000000 100000"})) == mask
     assert usable_cpus(lay(tmp_path, {"cpu.max": "max 100000"})) == mask
+
+
+@pytest.mark.parametrize(
+    ("files", "limit"),
+    [
+        ({"memory.max": "402653184\n"}, 402653184),
+        ({"memory.max": "max\n"}, None),
+        ({"memory/memory.limit_in_bytes": "402653184\n"}, 402653184),
+        ({"memory/memory.limit_in_bytes": "9223372036854771712\n"}, None),
+        ({}, None),
+    ],
+)
+def test_the_memory_limit_is_the_cgroups(
+    tmp_path: Path, files: dict[str, str], limit: int | None
+) -> None:
+    assert memory_limit(lay(tmp_path, files)) == limit
