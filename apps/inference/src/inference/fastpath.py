@@ -25,7 +25,7 @@ from inference.errors import Cancelled, DeadlineExceeded, InferenceError, SlowBo
 from inference.http import SLOW_BODY, Headers, content_length
 from inference.models import ServedModel, json_bytes
 from inference.protocol import InferRequest, encode, parse
-from kit.http_protocol import HttpProtocol
+from kit.connections import BoundedProtocol
 
 if TYPE_CHECKING:
     from inference.app import InferenceApp, Target
@@ -258,7 +258,7 @@ class FastRequest:
             self.refuse(Cancelled("the caller hung up"))
 
 
-class FastProtocol(HttpProtocol):
+class FastProtocol(BoundedProtocol):
     """Uvicorn's protocol with the short way in it."""
 
     inference: InferenceApp
@@ -282,6 +282,7 @@ class FastProtocol(HttpProtocol):
         ):
             app.engine.refused["overloaded"] += 1
             self.refused = True
+            self.answered_unparsed()
             self.transport.write(self.unparsed_refusal(data))
             return
         super().data_received(data)
@@ -357,7 +358,9 @@ class FastProtocol(HttpProtocol):
         """A part of the body."""
         if self.fast is None:
             super().on_body(body)
-        elif self.fast.refusal is None and not self.fast.response_complete:
+            return
+        self.body_arrived(len(body))
+        if self.fast.refusal is None and not self.fast.response_complete:
             self.fast.body += body
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -22,6 +22,8 @@ log = logs.get("kit.http")
 
 _PROBE_AFTER = 0.05
 """Seconds after a client closed its sending side at which it is asked whether it still reads."""
+REFUSALS = {408: "head-too-slow", 431: "head-too-large", 503: "too-many-connections"}
+"""The problem types of what is refused for another reason than its syntax, by status."""
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -147,7 +149,8 @@ class HttpProtocol(HttpToolsProtocol):
         if self._unanswered > 0 or self.transport.is_closing():
             return
         if self._unanswered == 0:  # else the request they belong to has its answer
-            log.warning("not HTTP", status=status, reason=message)
+            if status not in REFUSALS:  # those come by the thousand, and are counted
+                log.warning("not HTTP", status=status, reason=message)
             media, body = self.refuse_bytes(status, message)
             self.transport.write(
                 b"HTTP/1.1 %d %b\r\ncontent-type: %b\r\ncontent-length: %d\r\n"
@@ -158,7 +161,8 @@ class HttpProtocol(HttpToolsProtocol):
 
     def refuse_bytes(self, status: int, message: str) -> tuple[bytes, bytes]:
         """Content type and body of the answer to what is no HTTP: here problem+json."""
-        return problem.MEDIA_TYPE.encode(), Problem(status, "malformed-http", message).body()
+        kind = REFUSALS.get(status, "malformed-http")
+        return problem.MEDIA_TYPE.encode(), Problem(status, kind, message).body()
 
     # -- clients that close their sending side -----------------------------------------------
 

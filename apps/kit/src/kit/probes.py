@@ -7,6 +7,7 @@ import json
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from kit import connections
 from kit.health import Health
 
 
@@ -32,9 +33,8 @@ class Probes:
             await _answer(send, 405, b'{"status":"method not allowed"}', extra=[(b"allow", b"GET")])
             return
         if scope["path"] == "/metrics":
-            await _answer(
-                send, 200, generate_latest(self.registry), content_type=CONTENT_TYPE_LATEST
-            )
+            text = generate_latest(self.registry) + generate_latest(connections.REGISTRY)
+            await _answer(send, 200, text, content_type=CONTENT_TYPE_LATEST)
             return
         livez = scope["path"] == "/livez"
         status, body = self.health.liveness() if livez else self.health.readiness()

@@ -6,12 +6,12 @@ import asyncio
 import socket
 from collections.abc import Callable
 from types import FrameType
-from typing import Literal
 
 import uvicorn
 from starlette.types import ASGIApp
 
 from kit import logs
+from kit.connections import BoundedProtocol, ConnectionLimits
 from kit.health import Health
 from kit.settings import ServiceSettings
 
@@ -70,24 +70,24 @@ def serve(
     settings: ServiceSettings,
     health: Health,
     *,
-    http: Literal["httptools"] | type[asyncio.Protocol] = "httptools",
+    http: type[BoundedProtocol] = BoundedProtocol,
     on_drain: Callable[[], object] = lambda: None,
 ) -> None:
     """Run until SIGTERM or SIGINT, then: unready, keep serving, drain, exit.
 
     ``on_drain`` is called at the signal, for work that is not a request and begins no more.
-    ``http`` may be a subclass of uvicorn's own protocol that answers some requests itself.
+    ``http`` may be a subclass of the protocol that answers some requests itself.
     """
     config = uvicorn.Config(
         app,
         loop="uvloop",
-        http=http,
+        http=type(http.__name__, (http,), {"limits": limits_of(settings)}),
         log_config=None,
         access_log=False,
         server_header=False,
         date_header=False,
         proxy_headers=False,  # who asked is for the service to say, which knows its own hops
-        timeout_keep_alive=75,
+        timeout_keep_alive=settings.keep_alive_seconds,
         timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
     )
     try:
@@ -96,6 +96,16 @@ def serve(
         log.error(error.strerror or str(error), fix="stop what listens there, or set another port")
         raise SystemExit(1) from None
     _Server(config, health, settings.stop_delay_seconds, on_drain).run(sockets)
+
+
+def limits_of(settings: ServiceSettings) -> ConnectionLimits:
+    """What a service's settings say about its connections."""
+    return ConnectionLimits(
+        connections=settings.max_connections,
+        head_seconds=settings.head_seconds,
+        body_seconds=settings.body_seconds,
+        answer_seconds=settings.answer_seconds,
+    )
 
 
 def listeners(host: str, port: int, count: int = LISTENERS) -> list[socket.socket]:

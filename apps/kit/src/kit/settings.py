@@ -33,6 +33,37 @@ class ServiceSettings(BaseSettings):
         float,
         Field(gt=0, description="How long requests under way may take to finish after that."),
     ] = 20.0
+    keep_alive_seconds: Annotated[
+        int,
+        Field(
+            ge=1,
+            description="How long a connection is kept between requests. Longer than any client "
+            "keeps it, the sidecar above all, or requests meet a closing connection.",
+        ),
+    ] = 75
+    head_seconds: Annotated[
+        float,
+        Field(
+            gt=0,
+            description="How long a connection may take to send a request's head, and a new one "
+            "to send anything.",
+        ),
+    ] = 20.0
+    body_seconds: Annotated[
+        float, Field(gt=0, description="How long a request's body may take, whatever its deadline.")
+    ] = 300.0
+    answer_seconds: Annotated[
+        float,
+        Field(gt=0, description="A caller that takes less than 16 KiB of an answer in it is cut."),
+    ] = 60.0
+    max_connections: Annotated[
+        int,
+        Field(
+            gt=0,
+            description="Connections at a time. Past it those that wait for their caller longest "
+            "are closed, and a new one is refused (503) where none waits.",
+        ),
+    ] = 4096
 
     pod_name: Annotated[
         str, Field(validation_alias="POD_NAME", description="Name of this pod (downward API).")

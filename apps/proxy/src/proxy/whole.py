@@ -18,7 +18,7 @@ from typing import Any, cast
 from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from kit.http_protocol import HttpProtocol
+from kit.connections import BoundedProtocol
 
 KEY = "slipway.cycle"
 AT_ONCE = "slipway.at_once"
@@ -28,7 +28,7 @@ STATUS_LINES = {
 }
 
 
-class WholeProtocol(HttpProtocol):
+class WholeProtocol(BoundedProtocol):
     """uvicorn's protocol, whose requests carry their cycle and may be answered at once."""
 
     _parsing = False

@@ -1,0 +1,275 @@
+"""Bounds on what one connection to a server, and all of them together, may take.
+
+uvicorn waits for the rest of a request for ever, keeps any number of connections and takes a
+head of any length. Here each part of a request has its time and its bytes.
+
+Nothing is timed per request: once a second every connection is looked at.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum
+from heapq import nsmallest
+from time import monotonic
+from typing import Any, ClassVar, cast
+
+from prometheus_client import CollectorRegistry, Counter
+
+from kit import logs
+from kit.http_protocol import HttpProtocol
+
+log = logs.get("kit.connections")
+
+SWEEP_SECONDS = 1.0
+LOG_SECONDS = 10.0
+CHUNK_FRAME_BYTES = 16  # what a chunk of a body may cost beside its data
+DRAINED_BYTES = 16 * 1024  # what a caller must take of an answer in `answer_seconds`
+REGISTRY = CollectorRegistry()
+CLOSED = Counter(
+    "http_server_connections_closed",
+    "Connections the server closed on its own, by reason.",
+    ("reason",),
+    registry=REGISTRY,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionLimits:
+    """Bounds of one server. Times in seconds; ``connections`` counts all that are open."""
+
+    connections: int = 4096
+    head_seconds: float = 20.0
+    """From the connection, or the first byte of a request, to the end of its head; and for the
+    rest of a body that was answered before it was there."""
+    body_seconds: float = 300.0
+    answer_seconds: float = 60.0
+    """A caller that takes less than 16 KiB of an answer in this time is given up."""
+    head_bytes: int = 65536
+
+
+class Phase(Enum):
+    """What the parser of a connection waits for."""
+
+    HEAD = "head"
+    BODY = "body"
+    NOTHING = "nothing"
+    """The request is there; its answer, or the next request, is on its way."""
+
+
+class BoundedProtocol(HttpProtocol):
+    """An HTTP connection that is given up where it takes more than its limits."""
+
+    limits: ClassVar[ConnectionLimits] = ConnectionLimits()
+
+    phase = Phase.HEAD
+    since = 0.0
+    """When the phase began (`time.monotonic`)."""
+    heard = False
+    """Whether anything came yet."""
+    _served = False
+    _received = 0
+    _head_bytes = 0
+    _excess = 0
+    _unsent = -1
+    _unsent_since = 0.0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Take the connection, unless all that may be open are busy."""
+        super().connection_made(transport)
+        self.since = monotonic()
+        watch = _watch_of(self)
+        if len(self.connections) > self.limits.connections and not watch.make_room(self):
+            watch.count("limit")
+            self.refuse(503, "the server has as many connections as it takes; try again shortly")
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what came, and refuse a head or a framing that outgrows its bound."""
+        self.heard = True
+        self._received = len(data)
+        super().data_received(data)
+        if self.phase is Phase.HEAD:
+            self._head_bytes += len(data)
+            if self._head_bytes > self.limits.head_bytes:
+                _watch_of(self).count("head-bytes")
+                self.refuse(431, f"the head is larger than {self.limits.head_bytes} bytes")
+        elif self.phase is Phase.BODY:
+            self._excess += len(data)
+            if self._excess > self.limits.head_bytes:
+                _watch_of(self).count("body-framing")
+                self.refuse(400, "the body is nearly all framing, or its trailers are too large")
+
+    def answered_unparsed(self) -> None:
+        """For a subclass that answers a whole request without the parser: the caller is active."""
+        self.heard = self._served = True
+        self.phase = Phase.NOTHING
+        self.since = monotonic()
+
+    def on_response_complete(self) -> None:
+        """An answer is written: from now on the caller is waited for."""
+        if self.phase is not Phase.HEAD:
+            self.since = monotonic()
+        super().on_response_complete()
+
+    # --- llhttp callbacks
+
+    def on_message_begin(self) -> None:
+        """The first byte of a request. The bytes before it in the same read count for nothing."""
+        super().on_message_begin()
+        self.phase = Phase.HEAD
+        self.since = monotonic()
+        self._head_bytes = -self._received
+
+    def on_headers_complete(self) -> None:
+        """The head is there."""
+        self.phase = Phase.BODY
+        self.since = monotonic()
+        self._excess = -self._received
+        super().on_headers_complete()
+
+    def on_chunk_header(self) -> None:
+        """Another chunk of a body."""
+        self._excess -= CHUNK_FRAME_BYTES
+
+    def on_body(self, body: bytes) -> None:
+        """A part of the body."""
+        self.body_arrived(len(body))
+        super().on_body(body)
+
+    def body_arrived(self, size: int) -> None:
+        """Also for a subclass that does not pass ``on_body`` on."""
+        self._excess -= size
+
+    def on_message_complete(self) -> None:
+        """The request is complete."""
+        self.phase = Phase.NOTHING
+        self._served = True
+        super().on_message_complete()
+
+    # --- what the watch asks
+
+    @property
+    def waiting(self) -> bool:
+        """Whether nobody would lose an answer if the connection were closed now."""
+        if self.phase is Phase.BODY:
+            return False
+        return self.cycle is None or self.cycle.response_complete
+
+    @property
+    def age(self) -> tuple[bool, float]:
+        """For ordering: who never sent a whole request goes first, then who waits longest."""
+        return self._served, self.since
+
+    def overdue(self, now: float) -> str:
+        """Why the connection is to be given up; empty where it is not."""
+        limits = self.limits
+        if self._write_stalls(now):
+            return "answer-not-taken"
+        if self.flow.read_paused or self.flow.write_paused:  # nobody waits for the caller now
+            self.since = now
+            return ""
+        waited = now - self.since
+        if self.phase is Phase.HEAD and waited > limits.head_seconds:
+            return "head" if self.heard else "silent"
+        answered = self.cycle is None or self.cycle.response_complete
+        if self.phase is Phase.BODY:
+            if waited > (limits.head_seconds if answered else limits.body_seconds):
+                return "body"
+        elif self.phase is Phase.NOTHING and answered and waited > self.timeout_keep_alive + 1:
+            return "idle"  # uvicorn's own timer ends at any byte, even one that begins no request
+        return ""
+
+    def _write_stalls(self, now: float) -> bool:
+        if not self.flow.write_paused and not self.transport.is_closing():
+            self._unsent = -1
+            return False
+        size = self.transport.get_write_buffer_size()
+        if self._unsent < 0 or size <= self._unsent - DRAINED_BYTES:
+            self._unsent, self._unsent_since = size, now
+        return now - self._unsent_since > self.limits.answer_seconds
+
+    def give_up(self, reason: str) -> None:
+        """Close, with an answer where the caller is in the middle of a request's head."""
+        if reason == "head":
+            self.refuse(408, f"the head did not arrive within {self.limits.head_seconds:g} s")
+        elif reason == "answer-not-taken":
+            self.transport.abort()
+        else:
+            self.transport.close()
+
+    def refuse(self, status: int, message: str) -> None:
+        """An answer without the application, after those under way, and the end."""
+        if getattr(self.cycle, "response_started", False) and not self.cycle.response_complete:
+            self.transport.close()  # half of another answer is there
+        else:
+            self._malformed(status, message)
+
+
+class ConnectionWatch:
+    """Looks at every connection of a server once a second, while there are any."""
+
+    def __init__(self, connections: Iterable[Any], loop: asyncio.AbstractEventLoop) -> None:
+        self._connections = connections  # uvicorn's own set
+        self._loop = loop
+        self._ticking = False
+        self._closed: dict[str, int] = {}
+        self._logged = float("-inf")
+
+    def start(self) -> None:
+        """Go on looking, if it had ended for want of connections."""
+        if not self._ticking:
+            self._ticking = True
+            self._loop.call_later(SWEEP_SECONDS, self._tick)
+
+    def sweep(self, now: float) -> None:
+        """Give up what is overdue at ``now`` (`time.monotonic`)."""
+        for each in self._bounded():
+            reason = each.overdue(now)
+            if reason:
+                self.count(reason)
+                each.give_up(reason)
+
+    def make_room(self, newcomer: BoundedProtocol) -> bool:
+        """Close some of the connections that wait for a caller; False where there are none.
+
+        Several at a time, because finding them means looking at all.
+        """
+        waiting = [each for each in self._bounded() if each is not newcomer and each.waiting]
+        some = max(1, newcomer.limits.connections // 32)
+        for each in nsmallest(some, waiting, key=lambda found: found.age):
+            self.count("made-room")
+            each.connections.discard(each)
+            each.transport.abort()
+        return bool(waiting)
+
+    def count(self, reason: str) -> None:
+        """Count a connection that was closed; the log says so now and then."""
+        CLOSED.labels(reason).inc()
+        self._closed[reason] = self._closed.get(reason, 0) + 1
+        now = self._loop.time()
+        if now - self._logged > LOG_SECONDS:
+            self._logged = now
+            log.warning("connections closed", **self._closed)
+            self._closed = {}
+
+    def _bounded(self) -> list[BoundedProtocol]:
+        return [each for each in self._connections if isinstance(each, BoundedProtocol)]
+
+    def _tick(self) -> None:
+        self.sweep(monotonic())
+        if self._connections:
+            self._loop.call_later(SWEEP_SECONDS, self._tick)
+        else:
+            self._ticking = False
+
+
+def _watch_of(protocol: BoundedProtocol) -> ConnectionWatch:
+    """The watch of the server that a connection belongs to."""
+    state = vars(protocol.server_state)
+    watch = state.get("connection_watch")
+    if watch is None:
+        watch = state["connection_watch"] = ConnectionWatch(protocol.connections, protocol.loop)
+    watch.start()
+    return cast(ConnectionWatch, watch)
