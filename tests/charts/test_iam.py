@@ -11,11 +11,13 @@ import pytest
 from tests.charts.rendering import ROOT
 
 FOLDER = ROOT / "docs/aws/iam"
-# What the service's code calls; a policy with more is wider than it must be.
+# What the service's code calls; a policy with more is wider than it must be. That it has all of
+# them is seen where the calls are made: `tests.aws_calls` records them in the services' tests.
 CALLS = {
     "inference": {"s3:GetObject", "s3:ListBucket"},
     "proxy": {
         "s3:GetObject",
+        "s3:ListBucket",
         "s3:PutObject",
         "sagemaker:DescribeEndpoint",
         "sagemaker:InvokeEndpoint",
@@ -28,11 +30,15 @@ CALLS = {
         "s3:ListBucket",
         "s3:ListBucketMultipartUploads",
         "s3:PutObject",
+        "sqs:ChangeMessageVisibility",
+        "sqs:DeleteMessage",
+        "sqs:ReceiveMessage",
     },
 }
 # One bucket, one of its folders, or one endpoint: never everything of a kind.
 _NARROW = re.compile(
-    r"^arn:aws:(s3:::[a-z-]+(/[a-z/]*\*)?|sagemaker:[a-z0-9-]+:\d+:endpoint/[a-z-]+)$"
+    r"^arn:aws:(s3:::[a-z-]+(/[a-z/]*\*)?|sagemaker:[a-z0-9-]+:\d+:endpoint/[a-z-]+"
+    r"|sqs:[a-z0-9-]+:\d+:[a-z-]+)$"
 )
 
 

@@ -17,6 +17,7 @@ from moto.server import ThreadedMotoServer
 from starlette.types import ASGIApp
 
 from kit.health import Health
+from tests.aws_calls import held_against_its_policy
 from tests.s3 import S3Server, serve_s3
 from tests.unzip import zips
 from tests.unzip.conftest import session
@@ -191,6 +192,13 @@ def test_lost_events_are_found_by_listing(store: S3, extractor: Extractor) -> No
     watcher.join()
 
 
+@pytest.fixture(autouse=True)
+def calls() -> Iterator[set[str]]:
+    """Found: the policy in docs/aws/iam had nothing of the queue."""
+    with held_against_its_policy("unzip") as seen:
+        yield seen
+
+
 @pytest.fixture(scope="module")
 def sqs() -> Iterator[Any]:
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
@@ -219,7 +227,7 @@ def _left(sqs: Any, url: str) -> int:
 
 
 def test_sqs_message_goes_when_its_archive_is_closed(
-    store: S3, extractor: Extractor, sqs: Any, queue_url: str
+    store: S3, extractor: Extractor, sqs: Any, queue_url: str, calls: set[str]
 ) -> None:
     backend = Recorder()
     put(store, KEY, zips.standard({"a": b"1"}))
@@ -232,6 +240,7 @@ def test_sqs_message_goes_when_its_archive_is_closed(
     until(lambda: queue.poll(wait_seconds=0) == 0 and not _left(sqs, queue_url))
     assert files_below(store, RESULT) == {"a": b"1"}
     assert sorted(event["data"]["outcome"] for event in backend.events) == ["published", "refused"]
+    assert {"sqs:ReceiveMessage", "sqs:DeleteMessage"} <= calls
 
 
 def test_sqs_message_stays_while_somebody_else_has_the_archive(
