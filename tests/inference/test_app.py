@@ -325,7 +325,7 @@ async def test_a_row_the_model_refuses_is_a_400(serve: Serve, repository: Path) 
 
 
 ERRORS: list[tuple[str, str, int, str]] = [
-    ("GET", "/", 404, "no such path"),
+    ("GET", "/nothing", 404, "no such path"),
     ("GET", "/v3", 404, "no such path"),
     ("POST", "/v2/models/none/infer", 404, "'none' is unknown; loaded models: affine"),
     ("POST", "/v2/models/affine/versions/7/infer", 404, "no version '7'; loaded versions: 1"),

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference.errors import BadRequest, TooLarge
-from inference.http import accepts, content_length, parse_timeout, unpack
+from inference.errors import BadRequest, TooLarge, UnsupportedMediaType
+from inference.http import accepts, codings, content_length, parse_timeout, unpack
 
 
 @pytest.mark.parametrize(
@@ -42,16 +42,35 @@ def test_lengths() -> None:
 @given(st.binary(max_size=2000), st.integers(0, 2000))
 def test_unpacking_never_gives_more_than_the_limit(body: bytes, limit: int) -> None:
     try:
-        assert unpack(gzip.compress(body), b"gzip", limit) == body
+        assert unpack(gzip.compress(body), "gzip", limit) == body
         assert len(body) <= limit
     except TooLarge:
         assert len(body) > limit
 
 
+@pytest.mark.parametrize(
+    ("encoding", "found"),
+    [
+        (None, []), (b"", []), (b"identity", []), (b"GZIP", ["gzip"]), (b"X-Gzip", ["x-gzip"]),
+        (b"gzip, identity", ["gzip"]), (b" Deflate ,GZip", ["gzip", "deflate"]),
+    ],
+)  # fmt: skip
+def test_codings_are_known_in_any_case_and_undone_from_the_last(
+    encoding: bytes | None, found: list[str]
+) -> None:
+    assert codings(encoding) == found
+
+
+@pytest.mark.parametrize("encoding", [b"br", b"zstd", b"gzip, br", b"gz\xff", b"gzip,gzip,gzip"])
+def test_a_coding_that_is_not_known_is_refused(encoding: bytes) -> None:
+    with pytest.raises(UnsupportedMediaType, match="Content-Encoding"):
+        codings(encoding)
+
+
 @given(st.binary(max_size=200))
 def test_what_is_no_gzip_is_refused(body: bytes) -> None:
     with pytest.raises(BadRequest):
-        unpack(b"x" + body, b"gzip", 1000)
+        unpack(b"x" + body, "gzip", 1000)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from inference.openapi import document
+from kit.version import version_of
 from tests.inference import small_models
 from tests.inference.conftest import Running, serving
 
@@ -79,4 +80,5 @@ async def test_the_document_is_served(tmp_path: Path) -> None:
     small_models.put(tmp_path, "m", "1", small_models.affine())
     async with serving(str(tmp_path), source_revision="abc") as server:
         answer = await server.client.get("/openapi.json")
-        assert answer.json() == document("abc")
+        expected = document(version_of("slipway-inference", "abc"))
+        assert answer.json() == expected

@@ -13,7 +13,7 @@ from urllib.parse import unquote
 
 from starlette.types import Receive, Scope, Send
 
-from inference import openapi, runtime, sagemaker, v1
+from inference import model_config, openapi, runtime, sagemaker, unsupported, v1
 from inference.engine import Answer, Call, Engine
 from inference.errors import (
     BadRequest,
@@ -45,6 +45,7 @@ from inference.settings import InferenceSettings
 from inference.turns import by_size
 from kit import logs, tracing
 from kit.health import Health
+from kit.version import version_of
 
 if TYPE_CHECKING:
     from inference.grpc_server import GrpcServer
@@ -55,7 +56,14 @@ Target = tuple[str, str | None]
 HeaderMap = dict[bytes, bytes]
 
 SERVER_NAME = "slipway-inference"
-EXTENSIONS = ["binary_tensor_data", "model_repository", "statistics"]
+EXTENSIONS = [
+    "binary_tensor_data",
+    "classification",
+    "model_configuration",
+    "model_repository",
+    "model_repository(unload_dependents)",
+    "statistics",
+]
 SHORT_WAY = 1024 * 1024
 """Bytes of body up to which a request may take the short way of :mod:`inference.fastpath`."""
 _JSON = (b"content-type", b"application/json")
@@ -83,6 +91,7 @@ class InferenceApp:
         ]
         self.identity_lines = b"".join(b"%b: %b\r\n" % pair for pair in self._identity)
         self.short_way_limit = min(SHORT_WAY, settings.max_json_bytes, settings.max_body_bytes)
+        self.version = version_of("slipway-inference", settings.source_revision)
         self._traces = engine.traces
         self._ids = itertools.count()
         self._id_prefix = secrets.token_hex(6)
@@ -266,6 +275,9 @@ class InferenceApp:
         raw = exchange.scope.get("raw_path") or exchange.scope["path"].encode()
         parts = [unquote(part) for part in raw.decode("latin-1").split("/")[1:]]
         match parts:
+            case [""]:  # KServe's V1: the server is alive
+                exchange.need("GET")
+                await exchange.json({"status": "alive"})
             case ["v2"] | ["v2", ""]:
                 exchange.need("GET")
                 await exchange.json(self.server_metadata())
@@ -283,6 +295,10 @@ class InferenceApp:
                 await exchange.json(self.statistics_document())
             case ["v2", "models", name, *rest]:
                 await self._model(exchange, name, rest)
+            case ["v2", "repository", repository, "index"]:
+                raise NotFound(
+                    f"repository {repository!r} is unknown: there is one, without a name"
+                )
             case ["v2", "repository", "index"]:
                 exchange.need("POST")
                 await exchange.json(await self._index(exchange))
@@ -298,12 +314,12 @@ class InferenceApp:
                 await exchange.json({} if status == 200 else {"error": str(why)}, status)
             case ["openapi.json"]:
                 exchange.need("GET")
-                await exchange.json(openapi.document(self.settings.source_revision))
+                await exchange.json(openapi.document(self.version))
             case ["invocations"]:
                 exchange.need("POST")
                 await sagemaker.handle(self, exchange)
             case _:
-                raise exchange.no_such_path()
+                raise unsupported.not_served(parts) or exchange.no_such_path()
 
     async def _model(self, exchange: Exchange, name: str, rest: list[str]) -> None:
         version: str | None = None
@@ -321,19 +337,26 @@ class InferenceApp:
                 exchange.need("GET")
                 self.registry.get(name, version)
                 await exchange.json(self.statistics_document(name, version))
+            case ["config"]:
+                exchange.need("GET")
+                await exchange.json(self.model_config(name, version))
             case ["infer"]:
                 exchange.need("POST")
                 await self._infer(exchange.scope, exchange.receive, exchange.send, name, version)
             case _:
-                raise exchange.no_such_path()
+                parts = ["v2", "models", name, *rest]
+                raise unsupported.not_served(parts) or exchange.no_such_path()
 
     def server_metadata(self) -> dict[str, Any]:
         """The protocol's server metadata."""
         return {
             "name": SERVER_NAME,
-            "version": self.settings.source_revision or "unknown",
+            "version": self.version,
             "extensions": EXTENSIONS,
-            "properties": {"onnxruntime": runtime.VERSION},
+            "properties": {
+                "onnxruntime": runtime.VERSION,
+                "revision": self.settings.source_revision or "unknown",
+            },
         }
 
     def model_metadata(self, name: str, version: str | None) -> dict[str, Any]:
@@ -341,6 +364,10 @@ class InferenceApp:
         served = self.registry.get(name, version)
         versions = sorted(self.registry.entries[name].serving, key=version_order)
         return served.metadata_document | {"versions": versions, "version": served.version}
+
+    def model_config(self, name: str, version: str | None) -> dict[str, Any]:
+        """The model configuration extension's answer."""
+        return model_config.document(self.registry.get(name, version), self.settings)
 
     def statistics_document(self, name: str = "", version: str | None = None) -> dict[str, Any]:
         """The statistics extension's answer."""
@@ -361,10 +388,12 @@ class InferenceApp:
         return [row for row in rows if not ready or row["state"] == "READY"]
 
     async def _control(self, exchange: Exchange, name: str, verb: str) -> None:
-        await self.json_body(exchange)
+        asked = await self.json_body(exchange)
         if verb == "load":
+            unsupported.check_load(asked.get("parameters"))
             await self.load(name)
         else:
+            unsupported.check_unload(asked.get("parameters"))
             await self.unload(name)
 
     async def load(self, name: str) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from inference.batcher import Batcher, Item
+from inference.classification import classify
 from inference.errors import (
     BadRequest,
     DeadlineExceeded,
@@ -183,6 +184,11 @@ class Engine:
             outputs = self._finish(served, request, outputs)
         if request.wanted is not None:
             outputs = {name: outputs[name] for name, _ in request.wanted}
+        if request.classes:
+            outputs = classify(
+                outputs, request.classes, served.manifest.labels,
+                rows=served.model.has_row_dimension,
+            )  # fmt: skip
         return Answer(
             outputs,
             decode=decoded - call.started,

@@ -32,6 +32,22 @@ class BadRequest(InferenceError):
     grpc = "INVALID_ARGUMENT"
 
 
+class UnsupportedParameter(InferenceError):
+    """The request asks, by a parameter, for something that is not done here."""
+
+    status = 400
+    reason = "unsupported"
+    grpc = "UNIMPLEMENTED"
+
+
+class NotServed(InferenceError):
+    """The path or method belongs to an extension that is not served here."""
+
+    status = 501
+    reason = "not_served"
+    grpc = "UNIMPLEMENTED"
+
+
 class Forbidden(InferenceError):
     """The operator has switched this off."""
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import grpc
 import numpy as np
+from google.protobuf.json_format import ParseDict  # type: ignore[import-untyped]
 from google.protobuf.message import DecodeError, Message  # type: ignore[import-untyped]
 from grpc_health.v1 import (  # type: ignore[import-untyped]
     health,
@@ -18,6 +19,7 @@ from grpc_health.v1 import (  # type: ignore[import-untyped]
 )
 from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
 
+from inference import unsupported
 from inference.app import SERVER_NAME, InferenceApp
 from inference.datatypes import NUMPY, of_array
 from inference.engine import Call, failure_of
@@ -37,6 +39,7 @@ from inference.oip import grpc_predict_v2_pb2 as pb
 from inference.protocol import (
     InferRequest,
     add_input,
+    ask_output,
     check_input,
     input_spec,
     settle_inputs,
@@ -94,9 +97,13 @@ class GrpcServer:
                 ("grpc.max_receive_message_length", limit),
                 ("grpc.max_send_message_length", -1),
                 ("grpc.so_reuseport", 0),
+                # Clients may ping every second, with calls under way or without: the default
+                # closes the connection of one that asks more than twice in five minutes.
+                ("grpc.http2.min_ping_interval_without_data_ms", 500),
+                ("grpc.keepalive_permit_without_calls", 1),
             ]
         )
-        self._server.add_generic_rpc_handlers((self._handlers(),))
+        self._server.add_generic_rpc_handlers((self._handlers(), _NotServed()))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection(
             (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
@@ -131,6 +138,7 @@ class GrpcServer:
             "ServerMetadata": self._metadata,
             "ModelMetadata": self._model_metadata,
             "ModelInfer": self._infer,
+            "ModelConfig": self._config,
             "ModelStatistics": self._statistics,
             "RepositoryIndex": self._index,
             "RepositoryModelLoad": self._load,
@@ -182,6 +190,10 @@ class GrpcServer:
             outputs=[tensor(**spec) for spec in document["outputs"]],
         )
 
+    async def _config(self, request: Any, _context: Context) -> Message:
+        config = self._app.model_config(request.name, request.version or None)
+        return pb.ModelConfigResponse(config=ParseDict(config, pb.ModelConfig()))
+
     async def _statistics(self, request: Any, _context: Context) -> Message:
         if request.name:
             self._app.registry.get(request.name, request.version or None)
@@ -191,6 +203,7 @@ class GrpcServer:
         )
 
     async def _index(self, request: Any, _context: Context) -> Message:
+        unsupported.check_repository(request.repository_name)
         rows = await self._app.registry.index()
         index = pb.RepositoryIndexResponse.ModelIndex
         return pb.RepositoryIndexResponse(
@@ -198,10 +211,14 @@ class GrpcServer:
         )
 
     async def _load(self, request: Any, _context: Context) -> Message:
+        unsupported.check_repository(request.repository_name)
+        unsupported.check_load(plain(request.parameters))
         await self._app.load(request.model_name)
         return pb.RepositoryModelLoadResponse()
 
     async def _unload(self, request: Any, _context: Context) -> Message:
+        unsupported.check_repository(request.repository_name)
+        unsupported.check_unload(plain(request.parameters))
         await self._app.unload(request.model_name)
         return pb.RepositoryModelUnloadResponse()
 
@@ -242,6 +259,25 @@ class GrpcServer:
             call.trace = tracing.new_trace(sampled=True)
         call.timeout = context.time_remaining()
         return call
+
+
+class _NotServed(grpc.GenericRpcHandler):  # type: ignore[misc]
+    """Triton's methods that are not served: refused by the name of their feature."""
+
+    def service(
+        self, handler_call_details: grpc.HandlerCallDetails
+    ) -> grpc.RpcMethodHandler | None:
+        """The method's handler, or None for a method that nobody knows."""
+        service, _, method = handler_call_details.method.strip("/").rpartition("/")
+        if service != SERVICE or method not in unsupported.GRPC_METHODS:
+            return None
+
+        async def refuse(_requests: Any, context: Context) -> None:
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, unsupported.said(method))
+
+        if method == "ModelStreamInfer":
+            return grpc.stream_stream_rpc_method_handler(refuse)
+        return grpc.unary_unary_rpc_method_handler(refuse)
 
 
 def _guarded(
@@ -327,10 +363,11 @@ def parse(request: Any, served: ServedModel) -> InferRequest:
     result = InferRequest()
     result.id = request.id or None
     result.binary = bool(request.raw_input_contents)
-    if "timeout" in request.parameters:
-        parameter = request.parameters["timeout"]
-        kind = parameter.WhichOneof("parameter_choice")
-        result.timeout = timeout_of(getattr(parameter, kind) if kind else None)
+    if request.parameters:
+        parameters = plain(request.parameters)
+        if "timeout" in parameters:
+            result.timeout = timeout_of(parameters["timeout"])
+        unsupported.check_request(parameters)
     raw = request.raw_input_contents
     if raw and len(raw) != len(request.inputs):
         raise BadRequest(
@@ -339,6 +376,8 @@ def parse(request: Any, served: ServedModel) -> InferRequest:
     if not request.inputs:
         raise BadRequest("inputs must be a list of at least one tensor")
     for position, tensor in enumerate(request.inputs):
+        if tensor.parameters:
+            unsupported.check_tensor("input", tensor.name, tensor.parameters)
         spec = input_spec(tensor.name, served, result)
         shape = list(tensor.shape)
         if any(size < 0 for size in shape):
@@ -354,10 +393,22 @@ def parse(request: Any, served: ServedModel) -> InferRequest:
             values = _from_contents(tensor, shape)
         add_input(spec, values, images=images, result=result)
     settle_inputs(result, served)
+    for output in request.outputs:
+        if output.parameters:
+            ask_output(output.name, plain(output.parameters), result)
     if request.outputs:
         result.wanted = [(output.name, result.binary) for output in request.outputs]
     settle_outputs(result, served)
     return result
+
+
+def plain(parameters: Any) -> dict[str, Any]:
+    """A map of parameters as plain values; one without a value is None."""
+    values: dict[str, Any] = {}
+    for name, parameter in parameters.items():
+        kind = parameter.WhichOneof("parameter_choice")
+        values[name] = getattr(parameter, kind) if kind else None
+    return values
 
 
 def _from_contents(tensor: Any, shape: list[int]) -> Array:

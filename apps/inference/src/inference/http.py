@@ -67,6 +67,7 @@ class Exchange:
         await respond(self.send, status, headers, body)
 
 
+MOST_CODINGS = 2
 _MOST_UNPACKED = 1032
 """Bytes that deflate makes of one at most."""
 SLOW_BODY = "the request's time ran out before its body was there"
@@ -106,14 +107,36 @@ async def read_body(
         raise TooLarge(
             f"body of {length.decode()} bytes: at most {limit} are taken (max_body_bytes)"
         )
+    codings(encoding)  # before the body is read
     try:
         async with asyncio.timeout(max(0.0, seconds)):
             body = await _receive_all(receive, limit)
     except TimeoutError:
         raise SlowBody(SLOW_BODY) from None
-    if encoding is not None and encoding != b"identity":
-        return await by_size(len(body) * _MOST_UNPACKED, unpack, body, encoding, limit)
+    for coding in codings(encoding):
+        body = await by_size(len(body) * _MOST_UNPACKED, unpack, body, coding, limit)
     return body
+
+
+def codings(encoding: bytes | None) -> list[str]:
+    """What was done to a body, the last first; UnsupportedMediaType names one that is not known.
+
+    The names are in any case, and ``x-gzip`` is gzip (RFC 9110, 8.4.1).
+    """
+    if encoding is None:
+        return []
+    names = [name.strip().lower() for name in encoding.decode("latin-1").split(",")]
+    found = [name for name in names if name not in ("", "identity")]
+    for name in found:
+        if name not in ("gzip", "x-gzip", "deflate"):
+            raise UnsupportedMediaType(
+                f"Content-Encoding {name!r} is not known: send gzip, deflate or none"
+            )
+    if len(found) > MOST_CODINGS:
+        raise UnsupportedMediaType(
+            f"Content-Encoding names {len(found)} codings: at most {MOST_CODINGS} are undone"
+        )
+    return found[::-1]
 
 
 async def _receive_all(receive: Receive, limit: int) -> bytes:
@@ -139,22 +162,17 @@ async def _receive_all(receive: Receive, limit: int) -> bytes:
     return body
 
 
-def unpack(body: bytes, encoding: bytes, limit: int) -> bytes:
+def unpack(body: bytes, coding: str, limit: int) -> bytes:
     """A gzip or deflate body, never more than ``limit`` bytes of it in memory."""
-    if encoding not in (b"gzip", b"x-gzip", b"deflate"):
-        raise UnsupportedMediaType(
-            f"Content-Encoding {encoding.decode('latin-1')!r} is not known: "
-            "send gzip, deflate or none"
-        )
     decompressor = zlib.decompressobj(zlib.MAX_WBITS | 32)  # 32: gzip or zlib, by its header
     try:
         plain = decompressor.decompress(body, limit + 1)
     except zlib.error as error:
-        raise BadRequest(f"body is no {encoding.decode()}: {error}") from None
+        raise BadRequest(f"body is no {coding}: {error}") from None
     if len(plain) > limit:
         raise TooLarge(f"body unpacks to more than {limit} bytes: that is the limit")
     if not decompressor.eof or decompressor.unused_data:
-        raise BadRequest(f"{encoding.decode()} body is cut short or has something after its end")
+        raise BadRequest(f"{coding} body is cut short or has something after its end")
     return plain
 
 

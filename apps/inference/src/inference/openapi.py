@@ -16,7 +16,7 @@ def document(version: str) -> Schema:
         "openapi": "3.1.0",
         "info": {
             "title": "Slipway inference",
-            "version": version or "unknown",
+            "version": version,
             "description": "Open Inference Protocol v2, its extensions, V1 and SageMaker's.",
         },
         "paths": _paths(),
@@ -30,6 +30,7 @@ def _paths() -> Schema:
     paths: Schema = {
         "/livez": {"get": _probe("Alive")},
         "/readyz": {"get": _probe("Ready, or why not", 503)},
+        "/": {"get": _probe("Alive (KServe V1)")},
         "/v2": {"get": _get("The server")},
         "/v2/health/live": {"get": _probe("Alive")},
         "/v2/health/ready": {"get": _probe("Every model is ready", 503)},
@@ -39,11 +40,11 @@ def _paths() -> Schema:
         },
         "/v2/repository/models/{model}/load": {
             "parameters": model,
-            "post": _post("Load or reload a model", "Empty", 403, 404, 413, 503),
+            "post": _post("Load or reload a model", "LoadRequest", 403, 404, 413, 503),
         },
         "/v2/repository/models/{model}/unload": {
             "parameters": model,
-            "post": _post("Unload a model", "Empty", 403, 404, 413),
+            "post": _post("Unload a model", "UnloadRequest", 403, 404, 413),
         },
         "/v1/models": {"get": _get("Names of the models")},
         "/v1/models/{model}": {"parameters": model, "get": _get("A model's state", 404, 503)},
@@ -60,6 +61,10 @@ def _paths() -> Schema:
     ):
         paths |= {
             prefix: {"parameters": parameters, "get": _get("Inputs and outputs", 404, 503)},
+            f"{prefix}/config": {
+                "parameters": parameters,
+                "get": _get("The model's configuration, as Triton gives it", 404, 503),
+            },
             f"{prefix}/ready": {"parameters": parameters, "get": _get("Ready", 404, 503)},
             f"{prefix}/stats": {"parameters": parameters, "get": _get("Statistics", 404, 503)},
             f"{prefix}/infer": {
@@ -119,7 +124,10 @@ def _post(summary: str, schema: str, *errors: int) -> Schema:
     content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
     return {
         "summary": summary,
-        "requestBody": {"required": schema not in ("Empty", "IndexRequest"), "content": content},
+        "requestBody": {
+            "required": schema in ("InferRequest", "PredictRequest"),
+            "content": content,
+        },
         "responses": answers | _answers(400, 408, *errors),
     }
 
@@ -143,7 +151,20 @@ def _schemas() -> Schema:
             "properties": {"error": {"type": "string"}},
             "additionalProperties": False,
         },
-        "Empty": {"type": "object"},
+        "LoadRequest": {
+            "type": "object",
+            "properties": {"parameters": {"type": "object", "maxProperties": 0}},
+        },
+        "UnloadRequest": {
+            "type": "object",
+            "properties": {
+                "parameters": {
+                    "type": "object",
+                    "properties": {"unload_dependents": {"type": "boolean"}},
+                    "additionalProperties": False,
+                }
+            },
+        },
         "IndexRequest": {"type": "object", "properties": {"ready": {"type": "boolean"}}},
         "PredictRequest": {
             "type": "object",
@@ -174,7 +195,10 @@ def _schemas() -> Schema:
                 "name": {"type": "string"},
                 "parameters": {
                     "type": "object",
-                    "properties": {"binary_data": {"type": "boolean"}},
+                    "properties": {
+                        "binary_data": {"type": "boolean"},
+                        "classification": {"type": "integer", "minimum": 0},
+                    },
                 },
             },
         },
@@ -187,6 +211,7 @@ def _schemas() -> Schema:
                 | {
                     "properties": {
                         "timeout": {"type": "integer", "minimum": 0},
+                        "priority": {"type": "integer", "minimum": 0},
                         "binary_data_output": {"type": "boolean"},
                     }
                 },

@@ -11,12 +11,14 @@ from typing import Any
 
 import orjson
 
+from inference.classification import class_count
 from inference.datatypes import NUMPY, of_array
 from inference.errors import BadRequest
 from inference.jsonparse import loads
 from inference.manifest import TensorSpec
 from inference.models import ServedModel
 from inference.tensors import Array, as_text, from_binary, from_json, to_binary, to_json
+from inference.unsupported import check_request, check_tensor
 
 MAX_ID = 1024
 MAX_DIGITS = 18
@@ -26,11 +28,12 @@ class InferRequest:
     """A checked request. ``feeds`` are complete unless ``images`` are still to be prepared.
 
     ``wanted`` are the names asked for, with whether each is to be binary, or None for all;
+    ``classes`` are how many of its largest values are wanted of an output, by its name;
     ``timeout`` is in seconds.
     """
 
-    __slots__ = ("binary", "feeds", "id", "images", "key", "rows", "run_outputs", "timeout",
-                 "wanted")  # fmt: skip
+    __slots__ = ("binary", "classes", "feeds", "id", "images", "key", "rows", "run_outputs",
+                 "timeout", "wanted")  # fmt: skip
 
     def __init__(self) -> None:
         self.id: str | None = None
@@ -41,6 +44,7 @@ class InferRequest:
         self.wanted: list[tuple[str, bool]] | None = None
         self.run_outputs: tuple[str, ...] = ()
         self.binary = False
+        self.classes: dict[str, int] | None = None
         self.timeout: float | None = None
 
 
@@ -100,6 +104,7 @@ def _read_parameters(parameters: Any, result: InferRequest) -> None:
     if timeout is not None:
         result.timeout = timeout_of(timeout)
     result.binary = _flag(parameters, "binary_data_output")
+    check_request(parameters)
 
 
 def timeout_of(microseconds: object) -> float:
@@ -132,6 +137,7 @@ def _read_input(
     parameters = tensor.get("parameters") or {}
     if type(parameters) is not dict:
         raise BadRequest(f"input {name!r}: parameters must be an object")
+    check_tensor("input", name, parameters)
     size = parameters.get("binary_data_size")
     if size is None:
         if "data" not in tensor:
@@ -239,10 +245,21 @@ def _read_outputs(outputs: Any, result: InferRequest) -> None:
         parameters = output.get("parameters") or {}
         if type(parameters) is not dict:
             raise BadRequest(f"output {output['name']!r}: parameters must be an object")
+        ask_output(output["name"], parameters, result)
         binary = _flag(parameters, "binary_data", default=result.binary)
         wanted.append((output["name"], binary))
     if wanted:
         result.wanted = wanted
+
+
+def ask_output(name: str, parameters: Mapping[str, Any], result: InferRequest) -> None:
+    """Take the parameters of a requested output that both protocols have."""
+    check_tensor("output", name, parameters)
+    if "classification" in parameters:
+        count = class_count(parameters["classification"], name)
+        if count:
+            result.classes = result.classes or {}
+            result.classes[name] = count
 
 
 def settle_outputs(result: InferRequest, served: ServedModel) -> None:

@@ -99,11 +99,11 @@ class ModelPath:
     """The last segment where it is one of the protocol's, else empty."""
 
 
-_VERBS = frozenset({b"infer", b"ready", b"stats", b"generate", b"generate_stream"})
+_VERBS = frozenset({b"infer", b"ready", b"config", b"stats", b"generate", b"generate_stream"})
 _MODEL = re.compile(
     rb"^/v2/models/([A-Za-z0-9][A-Za-z0-9._-]{0,127})"
     rb"((?:/versions/[A-Za-z0-9][A-Za-z0-9._-]{0,63})?"
-    rb"(?:/(?:infer|ready|stats|generate|generate_stream))?)\Z"
+    rb"(?:/(?:infer|ready|config|stats|generate|generate_stream))?)\Z"
 )
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from time import monotonic
 from typing import Any
 
 import orjson
 
 from kit.problem import Problem
+from kit.version import version_of
 from proxy import headers, v2_cache
 from proxy.context import Request
 from proxy.forward import forward, read_body, watched
@@ -21,6 +21,7 @@ ALLOWED = {
     "generate": frozenset({"POST"}),
     "generate_stream": frozenset({"POST"}),
     "ready": frozenset({"GET", "HEAD"}),
+    "config": frozenset({"GET", "HEAD"}),
     "stats": frozenset({"GET", "HEAD"}),
     "": frozenset({"GET", "HEAD"}),
 }
@@ -119,7 +120,7 @@ async def answer(services: Services, request: Request) -> None:
     known: dict[bytes, Any] = {
         b"/v2": {
             "name": "slipway-proxy",
-            "version": version("slipway-proxy"),
+            "version": version_of("slipway-proxy", services.settings.source_revision),
             "extensions": ["binary_tensor_data"],
         },
         b"/v2/health/live": {"live": True},
@@ -130,8 +131,8 @@ async def answer(services: Services, request: Request) -> None:
         raise Problem(
             404,
             "not-found",
-            "the proxy passes on /v2/models/{model}[/versions/{version}] with infer, ready or "
-            "stats; loading and unloading models is not open to callers",
+            "the proxy passes on /v2/models/{model}[/versions/{version}] with infer, ready, "
+            "config or stats; loading and unloading models is not open to callers",
         )
     if request.method not in ("GET", "HEAD"):
         raise Problem(
