@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from hashlib import sha256
 from typing import Any
 
@@ -17,7 +18,10 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
-from tests.proxy.conftest import Neighbour, Proxy, neighbour, proxy_with
+from kit.problem import Problem
+from proxy.auth import Authenticator
+from proxy.settings import JwtPolicy
+from tests.proxy.conftest import Neighbour, Proxy, eventually, neighbour, proxy_with
 
 ISSUER, AUDIENCE = "https://issuer.test", "slipway"
 RSA_KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
@@ -66,10 +70,18 @@ async def issuer() -> AsyncIterator[Neighbour]:
 
 @pytest.fixture
 async def proxy(model: Neighbour, issuer: Neighbour) -> AsyncIterator[Proxy]:
+    async with guarded(model, issuer) as found:
+        yield found
+
+
+@asynccontextmanager
+async def guarded(model: Neighbour, issuer: Neighbour, **policy: Any) -> AsyncIterator[Proxy]:
+    """A proxy that wants credentials; it reads the issuer's keys as soon as it runs."""
+    url = f"{issuer.url}/jwks"
     async with proxy_with(
         backends={"digits": {"type": "http", "url": model.url}},
         auth_required=True,
-        jwt={"issuer": ISSUER, "audience": AUDIENCE, "jwks_url": f"{issuer.url}/jwks"},
+        jwt={"issuer": ISSUER, "audience": AUDIENCE, "jwks_url": url} | policy,
         api_keys={
             "batch": {"sha256": sha256(b"key-of-batch").hexdigest(), "scopes": ["predict:digits"]},
             "other": {"sha256": sha256(b"key-of-other").hexdigest(), "scopes": ["jobs:*"]},
@@ -176,7 +188,7 @@ async def test_a_missing_scope_is_403_and_named(proxy: Proxy) -> None:
 
 
 async def test_an_issuers_keys_are_read_to_their_end_however_they_arrive(
-    proxy: Proxy, issuer: Neighbour
+    model: Neighbour, issuer: Neighbour
 ) -> None:
     """Found: a JWKS in several segments was cut after the first; its issuer was no issuer."""
     document = orjson.dumps(jwks("other", "rsa"))
@@ -192,11 +204,12 @@ async def test_an_issuers_keys_are_read_to_their_end_however_they_arrive(
         return answer
 
     issuer.on("/jwks", in_parts)
-    assert (await ask(proxy, authorization=f"Bearer {token()}"))[0] == 200
+    async with guarded(model, issuer) as proxy:
+        assert (await ask(proxy, authorization=f"Bearer {token()}"))[0] == 200
     assert arrived.is_set()
 
 
-async def test_an_issuer_that_compresses_is_read(proxy: Proxy, issuer: Neighbour) -> None:
+async def test_an_issuer_that_compresses_is_read(model: Neighbour, issuer: Neighbour) -> None:
     """Found: compressed keys were asked for and not unpacked."""
 
     async def compressed(request: web.Request) -> web.Response:
@@ -207,11 +220,12 @@ async def test_an_issuer_that_compresses_is_read(proxy: Proxy, issuer: Neighbour
 
     asked: list[str] = []
     issuer.on("/jwks", compressed)
-    assert (await ask(proxy, authorization=f"Bearer {token()}"))[0] == 200
+    async with guarded(model, issuer) as proxy:
+        assert (await ask(proxy, authorization=f"Bearer {token()}"))[0] == 200
     assert asked == ["identity"], "nor need it compress"
 
 
-async def test_an_issuer_that_never_ends_is_cut_off(proxy: Proxy, issuer: Neighbour) -> None:
+async def test_an_issuer_that_never_ends_is_cut_off(model: Neighbour, issuer: Neighbour) -> None:
     async def endless(request: web.Request) -> web.StreamResponse:
         answer = web.StreamResponse()
         await answer.prepare(request)
@@ -221,7 +235,8 @@ async def test_an_issuer_that_never_ends_is_cut_off(proxy: Proxy, issuer: Neighb
         return answer
 
     issuer.on("/jwks", endless)
-    status, document, _ = await ask(proxy, authorization=f"Bearer {token()}")
+    async with guarded(model, issuer) as proxy:
+        status, document, _ = await ask(proxy, authorization=f"Bearer {token()}")
     assert (status, document["type"]) == (503, "urn:slipway:problem:issuer-unavailable")
 
 
@@ -258,3 +273,56 @@ async def test_pages_and_probes_need_no_credential_but_the_rest_does(proxy: Prox
     ):
         async with proxy.session.get(proxy.url + path) as answer:
             assert answer.status == status, path
+
+
+async def test_an_issuer_that_hangs_is_a_quick_503_and_is_asked_once(
+    model: Neighbour, issuer: Neighbour
+) -> None:
+    """Found: each new token waited 11 s for an issuer that did not answer."""
+    released = asyncio.Event()
+
+    async def hang(_: web.Request) -> web.Response:
+        await released.wait()
+        return web.json_response(jwks("rsa"))
+
+    issuer.on("/jwks", hang)
+    async with guarded(model, issuer, wait_seconds=0.05) as proxy:
+        asked = (ask(proxy, authorization=f"Bearer {token(sub=str(n))}") for n in range(8))
+        for status, document, _ in await asyncio.gather(*asked):
+            assert (status, document["type"]) == (503, "urn:slipway:problem:issuer-unavailable")
+        assert len(issuer.seen) == 1
+        assert (await ask(proxy, **{"x-api-key": "key-of-batch"}))[0] == 200
+        released.set()
+
+        async def accepted() -> bool:
+            return (await ask(proxy, authorization=f"Bearer {token()}"))[0] == 200
+
+        await eventually(accepted)
+        assert len(issuer.seen) == 1
+
+
+def _authenticator(fetch: Any) -> Authenticator:
+    policy = JwtPolicy(issuer=ISSUER, audience=AUDIENCE, jwks_url="http://a/", wait_seconds=0)
+    return Authenticator({}, policy, required=True, fetch_keys=fetch)
+
+
+async def test_the_last_keys_hold_for_a_bounded_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = [orjson.dumps(jwks("rsa"))]
+
+    async def fetch(_: str) -> bytes:
+        return answers.pop()  # and from then on the issuer is down
+
+    auth = _authenticator(fetch)
+    assert auth.policy is not None
+    await auth._begin_refresh(auth.policy)
+    later = time.monotonic()
+    asked = [(b"authorization", f"Bearer {token()}".encode())]
+    for after, status in ((0.0, None), (3500.0, None), (3700.0, 503)):
+        moment = later + after
+        monkeypatch.setattr("proxy.auth.time.monotonic", lambda moment=moment: moment)
+        auth._tokens.clear()
+        try:
+            caller = await auth.caller(asked, moment + 10)
+            assert caller is not None and status is None, after
+        except Problem as problem:
+            assert problem.status == status, after

@@ -97,6 +97,13 @@ def _add_problems(app: FastAPI) -> None:
         where = ".".join(str(part) for part in first["loc"])
         return problem_response(http, Problem(422, "bad-input", f"{where}: {first['msg']}"))
 
+    @app.exception_handler(Exception)
+    async def on_defect(http: HttpRequest, _: Exception) -> Response:
+        # Starlette raises it again after the answer, and the gateway logs it.
+        return problem_response(
+            http, Problem(500, "internal", "the proxy failed; its log says why")
+        )
+
     @app.exception_handler(HTTPException)
     async def on_http(http: HttpRequest, error: Exception) -> Response:
         assert isinstance(error, HTTPException)

@@ -106,6 +106,7 @@ class Authenticator:
     _jwks: dict[str, jwt.PyJWK] = field(init=False, default_factory=dict)
     _read_at: float = field(init=False, default=float("-inf"))
     _tried_at: float = field(init=False, default=float("-inf"))
+    _failed: bool = field(init=False, default=False)
     _refreshing: asyncio.Task[None] | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
@@ -211,24 +212,50 @@ class Authenticator:
             float(claims["exp"]) + policy.leeway_seconds,
         )
 
+    async def keep_fresh(self) -> None:
+        """Read the issuer's keys now and again, so that no request waits for it. Never ends."""
+        if self.policy is None:
+            return
+        while True:
+            await asyncio.shield(self._begin_refresh(self.policy))
+            await asyncio.sleep(RETRY_SECONDS if self._failed else REFRESH_SECONDS)
+
     async def _key(self, kid: object, policy: JwtPolicy) -> jwt.PyJWK:
-        key = self._find(kid)
+        """The key a token names, from memory wherever it is there.
+
+        For a key that is not there the issuer is waited for, but only for ``wait_seconds`` of
+        one reading: one that hangs costs the first callers that long, and the others nothing.
+        """
         now = time.monotonic()
-        stale = now - self._read_at > REFRESH_SECONDS
-        if key is None or stale:
-            # An unknown kid must not let anybody make us ask the issuer at will.
-            if self._refreshing is None and now - self._tried_at > RETRY_SECONDS:
-                self._tried_at = now
-                self._refreshing = asyncio.create_task(self._refresh(policy))
-                self._refreshing.add_done_callback(self._refreshed)
-            if self._refreshing is not None:
-                await asyncio.shield(self._refreshing)  # one caller's deadline is not the others'
-            key = self._find(kid) or key
-        if key is None and not self._jwks:
+        if now - self._read_at > policy.stale_seconds:
+            self._jwks = {}  # they may have been withdrawn long ago
+        key = self._find(kid)
+        if key is not None:
+            return key
+        # An unknown kid must not let anybody make us ask the issuer at will.
+        if self._refreshing is None and now - self._tried_at > RETRY_SECONDS:
+            self._begin_refresh(policy)
+        if self._refreshing is not None:
+            left = self._tried_at + policy.wait_seconds - now
+            try:
+                async with asyncio.timeout(max(0.0, left)):
+                    await asyncio.shield(self._refreshing)  # others wait for it too
+            except TimeoutError:
+                raise issuer_unavailable() from None
+            key = self._find(kid)
+        if key is None and (self._failed or not self._jwks):
             raise issuer_unavailable()
         if key is None:
             raise unauthorized("the token is signed with a key the issuer does not publish")
         return key
+
+    def _begin_refresh(self, policy: JwtPolicy) -> asyncio.Task[None]:
+        """Read the issuer's keys in the background, one reading at a time."""
+        if self._refreshing is None:
+            self._tried_at = time.monotonic()
+            self._refreshing = asyncio.create_task(self._refresh(policy))
+            self._refreshing.add_done_callback(self._refreshed)
+        return self._refreshing
 
     def _find(self, kid: object) -> jwt.PyJWK | None:
         if isinstance(kid, str):
@@ -253,7 +280,9 @@ class Authenticator:
                 raise ValueError("it publishes no usable key")
         except Exception as error:  # whatever it is, the keys we have are better than none
             log.warning("issuer keys not read", url=policy.jwks_url, reason=repr(error))
+            self._failed = True
             return
+        self._failed = False
         self._jwks = keys
         self._read_at = time.monotonic()
         self._tokens.clear()  # a key that was withdrawn takes its tokens with it

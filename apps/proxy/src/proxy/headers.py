@@ -158,6 +158,14 @@ def passable(
     return [pair for pair in headers if pair[0] not in dropped and b"_" not in pair[0]]
 
 
+def length_of(value: str) -> int | None:
+    """A header that holds a length; None where it is no number of at most 15 digits.
+
+    Python refuses to read numbers of some thousand digits, by a ValueError.
+    """
+    return int(value) if value.isascii() and value.isdigit() and len(value) <= 15 else None
+
+
 def valid_request_id(value: bytes | None) -> bytes | None:
     """A caller's request id where it is one we would log: short, visible ASCII."""
     return value if value is not None and _REQUEST_ID.match(value) else None

@@ -15,6 +15,7 @@ from kit.problem import Problem
 from kit.transforms import TransformError
 from proxy import tensors
 from proxy.contract import Contract
+from proxy.headers import length_of
 from proxy.models import Answer, Asking, ModelBackend
 from proxy.settings import HttpBackend
 from proxy.tensors import BadAnswerError, BadInputError
@@ -221,7 +222,10 @@ def interpret(answer: Answer, contract: Contract) -> Prediction:
         raise refused(answer, contract.model)
     size = answer.headers.get("inference-header-content-length")
     try:
-        document, outputs = tensors.decode(answer.body, int(size) if size else None)
+        split = None if size is None else length_of(size)
+        if size is not None and split is None:
+            raise BadAnswerError(f"Inference-Header-Content-Length is {size[:32]!r}")
+        document, outputs = tensors.decode(answer.body, split)
         probabilities, label = _roles(contract, outputs)
         if contract.finish is not None and not all(n in outputs for n in contract.finish.outputs):
             outputs = contract.finish(outputs)

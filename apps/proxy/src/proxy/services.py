@@ -68,7 +68,7 @@ class Services:
         self.spans = spans or configure(
             service, pod=settings.pod_name, release=settings.release_name
         )
-        self._sweeper: asyncio.Task[None] | None = None
+        self._background: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Open what needs the event loop."""
@@ -123,12 +123,15 @@ class Services:
             ("backend",),
             self._in_flight,
         )
-        self._sweeper = self.loop.create_task(self._sweep())
+        self._background = [
+            self.loop.create_task(self._sweep()),
+            self.loop.create_task(self.auth.keep_fresh()),
+        ]
 
     async def stop(self) -> None:
         """Close everything; the requests have ended."""
-        if self._sweeper is not None:
-            self._sweeper.cancel()
+        for task in self._background:
+            task.cancel()
         for backend in self.models.backends.values():
             await backend.close()
         for upstream in self.upstreams.values():

@@ -155,7 +155,11 @@ class Upstream(Closed):
 
 
 class JwtPolicy(Closed):
-    """Which bearer tokens are believed. Only asymmetric algorithms: a JWKS is public."""
+    """Which bearer tokens are believed. Only asymmetric algorithms: a JWKS is public.
+
+    The issuer's keys are read in the background; where that fails, the last ones hold for
+    `stale_seconds`. A token with a key that is not known waits `wait_seconds` for a reading.
+    """
 
     issuer: str
     audience: str
@@ -166,6 +170,8 @@ class JwtPolicy(Closed):
     ]
     scope_claim: str = "scope"
     leeway_seconds: Annotated[float, Field(ge=0, le=300)] = 30.0
+    stale_seconds: Annotated[float, Field(gt=0)] = 3600.0
+    wait_seconds: Annotated[float, Field(ge=0, le=10)] = 2.0
 
     _url = field_validator("jwks_url")(_http_url)
 

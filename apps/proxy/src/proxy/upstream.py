@@ -22,6 +22,7 @@ from proxy.pulse import pulse_of
 
 HIGH_WATER = 256 * 1024
 LOW_WATER = 64 * 1024
+HEAD_BYTES = 256 * 1024  # the largest head of an answer, trailers and framing likewise
 BODILESS = frozenset({204, 304})
 
 
@@ -77,6 +78,7 @@ class Connection(asyncio.Protocol):
         self.complete = False
         self.reusable = True
         self._framed = False
+        self._unread = 0  # bytes of the answer that are neither its head, once read, nor its body
         self.counted = False  # whether a Content-Length came with the headers
         self._chunks: deque[bytes] = deque()
         self._buffered = 0
@@ -95,8 +97,11 @@ class Connection(asyncio.Protocol):
         if self.complete:  # bytes nobody asked for: whatever they are, do not reuse this
             self.close()
             return
+        self._unread += len(data)
         try:
             self._parser.feed_data(data)
+            if self._unread > HEAD_BYTES and not self.complete:
+                self._fail(BrokenError("the backend's headers or trailers never end", sent=True))
         except httptools.HttpParserUpgrade:
             self._fail(BrokenError("the backend switched protocols unasked", sent=True))
         except httptools.HttpParserError as error:
@@ -125,6 +130,8 @@ class Connection(asyncio.Protocol):
     # --- llhttp callbacks
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        if self._have_head:  # a trailer, which is dropped: it never becomes a header
+            return
         name = name.lower()
         if name == b"content-length":
             self._framed = self.counted = True
@@ -134,6 +141,10 @@ class Connection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
+        self._unread = 0
+        if not 100 <= status < 600:
+            self._fail(BrokenError(f"the backend's status {status} is none of HTTP", sent=True))
+            return
         if 100 <= status < 200 and status != 101:  # interim: the answer is still to come
             self.headers = []
             self._framed = self.counted = False
@@ -155,6 +166,7 @@ class Connection(asyncio.Protocol):
     def on_body(self, data: bytes) -> None:
         if self.complete:
             return
+        self._unread = 0
         self._chunks.append(data)
         self._buffered += len(data)
         if self._buffered > HIGH_WATER and not self._paused and self.transport is not None:

@@ -7,7 +7,9 @@ from typing import Any
 
 import orjson
 
+from kit import logs
 from kit.problem import Problem
+from proxy import headers as headers_module
 from proxy.cache import Made, PredictionCache, Sent, key_of
 from proxy.context import Request
 from proxy.contract import Contract
@@ -16,8 +18,14 @@ from proxy.models import Answer, Asking, HttpModel
 from proxy.settings import CachePolicy
 from proxy.whole import lines_of
 
+log = logs.get("proxy.v2_cache")
+
 JSON_LENGTH = "inference-header-content-length"
 KEPT = ("content-type", JSON_LENGTH, "retry-after")
+
+
+class BadEntryError(ValueError):
+    """An answer whose parts do not fit: kept so, or given so by the model's server."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +69,16 @@ def entry(status: int, headers: dict[str, str], body: bytes) -> bytes:
 
 
 def recall(data: bytes, identity: str | None) -> tuple[int, dict[str, str], bytes]:
-    """Status, headers and body of a kept answer, for a request with this id."""
+    """Status, headers and body of a kept answer, for a request with this id. BadEntryError."""
     line, _, body = data.partition(b"\n")
-    about: dict[str, Any] = orjson.loads(line)
-    headers: dict[str, str] = about["headers"]
-    if identity is not None and about["status"] == 200:
+    try:
+        about: dict[str, Any] = orjson.loads(line)
+        status, headers = about["status"], about["headers"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadEntryError(f"its first line is no description: {error!r}") from None
+    if identity is not None and status == 200:
         body, headers = with_id(body, headers, identity)
-    return about["status"], headers, body
+    return status, headers, body
 
 
 def verbatim_of(
@@ -100,17 +111,22 @@ def is_coded(request: Request) -> bool:
 def with_id(
     body: bytes, headers: dict[str, str], identity: str | None
 ) -> tuple[bytes, dict[str, str]]:
-    """The answer with this id, or without one, its binary part untouched."""
+    """The answer with this id, or without one, its binary part untouched. BadEntryError."""
     length = headers.get(JSON_LENGTH)
-    split = int(length) if length else len(body)
-    document = orjson.loads(body[:split])
+    split = len(body) if length is None else headers_module.length_of(length)
+    if split is None or split > len(body):
+        raise BadEntryError(f"{JSON_LENGTH} is {length[:32] if length else ''!r}")
+    try:
+        document = orjson.loads(body[:split])
+    except orjson.JSONDecodeError as error:
+        raise BadEntryError(f"its first {split} bytes are not JSON: {error}") from None
     if not isinstance(document, dict):
         return body, headers
     document.pop("id", None)
     if identity is not None:
         document = {"id": identity, **document}
     written = orjson.dumps(document)
-    if length:
+    if length is not None:
         headers = headers | {JSON_LENGTH: str(len(written))}
     return written + body[split:], headers
 
@@ -128,9 +144,9 @@ async def infer(
     """Answer an infer request from the cache, or ask the model and keep what it says."""
     body = await read_body(request, limit)
     length = request.header(JSON_LENGTH.encode())
-    if length is not None and (not length.isdigit() or int(length) > len(body)):
+    json_length = None if length is None else headers_module.length_of(length.decode("latin-1"))
+    if length is not None and (json_length is None or json_length > len(body)):
         raise Problem(400, "bad-input", "Inference-Header-Content-Length is beyond the body")
-    json_length = None if length is None else int(length)
     control = request.header(b"cache-control") or b""
     contract = await backend.contract(asking)
     # The very same bytes again need not be read to be known: arrays of numbers take long to.
@@ -155,16 +171,32 @@ async def infer(
         version = answer.headers.get("x-slipway-model-version", contract.version)
         pinned = b"/versions/" in rest
         kept = answer.status == 200 and (pinned or version == contract.version)
-        return Made(keep(answer), keep=kept)
+        try:
+            return Made(keep(answer), keep=kept)
+        except BadEntryError as error:
+            raise Problem(502, "bad-answer", f"{backend.name}: {error}") from error
 
     try:
         with watched(request):
             data, result = await cache.answer(
                 backend.name, policy, key, make, deadline=asking.deadline, cache_control=control
             )
+            try:
+                recalled = recall(data, asked.identity)
+            except BadEntryError as error:  # kept by an older version of us, or garbled
+                log.warning("cache entry not readable", model=backend.name, reason=str(error))
+                data, result = await cache.answer(
+                    backend.name,
+                    policy,
+                    key,
+                    make,
+                    deadline=asking.deadline,
+                    cache_control=b"no-cache",
+                )
+                recalled = recall(data, asked.identity)
     finally:
         request.upstream_seconds += asking.upstream_seconds
-    sent = sent_of(key, data, recall(data, asked.identity), result)
+    sent = sent_of(key, data, recalled, result)
     if sent.status == 200 and result == "hit":
         cache.remember(verbatim, sent, len(body))
     await _send(request, sent, result)
