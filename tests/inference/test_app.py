@@ -20,8 +20,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from inference.datatypes import NUMPY
-from inference.tensors import to_binary
+from kit.oip.datatypes import NUMPY
+from kit.oip.tensors import to_binary
 from tests.inference import small_models
 from tests.inference.conftest import Running, Serve, serving, tensor
 

@@ -25,7 +25,7 @@ from inference.errors import (
     TooLarge,
     Unavailable,
 )
-from inference.tensors import Array
+from kit.oip.tensors import Array
 from tests.inference.conftest import until
 
 

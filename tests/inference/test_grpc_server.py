@@ -19,12 +19,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from inference.datatypes import NUMPY
 from inference.errors import BadRequest, TooLarge
 from inference.grpc_server import _beside_raw, decode
 from inference.oip import grpc_predict_v2_pb2 as pb
-from inference.tensors import from_binary, to_binary
 from kit import spans
+from kit.oip.datatypes import NUMPY
+from kit.oip.tensors import from_binary, to_binary
 from tests.inference import small_models
 from tests.inference.conftest import Running, Serve, tensor, until
 from tests.inference.test_app import SAMPLES

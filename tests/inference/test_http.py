@@ -1,31 +1,15 @@
-"""inference.http: timeouts, lengths, Accept headers."""
+"""inference.http: lengths, Accept headers."""
 
 from __future__ import annotations
 
 import gzip
-import math
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from inference.errors import BadRequest, TooLarge, UnsupportedMediaType
-from inference.http import accepts, codings, content_length, parse_timeout, unpack
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"),
-    [("2", 2.0), ("0.25", 0.25), ("250ms", 0.25), ("10us", 1e-5), ("2m", 120), ("1h", 3600),
-     (" 3s ", 3.0), ("0", math.inf)],
-)  # fmt: skip
-def test_a_timeout_is_seconds_or_has_a_unit(text: str, seconds: float) -> None:
-    assert parse_timeout(text) == pytest.approx(seconds)
-
-
-@pytest.mark.parametrize("text", ["", "soon", "-1", "1d", "1e3", "nan", "1.", "1 s", "٣"])
-def test_what_is_no_timeout_is_refused(text: str) -> None:
-    with pytest.raises(BadRequest, match="X-Request-Timeout"):
-        parse_timeout(text)
+from inference.http import accepts, codings, content_length, unpack
 
 
 @pytest.mark.parametrize("value", [b"", b"-1", b"1.5", b"+1", b"0x1", b"9" * 16, b"\xb2"])

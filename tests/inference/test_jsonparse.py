@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from inference.errors import BadRequest
 from inference.jsonparse import LARGE, loads
-from inference.tensors import from_json
+from kit.oip.errors import BadTensorError
+from kit.oip.tensors import from_json
 
 PAD = " " * LARGE
 floats = st.floats(allow_nan=False, allow_infinity=False, width=64)
@@ -47,8 +48,8 @@ def test_both_parsers_give_the_same_tensor(data: list[float], datatype: str) -> 
     def tensor(request: Any) -> Any:
         try:
             return from_json("x", datatype, [len(data)], data_of(request)).tobytes()
-        except BadRequest as error:
-            return error.message
+        except BadTensorError as error:
+            return str(error)
 
     assert tensor(loads(large)) == tensor(orjson.loads(large))
 

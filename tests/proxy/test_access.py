@@ -55,7 +55,7 @@ async def test_every_request_has_its_line_and_no_secret_is_in_any(
         ("GET", "/api/whole/x", 401, {"authorization": "Basic secret-basic"}, b""),
         ("GET", "/api/whole/x", 401, {"x-api-key": "secret-guess"}, b""),
         ("POST", f"/v2/models/digits/infer{query}", 200, key, body),
-        ("POST", f"/v1/predict/digits{query}", 422, key | JSON, body),
+        ("POST", f"/v1/predict/digits{query}", 400, key | JSON, body),
         ("POST", f"/v1/jobs/digits{query}&callback=https://a:secret-callback@b.test/", 422,
          key | JSON, body),
         ("POST", f"/v1/jobs/digits{query}", 202,

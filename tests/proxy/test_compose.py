@@ -13,11 +13,11 @@ from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kit.oip.errors import BadTensorError
 from kit.problem import Problem
 from proxy.compose import connect, merge
 from proxy.contract import Contract, Tensor
 from proxy.settings import Step
-from proxy.tensors import BadInputError
 from tests.proxy.conftest import METADATA, Handler, Neighbour, Proxy, proxy_with
 
 ROWS = orjson.dumps({"instances": [[1.0] * 64]})
@@ -159,7 +159,7 @@ def test_connecting_by_name_by_renaming_and_by_being_alone() -> None:
         ({"z": array}, Step(model="m")),
     ):
         assert connect(outputs, contract, step).rows == 3
-    with pytest.raises(BadInputError):
+    with pytest.raises(BadTensorError):
         connect({"z": array, "y": array}, contract, Step(model="m"))
 
 

@@ -465,7 +465,7 @@ async def test_pipelined_requests_are_answered_in_order(proxy: Proxy, upstream: 
     assert got.index(b"/base/1") < got.index(b"/base/2")
 
 
-@pytest.mark.parametrize("header", ["bogus", "0", "-1"])
+@pytest.mark.parametrize("header", ["bogus", "-1"])
 async def test_a_timeout_that_is_none_is_400(proxy: Proxy, header: str) -> None:
     async with proxy.session.post(
         f"{proxy.url}/v2/models/digits/infer", data=b"{}", headers={"x-request-timeout": header}

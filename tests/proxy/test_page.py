@@ -73,8 +73,8 @@ async def test_an_image_is_dropped_predicted_and_run_as_a_job(
         await tab.do("document.getElementById('text').value = '{\"instances\": [[1]]}'")
         await tab.do("document.getElementById('predict').click()")
         said = await tab.until("document.getElementById('problem').textContent")
-        assert "422" in said and "shape" in said
-        console = [error for error in tab.errors if "422" not in error]
+        assert "400" in said and "shape" in said
+        console = [error for error in tab.errors if "400" not in error]
         assert console == []
 
 

@@ -112,7 +112,7 @@ ERRORS = {
     "model not ready": (429, "ModelNotReadyException", 503, "model-unavailable"),
     "throttled": (400, "ThrottlingException", 503, "model-unavailable"),
     "unavailable": (503, "ServiceUnavailable", 503, "model-unavailable"),
-    "validation": (400, "ValidationError", 422, "bad-input"),
+    "validation": (400, "ValidationError", 400, "bad-input"),
     "no access": (403, "AccessDeniedException", 502, "backend-credentials"),
     "internal": (500, "InternalFailure", 502, "upstream-broken"),
     "dependency": (530, "InternalDependencyException", 502, "upstream-broken"),

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
-import secrets
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
@@ -34,7 +32,6 @@ from inference.http import (
     Headers,
     content_length,
     hung_up,
-    parse_timeout,
     read_body,
     respond,
 )
@@ -43,8 +40,18 @@ from inference.protocol import InferRequest, encode, parse
 from inference.repository import NAME, version_order
 from inference.settings import InferenceSettings
 from inference.turns import by_size
-from kit import logs, tracing
+from kit import logs
 from kit.health import Health
+from kit.request_headers import (
+    REQUEST_ID,
+    REQUEST_TIMEOUT,
+    SHADOW,
+    TRACEPARENT,
+    BadTimeoutError,
+    is_shadow_host,
+    parse_timeout,
+    request_id_of,
+)
 from kit.version import version_of
 
 if TYPE_CHECKING:
@@ -67,8 +74,6 @@ EXTENSIONS = [
 SHORT_WAY = 1024 * 1024
 """Bytes of body up to which a request may take the short way of :mod:`inference.fastpath`."""
 _JSON = (b"content-type", b"application/json")
-_REQUEST_ID = b"x-request-id"
-_SHADOW = b"x-slipway-shadow"
 
 
 class InferenceApp:
@@ -93,8 +98,6 @@ class InferenceApp:
         self.short_way_limit = min(SHORT_WAY, settings.max_json_bytes, settings.max_body_bytes)
         self.version = version_of("slipway-inference", settings.source_revision)
         self._traces = engine.traces
-        self._ids = itertools.count()
-        self._id_prefix = secrets.token_hex(6)
         self._hot: dict[str, Target] = {}
         self._hot_generation = -1
         self.grpc: GrpcServer | None = None
@@ -176,34 +179,19 @@ class InferenceApp:
         await respond(send, 200, answer_headers, out)
         self.engine.succeeded(served, request, call, answer)
 
-    def read_headers(self, pairs: Iterable[tuple[bytes, bytes]], call: Call) -> HeaderMap:
-        """The headers by name, and what they say about the call."""
-        headers: HeaderMap = dict(pairs)
-        identity = headers.get(_REQUEST_ID)
-        call.request_id = (
-            self.new_request_id() if identity is None else self.request_id_of(identity)
-        )
-        timeout = headers.get(b"x-request-timeout")
+    def read_headers(self, pairs: list[tuple[bytes, bytes]], call: Call) -> HeaderMap:
+        """The headers by name (the first of a name counts), and what they say about the call."""
+        headers: HeaderMap = dict(reversed(pairs))
+        call.request_id = request_id_of(headers.get(REQUEST_ID)).decode()
+        timeout = headers.get(REQUEST_TIMEOUT)
         if timeout is not None:
-            call.timeout = parse_timeout(timeout.decode("latin-1"))
-        traceparent = headers.get(b"traceparent")
-        if traceparent is not None:
-            call.take_trace(traceparent.decode("latin-1"))
-        elif self._traces:
-            call.trace = tracing.new_trace(sampled=True)
-        if _SHADOW in headers or headers.get(b"host", b"").partition(b":")[0].endswith(b"-shadow"):
-            call.mirrored = True
+            try:
+                call.timeout = parse_timeout(timeout)
+            except BadTimeoutError as error:
+                raise BadRequest(str(error)) from None
+        call.follow(headers.get(TRACEPARENT), starts=self._traces)
+        call.mirrored = SHADOW in headers or is_shadow_host(headers.get(b"host", b""))
         return headers
-
-    def request_id_of(self, value: bytes) -> str:
-        """The caller's id where it can stand in a header and a log line, else one of ours."""
-        text = value.decode("latin-1")
-        usable = len(text) <= 200 and text.isascii() and text.isprintable()
-        return text if usable else self.new_request_id()
-
-    def new_request_id(self) -> str:
-        """An id for a request that came without one."""
-        return f"{self._id_prefix}{next(self._ids):08x}"
 
     async def body(self, receive: Receive, headers: HeaderMap, call: Call) -> bytes:
         """The request's body, within its limit and the request's time."""
@@ -231,7 +219,7 @@ class InferenceApp:
             *self._identity,
             (b"x-slipway-queue-ms", b"%.3f" % (answer.queue * 1000)),
             (b"x-slipway-compute-ms", b"%.3f" % (answer.compute * 1000)),
-            (_REQUEST_ID, call.request_id.encode()),
+            (REQUEST_ID, call.request_id.encode()),
         ]
 
     async def refuse(self, send: Send, error: InferenceError, call: Call) -> None:
@@ -245,7 +233,7 @@ class InferenceApp:
 
     def refusal(self, error: InferenceError, call: Call) -> tuple[Headers, bytes]:
         """Headers and body of an error."""
-        headers: Headers = [_JSON, (_REQUEST_ID, call.request_id.encode()), *self._identity]
+        headers: Headers = [_JSON, (REQUEST_ID, call.request_id.encode()), *self._identity]
         if isinstance(error, Overloaded):
             headers.append((b"retry-after", b"%d" % error.retry_after))
         elif isinstance(error, MethodNotAllowed):

@@ -39,7 +39,7 @@ from inference.errors import (
     TooLarge,
     Unavailable,
 )
-from inference.tensors import Array
+from kit.oip.tensors import Array
 
 FOREVER = math.inf
 

@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from inference.datatypes import of_array
 from inference.errors import BadRequest
-from inference.tensors import Array
+from kit.oip.datatypes import of_array
+from kit.oip.tensors import Array
 
 
 def class_count(value: object, output: str) -> int:

@@ -25,9 +25,11 @@ from inference.models import Registry, ServedModel, fit_images
 from inference.predictionlog import Prediction, PredictionLog
 from inference.protocol import InferRequest
 from inference.settings import InferenceSettings
-from inference.tensors import Array
 from inference.turns import Turns
 from kit import logs, tracing
+from kit.oip.errors import BadTensorError
+from kit.oip.tensors import Array
+from kit.request_headers import trace_of
 from kit.spans import Spans
 from kit.tracing import TraceContext
 from kit.transforms import TransformError
@@ -56,11 +58,11 @@ class Call:
         self.timeout: float | None = None
         self.hang_up: HangUp | None = None
 
-    def take_trace(self, traceparent: str) -> None:
-        """Go on with the caller's trace, if the header is well formed."""
-        self.caller = tracing.parse_traceparent(traceparent)
-        if self.caller is not None:
-            self.trace = self.caller.child()
+    def follow(self, traceparent: bytes | None, *, starts: bool) -> None:
+        """Go on with the caller's trace; where there is none, start one if ``starts`` says so."""
+        self.caller, self.trace = trace_of(traceparent)
+        if self.trace is None and starts:
+            self.trace = tracing.new_trace(sampled=True)
 
 
 class Answer:
@@ -379,6 +381,8 @@ def failure_of(error: Exception) -> InferenceError:
     """What the caller is told: the error itself, or that it is a defect of ours (logged)."""
     if isinstance(error, InferenceError):
         return error
+    if isinstance(error, BadTensorError):
+        return BadRequest(str(error))
     log.error("unexpected error", exc_info=error)
     return InferenceError(f"unexpected {type(error).__name__}: see the server's log")
 

@@ -26,6 +26,7 @@ from inference.http import SLOW_BODY, Headers, content_length
 from inference.models import ServedModel, json_bytes
 from inference.protocol import InferRequest, encode, parse
 from kit.connections import BoundedProtocol
+from kit.request_headers import request_id_of
 
 if TYPE_CHECKING:
     from inference.app import InferenceApp, Target
@@ -43,7 +44,7 @@ _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,9})[ \t]*\r\n")
 _NOT_PLAIN = re.compile(
     rb"\n(?:transfer-encoding|expect|upgrade|connection:(?![ \t]*keep-alive\r))"
 )
-_REQUEST_ID = re.compile(rb"\r\nx-request-id:[ \t]*([!-~]{1,200})[ \t]*\r\n", re.IGNORECASE)
+_REQUEST_ID = re.compile(rb"\r\nx-request-id:[ \t]*([^\r\n]*?)[ \t]*\r\n", re.IGNORECASE)
 _REFUSED_ERROR = (
     b'{"error":"the server has as many requests under way as it takes: try again later"}'
 )
@@ -293,7 +294,7 @@ class FastProtocol(BoundedProtocol):
     def unparsed_refusal(self, data: bytes) -> bytes:
         """The bytes of a 429, with the request's id where one is in the headers."""
         match = _REQUEST_ID.search(data, 0, data.find(_HEAD_END) + 2)
-        identity = match[1] if match else self.inference.new_request_id().encode()
+        identity = request_id_of(match[1] if match else None)
         lines = self.inference.identity_lines
         return b"%bx-request-id: %b\r\n%b\r\n%b" % (_REFUSED, identity, lines, _REFUSED_ERROR)
 

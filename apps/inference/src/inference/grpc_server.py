@@ -21,7 +21,6 @@ from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
 
 from inference import unsupported
 from inference.app import SERVER_NAME, InferenceApp
-from inference.datatypes import NUMPY, of_array
 from inference.engine import Call, failure_of
 from inference.errors import (
     BadRequest,
@@ -40,15 +39,16 @@ from inference.protocol import (
     InferRequest,
     add_input,
     ask_output,
-    check_input,
-    input_spec,
     settle_inputs,
     settle_outputs,
     timeout_of,
 )
-from inference.tensors import Array, from_binary, shaped, to_binary
 from inference.turns import by_size
-from kit import logs, tracing
+from kit import logs
+from kit.oip.datatypes import NUMPY, of_array
+from kit.oip.inputs import check_input, input_spec
+from kit.oip.tensors import Array, from_binary, shaped, to_binary
+from kit.request_headers import request_id_of
 
 log = logs.get("inference.grpc")
 
@@ -247,16 +247,14 @@ class GrpcServer:
         return response
 
     def _call(self, context: Context) -> Call:
-        call = Call("grpc", time.monotonic(), self._app.new_request_id())
-        for name, value in context.invocation_metadata() or ():
-            if name == "x-request-id" and isinstance(value, str) and len(value) <= 200:
-                call.request_id = value
-            elif name == "traceparent" and isinstance(value, str):
-                call.take_trace(value)
-            elif name == "x-slipway-shadow":
-                call.mirrored = True
-        if call.trace is None and self._app.engine.traces:
-            call.trace = tracing.new_trace(sampled=True)
+        call = Call("grpc", time.monotonic())
+        metadata = {
+            name: value if isinstance(value, bytes) else value.encode("latin-1", "replace")
+            for name, value in reversed(context.invocation_metadata() or ())
+        }
+        call.request_id = request_id_of(metadata.get("x-request-id")).decode()
+        call.follow(metadata.get("traceparent"), starts=self._app.engine.traces)
+        call.mirrored = "x-slipway-shadow" in metadata
         call.timeout = context.time_remaining()
         return call
 
@@ -378,11 +376,11 @@ def parse(request: Any, served: ServedModel) -> InferRequest:
     for position, tensor in enumerate(request.inputs):
         if tensor.parameters:
             unsupported.check_tensor("input", tensor.name, tensor.parameters)
-        spec = input_spec(tensor.name, served, result)
+        spec = input_spec(tensor.name, served.inputs, result.feeds, model=served.name)
         shape = list(tensor.shape)
         if any(size < 0 for size in shape):
             raise BadRequest(f"input {tensor.name!r}: shape must not be negative, got {shape}")
-        images = check_input(spec, tensor.datatype, shape, served)
+        images = check_input(spec, tensor.datatype, shape, takes_images=served.takes_images)
         if raw:
             if tensor.HasField("contents"):
                 raise BadRequest(

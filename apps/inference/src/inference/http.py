@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
-import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -71,19 +69,6 @@ MOST_CODINGS = 2
 _MOST_UNPACKED = 1032
 """Bytes that deflate makes of one at most."""
 SLOW_BODY = "the request's time ran out before its body was there"
-
-_TIMEOUT = re.compile(r"^(\d+(?:\.\d+)?)(us|ms|s|m|h)?$", re.ASCII)
-_UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
-
-
-def parse_timeout(value: str) -> float:
-    """``X-Request-Timeout`` in seconds: ``0.25``, or with a unit, ``250ms``; 0 means none."""
-    match = _TIMEOUT.match(value.strip())
-    if match is None:
-        raise BadRequest(
-            f"X-Request-Timeout is {value!r}: it must be seconds, or a number with us, ms, s, m, h"
-        )
-    return float(match[1]) * _UNITS[match[2] or "s"] or math.inf
 
 
 def content_length(value: bytes | None, name: str) -> int | None:

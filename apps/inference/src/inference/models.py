@@ -17,16 +17,16 @@ from PIL import Image
 
 from inference import manifest as manifests
 from inference.batcher import Batcher
-from inference.datatypes import of_array
 from inference.errors import BadRequest, InferenceError, ModelError, NotFound, Unavailable
 from inference.manifest import Manifest, TensorSpec, suits
 from inference.repository import Found, Repository, newest, version_order
 from inference.runtime import OnnxModel, check_manifest, row_independent
 from inference.settings import InferenceSettings
 from inference.statistics import ModelStatistics
-from inference.tensors import Array
 from kit import logs
 from kit.cgroup import usable_cpus
+from kit.oip.datatypes import of_array
+from kit.oip.tensors import Array
 from kit.transforms import Finish, Preparation, TransformError
 
 log = logs.get("inference.models")
@@ -68,6 +68,7 @@ class ServedModel:
         self.statistics = statistics
         self.batched = loaded.batching
         self.inputs: dict[str, TensorSpec] = {spec.name: spec for spec in model.inputs}
+        self.takes_images = loaded.prepare is not None and len(self.inputs) == 1
         self.output_names = model.output_names
         added = loaded.finish.outputs if loaded.finish is not None else ()
         self.outputs_known = frozenset((*model.output_names, *added))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from inference.datatypes import NUMPY
 from inference.repository import NAME
+from kit.oip.datatypes import NUMPY
 
 Schema = dict[str, Any]
 

@@ -27,11 +27,11 @@ import orjson
 import stamina
 from obstore.exceptions import BaseError
 
-from inference.datatypes import of_array
 from inference.fetch import open_store
 from inference.settings import InferenceSettings
-from inference.tensors import Array, to_binary, to_json
 from kit import logs
+from kit.oip.datatypes import of_array
+from kit.oip.tensors import Array, to_binary, to_json
 from kit.tracing import TraceContext
 
 log = logs.get("inference.predictionlog")

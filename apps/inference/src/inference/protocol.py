@@ -6,19 +6,20 @@ Source: the protocol's "HTTP/REST" chapter and its "Binary Tensor Data" extensio
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
 
 from inference.classification import class_count
-from inference.datatypes import NUMPY, of_array
 from inference.errors import BadRequest
 from inference.jsonparse import loads
 from inference.manifest import TensorSpec
 from inference.models import ServedModel
-from inference.tensors import Array, as_text, from_binary, from_json, to_binary, to_json
 from inference.unsupported import check_request, check_tensor
+from kit.oip.datatypes import of_array
+from kit.oip.inputs import check_all_given, read_input, row_count
+from kit.oip.tensors import Array, as_text, kind_of, to_binary, to_json
 
 MAX_ID = 1024
 MAX_DIGITS = 18
@@ -51,7 +52,7 @@ class InferRequest:
 def parse(body: bytes, json_length: int | None, served: ServedModel) -> InferRequest:
     """A REST body; ``json_length`` is the Inference-Header-Content-Length, if there was one.
 
-    BadRequest names the field that is wrong.
+    BadRequest or BadTensorError names the field that is wrong.
     """
     if json_length is None:
         document, binary = body, memoryview(b"")
@@ -63,12 +64,19 @@ def parse(body: bytes, json_length: int | None, served: ServedModel) -> InferReq
         document, binary = body[:json_length], memoryview(body)[json_length:]
     request = loads(document)
     if type(request) is not dict:
-        raise BadRequest(f"body must be a JSON object, got {_kind(request)}")
-    return build(request, binary, served)
+        raise BadRequest(f"body must be a JSON object, got {kind_of(request)}")
+    booleans = b"true" in document or b"false" in document
+    return build(request, binary, served, booleans=booleans)
 
 
-def build(request: dict[str, Any], binary: memoryview, served: ServedModel) -> InferRequest:
-    """A decoded request and the binary data behind it."""
+def build(
+    request: dict[str, Any], binary: memoryview, served: ServedModel, *, booleans: bool = True
+) -> InferRequest:
+    """A decoded request and the binary data behind it.
+
+    ``booleans`` is False where the document has no true or false in it. BadRequest or
+    BadTensorError names the field that is wrong.
+    """
     result = InferRequest()
     identity = request.get("id")
     if identity is not None:
@@ -82,8 +90,14 @@ def build(request: dict[str, Any], binary: memoryview, served: ServedModel) -> I
     if type(tensors) is not list or not tensors:
         raise BadRequest("inputs must be a list of at least one tensor")
     at = 0
+    takes_images = served.takes_images
     for tensor in tensors:
-        at = _read_input(tensor, binary, at, served, result)
+        _check_parameters(tensor)
+        spec, values, images, at = read_input(
+            tensor, binary, at, served.inputs, result.feeds,
+            model=served.name, takes_images=takes_images, booleans=booleans,
+        )  # fmt: skip
+        add_input(spec, values, images=images, result=result)
     if at != len(binary):
         raise BadRequest(
             f"{len(binary) - at} bytes of binary data are left over after every input's "
@@ -119,81 +133,10 @@ def timeout_of(microseconds: object) -> float:
     return microseconds / 1e6 or math.inf
 
 
-def _read_input(
-    tensor: Any, binary: memoryview, at: int, served: ServedModel, result: InferRequest
-) -> int:
-    """Adds one input; returns where the next one's binary data begin."""
-    if type(tensor) is not dict:
-        raise BadRequest(f"inputs must be objects, got {_kind(tensor)}")
-    name = tensor.get("name")
-    if type(name) is not str:
-        raise BadRequest("inputs[].name must be text")
-    spec = input_spec(name, served, result)
-    datatype: Any = tensor.get("datatype")
-    shape = tensor.get("shape")
-    if type(shape) is not list or not all(type(size) is int and size >= 0 for size in shape):
-        raise BadRequest(f"input {name!r}: shape must be a list of whole numbers, 0 or more")
-    images = check_input(spec, datatype, shape, served)
-    parameters = tensor.get("parameters") or {}
-    if type(parameters) is not dict:
-        raise BadRequest(f"input {name!r}: parameters must be an object")
-    check_tensor("input", name, parameters)
-    size = parameters.get("binary_data_size")
-    if size is None:
-        if "data" not in tensor:
-            raise BadRequest(
-                f"input {name!r}: data is missing (and there is no binary_data_size either)"
-            )
-        encoded = images or parameters.get("content_type") == "base64"
-        values = from_json(name, datatype, shape, tensor["data"], base64_bytes=encoded)
-    else:
-        if type(size) is not int or size < 0:
-            raise BadRequest(f"input {name!r}: binary_data_size must be a whole number")
-        if "data" in tensor:
-            raise BadRequest(f"input {name!r}: both data and binary_data_size are given")
-        if at + size > len(binary):
-            raise BadRequest(
-                f"input {name!r}: binary_data_size is {size}, but {len(binary) - at} bytes of "
-                "binary data are left"
-            )
-        values = from_binary(name, datatype, shape, binary[at : at + size])
-        at += size
-    add_input(spec, values, images=images, result=result)
-    return at
-
-
-def input_spec(name: str, served: ServedModel, result: InferRequest) -> TensorSpec:
-    """The model's input of that name, which no tensor before it had."""
-    spec = served.inputs.get(name)
-    if spec is None:
-        raise BadRequest(
-            f"input {name!r} is unknown: model {served.name!r} takes {sorted(served.inputs)}"
-        )
-    if name in result.feeds:
-        raise BadRequest(f"input {name!r} is given twice")
-    return spec
-
-
-def check_input(spec: TensorSpec, datatype: Any, shape: Sequence[int], served: ServedModel) -> bool:
-    """Whether the tensor holds raw images; BadRequest where it suits the model neither way."""
-    if datatype != spec.datatype:
-        if datatype == "BYTES" and served.prepare is not None and len(served.inputs) == 1:
-            if len(shape) not in (1, 2) or shape[1:] not in ([], [1], (1,), ()):
-                raise BadRequest(f"input {spec.name!r}: images have shape [n], got {list(shape)}")
-            return True
-        if type(datatype) is not str or datatype not in NUMPY:
-            known = ", ".join(NUMPY)
-            raise BadRequest(
-                f"input {spec.name!r}: datatype {datatype!r} is none of those served: {known}"
-            )
-        raise BadRequest(f"input {spec.name!r} is {spec.datatype}, got {datatype}")
-    expected = spec.shape
-    if len(shape) != len(expected):
-        raise BadRequest(f"input {spec.name!r} has shape {expected}, got {list(shape)}")
-    for size, wanted in zip(shape, expected, strict=True):
-        if size != wanted and wanted >= 0:
-            raise BadRequest(f"input {spec.name!r} has shape {expected}, got {list(shape)}")
-    return False
+def _check_parameters(tensor: Any) -> None:
+    """Refuse an input's parameters that are not supported, before its data are looked for."""
+    if type(tensor) is dict and type(tensor.get("parameters")) is dict:
+        check_tensor("input", str(tensor.get("name")), tensor["parameters"])
 
 
 def add_input(spec: TensorSpec, values: Array, *, images: bool, result: InferRequest) -> None:
@@ -212,27 +155,19 @@ def add_input(spec: TensorSpec, values: Array, *, images: bool, result: InferReq
 def settle_inputs(result: InferRequest, served: ServedModel) -> None:
     """Every input is there, with as many rows as the others."""
     feeds = result.feeds
-    if len(feeds) != len(served.inputs):
-        missing = sorted(set(served.inputs) - set(feeds))
-        raise BadRequest(f"input {missing[0]!r} is missing")
+    check_all_given(feeds, served.inputs)
     if not served.batched:
         if result.images is not None and len(result.images) != 1:
             raise BadRequest(f"model {served.name!r} takes one image at a time")
         return
     if result.images is not None:
         result.rows = len(result.images)
+        if result.rows == 0:
+            raise BadRequest("inputs have no rows: send at least one")
     else:
-        rows = -1
-        for name, values in feeds.items():
-            if rows < 0:
-                rows = values.shape[0]
-            elif values.shape[0] != rows:
-                raise BadRequest(f"input {name!r} has {values.shape[0]} rows, others have {rows}")
-        result.rows = rows
+        result.rows = row_count(feeds)
         if served.variable_shapes:
             result.key = tuple(feeds[name].shape[1:] for name in served.inputs)
-    if result.rows == 0:
-        raise BadRequest("inputs have no rows: send at least one")
 
 
 def _read_outputs(outputs: Any, result: InferRequest) -> None:
@@ -320,7 +255,3 @@ def _flag(parameters: Mapping[str, Any], name: str, *, default: bool = False) ->
     if type(value) is not bool:
         raise BadRequest(f"parameters.{name} is {value!r}: it must be true or false")
     return value
-
-
-def _kind(value: object) -> str:
-    return "null" if value is None else type(value).__name__

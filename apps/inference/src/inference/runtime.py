@@ -10,10 +10,10 @@ import numpy as np
 import onnxruntime as ort  # type: ignore[import-untyped]
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state  # type: ignore[import-untyped]
 
-from inference import datatypes
 from inference.errors import BadRequest, InferenceError, ModelError, ModelFailed
 from inference.manifest import Manifest, TensorSpec, suits
-from inference.tensors import Array
+from kit.oip import datatypes
+from kit.oip.tensors import Array
 
 VERSION: str = ort.__version__
 _REFUSED = (ort_state.InvalidArgument,)

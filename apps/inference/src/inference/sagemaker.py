@@ -15,22 +15,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import orjson
 
-from inference.datatypes import NUMPY
 from inference.errors import BadRequest, NotAcceptable, UnsupportedMediaType
 from inference.http import Exchange, Headers, accepts, respond
 from inference.models import ServedModel, json_bytes
 from inference.protocol import (
     InferRequest,
     build,
-    check_input,
     encode,
     parse,
     settle_inputs,
     settle_outputs,
 )
-from inference.tensors import Array, from_binary, to_binary
 from inference.turns import by_size
-from inference.v1 import array_of, predictions, read_instances
+from inference.v1 import predictions, read_instances
+from kit.oip.datatypes import NUMPY
+from kit.oip.inputs import check_shape
+from kit.oip.rows import fitted, is_protocol
+from kit.oip.tensors import Array, from_binary, to_binary
 from kit.pictures import is_picture
 
 if TYPE_CHECKING:
@@ -123,12 +124,11 @@ def _read_json(body: bytes, served: ServedModel) -> tuple[InferRequest, str]:
     except orjson.JSONDecodeError as error:
         raise BadRequest(f"body is no JSON: {error}") from None
     if type(document) is dict:
-        inputs = document.get("inputs")
-        if type(inputs) is list and inputs and type(inputs[0]) is dict and "name" in inputs[0]:
+        if is_protocol(document):
             return build(document, memoryview(b""), served), "v2"
         return read_instances(document, served), "v1"
     if type(document) is list:
-        return read_instances({"instances": document}, served), "v1"
+        return read_instances(document, served), "v1"
     raise BadRequest("body must be a JSON object or list")
 
 
@@ -154,11 +154,11 @@ def _read_csv(body: bytes, served: ServedModel) -> InferRequest:
         raise BadRequest("CSV has no lines")
     if len(spec.shape) > 2:
         flat = [value for row in data for value in row]
-        values = array_of(spec.model_copy(update={"shape": [-1]}), flat).reshape(
+        values = fitted(spec.model_copy(update={"shape": [-1]}), flat).reshape(
             [len(data), *spec.shape[1:]]
         )
     else:
-        values = array_of(spec, data if len(spec.shape) == 2 else [row[0] for row in data])
+        values = fitted(spec, data if len(spec.shape) == 2 else [row[0] for row in data])
     return _request(spec.name, values, served)
 
 
@@ -188,7 +188,7 @@ def _read_octets(body: bytes, served: ServedModel) -> InferRequest:
     if rows == 0 or len(body) % size:
         raise BadRequest(f"body has {len(body)} bytes, a row of {spec.name!r} takes {size}")
     shape = [rows, *spec.shape[1:]] if spec.shape else []
-    check_input(spec, spec.datatype, shape, served)
+    check_shape(spec, shape)
     return _request(spec.name, from_binary(spec.name, spec.datatype, shape, body), served)
 
 

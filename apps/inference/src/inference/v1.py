@@ -11,11 +11,11 @@ import orjson
 
 from inference.errors import BadRequest
 from inference.http import Exchange, respond
-from inference.manifest import TensorSpec, suits
 from inference.models import ServedModel, json_bytes
-from inference.protocol import InferRequest, add_input, check_input, settle_inputs, settle_outputs
-from inference.tensors import Array, from_json
+from inference.protocol import InferRequest, add_input, settle_inputs, settle_outputs
 from inference.turns import by_size
+from kit.oip.rows import read_rows
+from kit.oip.tensors import Array
 
 if TYPE_CHECKING:
     from inference.app import InferenceApp
@@ -82,90 +82,16 @@ def load_object(body: bytes) -> dict[str, Any]:
     return document
 
 
-def read_instances(document: dict[str, Any], served: ServedModel) -> InferRequest:
+def read_instances(document: Any, served: ServedModel) -> InferRequest:
     """``instances`` (rows) or ``inputs`` (columns) as a checked request."""
-    if "instances" in document and "inputs" in document:
-        raise BadRequest("both instances and inputs are given: send one of them")
-    if "instances" in document:
-        instances = document["instances"]
-        if type(instances) is not list or not instances:
-            raise BadRequest("instances must be a list of at least one")
-        return _from_columns(_columns(instances, served), served)
-    if "inputs" in document:
-        inputs = document["inputs"]
-        if type(inputs) is not dict:
-            inputs = {_only_input(served).name: inputs}
-        return _from_columns(inputs, served)
-    raise BadRequest("instances is missing")
-
-
-def _columns(instances: list[Any], served: ServedModel) -> dict[str, Any]:
-    if type(instances[0]) is not dict:
-        return {_only_input(served).name: instances}
-    if set(instances[0]) == {"b64"}:
-        name = _only_input(served).name
-        if not all(type(row) is dict and set(row) == {"b64"} for row in instances):
-            raise BadRequest("instances: either all or none are base64 objects")
-        return {name: {"b64": [row["b64"] for row in instances]}}
-    names = set(instances[0])
-    for position, row in enumerate(instances):
-        if type(row) is not dict or set(row) != names:
-            raise BadRequest(f"instances[{position}] has other inputs than instances[0]")
-    return {name: [row[name] for row in instances] for name in names}
-
-
-def _only_input(served: ServedModel) -> TensorSpec:
-    if len(served.inputs) != 1:
-        raise BadRequest(
-            f"model {served.name!r} takes inputs {sorted(served.inputs)}: "
-            "name them in each instance"
-        )
-    return served.model.inputs[0]
-
-
-def _from_columns(columns: dict[str, Any], served: ServedModel) -> InferRequest:
     result = InferRequest()
-    for name, data in columns.items():
-        spec = served.inputs.get(name)
-        if spec is None:
-            raise BadRequest(
-                f"input {name!r} is unknown: model {served.name!r} takes {sorted(served.inputs)}"
-            )
-        if type(data) is dict and set(data) == {"b64"}:
-            texts = data["b64"]
-            if type(texts) is not list:
-                raise BadRequest(f"input {name!r}: b64 must be a list of base64 texts")
-            shape = [len(texts)]
-            values = from_json(name, "BYTES", shape, texts, base64_bytes=True)
-            images = check_input(spec, "BYTES", shape, served)
-        else:
-            images = False
-            values = array_of(spec, data)
+    for spec, values, images in read_rows(
+        document, served.inputs, model=served.name, takes_images=served.takes_images
+    ):
         add_input(spec, values, images=images, result=result)
     settle_inputs(result, served)
     settle_outputs(result, served)
     return result
-
-
-def array_of(spec: TensorSpec, data: Any) -> Array:
-    """Nested lists as the model's input, their shape read off and checked."""
-    shape = _shape_of(data)
-    if len(shape) == len(spec.shape) + 1 and shape[-1] == 1:
-        shape = shape[:-1]  # a column of one: [[1], [2]] for a model that takes [-1]
-        data = [row[0] if type(row) is list and row else row for row in data]
-    if not suits(shape, spec.shape):
-        raise BadRequest(f"input {spec.name!r} has shape {spec.shape}, got {shape}")
-    return from_json(spec.name, spec.datatype, shape, data)
-
-
-def _shape_of(data: Any) -> list[int]:
-    shape = []
-    while type(data) is list:
-        shape.append(len(data))
-        if not data:
-            break
-        data = data[0]
-    return shape
 
 
 def predictions(outputs: dict[str, Array], rows: int, served: ServedModel) -> list[Any]:

@@ -95,7 +95,7 @@ def _add_problems(app: FastAPI) -> None:
         assert isinstance(error, RequestValidationError)
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        return problem_response(http, Problem(422, "bad-input", f"{where}: {first['msg']}"))
+        return problem_response(http, Problem(400, "bad-input", f"{where}: {first['msg']}"))
 
     @app.exception_handler(Exception)
     async def on_defect(http: HttpRequest, _: Exception) -> Response:
@@ -212,7 +212,7 @@ def _predictions(services: Services) -> APIRouter:
         name = model or x_slipway_model
         if name is None:
             raise Problem(
-                422, "bad-input", "name the model: `?model=…` or the header X-Slipway-Model"
+                400, "bad-input", "name the model: `?model=…` or the header X-Slipway-Model"
             )
         return await predicted(http, name, content_type)
 

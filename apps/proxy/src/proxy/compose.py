@@ -8,15 +8,17 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
+from kit.oip.errors import BadTensorError
+from kit.oip.messages import Packed, pack
+from kit.oip.tensors import Array
 from kit.problem import Problem
 from proxy import tensors
 from proxy.contract import Contract
 from proxy.models import Asking, Models
-from proxy.predict import Prediction, Prepared, Wire, predict
+from proxy.predict import Prediction, Prepared, predict
 from proxy.predictor import Outcome, Predictor
 from proxy.sagemaker import SageMakerModel
 from proxy.settings import Ensemble, Member, Pipeline, Step
-from proxy.tensors import Array, BadInputError
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +169,7 @@ async def ask_pipeline(
         else:
             try:
                 prepared = connect(prediction.outputs, contract, step)
-            except BadInputError as error:
+            except BadTensorError as error:
                 raise Problem(
                     502, "steps-disagree", f"step {number} of {name} ({step.model}): {error}"
                 ) from None
@@ -178,13 +180,13 @@ async def ask_pipeline(
 
 
 def connect(outputs: Mapping[str, Array], contract: Contract, step: Step) -> Prepared:
-    """One model's outputs as the next one's inputs. Pure; BadInputError where they do not fit.
+    """One model's outputs as the next one's inputs. Pure; BadTensorError where they do not fit.
 
     An input takes the output that ``inputs`` renames to it, else the one of its own name, else
     the only one there is.
     """
     renamed = {wanted: given for given, wanted in step.inputs.items()}
-    inputs: Wire = {}
+    inputs: Packed = {}
     rows = 0
     for tensor in contract.inputs:
         source = renamed.get(tensor.name, tensor.name)
@@ -192,10 +194,10 @@ def connect(outputs: Mapping[str, Array], contract: Contract, step: Step) -> Pre
         if array is None and len(contract.inputs) == 1 and len(outputs) == 1 and not renamed:
             array = next(iter(outputs.values()))
         if array is None:
-            raise BadInputError(
+            raise BadTensorError(
                 f"nothing becomes its input {tensor.name}: the step before gives {sorted(outputs)}"
             )
-        fitted = tensors.rows(array, tensor)
-        rows = len(fitted)
-        inputs |= tensors.wire(tensor.name, fitted, tensor.datatype)
+        fitted = tensors.converted(array, tensor)
+        rows = len(fitted) if fitted.ndim else 1
+        inputs |= pack(tensor.name, fitted, tensor.datatype)
     return Prepared(inputs, rows)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -109,31 +108,3 @@ class Request:
                 self.variant = value.decode("latin-1")
             elif name == b"x-slipway-pod":
                 self.pod = value.decode("latin-1")
-
-
-class RandomHex:
-    """Hex digits for ids, made many at a time; an id must be unique, not secret."""
-
-    def __init__(self) -> None:
-        self._random = random.Random()  # seeded by the system
-        self._digits = b""
-        self._at = 0
-
-    def take(self, count: int) -> bytes:
-        """The next ``count`` digits. All zeros, which no id may be, never come."""
-        at = self._at
-        end = self._at = at + count
-        if end > len(self._digits):
-            self._digits = self._random.randbytes(4096).hex().encode()
-            self._at = 0
-            return self.take(count)
-        digits = self._digits[at:end]
-        return digits if digits.strip(b"0") else self.take(count)
-
-
-random_hex = RandomHex()
-
-
-def new_request_id() -> bytes:
-    """An id for a request that came without one: 32 hex digits."""
-    return random_hex.take(32)

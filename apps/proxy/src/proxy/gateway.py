@@ -17,12 +17,21 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from kit import logs, tracing
 from kit.health import Health
 from kit.problem import MEDIA_TYPE, Problem
+from kit.request_headers import (
+    REQUEST_ID,
+    REQUEST_TIMEOUT,
+    TRACEPARENT,
+    BadTimeoutError,
+    is_shadow_host,
+    random_hex,
+    request_id_of,
+    trace_of,
+)
 from kit.spans import Spans
 from proxy import auth, headers, paths, v2, v2_cache, whole
 from proxy import deadline as deadlines
 from proxy.arms import arm_of
-from proxy.context import Request, new_request_id, random_hex
-from proxy.deadline import BadTimeoutError
+from proxy.context import Request
 from proxy.forward import HungUp, Truncated, forward, forwarding_headers
 from proxy.headers import BadHeadersError, Headers
 from proxy.models import HttpModel
@@ -221,11 +230,9 @@ class Gateway:
     def _identify(self, request: Request) -> None:
         """Its id, trace, client and deadline; Problem 400 for headers that are none."""
         settings = self.settings
-        request.request_id = (
-            headers.valid_request_id(request.header(b"x-request-id")) or new_request_id()
-        )
-        request.traceparent = trace_of(
-            request.header(b"traceparent"), sampled=self.services.spans is not None
+        request.request_id = request_id_of(request.header(REQUEST_ID))
+        request.traceparent = next_traceparent(
+            request.header(TRACEPARENT), sampled=self.services.spans is not None
         )
         peer = request.scope.get("client") or ("", 0)
         request.client, request.forwarded = headers.client_address(
@@ -234,7 +241,7 @@ class Gateway:
         try:
             request.check_headers()
             timeout = deadlines.parse(
-                request.header(b"x-request-timeout"),
+                request.header(REQUEST_TIMEOUT),
                 default=settings.timeout_seconds,
                 longest=settings.max_timeout_seconds,
             )
@@ -243,7 +250,7 @@ class Gateway:
         except BadTimeoutError as error:
             raise Problem(400, "bad-timeout", str(error)) from None
         request.deadline = request.started + timeout
-        request.shadow = is_shadow(request)
+        request.shadow = is_shadow_host(request.header(b"host") or b"")
 
     async def _admit(self, request: Request) -> None:
         request.caller = await self.services.auth.caller(request.headers, request.deadline)
@@ -341,9 +348,7 @@ class Gateway:
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive, send, monotonic())
         try:
-            request.request_id = (
-                headers.valid_request_id(request.header(b"x-request-id")) or new_request_id()
-            )
+            request.request_id = request_id_of(request.header(REQUEST_ID))
             request.traceparent = tracing.new_trace().traceparent().encode()
             request.deadline = request.started + self.settings.timeout_seconds
             peer = scope.get("client") or ("", 0)
@@ -456,15 +461,14 @@ def headers_path(raw: bytes) -> str:
     return unquote(raw.decode("ascii"))
 
 
-def trace_of(sent: bytes | None, *, sampled: bool) -> bytes:
+def next_traceparent(sent: bytes | None, *, sampled: bool) -> bytes:
     """The traceparent for the next hop: a child of the caller's trace, or a new one.
 
     ``sampled`` says whether a new one is recorded.
     """
-    if sent is not None:
-        context = tracing.parse_traceparent(sent.decode("latin-1"))
-        if context is not None:
-            return context.child().traceparent().encode()
+    _, own = trace_of(sent)
+    if own is not None:
+        return own.traceparent().encode()
     flags = b"01" if sampled else b"00"
     return b"00-%b-%b-%b" % (random_hex.take(32), random_hex.take(16), flags)
 
@@ -496,12 +500,6 @@ def record_span(spans: Spans, request: Request, seconds: float) -> None:
         attributes=attributes,
         error=request.error if request.status >= 500 else "",
     )
-
-
-def is_shadow(request: Request) -> bool:
-    """Whether this is a mirrored copy: Istio appends ``-shadow`` to the host's name."""
-    host = request.header(b"host") or b""
-    return b"-shadow" in host and host.rsplit(b":", 1)[0].endswith(b"-shadow")
 
 
 async def refuse_websocket(send: Send, scope: Scope, problem: Problem, request_id: str) -> None:

@@ -12,6 +12,8 @@ from urllib.parse import parse_qsl
 
 import orjson
 
+from kit.oip.messages import encode_request
+from kit.oip.tensors import bytes_element
 from kit.problem import Problem
 from proxy import contract as contracts
 from proxy import deadline as deadlines
@@ -19,7 +21,6 @@ from proxy.contract import BadContractError, Contract
 from proxy.destination import Destination
 from proxy.metrics import Metrics
 from proxy.settings import Backend, HttpBackend, ProxySettings, Rule
-from proxy.tensors import bytes_tensor, encode
 from proxy.upstream import Pool, UpstreamError
 
 LARGEST_ANSWER = 256 * 1024 * 1024
@@ -188,8 +189,8 @@ class HttpModel:
         """The raw payload as a BYTES tensor; the server prepares it."""
         contract = await self.contract(asking)
         name = contract.inputs[0].name
-        framed, length = encode(
-            {name: ("BYTES", (1,), bytes_tensor(body))}, identity=asking.request_id.decode()
+        framed, length = encode_request(
+            {name: ("BYTES", (1,), bytes_element(body))}, identity=asking.request_id.decode()
         )
         return await self.infer(framed, length, asking)
 

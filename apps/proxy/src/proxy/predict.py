@@ -11,6 +11,9 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from kit.oip.errors import BadAnswerError, BadTensorError
+from kit.oip.messages import Packed, decode_answer, encode_request, pack
+from kit.oip.tensors import bytes_element
 from kit.problem import Problem
 from kit.transforms import TransformError
 from proxy import tensors
@@ -18,10 +21,8 @@ from proxy.contract import Contract
 from proxy.headers import length_of
 from proxy.models import Answer, Asking, ModelBackend
 from proxy.settings import HttpBackend
-from proxy.tensors import BadAnswerError, BadInputError
 
 Array = NDArray[Any]
-Wire = dict[str, tuple[str, tuple[int, ...], bytes]]
 
 IMAGES = ("image/png", "image/jpeg", "image/webp")
 JSON = "application/json"
@@ -34,7 +35,7 @@ INLINE_DECODE_BYTES = 16 * 1024
 class Prepared:
     """An input as the model server will get it."""
 
-    inputs: Wire
+    inputs: Packed
     rows: int
 
     def canonical(self) -> bytes:
@@ -59,7 +60,7 @@ class Prepared:
         """What ``dump`` made."""
         line, _, rest = data.partition(b"\n")
         header = orjson.loads(line)
-        inputs: Wire = {}
+        inputs: Packed = {}
         offset = 0
         for name, datatype, shape, size in header["inputs"]:
             inputs[name] = (datatype, tuple(shape), rest[offset : offset + size])
@@ -68,7 +69,7 @@ class Prepared:
 
     def part(self, start: int, stop: int) -> Prepared:
         """Rows ``start`` to ``stop`` of a numeric batch."""
-        inputs: Wire = {}
+        inputs: Packed = {}
         for name, (datatype, shape, raw) in self.inputs.items():
             size = len(raw) // shape[0]
             rows = min(stop, shape[0]) - start
@@ -92,7 +93,7 @@ def media_type(content_type: str | None) -> str:
 async def prepare(
     payload: bytes, content_type: str, contract: Contract, *, on_server: bool
 ) -> Prepared:
-    """The input as tensors, by the model's contract. Problem 400, 415 or 422.
+    """The input as tensors, by the model's contract. Problem 400 or 415.
 
     Images larger than a few kilobytes are decoded off the event loop. ``on_server`` leaves an
     image as it is, for a server that prepares it.
@@ -110,27 +111,26 @@ async def prepare(
                 )
             tensor = contract.inputs[0]
             if on_server:
-                raw = tensors.bytes_tensor(payload)
+                raw = bytes_element(payload)
                 return Prepared({tensor.name: ("BYTES", (1,), raw)}, 1)
             if len(payload) <= INLINE_DECODE_BYTES:
                 row = contract.preparation(payload)
             else:
                 row = await asyncio.to_thread(contract.preparation, payload)
-            return Prepared(
-                tensors.wire(tensor.name, tensors.rows(row, tensor), tensor.datatype), 1
-            )
+            return Prepared(pack(tensor.name, tensors.converted(row, tensor), tensor.datatype), 1)
         read = tensors.from_json if content_type == JSON else tensors.from_csv
         if len(payload) <= INLINE_DECODE_BYTES:
             arrays = read(payload, contract)
         else:
             arrays = await asyncio.to_thread(read, payload, contract)
-    except (TransformError, BadInputError) as error:
-        raise Problem(422, "bad-input", f"{contract.model}: {error}") from None
+    except (TransformError, BadTensorError) as error:
+        raise Problem(400, "bad-input", f"{contract.model}: {error}") from None
     datatypes = {tensor.name: tensor.datatype for tensor in contract.inputs}
-    inputs: Wire = {}
+    inputs: Packed = {}
     for name, array in arrays.items():
-        inputs |= tensors.wire(name, array, datatypes[name])
-    return Prepared(inputs, len(next(iter(arrays.values()))))
+        inputs |= pack(name, array, datatypes[name])
+    first = next(iter(arrays.values()))
+    return Prepared(inputs, len(first) if first.ndim else 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,8 +210,8 @@ def _plain(value: Any) -> Any:
 async def predict(
     backend: ModelBackend, contract: Contract, prepared: Prepared, asking: Asking
 ) -> Prediction:
-    """Ask a model of the Open Inference Protocol. Problem 422, 502, 503 or 504."""
-    body, length = tensors.encode(prepared.inputs, identity=asking.request_id.decode())
+    """Ask a model of the Open Inference Protocol. Problem 400, 502, 503 or 504."""
+    body, length = encode_request(prepared.inputs, identity=asking.request_id.decode())
     answer = await backend.infer(body, length, asking)
     return interpret(answer, contract)
 
@@ -225,7 +225,7 @@ def interpret(answer: Answer, contract: Contract) -> Prediction:
         split = None if size is None else length_of(size)
         if size is not None and split is None:
             raise BadAnswerError(f"Inference-Header-Content-Length is {size[:32]!r}")
-        document, outputs = tensors.decode(answer.body, split)
+        document, outputs = decode_answer(answer.body, split)
         probabilities, label = _roles(contract, outputs)
         if contract.finish is not None and not all(n in outputs for n in contract.finish.outputs):
             outputs = contract.finish(outputs)
@@ -275,7 +275,7 @@ def refused(answer: Answer, model: str) -> Problem:
     )
     detail = f"{model}: its server answered {answer.status}" + (f": {said}" if said else "")
     if answer.status in (400, 413, 422):
-        return Problem(422, "bad-input", detail)
+        return Problem(400, "bad-input", detail)
     if answer.status == 429:
         return Problem(429, "backend-busy", detail, headers=retry or {"retry-after": "1"})
     if answer.status == 404:

@@ -134,7 +134,7 @@ class Predictor:
         """Prepare an input and keep it; the same input has the same reference."""
         if isinstance(backend, SageMakerModel):
             raise Problem(
-                422, "bad-input", f"{backend.name} is on SageMaker, which prepares its own inputs"
+                400, "bad-input", f"{backend.name} is on SageMaker, which prepares its own inputs"
             )
         contract = await backend.contract(asking)
         prepared = await prepare(payload, kind, contract, on_server=prepares_on_server(backend))

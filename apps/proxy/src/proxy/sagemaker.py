@@ -254,7 +254,7 @@ def _client_error(name: str, error: ClientError) -> tuple[str, Problem]:
     if code == "ValidationError" and "not found" in message.lower():
         return code, Problem(503, "model-unavailable", f"{name}: {message}")
     if code in ("ValidationError", "ValidationException"):
-        return code, Problem(422, "bad-input", f"{name}: {message}")
+        return code, Problem(400, "bad-input", f"{name}: {message}")
     if code in ("AccessDeniedException", "UnrecognizedClientException", "ExpiredTokenException"):
         return code, Problem(502, "backend-credentials", f"{name}: SageMaker says {code}")
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 500)

@@ -21,11 +21,11 @@ from redis.exceptions import RedisError
 
 from kit import logs, tracing
 from kit.problem import Problem
+from kit.request_headers import request_id_of
 from kit.spans import Spans
 from kit.tracing import TraceContext
 from proxy import job_scripts, sagemaker_async
 from proxy.callbacks import Teller
-from proxy.context import new_request_id
 from proxy.jobs import GROUP, PRIORITIES, Keys, document, ensure_groups, pause
 from proxy.models import Asking
 from proxy.redis_store import script
@@ -265,7 +265,7 @@ class Worker:
         if left <= 0:
             raise Problem(410, "job-expired", "the job's deadline has passed")
         asking = Asking(
-            taken.request_id.encode() or new_request_id(),
+            request_id_of(taken.request_id.encode()),
             context.traceparent().encode(),
             monotonic() + left,
             taken.arm.encode(),

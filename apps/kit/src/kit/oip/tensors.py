@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.datatypes import NUMPY
-from inference.errors import BadRequest
+from kit.oip.datatypes import NUMPY
+from kit.oip.errors import BadElementError, BadTensorError
 
 Array = NDArray[Any]
 
 _CODES = {
-    "FP16": "f",
+    "FP16": "d",  # by way of FP32 some numbers would be rounded twice
     "FP32": "f",
     "FP64": "d",
     "INT8": "b",
@@ -32,82 +32,122 @@ _CODES = {
     "INT64": "q",
     "UINT64": "Q",
 }
+_WIDE = {name: np.dtype(code) for name, code in _CODES.items()}
 _LENGTH = struct.Struct("<I")
+_MOST_SHOWN = 40
+"""Characters of a wrong element that a message shows."""
 
 
 def from_json(
-    name: str, datatype: str, shape: Sequence[int], data: object, *, base64_bytes: bool = False
+    name: str,
+    datatype: str,
+    shape: Sequence[int],
+    data: object,
+    *,
+    base64_bytes: bool = False,
+    booleans: bool = True,
 ) -> Array:
     """``data``, flat or nested in row-major order, as an array of ``shape``.
 
-    A flat float64 array stands for a list of numbers (see :mod:`inference.jsonparse`).
-    BYTES elements are text, or base64 with ``base64_bytes`` (then the array holds bytes).
-    BadRequest names the input where an element has the wrong type or is out of range, or
-    where there are more or fewer of them than the shape says.
+    A flat float64 array stands for a list of numbers, as a parser may have made it. BYTES
+    elements are text, or base64 with ``base64_bytes`` (then the array holds bytes). ``booleans``
+    may be False where no true or false can be in ``data``: looking for them takes time.
+    BadTensorError names the input and the element where one has the wrong type or is out of
+    range, and where there are more or fewer of them than the shape says.
     """
     if type(data) is np.ndarray:
-        return _from_floats(name, datatype, shape, data)
-    if type(data) is not list:
-        raise BadRequest(f"input {name!r}: data must be a list, got {_kind(data)}")
-    if data and type(data[0]) is list:
-        data = _flatten(name, shape, data)
-    if len(data) != math.prod(shape):
-        raise BadRequest(
+        count = data.size
+    elif type(data) is list:
+        if data and type(data[0]) is list:
+            data = _flatten(name, shape, data)
+        count = len(data)
+    else:
+        raise BadTensorError(f"input {name!r}: data must be a list, got {kind_of(data)}")
+    if count != math.prod(shape):
+        raise BadTensorError(
             f"input {name!r}: shape {list(shape)} holds {math.prod(shape)} elements, "
-            f"data has {len(data)}"
+            f"data has {count}"
         )
+    try:
+        values = array_of(datatype, data, base64_bytes=base64_bytes, booleans=booleans)
+    except BadElementError as error:
+        raise BadTensorError(f"input {name!r}: data[{error.position}] {error.reason}") from None
+    return shaped(name, shape, values)
+
+
+def array_of(
+    datatype: str,
+    data: list[Any] | Array,
+    *,
+    base64_bytes: bool = False,
+    booleans: bool = True,
+) -> Array:
+    """A flat list of JSON's values as a flat array; see :func:`from_json`.
+
+    BadElementError says which element is wrong: another kind of value, or a number that the
+    datatype cannot hold. No number is changed but by rounding to the datatype's precision.
+    """
+    if isinstance(data, np.ndarray):
+        with np.errstate(over="ignore"):
+            return _finite(datatype, data.astype(NUMPY[datatype]), data)
     if datatype == "BYTES":
-        return shaped(name, shape, _texts(name, data, base64_bytes=base64_bytes))
+        return _texts(data, base64_bytes=base64_bytes)
     if datatype == "BOOL":
-        if not all(type(value) is bool for value in data):
-            raise BadRequest(f"input {name!r}: BOOL data must be true or false")
-        return shaped(name, shape, np.array(data, dtype=np.bool_))
+        for position, value in enumerate(data):
+            if type(value) is not bool:
+                raise BadElementError(position, f"is {_shown(value)}: BOOL takes true or false")
+        return np.array(data, dtype=np.bool_)
+    if booleans and bool in set(map(type, data)):
+        raise _first_wrong(datatype, data)
     try:
         # array() refuses text, null and, for whole numbers, fractions and what is out of
         # range; numpy would turn each of those into some number.
         values: Array = np.frombuffer(array(_CODES[datatype], data), dtype=_WIDE[datatype])
-    except (TypeError, OverflowError) as error:
-        raise BadRequest(f"input {name!r}: data is not all {datatype}: {error}") from None
-    return shaped(name, shape, _finite(name, datatype, values))
+    except (TypeError, OverflowError):
+        raise _first_wrong(datatype, data) from None
+    return _finite(datatype, values, data)
+
+
+def _first_wrong(datatype: str, data: Sequence[Any]) -> BadElementError:
+    """The error for the first element that ``array`` does not take."""
+    numbers = (int,) if NUMPY[datatype].kind in "iu" else (int, float)
+    for position, value in enumerate(data):
+        if type(value) not in numbers:
+            hint = ": it takes whole numbers without a fraction" if type(value) is float else ""
+            return BadElementError(position, f"is {_shown(value)}, no {datatype}{hint}")
+        try:
+            array(_CODES[datatype], [value])
+        except OverflowError:
+            return BadElementError(position, f"is {_shown(value)}: out of range for {datatype}")
+    raise AssertionError("each element alone is fine")
 
 
 def shaped(name: str, shape: Sequence[int], values: Array) -> Array:
     """As many values as ``shape`` holds, in that shape.
 
-    BadRequest where no array can have it: a shape with a 0 in it holds nothing, however large
+    BadTensorError where no array can have it: a shape with a 0 in it holds nothing, however large
     its other sizes are.
     """
     try:
         return values.reshape(shape)
     except (OverflowError, ValueError):
-        raise BadRequest(f"input {name!r}: shape {list(shape)} is too large") from None
+        raise BadTensorError(f"input {name!r}: shape {list(shape)} is too large") from None
 
 
-def _from_floats(name: str, datatype: str, shape: Sequence[int], data: Array) -> Array:
-    if data.size != math.prod(shape):
-        raise BadRequest(
-            f"input {name!r}: shape {list(shape)} holds {math.prod(shape)} elements, "
-            f"data has {data.size}"
-        )
-    with np.errstate(over="ignore"):
-        values: Array = data.astype(_WIDE[datatype])
-    return shaped(name, shape, _finite(name, datatype, values))
-
-
-def _finite(name: str, datatype: str, values: Array) -> Array:
-    """Numbers the datatype can hold; BadRequest names the first that it cannot."""
-    if datatype == "FP16":
+def _finite(datatype: str, values: Array, sent: list[Any] | Array) -> Array:
+    """Numbers the datatype can hold; BadElementError names the first that it cannot."""
+    if datatype == "FP16" and values.dtype != np.float16:
         with np.errstate(over="ignore"):
             values = values.astype(np.float16)
     # JSON cannot say Infinity, so one here is a number too large for the datatype
     if values.dtype.kind == "f" and not math.isfinite(_sum(values)):
         wrong = np.flatnonzero(~np.isfinite(values))
         if wrong.size:
-            raise BadRequest(f"input {name!r}: data[{wrong[0]}] is out of range for {datatype}")
+            position = int(wrong[0])
+            raise BadElementError(
+                position, f"is {float(sent[position])!r}: out of range for {datatype}"
+            )
     return values
-
-
-_WIDE = {name: np.dtype(code) for name, code in _CODES.items()}
 
 
 def _sum(values: Array) -> float:
@@ -120,27 +160,25 @@ def _flatten(name: str, shape: Sequence[int], data: list[Any]) -> list[Any]:
     while data and type(data[0]) is list:
         width = len(data[0])
         if not all(type(part) is list and len(part) == width for part in data):
-            raise BadRequest(f"input {name!r}: data is nested unevenly")
+            raise BadTensorError(f"input {name!r}: data is nested unevenly")
         nested.append(len(data) // math.prod(nested))
         data = list(chain.from_iterable(data))
     nested.append(len(data) // math.prod(nested) if math.prod(nested) else 0)
     if nested != list(shape):
-        raise BadRequest(f"input {name!r}: shape is {list(shape)}, data is nested as {nested}")
+        raise BadTensorError(f"input {name!r}: shape is {list(shape)}, data is nested as {nested}")
     return data
 
 
-def _texts(name: str, data: list[Any], *, base64_bytes: bool) -> Array:
+def _texts(data: list[Any], *, base64_bytes: bool) -> Array:
     values = np.empty(len(data), dtype=object)
     for position, value in enumerate(data):
         if type(value) is not str:
-            raise BadRequest(
-                f"input {name!r}: data[{position}] is {_kind(value)}, BYTES takes text"
-            )
+            raise BadElementError(position, f"is {_shown(value)}: BYTES takes text")
         if base64_bytes:
             try:
                 values[position] = base64.b64decode(value, validate=True)
             except (binascii.Error, ValueError) as error:
-                raise BadRequest(f"input {name!r}: data[{position}]: {error}") from None
+                raise BadElementError(position, f"is no base64: {error}") from None
         else:
             values[position] = value
     return values
@@ -149,7 +187,7 @@ def _texts(name: str, data: list[Any], *, base64_bytes: bool) -> Array:
 def from_binary(name: str, datatype: str, shape: Sequence[int], data: memoryview | bytes) -> Array:
     """Little-endian bytes in row-major order as an array of ``shape``; BYTES give bytes objects.
 
-    The array may be a read-only view of ``data``. BadRequest names the input where there are
+    The array may be a read-only view of ``data``. BadTensorError names the input where there are
     more or fewer bytes than the shape says.
     """
     count = math.prod(shape)
@@ -157,7 +195,7 @@ def from_binary(name: str, datatype: str, shape: Sequence[int], data: memoryview
         return shaped(name, shape, _split_bytes(name, count, data))
     dtype = NUMPY[datatype]
     if len(data) != count * dtype.itemsize:
-        raise BadRequest(
+        raise BadTensorError(
             f"input {name!r}: shape {list(shape)} of {datatype} takes {count * dtype.itemsize} "
             f"bytes, got {len(data)}"
         )
@@ -171,7 +209,7 @@ def from_binary(name: str, datatype: str, shape: Sequence[int], data: memoryview
 def _split_bytes(name: str, count: int, data: memoryview | bytes) -> Array:
     size = len(data)
     if count * _LENGTH.size > size:
-        raise BadRequest(
+        raise BadTensorError(
             f"input {name!r}: {count} BYTES elements take at least {count * _LENGTH.size} bytes, "
             f"got {size}"
         )
@@ -179,17 +217,19 @@ def _split_bytes(name: str, count: int, data: memoryview | bytes) -> Array:
     at = 0
     for position in range(count):
         if at + _LENGTH.size > size:
-            raise BadRequest(f"input {name!r}: binary data ends before element {position}")
+            raise BadTensorError(f"input {name!r}: binary data ends before element {position}")
         (length,) = _LENGTH.unpack_from(data, at)
         at += _LENGTH.size
         if at + length > size:
-            raise BadRequest(
+            raise BadTensorError(
                 f"input {name!r}: element {position} says {length} bytes, {size - at} are left"
             )
         values[position] = bytes(data[at : at + length])
         at += length
     if at != size:
-        raise BadRequest(f"input {name!r}: {size - at} bytes are left over after {count} elements")
+        raise BadTensorError(
+            f"input {name!r}: {size - at} bytes are left over after {count} elements"
+        )
     return values
 
 
@@ -200,11 +240,16 @@ def as_text(name: str, values: Array) -> Array:
         try:
             flat[position] = value if isinstance(value, str) else value.decode()
         except UnicodeDecodeError as error:
-            raise BadRequest(
+            raise BadTensorError(
                 f"input {name!r}: element {position} is no UTF-8 text, and this model takes "
                 f"text: {error}"
             ) from None
     return flat.reshape(values.shape)
+
+
+def bytes_element(payload: bytes) -> bytes:
+    """A payload as one element of a BYTES tensor: its length (4 bytes, little-endian) and it."""
+    return _LENGTH.pack(len(payload)) + payload
 
 
 def to_binary(values: Array) -> bytes:
@@ -234,5 +279,16 @@ def to_json(values: Array) -> Any:
     return np.ascontiguousarray(values).reshape(-1)
 
 
-def _kind(value: object) -> str:
+def kind_of(value: object) -> str:
+    """The name of a JSON value's kind, for messages."""
     return "null" if value is None else type(value).__name__
+
+
+def _shown(value: object) -> str:
+    """A wrong element, cut short; containers by their kind."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, list | dict):
+        return f"a {kind_of(value)}"
+    text = repr(value) if not isinstance(value, int) or abs(value) < 1 << 70 else "a huge number"
+    return text if len(text) <= _MOST_SHOWN else text[:_MOST_SHOWN] + "…"

@@ -1,4 +1,4 @@
-"""inference.tensors: JSON and bytes to arrays and back, and everything that is refused."""
+"""kit.oip.tensors: JSON and bytes to arrays and back, and everything that is refused."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from inference.datatypes import NUMPY, of_array
-from inference.errors import BadRequest
-from inference.tensors import as_text, from_binary, from_json, to_binary, to_json
+from kit.oip.datatypes import NUMPY, of_array
+from kit.oip.errors import BadTensorError
+from kit.oip.tensors import as_text, from_binary, from_json, to_binary, to_json
 
 NUMERIC = [name for name in NUMPY if name != "BYTES"]
 
@@ -67,8 +67,8 @@ def test_any_bytes_are_a_tensor_or_refused_by_name(data: bytes, count: int) -> N
     for datatype in NUMPY:
         try:
             values = from_binary("x", datatype, [count], data)
-        except BadRequest as error:
-            assert "'x'" in error.message
+        except BadTensorError as error:
+            assert "'x'" in str(error)
         else:
             assert values.shape == (count,)
 
@@ -86,8 +86,8 @@ def test_any_json_is_a_tensor_or_refused_by_name(
 ) -> None:
     try:
         values = from_json("x", datatype, shape, data)
-    except BadRequest as error:
-        assert "'x'" in error.message
+    except BadTensorError as error:
+        assert "'x'" in str(error)
     else:
         assert list(values.shape) == shape
         assert values.dtype == NUMPY[datatype]
@@ -97,16 +97,20 @@ def test_any_json_is_a_tensor_or_refused_by_name(
     ("datatype", "shape", "data", "names"),
     [
         ("FP32", [2], [1.0], "holds 2 elements, data has 1"),
-        ("FP32", [1], ["1.0"], "data is not all FP32"),
-        ("FP32", [1], [None], "data is not all FP32"),
-        ("FP32", [2], [0.5, 1e39], r"data\[1\] is out of range"),
-        ("FP16", [1], [70000.0], r"data\[0\] is out of range"),
-        ("INT8", [1], [128], "data is not all INT8"),
-        ("UINT8", [1], [-1], "data is not all UINT8"),
-        ("INT32", [1], [1.5], "data is not all INT32"),
-        ("INT64", [1], [2**63], "data is not all INT64"),
+        ("FP32", [1], ["1.0"], r"data\[0\] is '1.0', no FP32"),
+        ("FP32", [1], [None], r"data\[0\] is null, no FP32"),
+        ("FP32", [2], [0.5, 1e39], r"data\[1\] is 1e\+39: out of range for FP32"),
+        ("FP16", [1], [70000.0], r"data\[0\] is 70000.0: out of range for FP16"),
+        ("INT8", [1], [128], r"data\[0\] is 128: out of range for INT8"),
+        ("UINT8", [1], [-1], r"data\[0\] is -1: out of range for UINT8"),
+        ("INT32", [1], [1.5], r"data\[0\] is 1.5, no INT32: it takes whole numbers"),
+        ("INT64", [1], [2**63], r"data\[0\] is 9223372036854775808: out of range for INT64"),
         ("BOOL", [1], [1], "true or false"),
-        ("BYTES", [1], [7], r"data\[0\] is int"),
+        ("BYTES", [1], [7], r"data\[0\] is 7: BYTES takes text"),
+        ("FP32", [2], [1.5, True], r"data\[1\] is true, no FP32"),
+        ("INT64", [2], [False, 1], r"data\[0\] is false, no INT64"),
+        ("INT64", [1], [4.0], r"data\[0\] is 4.0, no INT64"),
+        ("FP32", [1], [{"a": 1}], r"data\[0\] is a dict, no FP32"),
         ("FP32", [2, 2], [[1, 2], [3]], "nested unevenly"),
         ("FP32", [2, 2], [[1, 2, 3, 4]], r"nested as \[1, 4\]"),
         ("FP32", [1], {"a": 1}, "must be a list, got dict"),
@@ -116,7 +120,7 @@ def test_any_json_is_a_tensor_or_refused_by_name(
 def test_wrong_json_is_refused_by_what_is_wrong(
     datatype: str, shape: list[int], data: Any, names: str
 ) -> None:
-    with pytest.raises(BadRequest, match=names):
+    with pytest.raises(BadTensorError, match=names):
         from_json("x", datatype, shape, data)
 
 
@@ -133,20 +137,20 @@ def test_wrong_json_is_refused_by_what_is_wrong(
 def test_wrong_bytes_are_refused_by_what_is_wrong(
     datatype: str, shape: list[int], data: bytes, names: str
 ) -> None:
-    with pytest.raises(BadRequest, match=names):
+    with pytest.raises(BadTensorError, match=names):
         from_binary("x", datatype, shape, data)
 
 
 def test_base64_elements_become_bytes() -> None:
     encoded = base64.b64encode(b"\x00\xff").decode()
     assert from_json("x", "BYTES", [1], [encoded], base64_bytes=True).tolist() == [b"\x00\xff"]
-    with pytest.raises(BadRequest, match=r"data\[0\]"):
+    with pytest.raises(BadTensorError, match=r"data\[0\]"):
         from_json("x", "BYTES", [1], ["***"], base64_bytes=True)
 
 
 def test_bytes_that_are_no_text_are_refused_where_text_is_needed() -> None:
     values = from_binary("x", "BYTES", [1], b"\1\0\0\0\xff")
-    with pytest.raises(BadRequest, match="no UTF-8 text"):
+    with pytest.raises(BadTensorError, match="no UTF-8 text"):
         as_text("x", values)
 
 

@@ -1,0 +1,157 @@
+"""A request's tensors held against what the model takes: the same rules for every service.
+
+Source: Open Inference Protocol v2, "HTTP/REST" and its "Binary Tensor Data" extension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
+
+from kit.oip.datatypes import NUMPY
+from kit.oip.errors import BadTensorError
+from kit.oip.tensors import Array, from_binary, from_json, kind_of
+
+
+class Spec(Protocol):
+    """A model's input: its name, its datatype, and its shape, in which -1 is any size."""
+
+    @property
+    def name(self) -> str:
+        """What requests call it."""
+        ...
+
+    @property
+    def datatype(self) -> str:
+        """One of the protocol's."""
+        ...
+
+    @property
+    def shape(self) -> Sequence[int]:
+        """With the batch dimension, if it has one."""
+        ...
+
+
+S = TypeVar("S", bound=Spec)
+
+
+def input_spec(name: object, inputs: Mapping[str, S], given: Container[str], *, model: str) -> S:
+    """The model's input of that name, which no tensor before it (``given``) had."""
+    if type(name) is not str:
+        raise BadTensorError("inputs[].name must be text")
+    spec = inputs.get(name)
+    if spec is None:
+        raise BadTensorError(f"input {name!r} is unknown: model {model!r} takes {sorted(inputs)}")
+    if name in given:
+        raise BadTensorError(f"input {name!r} is given twice")
+    return spec
+
+
+def check_input(spec: Spec, datatype: Any, shape: Sequence[int], *, takes_images: bool) -> bool:
+    """Whether the tensor holds raw images; BadTensorError where it suits the model neither way.
+
+    ``takes_images`` says that the model's one input may come as encoded pictures, BYTES [n].
+    """
+    if datatype != spec.datatype:
+        if datatype == "BYTES" and takes_images:
+            if len(shape) not in (1, 2) or tuple(shape[1:]) not in ((), (1,)):
+                raise BadTensorError(
+                    f"input {spec.name!r}: images have shape [n], got {list(shape)}"
+                )
+            return True
+        if type(datatype) is not str or datatype not in NUMPY:
+            known = ", ".join(NUMPY)
+            raise BadTensorError(
+                f"input {spec.name!r}: datatype {datatype!r} is none of those served: {known}"
+            )
+        raise BadTensorError(f"input {spec.name!r} is {spec.datatype}, got {datatype}")
+    check_shape(spec, shape)
+    return False
+
+
+def check_shape(spec: Spec, shape: Sequence[int]) -> None:
+    """BadTensorError unless ``shape`` is one the model takes."""
+    expected = spec.shape
+    fits = len(shape) == len(expected)
+    if fits:
+        for size, wanted in zip(shape, expected, strict=True):
+            if size != wanted and wanted >= 0:
+                fits = False
+    if not fits:
+        raise BadTensorError(
+            f"input {spec.name!r} has shape {list(expected)}, got {list(shape)} (-1 is any size)"
+        )
+
+
+def read_input(
+    tensor: Any,
+    binary: memoryview,
+    at: int,
+    inputs: Mapping[str, S],
+    given: Container[str],
+    *,
+    model: str,
+    takes_images: bool,
+    booleans: bool = True,
+) -> tuple[S, Array, bool, int]:
+    """One of a request's ``inputs``: its spec, its values, whether they are images, and the end.
+
+    Its binary data, if it has any, begin at ``at`` in ``binary``; the last of the four is where
+    the next input's begin. ``given`` are the names that came before. BadTensorError names the
+    field that is wrong.
+    """
+    if type(tensor) is not dict:
+        raise BadTensorError(f"inputs must be objects, got {kind_of(tensor)}")
+    spec = input_spec(tensor.get("name"), inputs, given, model=model)
+    name = spec.name
+    datatype: Any = tensor.get("datatype")
+    shape = tensor.get("shape")
+    if type(shape) is not list or not all(type(size) is int and size >= 0 for size in shape):
+        raise BadTensorError(f"input {name!r}: shape must be a list of whole numbers, 0 or more")
+    images = check_input(spec, datatype, shape, takes_images=takes_images)
+    parameters = tensor.get("parameters") or {}
+    if type(parameters) is not dict:
+        raise BadTensorError(f"input {name!r}: parameters must be an object")
+    size = parameters.get("binary_data_size")
+    if size is None:
+        if "data" not in tensor:
+            raise BadTensorError(
+                f"input {name!r}: data is missing (and there is no binary_data_size either)"
+            )
+        encoded = images or parameters.get("content_type") == "base64"
+        values = from_json(
+            name, datatype, shape, tensor["data"], base64_bytes=encoded, booleans=booleans
+        )
+    else:
+        if type(size) is not int or size < 0:
+            raise BadTensorError(f"input {name!r}: binary_data_size must be a whole number")
+        if "data" in tensor:
+            raise BadTensorError(f"input {name!r}: both data and binary_data_size are given")
+        if at + size > len(binary):
+            raise BadTensorError(
+                f"input {name!r}: binary_data_size is {size}, but {len(binary) - at} bytes of "
+                "binary data are left"
+            )
+        values = from_binary(name, datatype, shape, binary[at : at + size])
+        at += size
+    return spec, values, images, at
+
+
+def check_all_given(given: Mapping[str, object], inputs: Mapping[str, Spec]) -> None:
+    """BadTensorError where one of the model's inputs is missing."""
+    if len(given) != len(inputs):
+        missing = sorted(set(inputs) - set(given))
+        raise BadTensorError(f"input {missing[0]!r} is missing")
+
+
+def row_count(values: Mapping[str, Array]) -> int:
+    """How many rows every input has; BadTensorError where they differ or there are none."""
+    rows = -1
+    for name, array in values.items():
+        if rows < 0:
+            rows = array.shape[0]
+        elif array.shape[0] != rows:
+            raise BadTensorError(f"input {name!r} has {array.shape[0]} rows, others have {rows}")
+    if rows == 0:
+        raise BadTensorError("inputs have no rows: send at least one")
+    return rows
