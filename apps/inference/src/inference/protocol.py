@@ -65,17 +65,19 @@ def parse(body: bytes, json_length: int | None, served: ServedModel) -> InferReq
     request = loads(document)
     if type(request) is not dict:
         raise BadRequest(f"body must be a JSON object, got {kind_of(request)}")
-    booleans = b"true" in document or b"false" in document
-    return build(request, binary, served, booleans=booleans)
+    return build(request, binary, served, document)
 
 
 def build(
-    request: dict[str, Any], binary: memoryview, served: ServedModel, *, booleans: bool = True
+    request: dict[str, Any],
+    binary: memoryview,
+    served: ServedModel,
+    document: bytes | None = None,
 ) -> InferRequest:
     """A decoded request and the binary data behind it.
 
-    ``booleans`` is False where the document has no true or false in it. BadRequest or
-    BadTensorError names the field that is wrong.
+    ``document`` is the JSON it was decoded from, if it is at hand. BadRequest or BadTensorError
+    names the field that is wrong.
     """
     result = InferRequest()
     identity = request.get("id")
@@ -95,7 +97,7 @@ def build(
         _check_parameters(tensor)
         spec, values, images, at = read_input(
             tensor, binary, at, served.inputs, result.feeds,
-            model=served.name, takes_images=takes_images, booleans=booleans,
+            model=served.name, takes_images=takes_images, document=document,
         )  # fmt: skip
         add_input(spec, values, images=images, result=result)
     if at != len(binary):

@@ -6,11 +6,10 @@ and a request keeps its identity from the gateway to the model.
 
 from __future__ import annotations
 
-import random
 import re
 
 from kit import tracing
-from kit.tracing import TraceContext
+from kit.tracing import TraceContext, random_hex
 
 REQUEST_ID = b"x-request-id"
 REQUEST_TIMEOUT = b"x-request-timeout"
@@ -70,29 +69,6 @@ def trace_of(sent: bytes | None) -> tuple[TraceContext | None, TraceContext | No
 def is_shadow_host(host: bytes) -> bool:
     """Whether a Host header marks a mirrored copy: Istio appends ``-shadow`` to the name."""
     return b"-shadow" in host and host.rsplit(b":", 1)[0].endswith(b"-shadow")
-
-
-class RandomHex:
-    """Hex digits for ids, made many at a time; an id must be unique, not secret."""
-
-    def __init__(self) -> None:
-        self._random = random.Random()  # seeded by the system
-        self._digits = b""
-        self._at = 0
-
-    def take(self, count: int) -> bytes:
-        """The next ``count`` digits. All zeros, which no id may be, never come."""
-        at = self._at
-        end = self._at = at + count
-        if end > len(self._digits):
-            self._digits = self._random.randbytes(4096).hex().encode()
-            self._at = 0
-            return self.take(count)
-        digits = self._digits[at:end]
-        return digits if digits.strip(b"0") else self.take(count)
-
-
-random_hex = RandomHex()
 
 
 def new_request_id() -> bytes:

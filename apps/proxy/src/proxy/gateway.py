@@ -23,7 +23,6 @@ from kit.request_headers import (
     TRACEPARENT,
     BadTimeoutError,
     is_shadow_host,
-    random_hex,
     request_id_of,
     trace_of,
 )
@@ -470,7 +469,7 @@ def next_traceparent(sent: bytes | None, *, sampled: bool) -> bytes:
     if own is not None:
         return own.traceparent().encode()
     flags = b"01" if sampled else b"00"
-    return b"00-%b-%b-%b" % (random_hex.take(32), random_hex.take(16), flags)
+    return b"00-%b-%b-%b" % (tracing.random_hex.take(32), tracing.random_hex.take(16), flags)
 
 
 def record_span(spans: Spans, request: Request, seconds: float) -> None:

@@ -69,18 +69,26 @@ def check_input(spec: Spec, datatype: Any, shape: Sequence[int], *, takes_images
     return False
 
 
+def is_shape(shape: Sequence[object]) -> bool:
+    """Whether it is made of whole numbers, 0 or more."""
+    for size in shape:  # noqa: SIM110 - done for every input, and all() takes twice as long
+        if type(size) is not int or size < 0:
+            return False
+    return True
+
+
 def check_shape(spec: Spec, shape: Sequence[int]) -> None:
     """BadTensorError unless ``shape`` is one the model takes."""
     expected = spec.shape
-    fits = len(shape) == len(expected)
-    if fits:
+    if len(shape) == len(expected):
         for size, wanted in zip(shape, expected, strict=True):
             if size != wanted and wanted >= 0:
-                fits = False
-    if not fits:
-        raise BadTensorError(
-            f"input {spec.name!r} has shape {list(expected)}, got {list(shape)} (-1 is any size)"
-        )
+                break
+        else:
+            return
+    raise BadTensorError(
+        f"input {spec.name!r} has shape {list(expected)}, got {list(shape)} (-1 is any size)"
+    )
 
 
 def read_input(
@@ -92,13 +100,13 @@ def read_input(
     *,
     model: str,
     takes_images: bool,
-    booleans: bool = True,
+    document: bytes | None = None,
 ) -> tuple[S, Array, bool, int]:
     """One of a request's ``inputs``: its spec, its values, whether they are images, and the end.
 
     Its binary data, if it has any, begin at ``at`` in ``binary``; the last of the four is where
-    the next input's begin. ``given`` are the names that came before. BadTensorError names the
-    field that is wrong.
+    the next input's begin. ``given`` are the names that came before, ``document`` is the request's
+    JSON if it is at hand. BadTensorError names the field that is wrong.
     """
     if type(tensor) is not dict:
         raise BadTensorError(f"inputs must be objects, got {kind_of(tensor)}")
@@ -106,8 +114,11 @@ def read_input(
     name = spec.name
     datatype: Any = tensor.get("datatype")
     shape = tensor.get("shape")
-    if type(shape) is not list or not all(type(size) is int and size >= 0 for size in shape):
-        raise BadTensorError(f"input {name!r}: shape must be a list of whole numbers, 0 or more")
+    if type(shape) is not list or not is_shape(shape):
+        raise BadTensorError(
+            f"input {name!r}: shape is {repr(shape)[:80]}: it must be a list of whole numbers, "
+            "0 or more"
+        )
     images = check_input(spec, datatype, shape, takes_images=takes_images)
     parameters = tensor.get("parameters") or {}
     if type(parameters) is not dict:
@@ -120,7 +131,7 @@ def read_input(
             )
         encoded = images or parameters.get("content_type") == "base64"
         values = from_json(
-            name, datatype, shape, tensor["data"], base64_bytes=encoded, booleans=booleans
+            name, datatype, shape, tensor["data"], base64_bytes=encoded, document=document
         )
     else:
         if type(size) is not int or size < 0:

@@ -13,6 +13,7 @@ import orjson
 
 from kit.oip.datatypes import NUMPY
 from kit.oip.errors import BadAnswerError, BadTensorError
+from kit.oip.inputs import is_shape
 from kit.oip.tensors import Array, from_binary, from_json, to_binary
 
 Packed = dict[str, tuple[str, tuple[int, ...], bytes]]
@@ -66,7 +67,7 @@ def decode_answer(body: bytes, json_length: int | None) -> tuple[dict[str, Any],
             name, datatype, shape = item["name"], item["datatype"], item["shape"]
             if datatype not in NUMPY:
                 raise BadAnswerError(f"output {name!r} has the unknown datatype {datatype!r}")
-            if not all(type(size) is int and size >= 0 for size in shape):
+            if not is_shape(shape):
                 raise BadAnswerError(f"output {name!r} has the shape {shape!r}")
             size = (item.get("parameters") or {}).get("binary_data_size")
             if size is None:

@@ -45,13 +45,14 @@ def from_json(
     data: object,
     *,
     base64_bytes: bool = False,
-    booleans: bool = True,
+    document: bytes | None = None,
 ) -> Array:
     """``data``, flat or nested in row-major order, as an array of ``shape``.
 
     A flat float64 array stands for a list of numbers, as a parser may have made it. BYTES
-    elements are text, or base64 with ``base64_bytes`` (then the array holds bytes). ``booleans``
-    may be False where no true or false can be in ``data``: looking for them takes time.
+    elements are text, or base64 with ``base64_bytes`` (then the array holds bytes). ``document``
+    is the JSON that ``data`` came from, if it is at hand: where no true or false is in it, none
+    need be looked for among the numbers, which array() would take for 1 and 0.
     BadTensorError names the input and the element where one has the wrong type or is out of
     range, and where there are more or fewer of them than the shape says.
     """
@@ -69,7 +70,7 @@ def from_json(
             f"data has {count}"
         )
     try:
-        values = array_of(datatype, data, base64_bytes=base64_bytes, booleans=booleans)
+        values = array_of(datatype, data, base64_bytes=base64_bytes, document=document)
     except BadElementError as error:
         raise BadTensorError(f"input {name!r}: data[{error.position}] {error.reason}") from None
     return shaped(name, shape, values)
@@ -80,32 +81,38 @@ def array_of(
     data: list[Any] | Array,
     *,
     base64_bytes: bool = False,
-    booleans: bool = True,
+    document: bytes | None = None,
 ) -> Array:
     """A flat list of JSON's values as a flat array; see :func:`from_json`.
 
     BadElementError says which element is wrong: another kind of value, or a number that the
     datatype cannot hold. No number is changed but by rounding to the datatype's precision.
     """
+    code = _CODES.get(datatype)
+    if code is not None and type(data) is list:
+        if (document is None or _may_hold_booleans(document)) and bool in set(map(type, data)):
+            raise _first_wrong(datatype, data)
+        try:
+            # array() refuses text, null and, for whole numbers, fractions and what is out of
+            # range; numpy would turn each of those into some number.
+            values: Array = np.frombuffer(array(code, data), dtype=_WIDE[datatype])
+        except (TypeError, OverflowError):
+            raise _first_wrong(datatype, data) from None
+        return values if values.dtype.kind in "iu" else _finite(datatype, values, data)
     if isinstance(data, np.ndarray):
         with np.errstate(over="ignore"):
             return _finite(datatype, data.astype(NUMPY[datatype]), data)
     if datatype == "BYTES":
         return _texts(data, base64_bytes=base64_bytes)
-    if datatype == "BOOL":
-        for position, value in enumerate(data):
-            if type(value) is not bool:
-                raise BadElementError(position, f"is {_shown(value)}: BOOL takes true or false")
-        return np.array(data, dtype=np.bool_)
-    if booleans and bool in set(map(type, data)):
-        raise _first_wrong(datatype, data)
-    try:
-        # array() refuses text, null and, for whole numbers, fractions and what is out of
-        # range; numpy would turn each of those into some number.
-        values: Array = np.frombuffer(array(_CODES[datatype], data), dtype=_WIDE[datatype])
-    except (TypeError, OverflowError):
-        raise _first_wrong(datatype, data) from None
-    return _finite(datatype, values, data)
+    for position, value in enumerate(data):
+        if type(value) is not bool:
+            raise BadElementError(position, f"is {_shown(value)}: BOOL takes true or false")
+    return np.array(data, dtype=np.bool_)
+
+
+def _may_hold_booleans(document: bytes) -> bool:
+    """Whether true or false may stand in it: one letter is found much faster than a word."""
+    return b"r" in document or b"l" in document
 
 
 def _first_wrong(datatype: str, data: Sequence[Any]) -> BadElementError:
@@ -140,7 +147,7 @@ def _finite(datatype: str, values: Array, sent: list[Any] | Array) -> Array:
         with np.errstate(over="ignore"):
             values = values.astype(np.float16)
     # JSON cannot say Infinity, so one here is a number too large for the datatype
-    if values.dtype.kind == "f" and not math.isfinite(_sum(values)):
+    if not math.isfinite(_sum(values)):
         wrong = np.flatnonzero(~np.isfinite(values))
         if wrong.size:
             position = int(wrong[0])
