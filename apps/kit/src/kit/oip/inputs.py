@@ -116,8 +116,8 @@ def read_input(
     shape = tensor.get("shape")
     if type(shape) is not list or not is_shape(shape):
         raise BadTensorError(
-            f"input {name!r}: shape is {repr(shape)[:80]}: it must be a list of whole numbers, "
-            "0 or more"
+            f"input {name!r}: shape must be a list of whole numbers, 0 or more, got "
+            f"{repr(shape)[:80]}"
         )
     images = check_input(spec, datatype, shape, takes_images=takes_images)
     parameters = tensor.get("parameters") or {}
