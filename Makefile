@@ -130,6 +130,7 @@ reference: setup ## Write the references of settings, commands and charts from t
 	  $$name settings --json > docs/reference/settings-$$name.json; done
 	python -m release.reference > docs/reference/release.md
 	python charts/reference.py
+	python -m tests.documented
 
 .PHONY: schemas
 schemas: setup ## Write the closed schemas that rendered manifests are checked against
