@@ -226,3 +226,38 @@ async def test_trailers_never_become_headers(server: Server) -> None:
     assert dict(server.headers[0]) == {
         b"host": b"x", b"transfer-encoding": b"chunked", b"trailer": b"Host",
     }  # fmt: skip
+
+
+async def test_the_last_answer_arrives_though_the_client_still_sends(server: Server) -> None:
+    """Closing with bytes unread made the system reset the connection and drop the answer."""
+    reader, writer = await server.connect()
+    writer.write(b"POST /p HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+    for _ in range(50):
+        writer.write(b"more" * 1000)
+        await asyncio.sleep(0)
+    await until(lambda: server.started > 0)
+    for _ in range(50):
+        writer.write(b"more" * 1000)
+        await writer.drain()
+    said = await asyncio.wait_for(reader.read(), 20)
+    writer.close()
+    assert bodies(said) == [b"POST /p "]
+    assert server.started == 1
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"GET /p HTTP/1.1\r\n", b"400 Bad Request"),
+        (b"GET /p HTTP/1.1\r\nHost: x\r\nHost: x\r\n", b"400 Bad Request"),
+        (b"GET /p HTTP/2.0\r\nHost: x\r\n", b"505 HTTP Version Not Supported"),
+        (
+            b"POST /p HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n",
+            b"400 Bad Request",
+        ),
+    ],
+)
+async def test_heads_that_must_be_refused_are(server: Server, head: bytes, status: bytes) -> None:
+    said = await server.ask(head + b"\r\n0\r\n\r\n")
+    assert said.startswith(b"HTTP/1.1 " + status + b"\r\n")
+    assert server.started == 0

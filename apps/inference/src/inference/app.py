@@ -108,7 +108,7 @@ class InferenceApp:
         """ASGI."""
         if scope["type"] == "http":
             if scope["method"] == "POST":
-                hot = self.hot(scope["path"])
+                hot = self.hot(scope["raw_path"].decode("latin-1"))
                 if hot is not None:
                     await self._infer(scope, receive, send, hot[0], hot[1])
                     return

@@ -233,7 +233,7 @@ class FastRequest:
         head.append(body)
         protocol.transport.write(b"".join(head))
         if not self.keep_alive:
-            protocol.transport.close()
+            protocol.close()
         protocol.on_response_complete()
 
     def finish(self) -> None:
@@ -302,6 +302,10 @@ class FastProtocol(BoundedProtocol):
         """The first byte of a request."""
         self.inside = True
         super().on_message_begin()
+
+    def _should_upgrade(self) -> bool:
+        """Never: no WebSocket is served here."""
+        return False
 
     def refuse_bytes(self, status: int, message: str) -> tuple[bytes, bytes]:
         """Content type and body of the answer to what is no HTTP."""

@@ -4,13 +4,19 @@
   the parser stops at the end of such a head, so the request is parsed again without the field.
 - A client that closes only its sending side after its request is still answered.
 - Bytes that are no HTTP are refused after the answers to the requests before them, never instead.
+- A connection is closed so that its last answer arrives: bytes that still come from the client
+  would make the system drop the answer (RFC 9112, 9.6).
+- A head that RFC 9112 tells servers to refuse is refused: no Host or two of them, a transfer
+  coding that is not undone here, another version of HTTP.
 - Trailer fields never become header fields (RFC 9110, 6.5.1): they are dropped.
 """
 
 from __future__ import annotations
 
 import asyncio
+from functools import cached_property
 from http import HTTPStatus
+from typing import Any, cast
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -22,9 +28,19 @@ log = logs.get("kit.http")
 
 _PROBE_AFTER = 0.05
 """Seconds after a client closed its sending side at which it is asked whether it still reads."""
+_LINGER = 2.0
+"""Seconds for which a client may go on sending after the last answer of a connection."""
 REFUSALS = {408: "head-too-slow", 431: "head-too-large", 503: "too-many-connections"}
 """The problem types of what is refused for another reason than its syntax, by status."""
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class HeadRefused(Exception):  # noqa: N818 - as the errors of the services are named
+    """A head that is refused with this status."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class HttpProtocol(HttpToolsProtocol):
@@ -34,6 +50,7 @@ class HttpProtocol(HttpToolsProtocol):
     """Requests that are complete, less the answers that are: below 0 for an early answer."""
     _reading_head = True
     _half_closed = False
+    _lingering: asyncio.TimerHandle | None = None
     _broken: tuple[int, str] | None = None
     """Status and message of the last answer, where what came after the others is no HTTP."""
     _probe: asyncio.TimerHandle | None = None
@@ -51,7 +68,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse what came; what has no right answer any more is not parsed."""
-        if self._broken is not None:
+        if self._broken is not None or self._lingering is not None:
             return
         self._unset_keepalive_if_required()
         while data:
@@ -72,7 +89,9 @@ class HttpProtocol(HttpToolsProtocol):
                 self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
             except httptools.HttpParserError as error:
                 cause = error.__context__
-                if cause is None or isinstance(cause, httptools.HttpParserError):
+                if isinstance(cause, HeadRefused):
+                    self._malformed(cause.status, str(cause))
+                elif cause is None or isinstance(cause, httptools.HttpParserError):
                     self._malformed(400, f"the request is no HTTP/1.1: {cause or error}")
                 else:  # raised by one of the callbacks: a defect of ours
                     log.error("unexpected error", exc_info=cause)
@@ -114,12 +133,39 @@ class HttpProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """The head is complete; the one of an ignored upgrade comes again without it."""
         self._reading_head = False
-        if not self._upgrade_ignored:
-            self.on_head()
+        if self._upgrade_ignored:
+            return
+        self.check_head()
+        self.on_head()
+
+    def check_head(self) -> None:
+        """Raise HeadRefused for what RFC 9112 tells servers to refuse and the parser lets by."""
+        version = self.parser.get_http_version()
+        if version not in ("1.1", "1.0"):
+            raise HeadRefused(505, f"HTTP/{version} is not spoken here: send HTTP/1.1")
+        hosts = codings = 0
+        for name, value in self.headers:
+            if name == b"host":
+                hosts += 1
+            elif name == b"transfer-encoding":
+                codings += 1
+                if value.strip().lower() != b"chunked":
+                    said = value.decode("latin-1")
+                    raise HeadRefused(400, f"Transfer-Encoding {said!r} is not undone here")
+        if hosts > 1 or (hosts == 0 and version == "1.1"):
+            raise HeadRefused(400, f"{hosts} Host headers: a request has exactly one")
+        if codings > 1:
+            raise HeadRefused(400, "Transfer-Encoding is given twice")
 
     def on_head(self) -> None:
         """A head that is to be answered."""
         super().on_headers_complete()
+        if self.cycle is not None:  # there is none where the connection becomes a WebSocket
+            cast("Any", self.cycle).transport = self._answering
+
+    @cached_property
+    def _answering(self) -> _AnsweringTransport:
+        return _AnsweringTransport(self)
 
     def on_message_complete(self) -> None:
         """The request is complete."""
@@ -137,16 +183,31 @@ class HttpProtocol(HttpToolsProtocol):
         if self._broken is not None and self._unanswered <= 0:
             self.pipeline.clear()
             self._malformed(*self._broken)
-        super().on_response_complete()
+        if self._lingering is not None:
+            self.pipeline.clear()
+            self.flow.resume_reading()
+        else:
+            super().on_response_complete()
         if self._half_closed and self._unanswered <= 0:
             self.transport.close()
+
+    # -- the end of a connection -------------------------------------------------------------
+
+    def close(self) -> None:
+        """Close after the last answer: at once for the client, later for what it still sends."""
+        if self._half_closed or not self.transport.can_write_eof():
+            self.transport.close()
+        elif self._lingering is None and not self.transport.is_closing():
+            self._lingering = self.loop.call_later(_LINGER, self.transport.close)
+            self.transport.write_eof()
+            self.flow.resume_reading()
 
     # -- bytes that are no HTTP --------------------------------------------------------------
 
     def _malformed(self, status: int, message: str) -> None:
         """Refuse, once the requests before have their answers; what follows cannot be parsed."""
         self._broken = status, message
-        if self._unanswered > 0 or self.transport.is_closing():
+        if self._unanswered > 0 or self._lingering is not None or self.transport.is_closing():
             return
         if self._unanswered == 0:  # else the request they belong to has its answer
             if status not in REFUSALS:  # those come by the thousand, and are counted
@@ -157,7 +218,7 @@ class HttpProtocol(HttpToolsProtocol):
                 b"connection: close\r\n\r\n%b"
                 % (status, HTTPStatus(status).phrase.encode(), media, len(body), body)
             )
-        self.transport.close()
+        self.close()
 
     def refuse_bytes(self, status: int, message: str) -> tuple[bytes, bytes]:
         """Content type and body of the answer to what is no HTTP: here problem+json."""
@@ -168,7 +229,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """Keep the connection for the answers that are still to come, if there are any."""
-        if self._unanswered <= 0 or self.transport.is_closing():
+        if self._unanswered <= 0 or self._lingering is not None or self.transport.is_closing():
             return False
         self._half_closed = True
         self._ask_whether_read(_PROBE_AFTER)
@@ -193,6 +254,18 @@ class HttpProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone."""
-        if self._probe is not None:
-            self._probe.cancel()
+        for timer in (self._probe, self._lingering):
+            if timer is not None:
+                timer.cancel()
         super().connection_lost(exc)
+
+
+class _AnsweringTransport:
+    """A connection's transport as uvicorn's answers use it, closed as HttpProtocol closes."""
+
+    __slots__ = ("close", "is_closing", "write")
+
+    def __init__(self, protocol: HttpProtocol) -> None:
+        self.write = protocol.transport.write
+        self.is_closing = protocol.transport.is_closing
+        self.close = protocol.close
