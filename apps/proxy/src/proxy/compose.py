@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import monotonic
 from typing import Any
 
@@ -43,7 +43,7 @@ async def ask_ensemble(
     deadline = min(asking.deadline, monotonic() + ensemble.timeout_seconds)
 
     async def ask(member: Member) -> Outcome:
-        own = Asking(asking.request_id, asking.traceparent, deadline, asking.arm, asking.shadow)
+        own = replace(asking, deadline=deadline, upstream_seconds=0.0)
         try:
             async with asyncio.timeout(max(0.001, deadline - monotonic())):
                 return await predictor.run(

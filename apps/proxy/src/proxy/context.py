@@ -90,6 +90,11 @@ class Request:
         else:
             headers.check_once(self._fields, http_version=version)
 
+    @property
+    def caller_name(self) -> str:
+        """Whom a request is counted for: its credential, else its address."""
+        return self.caller.name if self.caller is not None else f"address:{self.client}"
+
     def header(self, name: bytes) -> bytes | None:
         """The first header of that name (lower case)."""
         return self._fields.get(name)

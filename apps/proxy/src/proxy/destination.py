@@ -36,12 +36,18 @@ class Lane:
 class Exchange:
     """An answered request: ``connection`` has status and headers. ``end()`` it, always."""
 
-    __slots__ = ("_destination", "_ended", "connection", "pool", "seconds")
+    __slots__ = ("_caller", "_destination", "_ended", "connection", "pool", "seconds")
 
     def __init__(
-        self, destination: Destination, pool: Pool, connection: Connection, seconds: float
+        self,
+        destination: Destination,
+        pool: Pool,
+        connection: Connection,
+        seconds: float,
+        caller: str,
     ) -> None:
         self._destination = destination
+        self._caller = caller
         self._ended = False
         self.connection = connection
         self.pool = pool
@@ -52,7 +58,7 @@ class Exchange:
         if not self._ended:
             self._ended = True
             self.connection.end()
-            self._destination.places.leave()
+            self._destination.places.leave(self._caller)
 
 
 class Destination:
@@ -75,7 +81,7 @@ class Destination:
         self.metrics = metrics
         self.timeout = guard.timeout_seconds
         self._patience = patience(guard.timeout_seconds, usual_timeout)
-        self.places = Concurrency(guard.max_concurrency)
+        self.places = Concurrency(guard.max_concurrency, guard.caller_share)
         self.budget = RetryBudget(retry_ratio)
         self.pulse = pulse_of(asyncio.get_running_loop())
         self.lanes = [
@@ -106,6 +112,7 @@ class Destination:
         deadline: float,
         repeatable: bool,
         head_only: bool = False,
+        caller: str = "",
     ) -> Exchange:
         """Send a request and wait for the answer's headers.
 
@@ -114,19 +121,15 @@ class Destination:
         one more attempt after a failure that the backend may have seen. Raises Problem: 429
         (concurrency), 502, 503 (unreachable, circuit open), 504.
         """
-        if not self.places.enter():
-            raise Problem(
-                429,
-                "backend-busy",
-                f"{self.name} has {self.places.limit} requests in flight, which is its limit; "
-                "try again shortly",
-                headers={"retry-after": "1"},
-            )
+        if not self.places.enter(caller):
+            raise self.places.refusal(self.name)
         self.budget.earn()
         try:
-            return await self._attempts(head, body, deadline, repeatable, head_only)
+            return await self._attempts(
+                head, body, deadline, repeatable=repeatable, head_only=head_only, caller=caller
+            )
         except BaseException:
-            self.places.leave()
+            self.places.leave(caller)
             raise
 
     async def _attempts(
@@ -134,8 +137,10 @@ class Destination:
         head: Callable[[Pool, float], bytes],
         body: Body,
         deadline: float,
+        *,
         repeatable: bool,
         head_only: bool,
+        caller: str,
     ) -> Exchange:
         first = True
         tried: Lane | None = None
@@ -187,7 +192,7 @@ class Destination:
                 connection.end()
                 first, tried = False, lane
                 continue
-            return Exchange(self, lane.pool, connection, now - started)
+            return Exchange(self, lane.pool, connection, now - started, caller)
 
     def _rushed(self, given: float) -> bool:
         """Whether the caller gave it so little time that being late tells nothing about it."""
@@ -255,4 +260,8 @@ class Destination:
 
 def guard_of(upstream: Upstream) -> Guard:
     """The guard an `/api/` upstream's settings describe."""
-    return Guard(timeout_seconds=upstream.timeout_seconds, max_concurrency=upstream.max_concurrency)
+    return Guard(
+        timeout_seconds=upstream.timeout_seconds,
+        max_concurrency=upstream.max_concurrency,
+        caller_share=upstream.caller_share,
+    )

@@ -19,6 +19,7 @@ from proxy.upstream import BODILESS, Pool, UpstreamError
 from proxy.whole import has_arrived
 
 COLLECTED_BYTES = 1024 * 1024
+SLOW_UPLOAD_SECONDS = 2.0  # what a streamed body may be late, all its pauses together
 HANG_UP_WATCH_SECONDS = 0.05
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
@@ -85,29 +86,42 @@ async def read_body(request: Request, limit: int) -> bytes:
             return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-async def body_of(request: Request, limit: int, deadline: float) -> tuple[Body, int | None]:
-    """The body as bytes where it is small, as a stream where it is large or of unknown length.
+async def body_of(
+    request: Request, limit: int, deadline: float, slowest: int
+) -> tuple[Body, int | None]:
+    """The body as bytes up to ``COLLECTED_BYTES``, as a stream from there on.
 
-    The second value is its length, None for a stream that must be sent chunked. A stream must
-    have arrived by ``deadline``: it takes a backend's place while it does.
+    The second value is its length, None for a stream that must be sent chunked. Nothing is asked
+    of a backend before the body, or that much of it, is here: who sends slowly keeps nobody out.
+    The rest of a stream keeps a backend's connection, so it must come by ``deadline`` and at
+    ``slowest`` bytes a second.
     """
     length = declared_length(request, limit)
     if length is None and request.header(b"transfer-encoding") is None:
         return b"", 0
     if length is not None and length <= COLLECTED_BYTES:
         return await read_body(request, limit), length
-    return _streamed(request, limit, deadline, chunked=length is None), length
-
-
-async def _streamed(
-    request: Request, limit: int, deadline: float, *, chunked: bool
-) -> AsyncIterator[bytes]:
-    size = 0
-    while True:
+    begun: list[bytes] = []
+    size, more = 0, True
+    while more and size <= COLLECTED_BYTES:
         part, more = await _part(request, deadline)
+        begun.append(part)
         size += len(part)
         if size > limit:
             raise too_large(limit)
+    collected = b"".join(begun)
+    if not more:
+        request.body_bytes = size
+        return collected, size
+    return _streamed(request, collected, limit, deadline, slowest), length
+
+
+async def _streamed(
+    request: Request, collected: bytes, limit: int, deadline: float, slowest: int
+) -> AsyncIterator[bytes]:
+    chunked = request.header(b"content-length") is None
+    part, more, size, waited = collected, True, len(collected), 0.0
+    while True:
         if part:
             yield b"%x\r\n%b\r\n" % (len(part), part) if chunked else part
         if not more:
@@ -115,6 +129,13 @@ async def _streamed(
             if chunked:
                 yield b"0\r\n\r\n"
             return
+        began = monotonic()  # the backend's own slowness does not count against the caller
+        allowed = SLOW_UPLOAD_SECONDS + (size - len(collected)) / slowest - waited
+        part, more = await _part(request, min(deadline, began + allowed))
+        waited += monotonic() - began
+        size += len(part)
+        if size > limit:
+            raise too_large(limit)
 
 
 def request_head(
@@ -241,6 +262,7 @@ async def forward(
     now: float,
     more: bytes = b"",
     idle_seconds: float | None = None,
+    slowest: int = 1,
 ) -> None:
     """Send the request on and its answer back.
 
@@ -250,7 +272,7 @@ async def forward(
     half an answer for a whole one.
     """
     deadline = min(request.deadline, now + destination.timeout)
-    body, length = await body_of(request, limit, deadline)
+    body, length = await body_of(request, limit, deadline, slowest)
     pulse = destination.pulse
     watch = HangUpWatch(request.receive, pulse, now) if isinstance(body, bytes) else None
     try:
@@ -269,6 +291,7 @@ async def forward(
             deadline=deadline,
             repeatable=repeatable,
             head_only=request.method == "HEAD",
+            caller=request.caller_name,
         )
         try:
             if watch is None:

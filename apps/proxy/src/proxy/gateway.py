@@ -299,6 +299,7 @@ class Gateway:
             now=monotonic(),
             more=more,
             idle_seconds=upstream.idle_seconds,
+            slowest=self.settings.upload_bytes_per_second,
         )
 
     def _upstream(self, request: Request, raw: bytes) -> tuple[str, bytes, bool]:

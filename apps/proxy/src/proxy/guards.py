@@ -2,29 +2,64 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
+
+from kit.problem import Problem
 
 State = Literal["closed", "open", "half-open"]
 
 
 @dataclass(slots=True)
 class Concurrency:
-    """A bound on requests in flight; past it, 429 at once rather than a queue."""
+    """A bound on requests in flight; past it, 429 at once rather than a queue.
+
+    One caller has at most ``share`` of it, rounded up, so that no caller closes a backend to the
+    others. A caller without a name (the proxy itself, the worker) is only bound by the whole.
+    """
 
     limit: int
+    share: float = 1.0
     in_flight: int = 0
+    _by_caller: dict[str, int] = field(default_factory=dict)
 
-    def enter(self) -> bool:
-        """Take a place; False where there is none."""
+    @property
+    def limit_of_one(self) -> int:
+        """How many one caller may have in flight."""
+        return math.ceil(self.limit * self.share)
+
+    def enter(self, caller: str = "") -> bool:
+        """Count a request; False where there are too many. True must be followed by ``leave``."""
         if self.in_flight >= self.limit:
             return False
+        if caller:
+            mine = self._by_caller.get(caller, 0)
+            if mine >= self.limit_of_one:
+                return False
+            self._by_caller[caller] = mine + 1
         self.in_flight += 1
         return True
 
-    def leave(self) -> None:
-        """Give the place back."""
+    def leave(self, caller: str = "") -> None:
+        """The caller's request has ended."""
         self.in_flight -= 1
+        if caller:
+            mine = self._by_caller[caller] - 1
+            if mine:
+                self._by_caller[caller] = mine
+            else:
+                del self._by_caller[caller]
+
+    def refusal(self, name: str) -> Problem:
+        """429 for a request that was not let in."""
+        if self.in_flight >= self.limit:
+            why = f"{name} has {self.limit} requests in flight, which is its limit"
+        else:
+            why = f"one caller may have {self.limit_of_one} of the {self.limit} requests of {name}"
+        return Problem(
+            429, "backend-busy", f"{why}; try again shortly", headers={"retry-after": "1"}
+        )
 
 
 @dataclass(slots=True)

@@ -24,6 +24,7 @@ PRIORITIES = ("high", "normal", "low")
 GROUP = "workers"
 ENDED = frozenset({"succeeded", "failed", "cancelled", "expired"})
 HEARTBEAT_SECONDS = 15.0
+FOLLOWERS_SHARE = 0.75  # what one caller may have of the event streams
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,7 @@ class Jobs:
         self.keys = Keys(settings.redis_prefix)
         self._store = store
         self._blobs = blobs
-        self._followers = Concurrency(settings.jobs.max_followers)
+        self._followers = Concurrency(settings.jobs.max_followers, FOLLOWERS_SHARE)
 
     async def submit(self, given: Submission) -> tuple[str, bool]:
         """Queue a job: its id, and whether it is new (an idempotency key may know it)."""
@@ -177,7 +178,7 @@ class Jobs:
         Problem 429 where as many follow as may.
         """
         self._store.need()
-        if not self._followers.enter():
+        if not self._followers.enter(owner):
             raise Problem(
                 429,
                 "too-many-followers",
@@ -202,7 +203,7 @@ class Jobs:
         except (RedisError, OSError) as error:
             raise unavailable(error) from error
         finally:
-            self._followers.leave()
+            self._followers.leave(owner)
             await pubsub.aclose()  # type: ignore[no-untyped-call]
 
     async def depth(self) -> list[tuple[tuple[str, ...], float]]:

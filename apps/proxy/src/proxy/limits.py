@@ -92,9 +92,8 @@ class Limits:
     def _limit_of(self, request: Request) -> tuple[RateLimit | None, str]:
         """The limit that holds for a request, and the name it is counted under."""
         caller = request.caller
-        if caller is None:
-            return self._default, f"address:{request.client}"
-        return caller.rate_limit or self._default, caller.name
+        own = caller.rate_limit if caller is not None else None
+        return own or self._default, request.caller_name
 
     @staticmethod
     def _holds(window: Window, limit: RateLimit, now: float) -> bool:

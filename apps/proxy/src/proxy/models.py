@@ -35,6 +35,7 @@ class Asking:
     deadline: float
     arm: bytes = b""
     shadow: bool = False
+    caller: str = ""
     upstream_seconds: float = 0.0
 
 
@@ -238,6 +239,7 @@ class HttpModel:
             body,
             deadline=min(asking.deadline, started + self.settings.timeout_seconds),
             repeatable=True,
+            caller=asking.caller,
         )
         try:
             connection = exchange.connection

@@ -42,7 +42,7 @@ class SageMakerModel:
         self.name = name
         self.settings = backend
         self._metrics = metrics
-        self.places = Concurrency(backend.max_concurrency)
+        self.places = Concurrency(backend.max_concurrency, backend.caller_share)
         self.breaker = Breaker(
             backend.breaker_failures,
             backend.breaker_ratio,
@@ -141,16 +141,11 @@ class SageMakerModel:
                 f"{self.name} failed too often of late; it is asked again in {wait:.1f} s",
                 headers={"retry-after": str(max(1, round(wait)))},
             )
-        if not self.places.enter():
+        if not self.places.enter(asking.caller):
             self.breaker.abandon()
-            raise Problem(
-                429,
-                "backend-busy",
-                f"{self.name} has {self.places.limit} requests in flight, which is its limit",
-                headers={"retry-after": "1"},
-            )
+            raise self.places.refusal(self.name)
         future = loop.run_in_executor(self._threads, work)
-        future.add_done_callback(lambda _: self.places.leave())
+        future.add_done_callback(lambda _: self.places.leave(asking.caller))
         left = min(asking.deadline - started, self.settings.timeout_seconds)
         try:
             answered = await asyncio.wait_for(asyncio.shield(future), left)

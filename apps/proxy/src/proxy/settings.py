@@ -53,10 +53,14 @@ class CachePolicy(Closed):
 
 
 class Guard(Closed):
-    """What protects one backend from its callers, and its callers from it."""
+    """What protects one backend from its callers, and its callers from each other.
+
+    One caller (credential, else address) has at most `caller_share` of `max_concurrency`.
+    """
 
     timeout_seconds: Annotated[float, Field(gt=0)] = 30.0
     max_concurrency: Annotated[int, Field(gt=0)] = 256
+    caller_share: Annotated[float, Field(gt=0, le=1)] = 0.75
     breaker_failures: Annotated[int, Field(gt=0)] = 20
     breaker_ratio: Annotated[float, Field(gt=0, le=1)] = 0.5
     breaker_window_seconds: Annotated[float, Field(gt=0)] = 10.0
@@ -139,7 +143,10 @@ class Rule(Closed):
 
 
 class Upstream(Closed):
-    """Where `/api/<key>/…` goes. `paths` are prefixes below the key; empty allows every path."""
+    """Where `/api/<key>/…` goes. `paths` are prefixes below the key; empty allows every path.
+
+    An answer or a WebSocket in which nothing moves for `idle_seconds` is ended.
+    """
 
     url: str
     strip_prefix: bool = True
@@ -148,6 +155,7 @@ class Upstream(Closed):
     timeout_seconds: Annotated[float, Field(gt=0)] = 30.0
     idle_seconds: Annotated[float, Field(gt=0)] = 300.0
     max_concurrency: Annotated[int, Field(gt=0)] = 256
+    caller_share: Annotated[float, Field(gt=0, le=1)] = 0.75
     forward_authorization: bool = False
     scope: str = ""
 
@@ -356,6 +364,14 @@ class ProxySettings(DecodingSettings):
         float,
         Field(ge=0, description="What a deadline is shortened by when it is passed on."),
     ] = 0.01
+    upload_bytes_per_second: Annotated[
+        int,
+        Field(
+            gt=0,
+            description="A body that is streamed on (above 1 MiB) must come at least this fast: "
+            "it keeps a backend's connection while it does.",
+        ),
+    ] = 65536
     connect_timeout_seconds: Annotated[
         float, Field(gt=0, description="How long a connection to a backend may take.")
     ] = 2.0

@@ -30,7 +30,12 @@ ALLOWED = {
 def asking_of(request: Request) -> Asking:
     """A request's identity, as backends are asked with it."""
     return Asking(
-        request.request_id, request.traceparent, request.deadline, request.arm, request.shadow
+        request.request_id,
+        request.traceparent,
+        request.deadline,
+        request.arm,
+        request.shadow,
+        request.caller_name,
     )
 
 
@@ -75,6 +80,7 @@ async def pass_on(
             dropped=headers.DROPPED_WITH_CREDENTIALS,
             repeatable=True,  # a prediction changes nothing
             now=monotonic(),
+            slowest=settings.upload_bytes_per_second,
         )
         return
     await _pass_on_invocation(request, backend, path, settings.max_body_bytes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from time import monotonic
 
 import aiohttp
 
@@ -30,8 +31,9 @@ async def pass_websocket(services: Services, request: Request, key: str, rest: b
     """
     upstream = services.settings.upstreams[key]
     destination = services.upstreams[key]
-    if not destination.places.enter():
-        raise Problem(429, "backend-busy", f"{key} has as many connections as it may have")
+    caller = request.caller_name
+    if not destination.places.enter(caller):
+        raise destination.places.refusal(f"api/{key}")
     try:
         query = request.scope["query_string"]
         url = upstream.url + rest.decode() + ("?" + query.decode("latin-1") if query else "")
@@ -63,14 +65,22 @@ async def pass_websocket(services: Services, request: Request, key: str, rest: b
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise Problem(503, "upstream-unreachable", f"{key} cannot be reached") from error
         try:
-            await _carry(request, connection)
+            await _carry(request, connection, upstream.idle_seconds)
         finally:
             await connection.close()
     finally:
-        destination.places.leave()
+        destination.places.leave(caller)
 
 
-async def _carry(request: Request, upstream: aiohttp.ClientWebSocketResponse) -> None:
+async def _carry(
+    request: Request, upstream: aiohttp.ClientWebSocketResponse, idle_seconds: float
+) -> None:
+    """Carry messages until one side closes, or none was sent for ``idle_seconds``.
+
+    Pings are no messages: they say that a connection is there, not that anybody wants it.
+    """
+    moved = monotonic()
+
     message = await request.receive()
     if message["type"] != "websocket.connect":
         return
@@ -81,8 +91,10 @@ async def _carry(request: Request, upstream: aiohttp.ClientWebSocketResponse) ->
     await request.send(accept)
 
     async def to_upstream() -> None:
+        nonlocal moved
         while True:
             event = await request.receive()
+            moved = monotonic()
             if event["type"] == "websocket.disconnect":
                 await upstream.close(code=_sendable(event.get("code", 1000)))
                 return
@@ -92,7 +104,9 @@ async def _carry(request: Request, upstream: aiohttp.ClientWebSocketResponse) ->
                 await upstream.send_bytes(event["bytes"])
 
     async def to_caller() -> None:
+        nonlocal moved
         async for event in upstream:
+            moved = monotonic()
             if event.type == aiohttp.WSMsgType.TEXT:
                 await request.send({"type": "websocket.send", "text": event.data})
             elif event.type == aiohttp.WSMsgType.BINARY:
@@ -104,7 +118,18 @@ async def _carry(request: Request, upstream: aiohttp.ClientWebSocketResponse) ->
 
     tasks = {asyncio.create_task(to_upstream()), asyncio.create_task(to_caller())}
     try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        done: set[asyncio.Task[None]] = set()
+        while not done and (left := moved + idle_seconds - monotonic()) > 0:
+            done, _ = await asyncio.wait(tasks, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+        if not done:
+            request.error = "websocket-idle"
+            await request.send(
+                {
+                    "type": "websocket.close",
+                    "code": 1001,
+                    "reason": f"no message for {idle_seconds:g} s",
+                }
+            )
         for task in done:
             if (error := task.exception()) is not None and not isinstance(
                 error, ConnectionError | aiohttp.ClientError | RuntimeError
