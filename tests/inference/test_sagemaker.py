@@ -70,9 +70,9 @@ async def test_what_is_wrong_has_its_status(
     cases = [
         ("image/png", b"no picture", 400, "image"),
         ("text/csv", b"1,2,3", 400, "CSV line 1 has 3 values"),
-        ("text/csv", b"a" + b",1" * 63, 400, "'a' is no FP32"),
+        ("text/csv", b"a" + b",1" * 63, 400, "is 'a': no FP32"),
         ("text/csv", b"", 400, "no lines"),
-        ("text/csv", b"\xff\xfe", 400, "no CSV"),
+        ("text/csv", b"\xff\xfe", 400, "UTF-8"),
         ("application/octet-stream", b"123", 400, "a row of 'pixels' takes 256"),
         ("application/json", b"{", 400, "no JSON"),
         ("application/json", b"1", 400, "object or list"),

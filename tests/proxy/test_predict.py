@@ -76,7 +76,7 @@ FORMS: dict[str, tuple[str, bytes]] = {
     ),
     "CSV": ("text/csv", b",".join([b"1"] * 64)),
     "CSV with names": (
-        "text/csv",
+        "text/csv; header=present",
         ",".join(f"p{n}" for n in range(64)).encode()
         + b"\r\n"
         + b",".join([b"1.0"] * 64)

@@ -74,6 +74,8 @@ class Manifest(BaseModel):
     """Files beside ``model.onnx`` that hold its weights (ONNX external data)."""
     inputs: list[TensorSpec] | None = None
     outputs: list[TensorSpec] | None = None
+    columns: list[str] = []
+    """Names of the values of a row, where the model has one input: what a CSV header may hold."""
     labels: list[str] = []
     preprocess: list[dict[str, Any]] = []
     postprocess: list[dict[str, Any]] = []

@@ -398,6 +398,7 @@ def metadata(described: Manifest, model: OnnxModel, sha256: str) -> dict[str, An
         "outputs": [spec.model_dump() for spec in model.outputs],
         "properties": {
             "labels": described.labels,
+            "columns": described.columns,
             "preprocess": described.preprocess,
             "postprocess": described.postprocess,
             "sha256": sha256,

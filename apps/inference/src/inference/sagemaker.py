@@ -20,6 +20,7 @@ from inference.http import Exchange, Headers, accepts, respond
 from inference.models import ServedModel, json_bytes
 from inference.protocol import (
     InferRequest,
+    add_input,
     build,
     encode,
     parse,
@@ -28,9 +29,10 @@ from inference.protocol import (
 )
 from inference.turns import by_size
 from inference.v1 import predictions, read_instances
+from kit.oip.csv_rows import read_csv
 from kit.oip.datatypes import NUMPY
 from kit.oip.inputs import check_shape
-from kit.oip.rows import fitted, is_protocol
+from kit.oip.rows import is_protocol
 from kit.oip.tensors import Array, from_binary, to_binary
 from kit.pictures import is_picture
 
@@ -103,7 +105,7 @@ def read(
             raise BadRequest(f"Content-Type {content_type!r} lacks json-header-size=…")
         return parse(body, int(match[1]), served), "v2-binary"
     if media == "text/csv":
-        return _read_csv(body, served), "csv"
+        return _read_csv(body, content_type, served), "csv"
     if media == "application/octet-stream":
         return _read_octets(body, served), "octets"
     if media.startswith("image/"):
@@ -132,45 +134,15 @@ def _read_json(body: bytes, served: ServedModel) -> tuple[InferRequest, str]:
     raise BadRequest("body must be a JSON object or list")
 
 
-def _read_csv(body: bytes, served: ServedModel) -> InferRequest:
-    """Rows of numbers or text for a model with one input; no header line."""
-    spec = _only(served, "CSV")
-    try:
-        rows = [row for row in csv.reader(io.StringIO(body.decode()), strict=True) if row]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise BadRequest(f"body is no CSV: {error}") from None
-    if len(spec.shape) > 2 and any(size < 0 for size in spec.shape[1:]):
-        raise BadRequest(
-            f"input {spec.name!r} has shape {spec.shape}: a CSV line does not say how its values "
-            "fill that, send JSON"
-        )
-    width = math.prod(spec.shape[1:])
-    data: list[Any] = []
-    for number, row in enumerate(rows, start=1):
-        if width >= 0 and len(row) != width:
-            raise BadRequest(f"CSV line {number} has {len(row)} values, the model takes {width}")
-        data.append([_cell(value, spec.datatype, number) for value in row])
-    if not data:
-        raise BadRequest("CSV has no lines")
-    if len(spec.shape) > 2:
-        flat = [value for row in data for value in row]
-        values = fitted(spec.model_copy(update={"shape": [-1]}), flat).reshape(
-            [len(data), *spec.shape[1:]]
-        )
-    else:
-        values = fitted(spec, data if len(spec.shape) == 2 else [row[0] for row in data])
-    return _request(spec.name, values, served)
-
-
-def _cell(text: str, datatype: str, line: int) -> Any:
-    if datatype == "BYTES":
-        return text
-    try:
-        if datatype == "BOOL":
-            return {"true": True, "1": True, "false": False, "0": False}[text.strip().lower()]
-        return float(text) if datatype.startswith("FP") else int(text)
-    except (ValueError, KeyError):
-        raise BadRequest(f"CSV line {line}: {text!r} is no {datatype}") from None
+def _read_csv(body: bytes, content_type: str, served: ServedModel) -> InferRequest:
+    result = InferRequest()
+    for spec, values in read_csv(
+        body, content_type, served.inputs, model=served.name, columns=served.manifest.columns
+    ):
+        add_input(spec, values, images=False, result=result)
+    settle_inputs(result, served)
+    settle_outputs(result, served)
+    return result
 
 
 def _read_octets(body: bytes, served: ServedModel) -> InferRequest:

@@ -35,6 +35,7 @@ class Contract:
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     labels: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
     preparation: Preparation | None = None
     finish: Finish | None = None
     digest: str = ""
@@ -45,6 +46,7 @@ class Contract:
             "inputs": [_tensor_document(tensor) for tensor in self.inputs],
             "outputs": [_tensor_document(tensor) for tensor in self.outputs],
             "labels": list(self.labels),
+            "columns": list(self.columns),
             "takes_images": self.preparation is not None,
         }
 
@@ -69,6 +71,7 @@ def parse(metadata: Mapping[str, Any], *, name: str, max_pixels: int) -> Contrac
             inputs=tuple(_tensor(item) for item in metadata["inputs"]),
             outputs=tuple(_tensor(item) for item in metadata["outputs"]),
             labels=labels,
+            columns=tuple(str(name) for name in properties.get("columns") or ()),
             preparation=preparation,
             finish=finish,
             digest=str(properties.get("sha256") or ""),

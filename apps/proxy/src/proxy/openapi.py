@@ -168,6 +168,7 @@ EXAMPLES: dict[str, Any] = {
                 },
             },
             "text/csv": {"schema": {"type": "string"}, "example": ",".join(map(str, ROW)) + "\n"},
+            "text/plain": {"schema": {"type": "string"}},
             "image/png": {"schema": {"type": "string", "format": "binary"}},
             "image/jpeg": {"schema": {"type": "string", "format": "binary"}},
             "image/webp": {"schema": {"type": "string", "format": "binary"}},

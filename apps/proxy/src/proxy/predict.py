@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from kit.oip.errors import BadAnswerError, BadTensorError
 from kit.oip.messages import Packed, decode_answer, encode_request, pack
-from kit.oip.tensors import bytes_element
+from kit.oip.tensors import bytes_element, from_binary
 from kit.problem import Problem
 from kit.transforms import TransformError
 from proxy import tensors
@@ -27,7 +27,10 @@ Array = NDArray[Any]
 IMAGES = ("image/png", "image/jpeg", "image/webp")
 JSON = "application/json"
 CSV = "text/csv"
-TAKEN = (*IMAGES, JSON, CSV)
+TEXT = "text/plain"
+TAKEN = (*IMAGES, JSON, CSV, TEXT)
+MOST_PARAMETERS = 200
+"""Characters of a Content-Type's parameters: it is kept with a job."""
 INLINE_DECODE_BYTES = 16 * 1024
 
 
@@ -68,9 +71,12 @@ class Prepared:
         return cls(inputs, int(header["rows"]))
 
     def part(self, start: int, stop: int) -> Prepared:
-        """Rows ``start`` to ``stop`` of a numeric batch."""
+        """Rows ``start`` to ``stop`` of a batch."""
         inputs: Packed = {}
         for name, (datatype, shape, raw) in self.inputs.items():
+            if datatype == "BYTES":
+                inputs |= pack(name, from_binary(name, datatype, shape, raw)[start:stop], datatype)
+                continue
             size = len(raw) // shape[0]
             rows = min(stop, shape[0]) - start
             inputs[name] = (datatype, (rows, *shape[1:]), raw[start * size : stop * size])
@@ -78,16 +84,20 @@ class Prepared:
 
 
 def media_type(content_type: str | None) -> str:
-    """The bare, lower-case media type; Problem 415 where it is none that is taken."""
-    bare = (content_type or "").partition(";")[0].strip().lower()
-    if bare not in TAKEN:
+    """The lower-case media type, with its parameters where they say how a text is to be read.
+
+    Problem 415 where it is none that is taken.
+    """
+    bare, _, parameters = (content_type or "").partition(";")
+    bare = bare.strip().lower()
+    if bare not in TAKEN or len(parameters) > MOST_PARAMETERS:
         raise Problem(
             415,
             "unsupported-media-type",
             f"Content-Type {bare or 'is missing'}: send one of {', '.join(TAKEN)}",
             headers={"accept": ", ".join(TAKEN)},
         )
-    return bare
+    return f"{bare};{parameters}" if parameters and bare in (CSV, TEXT) else bare
 
 
 async def prepare(
@@ -118,19 +128,18 @@ async def prepare(
             else:
                 row = await asyncio.to_thread(contract.preparation, payload)
             return Prepared(pack(tensor.name, tensors.converted(row, tensor), tensor.datatype), 1)
-        read = tensors.from_json if content_type == JSON else tensors.from_csv
         if len(payload) <= INLINE_DECODE_BYTES:
-            arrays = read(payload, contract)
+            arrays = tensors.read(payload, contract, content_type)
         else:
-            arrays = await asyncio.to_thread(read, payload, contract)
+            arrays = await asyncio.to_thread(tensors.read, payload, contract, content_type)
     except (TransformError, BadTensorError) as error:
         raise Problem(400, "bad-input", f"{contract.model}: {error}") from None
     datatypes = {tensor.name: tensor.datatype for tensor in contract.inputs}
     inputs: Packed = {}
     for name, array in arrays.items():
         inputs |= pack(name, array, datatypes[name])
-    first = next(iter(arrays.values()))
-    return Prepared(inputs, len(first) if first.ndim else 1)
+    batch = all(tensor.shape and tensor.shape[0] < 0 for tensor in contract.inputs)
+    return Prepared(inputs, len(next(iter(arrays.values()))) if batch else 1)
 
 
 @dataclass(frozen=True, slots=True)

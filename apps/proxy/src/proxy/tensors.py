@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import orjson
 
+from kit.oip.csv_rows import decode_text, read_csv
 from kit.oip.datatypes import NUMPY
 from kit.oip.errors import BadTensorError
 from kit.oip.inputs import check_all_given, check_shape, read_input, row_count
 from kit.oip.rows import fitted, is_protocol, only_input, read_rows
 from kit.oip.tensors import Array, as_text
 from proxy.contract import Contract, Tensor
+
+
+def read(payload: bytes, contract: Contract, content_type: str) -> dict[str, Array]:
+    """Tensors by name from JSON, CSV or plain text. BadTensorError names what is wrong."""
+    bare = content_type.partition(";")[0]
+    if bare == "text/csv":
+        return from_csv(payload, contract, content_type)
+    if bare == "text/plain":
+        return from_text(payload, contract, content_type)
+    return from_json(payload, contract)
 
 
 def from_json(payload: bytes, contract: Contract) -> dict[str, Array]:
@@ -56,40 +65,21 @@ def _complete(values: dict[str, Array], inputs: Mapping[str, Tensor]) -> dict[st
     }
 
 
-def from_csv(payload: bytes, contract: Contract) -> dict[str, Array]:
-    """A tensor from CSV, one row a line; a first line of names is skipped."""
-    try:
-        text = payload.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise BadTensorError("the CSV is not UTF-8") from None
-    try:
-        lines = [line for line in csv.reader(io.StringIO(text), strict=True) if line]
-    except csv.Error as error:
-        raise BadTensorError(f"the body is not CSV: {error}") from None
-    if lines and not _numeric(lines[0]):
-        lines = lines[1:]
-    if not lines:
-        raise BadTensorError("the CSV has no rows")
-    width = len(lines[0])
-    values: list[list[float]] = []
-    for number, line in enumerate(lines, start=1):
-        if len(line) != width:
-            raise BadTensorError(f"CSV row {number} has {len(line)} values, row 1 has {width}")
-        try:
-            values.append([float(cell) for cell in line])
-        except ValueError:
-            raise BadTensorError(f"CSV row {number} has a value that is not a number") from None
+def from_csv(payload: bytes, contract: Contract, content_type: str) -> dict[str, Array]:
+    """Tensors by name from CSV, one row a line; see :func:`kit.oip.csv_rows.read_csv`."""
+    inputs = {tensor.name: tensor for tensor in contract.inputs}
+    found = read_csv(payload, content_type, inputs, model=contract.model, columns=contract.columns)
+    return _complete({spec.name: values for spec, values in found}, inputs)
+
+
+def from_text(payload: bytes, contract: Contract, content_type: str) -> dict[str, Array]:
+    """One text, the whole body in UTF-8, for a model with one input of text."""
     inputs = {tensor.name: tensor for tensor in contract.inputs}
     tensor = only_input(inputs, contract.model)
-    return {tensor.name: fitted(tensor, values)}
-
-
-def _numeric(cells: list[str]) -> bool:
-    try:
-        [float(cell) for cell in cells]
-    except ValueError:
-        return False
-    return True
+    if tensor.datatype != "BYTES":
+        raise BadTensorError(f"input {tensor.name!r} is {tensor.datatype}: send JSON or CSV")
+    text = decode_text(payload, content_type)
+    return _complete({tensor.name: fitted(tensor, text if not tensor.shape else [text])}, inputs)
 
 
 def converted(values: Array, tensor: Tensor) -> Array:
