@@ -83,7 +83,7 @@ _CALL_HEADERS = [
         "description": "Seconds, or a number with us, ms, s, m or h.",
         "schema": {"type": "string", "pattern": r"^[0-9]{1,6}(\.[0-9]{1,3})?(us|ms|s|m|h)?$"},
     },
-    {"name": "X-Request-Id", "in": "header", "schema": {"type": "string", "maxLength": 200}},
+    {"name": "X-Request-Id", "in": "header", "schema": {"type": "string", "maxLength": 128}},
 ]
 
 
