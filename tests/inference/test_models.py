@@ -165,7 +165,7 @@ BROKEN: dict[str, tuple[bytes, dict[str, Any], str]] = {
         small_models.affine(), {"batching": {"max_batchsize": 4}}, "max_batchsize"
     ),
     "batching that would mix rows": (
-        small_models.row_mixing(), {"batching": {}}, "rows do not give the same together as alone"
+        small_models.row_mixing(), {"batching": {"enabled": True}}, "asks for batching, but node"
     ),
     "preprocess of another shape": (
         small_models.affine(),
@@ -406,13 +406,13 @@ def loaded(repository: Path, name: str, model: bytes, **manifest: Any) -> Any:
 
 def test_rows_that_are_not_independent_are_not_batched(repository: Path) -> None:
     mixing = loaded(repository, "mixing", small_models.row_mixing())
-    assert not mixing.batching
-    assert "together as alone" in mixing.why_not_batching
-    assert loaded(repository, "affine", small_models.affine()).batching
+    assert not mixing.batching.batching
+    assert "ReduceMean" in mixing.batching.reason
+    assert loaded(repository, "affine", small_models.affine()).batching.batching
     fixed = loaded(repository, "fixed", small_models.identity("FP32", [3, 2]))
-    assert not fixed.batching
+    assert not fixed.batching.batching
     off = loaded(repository, "off", small_models.affine(), batching={"enabled": False})
-    assert not off.batching
+    assert not off.batching.batching
 
 
 async def test_models_that_are_not_batched_answer_each_request_alone(

@@ -80,6 +80,11 @@ def check(*, as_json: AsJson = False) -> None:
     else:
         for row in rows:
             typer.echo(f"{row['name']} {row['version']}: {row['state']} {row['reason']}".rstrip())
+            if "batching" in row:
+                batched = "batched" if row["batching"]["enabled"] else "not batched"
+                typer.echo(f"  {batched}: {row['batching']['reason']}")
+            for warning in row.get("warnings", []):
+                typer.echo(f"  warning: {warning}")
     if not rows or any(row["state"] != "READY" for row in rows):
         if not rows:
             typer.echo(f"inference check: no model in {settings.model_repository}", err=True)

@@ -371,7 +371,7 @@ def parse(request: Any, served: ServedModel) -> InferRequest:
         raise BadRequest(
             f"raw_input_contents has {len(raw)} elements for {len(request.inputs)} inputs"
         )
-    if not request.inputs:
+    if not request.inputs and served.inputs:
         raise BadRequest("inputs must be a list of at least one tensor")
     for position, tensor in enumerate(request.inputs):
         if tensor.parameters:

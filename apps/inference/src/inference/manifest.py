@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from inference.errors import ModelError
+from kit.oip.samples import check_size
 
 FILE = "model.json"
 MODEL_FILE = "model.onnx"
@@ -40,6 +48,8 @@ class TensorSpec(BaseModel):
     name: str
     datatype: Datatype
     shape: list[Annotated[int, Field(ge=-1)]]
+    free_rank: Annotated[bool, Field(exclude=True)] = False
+    """The model takes any number of dimensions; ``shape`` says nothing then."""
 
 
 def suits(shape: Sequence[int], wanted: Sequence[int]) -> bool:
@@ -55,10 +65,26 @@ class Batching(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     enabled: bool = True
+    force: bool = False
+    """Batch although nothing proves that rows stay apart; ``owner`` answers for it."""
+    owner: Annotated[str, Field(max_length=128)] = ""
     max_batch_size: Annotated[int, Field(ge=1)] | None = None
     max_queue_size: Annotated[int, Field(ge=1)] | None = None
     max_queue_delay_ms: Annotated[float, Field(ge=0)] | Literal["auto"] | None = None
     instances: Annotated[int, Field(ge=1, le=64)] | None = None
+
+    @model_validator(mode="after")
+    def _owned(self) -> Self:
+        if self.force and not self.owner.strip():
+            raise ValueError('force needs the owner\'s name: "owner": "who answers for it"')
+        if self.force and not self.enabled:
+            raise ValueError("force and enabled: false contradict each other")
+        return self
+
+
+def _small(samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    check_size(samples)
+    return samples
 
 
 class Manifest(BaseModel):
@@ -80,6 +106,8 @@ class Manifest(BaseModel):
     preprocess: list[dict[str, Any]] = []
     postprocess: list[dict[str, Any]] = []
     batching: Batching = Batching()
+    samples: Annotated[list[dict[str, Any]], AfterValidator(_small)] = []
+    """Requests in the protocol's JSON that the model answers: it is warmed up with them."""
 
 
 def parse(document: bytes, *, where: str) -> Manifest:

@@ -20,7 +20,9 @@ from inference.batcher import Batcher
 from inference.errors import BadRequest, InferenceError, ModelError, NotFound, Unavailable
 from inference.manifest import Manifest, TensorSpec, suits
 from inference.repository import Found, Repository, newest, version_order
-from inference.runtime import OnnxModel, check_manifest, row_independent
+from inference.rows.decision import Decision, decide
+from inference.runtime import OnnxModel, check_manifest
+from inference.samples import feeds_of
 from inference.settings import InferenceSettings
 from inference.statistics import ModelStatistics
 from kit import logs
@@ -40,8 +42,8 @@ class Loaded:
     model: OnnxModel
     prepare: Preparation | None
     finish: Finish | None
-    batching: bool
-    why_not_batching: str
+    batching: Decision
+    warnings: list[str]
     sha256: str
 
 
@@ -66,7 +68,7 @@ class ServedModel:
         self.prepare = loaded.prepare
         self.finish = loaded.finish
         self.statistics = statistics
-        self.batched = loaded.batching
+        self.batched = loaded.batching.batching
         self.inputs: dict[str, TensorSpec] = {spec.name: spec for spec in model.inputs}
         self.takes_images = loaded.prepare is not None and len(self.inputs) == 1
         self.output_names = model.output_names
@@ -76,7 +78,7 @@ class ServedModel:
         self.batcher = Batcher(
             model,
             name=described.name,
-            batching=loaded.batching,
+            batching=loaded.batching.batching,
             max_batch_size=batching.max_batch_size or settings.max_batch_size,
             max_queue_size=batching.max_queue_size or settings.max_queue_size,
             max_queue_delay=delay if delay == "auto" else delay / 1000,
@@ -89,7 +91,8 @@ class ServedModel:
         self.leases = 0
         self.released = asyncio.Event()
         self.released.set()
-        self.metadata_document = metadata(described, model, loaded.sha256)
+        self.warnings = loaded.warnings
+        self.metadata_document = metadata(loaded)
 
     def lease(self) -> Self:
         """A request is about to use this version; it stays until :meth:`release`.
@@ -340,9 +343,11 @@ class Registry:
             version=found.version,
             sha256=loaded.sha256,
             threads=self._threads,
-            batching=loaded.batching,
-            why_not_batching=loaded.why_not_batching or None,
+            batching=loaded.batching.batching,
+            batching_reason=loaded.batching.reason,
         )
+        for warning in loaded.warnings:
+            log.warning("model loaded, but", model=found.name, version=found.version, why=warning)
         return ServedModel(loaded, found.stamp, statistics, settings)
 
     def _retire(self, served: ServedModel) -> None:
@@ -374,11 +379,20 @@ def read(folder: Path, found: Found, *, threads: int, settings: InferenceSetting
         finish = Finish(described.postprocess, described.labels) if described.postprocess else None
     except TransformError as error:
         raise ModelError(f"{manifests.FILE}: {error}") from None
-    batching, why = _batching(model, described)
+    samples = feeds_of(
+        described,
+        model.inputs,
+        prepare,
+        lambda spec, rows: fit_images(spec, rows, batched=model.has_row_dimension),
+    )
+    decision = decide(
+        model, model.graph, described.batching, samples, row_dimension=model.has_row_dimension
+    )
+    warnings = _contradictions(described, decision)
     if prepare is not None and len(model.inputs) == 1:
-        _try_preparation(prepare, model.inputs[0], batched=batching)
-    _warm(model, described, batching=batching, settings=settings)
-    return Loaded(described, model, prepare, finish, batching, why, digest)
+        _try_preparation(prepare, model.inputs[0], batched=decision.batching)
+    warnings += _warm(model, described, samples, batching=decision.batching, settings=settings)
+    return Loaded(described, model, prepare, finish, decision, warnings, digest)
 
 
 def _sha256_of(path: Path) -> str:
@@ -389,8 +403,9 @@ def _sha256_of(path: Path) -> str:
         raise ModelError(f"{path}: {error.strerror or error}") from None
 
 
-def metadata(described: Manifest, model: OnnxModel, sha256: str) -> dict[str, Any]:
+def metadata(loaded: Loaded) -> dict[str, Any]:
     """The protocol's model metadata without ``versions``, and what a caller needs to prepare."""
+    described, model = loaded.manifest, loaded.model
     return {
         "name": described.name,
         "platform": "onnxruntime_onnx",
@@ -401,7 +416,9 @@ def metadata(described: Manifest, model: OnnxModel, sha256: str) -> dict[str, An
             "columns": described.columns,
             "preprocess": described.preprocess,
             "postprocess": described.postprocess,
-            "sha256": sha256,
+            "sha256": loaded.sha256,
+            "batching": {"enabled": loaded.batching.batching, "reason": loaded.batching.reason},
+            "free_rank": [spec.name for spec in model.inputs if spec.free_rank],
         },
     }
 
@@ -423,33 +440,56 @@ def _describe(folder: Path, found: Found) -> Manifest:
     return described
 
 
-def _batching(model: OnnxModel, described: Manifest) -> tuple[bool, str]:
-    asked = "batching" in described.model_fields_set
-    if not described.batching.enabled:
-        return False, "switched off in model.json"
-    if not model.has_row_dimension:
-        why = "the first dimension of its tensors is not one variable"
-    elif not row_independent(model):
-        why = "rows do not give the same together as alone"
-    else:
-        return True, ""
-    if asked:
-        raise ModelError(f"model.json asks for batching, but {why}")
-    return False, why
+def _contradictions(described: Manifest, decision: Decision) -> list[str]:
+    """What ``model.json`` says of batching that is not so; ModelError where it insists on it."""
+    if decision.forced:
+        return [f"batching is {decision.reason}: wrong answers are possible"]
+    if decision.batching or not described.batching.enabled:
+        return []
+    said = described.batching.model_fields_set if "batching" in described.model_fields_set else ()
+    if described.batching.force or "enabled" in said:
+        raise ModelError(f"model.json asks for batching, but {decision.reason}")
+    if said:
+        return [f"model.json has settings of batching, but it is not batched: {decision.reason}"]
+    return []
 
 
 def _warm(
-    model: OnnxModel, described: Manifest, *, batching: bool, settings: InferenceSettings
-) -> None:
-    largest = described.batching.max_batch_size or settings.max_batch_size
-    for rows in (1, largest) if batching else (1,):
+    model: OnnxModel,
+    described: Manifest,
+    samples: list[dict[str, Array]],
+    *,
+    batching: bool,
+    settings: InferenceSettings,
+) -> list[str]:
+    """Run the model as it will be run, so that its first caller does not wait for that.
+
+    With samples it must answer them, else ModelError. Without any the inputs are made up, and
+    what is wrong with those says nothing of the model: then the warnings say so.
+    """
+    for number, sample in enumerate(samples):
         for _ in range(settings.warmup_runs):
             try:
-                model.run(None, model.sample(rows))
+                model.run(None, sample)
             except InferenceError as error:
-                if all(size >= 0 for spec in model.inputs for size in spec.shape[1:]):
-                    raise ModelError(f"warm-up with {rows} rows: {error.message}") from None
-                return  # a size that our sample guessed wrong proves nothing
+                raise ModelError(f"model.json: samples[{number}]: {error.message}") from None
+    largest = described.batching.max_batch_size or settings.max_batch_size
+    sizes = [largest] if samples else [1, largest]
+    for rows in sizes if batching else sizes[:-1]:
+        feeds = (
+            {name: np.repeat(values[:1], rows, axis=0) for name, values in samples[0].items()}
+            if samples
+            else model.sample(rows)
+        )
+        for _ in range(settings.warmup_runs):
+            try:
+                model.run(None, feeds)
+            except InferenceError as error:
+                return [
+                    f"it was not warmed up: {rows} made-up rows fail ({error.message}); put "
+                    "samples into model.json"
+                ]
+    return []
 
 
 def _try_preparation(prepare: Preparation, spec: TensorSpec, *, batched: bool) -> None:

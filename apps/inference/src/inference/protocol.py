@@ -88,8 +88,8 @@ def build(
     parameters = request.get("parameters")
     if parameters:
         _read_parameters(parameters, result)
-    tensors = request.get("inputs")
-    if type(tensors) is not list or not tensors:
+    tensors = request.get("inputs", None if served.inputs else [])
+    if type(tensors) is not list or (not tensors and served.inputs):
         raise BadRequest("inputs must be a list of at least one tensor")
     at = 0
     takes_images = served.takes_images

@@ -10,8 +10,10 @@ import numpy as np
 import onnxruntime as ort  # type: ignore[import-untyped]
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state  # type: ignore[import-untyped]
 
-from inference.errors import BadRequest, InferenceError, ModelError, ModelFailed
+from inference.errors import BadRequest, ModelError, ModelFailed
 from inference.manifest import Manifest, TensorSpec, suits
+from inference.rows.decision import graph_of
+from inference.rows.graph import Model as Graph
 from kit.oip import datatypes
 from kit.oip.tensors import Array
 
@@ -41,8 +43,11 @@ class OnnxModel:
             )
         except Exception as error:  # every kind of its own derives from Exception alone
             raise ModelError(f"ONNX Runtime cannot load the model: {_first_line(error)}") from None
-        self.inputs = tuple(_spec("input", value) for value in self._session.get_inputs())
-        self.outputs = tuple(_spec("output", value) for value in self._session.get_outputs())
+        self.graph = graph_of(model)
+        """The file's graph, or why it cannot be read."""
+        free = _free_ranks(self.graph)
+        self.inputs = tuple(_spec("input", value, free) for value in self._session.get_inputs())
+        self.outputs = tuple(_spec("output", value, free) for value in self._session.get_outputs())
         self.output_names = tuple(spec.name for spec in self.outputs)
         self._rows = [
             value.shape[0] if value.shape else 0
@@ -100,38 +105,23 @@ def check_manifest(model: OnnxModel, manifest: Manifest) -> None:
             )
         for spec in said:
             real = by_name[spec.name]
-            if spec.datatype != real.datatype or not suits(spec.shape, real.shape):
+            fits = real.free_rank or suits(spec.shape, real.shape)
+            if spec.datatype != real.datatype or not fits:
                 raise ModelError(
                     f"model.json says {kind} {spec.name!r} is {spec.datatype} {spec.shape}, "
                     f"model.onnx has {real.datatype} {real.shape}"
                 )
 
 
-def row_independent(model: OnnxModel) -> bool:
-    """Whether two different rows give the same together as alone: what batching rests on."""
-    try:
-        first, second = model.sample(1, fill=0), model.sample(1, fill=1)
-        together = {name: np.concatenate([first[name], second[name]]) for name in first}
-        alone = [
-            np.concatenate(pair)
-            for pair in zip(model.run(None, first), model.run(None, second), strict=True)
-        ]
-        for one, both in zip(alone, model.run(None, together), strict=True):
-            if one.shape != both.shape:
-                return False
-            same = (
-                np.array_equal(one, both)
-                if one.dtype.kind == "O"
-                else np.allclose(one, both, rtol=1e-3, atol=1e-5, equal_nan=one.dtype.kind == "f")
-            )
-            if not same:
-                return False
-    except (InferenceError, ValueError):
-        return False
-    return True
+def _free_ranks(graph: Graph | str) -> set[str]:
+    """Inputs and outputs without a shape. ONNX Runtime shows them as it shows scalars."""
+    if isinstance(graph, str):
+        return set()
+    values = (*graph.graph.inputs, *graph.graph.outputs)
+    return {value.name for value in values if value.tensor and value.dims is None}
 
 
-def _spec(kind: str, value: Any) -> TensorSpec:
+def _spec(kind: str, value: Any, free: set[str]) -> TensorSpec:
     datatype = datatypes.from_onnx(value.type)
     if value.type == "tensor(bfloat16)":
         raise ModelError(
@@ -144,7 +134,15 @@ def _spec(kind: str, value: Any) -> TensorSpec:
             "export the model with plain tensors (for skl2onnx: options={'zipmap': False})"
         )
     shape = [size if isinstance(size, int) else -1 for size in value.shape]
-    return TensorSpec.model_validate({"name": value.name, "datatype": datatype, "shape": shape})
+    any_rank = value.name in free and not shape
+    return TensorSpec.model_validate(
+        {
+            "name": value.name,
+            "datatype": datatype,
+            "shape": [-1] if any_rank else shape,
+            "free_rank": any_rank,
+        }
+    )
 
 
 def _first_line(error: Exception) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
 
@@ -44,12 +45,22 @@ def create_app(settings: InferenceSettings, health: Health) -> tuple[Probes, Inf
     return Probes(app, health, metrics), app
 
 
-async def check(settings: InferenceSettings) -> list[dict[str, str]]:
-    """Load everything once; the repository index says how that went."""
+async def check(settings: InferenceSettings) -> list[dict[str, Any]]:
+    """Load everything once; the repository index says how that went.
+
+    What serves has ``batching`` (whether, and why) and ``warnings`` beside it.
+    """
     registry = Registry(_repository(settings), settings)
     try:
         await registry.load_all()
-        return await registry.index()
+        rows: list[dict[str, Any]] = [dict(row) for row in await registry.index()]
+        for row in rows:
+            entry = registry.entries.get(row["name"])
+            served = entry.serving.get(row["version"]) if entry is not None else None
+            if served is not None:
+                row["batching"] = served.metadata_document["properties"]["batching"]
+                row["warnings"] = served.warnings
+        return rows
     finally:
         await registry.close()
 

@@ -78,7 +78,10 @@ def is_shape(shape: Sequence[object]) -> bool:
 
 
 def check_shape(spec: Spec, shape: Sequence[int]) -> None:
-    """BadTensorError unless ``shape`` is one the model takes."""
+    """BadTensorError unless ``shape`` is one the model takes.
+
+    A spec with a true ``free_rank`` takes every shape.
+    """
     expected = spec.shape
     if len(shape) == len(expected):
         for size, wanted in zip(shape, expected, strict=True):
@@ -86,6 +89,8 @@ def check_shape(spec: Spec, shape: Sequence[int]) -> None:
                 break
         else:
             return
+    if getattr(spec, "free_rank", False):
+        return
     raise BadTensorError(
         f"input {spec.name!r} has shape {list(expected)}, got {list(shape)} (-1 is any size)"
     )
