@@ -531,3 +531,32 @@ async def test_a_request_is_a_span_between_its_caller_and_the_model(model: Neigh
         f"{span.context.span_id:016x}" for span in (first, second)
     ]
     assert second.parent is None
+
+
+@pytest.mark.parametrize("protocol", [b"h2c", b"websocket"])
+async def test_an_upgrade_that_is_not_made_is_ignored_and_its_body_passed_on(
+    proxy: Proxy, upstream: Neighbour, protocol: bytes
+) -> None:
+    upstream.on("*", _echo)
+    answer = await speak(
+        proxy.url,
+        b"POST /api/users/x HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\n"
+        b"HTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA\r\n"
+        b"Upgrade: %b\r\nContent-Length: 4\r\n\r\nbody" % protocol,
+    )
+    assert answer.startswith(b"HTTP/1.1 207 ")
+    assert answer.endswith(b"body")
+
+
+async def test_a_client_that_closed_its_sending_side_is_answered(
+    proxy: Proxy, upstream: Neighbour
+) -> None:
+    upstream.on("*", _echo)
+    parts = URL(proxy.url)
+    reader, writer = await asyncio.open_connection(parts.host, parts.port)
+    writer.write(b"POST /api/users/x HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody")
+    writer.write_eof()
+    answer = await asyncio.wait_for(reader.read(), 20)
+    writer.close()
+    assert b"HTTP/1.1 207 " in answer
+    assert answer.endswith(b"body")
