@@ -28,6 +28,7 @@ from PIL import Image
 
 from inference import app, grpc_server, http, sagemaker, v1
 from inference.oip import grpc_predict_v2_pb2 as pb
+from kit.transforms import Undecoded
 from tests.inference import small_models
 from tests.inference.conftest import (
     Gate,
@@ -443,7 +444,7 @@ async def test_images_wait_in_threads_not_on_the_loop(
         assert "no PNG, JPEG or WebP" in junk.json()["error"]
         (served,) = running.app.registry.all_serving()
         gate = Gate()
-        monkeypatch.setattr(served, "prepare", gate.around(served.prepare))  # type: ignore[arg-type]
+        monkeypatch.setattr(Undecoded, "row", gate.around(Undecoded.row))
         before = served.statistics.executions
         _, writer = await asyncio.open_connection("127.0.0.1", running.port)
         body = json.dumps({"inputs": [pictures(3)]}).encode()
@@ -459,7 +460,7 @@ async def test_images_wait_in_threads_not_on_the_loop(
         assert (await running.infer("seen", pictures(1))).status_code == 200
         assert served.statistics.executions == before + 1
     assert len(gate.threads) == 2, "the pictures of a caller that is gone are left alone"
-    assert all(thread.name.startswith("prepare") for thread in gate.threads)
+    assert all(thread.name.startswith("decode") for thread in gate.threads)
 
 
 async def test_images_past_their_time_or_without_room_are_not_prepared(
@@ -468,9 +469,8 @@ async def test_images_past_their_time_or_without_room_are_not_prepared(
     """Found: all of a request's images were prepared whatever had become of it."""
     small_models.put(repository, "seen", "1", small_models.affine(), preprocess=STEPS)
     async with serve(max_queue_size=8) as running:
-        (served,) = running.app.registry.all_serving()
         gate = Gate()
-        monkeypatch.setattr(served, "prepare", gate.around(served.prepare))  # type: ignore[arg-type]
+        monkeypatch.setattr(Undecoded, "row", gate.around(Undecoded.row))
         many = await running.infer("seen", pictures(9))
         assert many.status_code == 413
         assert not gate.threads

@@ -30,6 +30,7 @@ from inference.errors import (
 from inference.http import (
     Exchange,
     Headers,
+    codings,
     content_length,
     hung_up,
     read_body,
@@ -39,7 +40,6 @@ from inference.models import Registry, ServedModel, json_bytes
 from inference.protocol import InferRequest, encode, parse
 from inference.repository import NAME, version_order
 from inference.settings import InferenceSettings
-from inference.turns import by_size
 from kit import logs
 from kit.health import Health
 from kit.request_headers import (
@@ -161,7 +161,10 @@ class InferenceApp:
                     "Inference-Header-Content-Length",
                 )
                 self.check_json_size(len(body) if json_length is None else json_length)
-                request = await by_size(len(body), parse, body, json_length, served)
+                document = body if json_length is None else body[:json_length]
+                request = await self.engine.parse(
+                    len(body), document, parse, body, json_length, served
+                )
                 call.hang_up = lambda: hung_up(receive)
                 answer = await self.engine.infer(served, request, call)
                 out, out_json_length = encode(served, request, answer.outputs)
@@ -195,13 +198,17 @@ class InferenceApp:
 
     async def body(self, receive: Receive, headers: HeaderMap, call: Call) -> bytes:
         """The request's body, within its limit and the request's time."""
-        return await read_body(
+        limit = self.settings.max_body_bytes
+        undone = codings(headers.get(b"content-encoding"))  # refused before the body is read
+        body = await read_body(
             receive,
-            self.settings.max_body_bytes,
+            limit,
             seconds=call.started + self.engine.timeout(call) - time.monotonic(),
             length=headers.get(b"content-length"),
-            encoding=headers.get(b"content-encoding"),
         )
+        for coding in undone:
+            body = await self.engine.unpack(body, coding, limit)
+        return body
 
     def check_json_size(self, size: int, what: str = "JSON") -> None:
         """TooLarge where JSON, or what costs as much, would be parsed while probes wait."""
@@ -418,7 +425,7 @@ class InferenceApp:
         if not body:
             return {}
         self.check_json_size(len(body))
-        return await by_size(len(body), v1.load_object, body)
+        return await self.engine.parse(len(body), body, v1.load_object, body)
 
 
 async def keep_loading(registry: Registry, health: Health, settings: InferenceSettings) -> None:

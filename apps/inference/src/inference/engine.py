@@ -7,8 +7,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -20,13 +19,16 @@ from inference.errors import (
     InferenceError,
     ModelFailed,
     Overloaded,
+    TooLarge,
 )
+from inference.http import MOST_UNPACKED, unpack
 from inference.models import Registry, ServedModel, fit_images
 from inference.predictionlog import Prediction, PredictionLog
 from inference.protocol import InferRequest
 from inference.settings import InferenceSettings
-from inference.turns import Turns
+from inference.turns import OFF_LOOP, Turns
 from kit import logs, tracing
+from kit.decoding import BusyError, Decoding, TooCostlyError, csv_memory, json_memory
 from kit.oip.errors import BadTensorError
 from kit.oip.tensors import Array
 from kit.request_headers import trace_of
@@ -40,6 +42,7 @@ WATCH_AFTER = 0.05
 """Seconds after which a request that is still waiting is watched for its caller hanging up."""
 
 HangUp = Callable[[], Awaitable[None]]
+T = TypeVar("T")
 
 
 class Call:
@@ -106,7 +109,9 @@ class Engine:
         self._default_timeout = settings.default_timeout_seconds
         self._max_timeout = settings.max_timeout_seconds
         self._max_in_flight = settings.max_in_flight
-        self.pool = ThreadPoolExecutor(2, thread_name_prefix="prepare")
+        self.decoding = Decoding(
+            settings.decode_memory_bytes, wait_seconds=settings.decode_wait_seconds
+        )
         self._watchable: dict[Item, tuple[Batcher, HangUp]] = {}
         self._watchers: dict[Item, asyncio.Task[None]] = {}
         self._watch_timer: asyncio.TimerHandle | None = None
@@ -157,12 +162,40 @@ class Engine:
 
     async def infer(self, served: ServedModel, request: InferRequest, call: Call) -> Answer:
         """The outputs that ``request`` wants; the caller has leased ``served``."""
-        decoded = time.monotonic()
-        if request.images is not None:
-            await self._prepare(served, request, call)
+        if request.images is None:
             decoded = time.monotonic()
-        item = await self._run(served, request, call)
-        return self.answer(served, request, call, item, decoded)
+            item = await self._run(served, request, call)
+            return self.answer(served, request, call, item, decoded)
+        served.batcher.check_room(request.rows)
+        try:
+            return await self._infer_images(served, request, call)
+        except TooCostlyError as error:
+            raise BadRequest(str(error)) from None
+        except BusyError as error:
+            raise Overloaded(str(error)) from None
+
+    async def parse(
+        self,
+        size: int,
+        document: bytes,
+        work: Callable[..., T],
+        *arguments: object,
+        csv: bool = False,
+    ) -> T:
+        """What ``work`` makes of a body of ``size`` bytes, of which ``document`` is JSON or CSV.
+
+        Small ones are parsed at once, large ones in a thread, all of those together within the
+        memory there is for decoding: TooLarge or Overloaded.
+        """
+        if size < OFF_LOOP:
+            return work(*arguments)
+        memory = csv_memory(document) if csv else json_memory(document)
+        try:
+            return await self.decoding.run(memory, "the request", work, *arguments)
+        except TooCostlyError as error:
+            raise TooLarge(f"{error}, or the tensors as binary data") from None
+        except BusyError as error:
+            raise Overloaded(str(error)) from None
 
     def submit(
         self, served: ServedModel, request: InferRequest, call: Call, done: Callable[[Item], None]
@@ -237,26 +270,66 @@ class Engine:
         if self._watchable:
             self._watch_timer = loop.call_later(WATCH_AFTER, self._watch, loop)
 
+    async def unpack(self, body: bytes, coding: str, limit: int) -> bytes:
+        """A compressed body's bytes, at most ``limit``; all large ones within the same memory."""
+        memory = len(body) + min(len(body) * MOST_UNPACKED, limit)
+        if memory < OFF_LOOP:
+            return unpack(body, coding, limit)
+        try:
+            return await self.decoding.run(
+                min(memory, self.decoding.total), "the body", unpack, body, coding, limit
+            )
+        except BusyError as error:
+            raise Overloaded(str(error)) from None
+
+    async def _infer_images(self, served: ServedModel, request: InferRequest, call: Call) -> Answer:
+        """The same for raw images: their pixels and rows take of the memory for decoding."""
+        left = call.started + self.timeout(call, request) - time.monotonic()
+        try:
+            async with asyncio.timeout(max(0.0, left)):
+                memory, rows = await self._read_heads(served, request)
+        except TimeoutError:
+            raise _too_late() from None
+        what = f"{len(request.images or ())} images"
+        async with self.decoding.room(memory, what, wait_seconds=left) as held:
+            await self._prepare(served, request, call)
+            held.keep(rows)
+            decoded = time.monotonic()
+            item = await self._run(served, request, call)
+            return self.answer(served, request, call, item, decoded)
+
+    async def _read_heads(self, served: ServedModel, request: InferRequest) -> tuple[int, int]:
+        """Bytes that the images take at most while they are decoded, and then as rows."""
+        prepare, images = served.prepare, request.images
+        assert prepare is not None and images is not None
+        largest = rows = 0
+        try:
+            for image in images:
+                head = await self.decoding.thread(prepare.read_head, image)
+                largest = max(largest, head.memory)
+                rows += head.result // 2
+        except TransformError as error:
+            raise BadRequest(f"input {served.model.inputs[0].name!r}: {error}") from None
+        return largest + rows, rows
+
     async def _prepare(self, served: ServedModel, request: InferRequest, call: Call) -> None:
         """Raw images become the model's one input, in threads: pictures can be large.
 
         One at a time, so that requests take turns and nothing is done for one that is over.
         """
-        served.batcher.check_room(request.rows)
         deadline = call.started + self.timeout(call, request)
         prepare = served.prepare
         images = request.images
         assert prepare is not None and images is not None
         spec = served.model.inputs[0]
-        in_thread = asyncio.get_running_loop().run_in_executor
+        thread = self.decoding.thread
         try:
             async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
-                rows = [await in_thread(self.pool, prepare, image) for image in images]
-                values = await in_thread(self.pool, np.stack, rows)
+                # what a thread is at when the time runs out holds its memory to its end
+                rows = [await asyncio.shield(thread(prepare, image)) for image in images]
+                values = await thread(np.stack, rows)
         except TimeoutError:
-            raise DeadlineExceeded(
-                "the request's time ran out while its images were prepared"
-            ) from None
+            raise _too_late() from None
         except TransformError as error:
             raise BadRequest(f"input {spec.name!r}: {error}") from None
         except ValueError as error:
@@ -371,10 +444,14 @@ class Engine:
 
     def close(self) -> None:
         """Stop the helper threads and send what is left of log and spans."""
-        self.pool.shutdown(wait=False, cancel_futures=True)
+        self.decoding.close()
         self.prediction_log.close()
         if self._spans is not None:
             self._spans.close()
+
+
+def _too_late() -> DeadlineExceeded:
+    return DeadlineExceeded("the request's time ran out while its images were prepared")
 
 
 def failure_of(error: Exception) -> InferenceError:

@@ -6,12 +6,11 @@ import asyncio
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 from starlette.types import Receive, Scope, Send
 
-from inference.engine import Call
 from inference.errors import (
     BadRequest,
     Cancelled,
@@ -21,7 +20,9 @@ from inference.errors import (
     TooLarge,
     UnsupportedMediaType,
 )
-from inference.turns import by_size
+
+if TYPE_CHECKING:
+    from inference.engine import Call
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -66,7 +67,7 @@ class Exchange:
 
 
 MOST_CODINGS = 2
-_MOST_UNPACKED = 1032
+MOST_UNPACKED = 1032
 """Bytes that deflate makes of one at most."""
 SLOW_BODY = "the request's time ran out before its body was there"
 
@@ -80,27 +81,21 @@ def content_length(value: bytes | None, name: str) -> int | None:
     return int(value)
 
 
-async def read_body(
-    receive: Receive, limit: int, *, seconds: float, length: bytes | None, encoding: bytes | None
-) -> bytes:
-    """The body, decompressed; TooLarge as soon as more than ``limit`` bytes are announced or come.
+async def read_body(receive: Receive, limit: int, *, seconds: float, length: bytes | None) -> bytes:
+    """The body as it was sent; TooLarge as soon as more than ``limit`` bytes are announced or come.
 
-    Chunked bodies count as they arrive, compressed ones as they are unpacked. SlowBody where it
-    is not there within ``seconds``, Cancelled where the caller hangs up before the end.
+    Chunked bodies count as they arrive. SlowBody where it is not there within ``seconds``,
+    Cancelled where the caller hangs up before the end.
     """
     if length is not None and (content_length(length, "Content-Length") or 0) > limit:
         raise TooLarge(
             f"body of {length.decode()} bytes: at most {limit} are taken (max_body_bytes)"
         )
-    codings(encoding)  # before the body is read
     try:
         async with asyncio.timeout(max(0.0, seconds)):
-            body = await _receive_all(receive, limit)
+            return await _receive_all(receive, limit)
     except TimeoutError:
         raise SlowBody(SLOW_BODY) from None
-    for coding in codings(encoding):
-        body = await by_size(len(body) * _MOST_UNPACKED, unpack, body, coding, limit)
-    return body
 
 
 def codings(encoding: bytes | None) -> list[str]:

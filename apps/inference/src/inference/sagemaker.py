@@ -27,7 +27,6 @@ from inference.protocol import (
     settle_inputs,
     settle_outputs,
 )
-from inference.turns import by_size
 from inference.v1 import predictions, read_instances
 from kit.oip.csv_rows import read_csv
 from kit.oip.datatypes import NUMPY
@@ -59,8 +58,11 @@ async def handle(app: InferenceApp, exchange: Exchange) -> None:
             served = found.lease()
             content_type = headers.get(b"content-type", b"application/json").decode("latin-1")
             media = content_type.split(";", 1)[0].strip().lower()
-            app.check_json_size(*parsed_size(body, media, content_type))
-            read_as = await by_size(len(body), read, body, media, content_type, served)
+            size, what = parsed_size(body, media, content_type)
+            app.check_json_size(size, what)
+            read_as = await app.engine.parse(
+                len(body), body[:size], read, body, media, content_type, served, csv=what == "CSV"
+            )
             request, style = read_as
             accept = headers.get(b"accept", b"").decode("latin-1")
             if style == "v2-binary":

@@ -13,7 +13,6 @@ from inference.errors import BadRequest
 from inference.http import Exchange, respond
 from inference.models import ServedModel, json_bytes
 from inference.protocol import InferRequest, add_input, settle_inputs, settle_outputs
-from inference.turns import by_size
 from kit.oip.rows import read_rows
 from kit.oip.tensors import Array
 
@@ -51,7 +50,7 @@ async def _predict(app: InferenceApp, exchange: Exchange, name: str) -> None:
         try:
             served = app.registry.get(name).lease()
             app.check_json_size(len(body))
-            request = await by_size(len(body), read, body, served)
+            request = await app.engine.parse(len(body), body, read, body, served)
             call.hang_up = exchange.hung_up
             answer = await app.engine.infer(served, request, call)
             document = {"predictions": predictions(answer.outputs, request.rows, served)}

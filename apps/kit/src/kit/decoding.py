@@ -36,6 +36,20 @@ def default_memory() -> int:
     return (memory_limit() or WITHOUT_LIMIT * SHARE) // SHARE
 
 
+class Held:
+    """Bytes that are held; what is no longer needed may be given back before the end."""
+
+    def __init__(self, decoding: Decoding, size: int) -> None:
+        self._decoding = decoding
+        self.size = size
+
+    def keep(self, size: int) -> None:
+        """Give back all but ``size`` bytes."""
+        if size < self.size:
+            self._decoding.give(self.size - size)
+            self.size = size
+
+
 class Decoding:
     """A budget of bytes and the threads that use it. Use it from one event loop only."""
 
@@ -58,16 +72,17 @@ class Decoding:
     @asynccontextmanager
     async def room(
         self, size: int, what: str, *, wait_seconds: float | None = None
-    ) -> AsyncIterator[None]:
+    ) -> AsyncIterator[Held]:
         """Hold ``size`` bytes.
 
         TooCostlyError, or BusyError where they do not become free in time.
         """
         await self._take(size, what, wait_seconds)
+        held = Held(self, size)
         try:
-            yield
+            yield held
         finally:
-            self._give(size)
+            held.keep(0)
 
     async def run(
         self,
@@ -84,18 +99,20 @@ class Decoding:
         """
         await self._take(size, what, None)
         try:
-            work_done = asyncio.get_running_loop().run_in_executor(
-                self._threads, lambda: work(*arguments, **named)
-            )
+            work_done = self.thread(work, *arguments, **named)
         except BaseException:
-            self._give(size)
+            self.give(size)
             raise
-        work_done.add_done_callback(lambda _: self._give(size))
+        work_done.add_done_callback(lambda _: self.give(size))
         return await asyncio.shield(work_done)
 
-    def thread(self, work: Callable[[], T]) -> asyncio.Future[T]:
-        """``work`` done in a thread, for who holds its memory by ``room``."""
-        return asyncio.get_running_loop().run_in_executor(self._threads, work)
+    def thread(
+        self, work: Callable[P, T], *arguments: P.args, **named: P.kwargs
+    ) -> asyncio.Future[T]:
+        """``work`` done in a thread, for who holds its memory by ``room`` or needs little."""
+        return asyncio.get_running_loop().run_in_executor(
+            self._threads, lambda: work(*arguments, **named)
+        )
 
     def close(self) -> None:
         """Begin no more work."""
@@ -115,7 +132,7 @@ class Decoding:
                 await future
         except BaseException as error:
             if future.done() and not future.cancelled():
-                self._give(size)  # it came at the last moment
+                self.give(size)  # it came at the last moment
             elif entry in self._waiting:
                 self._waiting.remove(entry)
                 self._serve()
@@ -126,7 +143,8 @@ class Decoding:
                 ) from None
             raise
 
-    def _give(self, size: int) -> None:
+    def give(self, size: int) -> None:
+        """Let go of ``size`` bytes."""
         self.free += size
         self._serve()
 

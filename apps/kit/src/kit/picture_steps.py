@@ -62,7 +62,7 @@ class Contrast(Step):
         dark, border, light = found
         black = dark + self.ground * (border - dark)
         levels = np.clip((np.arange(256) - black) * (255 / max(light - black, 1)), 0, 255)
-        return image.point([round(level) for level in levels] * len(image.getbands()))
+        return image.point(np.rint(levels).astype(int).tolist() * len(image.getbands()))
 
 
 class CropToContent(Step):

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from kit.decoding import BusyError, Decoding, TooCostlyError, csv_memory, json_memory
 from kit.oip.errors import BadAnswerError, BadTensorError
 from kit.oip.messages import Packed, decode_answer, encode_request, pack
 from kit.oip.tensors import bytes_element, from_binary
+from kit.pictures import FIXED_BYTES
 from kit.problem import Problem
 from kit.transforms import TransformError
 from proxy import tensors
@@ -31,7 +32,13 @@ TEXT = "text/plain"
 TAKEN = (*IMAGES, JSON, CSV, TEXT)
 MOST_PARAMETERS = 200
 """Characters of a Content-Type's parameters: it is kept with a job."""
-INLINE_DECODE_BYTES = 16 * 1024
+INLINE_BYTES = 16 * 1024
+INLINE_MEMORY = FIXED_BYTES + 512 * 1024
+"""What is smaller and takes less memory is decoded on the event loop: a thread would take longer.
+
+The memory bounds the time as well: a picture of 100,000 pixels takes a millisecond or two."""
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,45 +108,74 @@ def media_type(content_type: str | None) -> str:
 
 
 async def prepare(
-    payload: bytes, content_type: str, contract: Contract, *, on_server: bool
+    payload: bytes,
+    content_type: str,
+    contract: Contract,
+    decoding: Decoding,
+    *,
+    on_server: bool,
 ) -> Prepared:
-    """The input as tensors, by the model's contract. Problem 400 or 415.
+    """The input as tensors, by the model's contract. Problem 400, 415 or 429.
 
-    Images larger than a few kilobytes are decoded off the event loop. ``on_server`` leaves an
-    image as it is, for a server that prepares it.
+    What takes more than a little memory is decoded off the event loop, all of it together
+    within the memory there is for that. ``on_server`` leaves an image as it is, for a server
+    that prepares it.
     """
     if not payload:
         raise Problem(400, "empty-body", "the request has no body; send an image, JSON or CSV")
     try:
         if content_type in IMAGES:
-            if contract.preparation is None:
-                raise Problem(
-                    415,
-                    "unsupported-media-type",
-                    f"{contract.model} takes no images (its contract has no `preprocess`); "
-                    f"send {JSON} or {CSV}",
-                )
-            tensor = contract.inputs[0]
-            if on_server:
-                raw = bytes_element(payload)
-                return Prepared({tensor.name: ("BYTES", (1,), raw)}, 1)
-            if len(payload) <= INLINE_DECODE_BYTES:
-                row = contract.preparation(payload)
-            else:
-                row = await asyncio.to_thread(contract.preparation, payload)
-            return Prepared(pack(tensor.name, tensors.converted(row, tensor), tensor.datatype), 1)
-        if len(payload) <= INLINE_DECODE_BYTES:
-            arrays = tensors.read(payload, contract, content_type)
-        else:
-            arrays = await asyncio.to_thread(tensors.read, payload, contract, content_type)
-    except (TransformError, BadTensorError) as error:
+            return await _prepare_image(payload, contract, decoding, on_server=on_server)
+        known = json_memory if content_type.startswith(JSON) else csv_memory
+        arrays = await _decode(
+            decoding, payload, known(payload), "the body",
+            tensors.read, payload, contract, content_type,
+        )  # fmt: skip
+    except (TransformError, BadTensorError, TooCostlyError) as error:
         raise Problem(400, "bad-input", f"{contract.model}: {error}") from None
+    except BusyError as error:
+        raise Problem(
+            429, "decoding-busy", f"{contract.model}: {error}", headers={"retry-after": "1"}
+        ) from None
     datatypes = {tensor.name: tensor.datatype for tensor in contract.inputs}
     inputs: Packed = {}
     for name, array in arrays.items():
         inputs |= pack(name, array, datatypes[name])
     batch = all(tensor.shape and tensor.shape[0] < 0 for tensor in contract.inputs)
     return Prepared(inputs, len(next(iter(arrays.values()))) if batch else 1)
+
+
+async def _prepare_image(
+    payload: bytes, contract: Contract, decoding: Decoding, *, on_server: bool
+) -> Prepared:
+    if contract.preparation is None:
+        raise Problem(
+            415,
+            "unsupported-media-type",
+            f"{contract.model} takes no images (its contract has no `preprocess`); "
+            f"send {JSON} or {CSV}",
+        )
+    tensor = contract.inputs[0]
+    if on_server:
+        return Prepared({tensor.name: ("BYTES", (1,), bytes_element(payload))}, 1)
+    image = contract.preparation.read_head(payload)
+    row = await _decode(decoding, payload, image.memory, "the image", image.row)
+    return Prepared(pack(tensor.name, tensors.converted(row, tensor), tensor.datatype), 1)
+
+
+async def _decode(
+    decoding: Decoding,
+    payload: bytes,
+    memory: int,
+    what: str,
+    work: Callable[P, T],
+    *arguments: P.args,
+    **named: P.kwargs,
+) -> T:
+    """Little work is done here, one after another; the rest waits for memory and a thread."""
+    if len(payload) <= INLINE_BYTES and memory <= INLINE_MEMORY:
+        return work(*arguments, **named)
+    return await decoding.run(memory, what, work, *arguments, **named)
 
 
 @dataclass(frozen=True, slots=True)

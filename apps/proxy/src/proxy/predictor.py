@@ -10,6 +10,7 @@ from typing import Any, cast
 import orjson
 import redis.asyncio as redis
 
+from kit.decoding import Decoding
 from kit.problem import Problem
 from proxy.cache import Made, PredictionCache, key_of
 from proxy.contract import Contract
@@ -53,6 +54,13 @@ class Predictor:
         self._settings = settings
         self._store = store
         self._cache = cache
+        self._decoding = Decoding(
+            settings.decode_memory_bytes, wait_seconds=settings.decode_wait_seconds
+        )
+
+    def close(self) -> None:
+        """Decode nothing more."""
+        self._decoding.close()
 
     async def run(
         self,
@@ -126,7 +134,13 @@ class Predictor:
                 document = None
             if isinstance(document, dict) and set(document) == {"reference"}:
                 return await self._referred(str(document["reference"]), backend.name, owner)
-        return await prepare(payload, kind, contract, on_server=prepares_on_server(backend))
+        return await self._prepare(payload, kind, contract, backend)
+
+    async def _prepare(
+        self, payload: bytes, kind: str, contract: Contract, backend: ModelBackend
+    ) -> Prepared:
+        on_server = prepares_on_server(backend)
+        return await prepare(payload, kind, contract, self._decoding, on_server=on_server)
 
     async def keep(
         self, backend: ModelBackend, kind: str, payload: bytes, asking: Asking, owner: str
@@ -137,7 +151,7 @@ class Predictor:
                 400, "bad-input", f"{backend.name} is on SageMaker, which prepares its own inputs"
             )
         contract = await backend.contract(asking)
-        prepared = await prepare(payload, kind, contract, on_server=prepares_on_server(backend))
+        prepared = await self._prepare(payload, kind, contract, backend)
         reference = key_of(prepared.canonical())[:32]
         client = self._store.need()
         seconds = self._settings.data_ttl_seconds

@@ -139,6 +139,7 @@ class Services:
         await self.session.close()
         await self.store.close()
         self.blobs.close()
+        self.predictor.close()
         if self.spans is not None:
             await asyncio.to_thread(self.spans.close)
         self.access.flush()
