@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trainer import digits, training
+from kit.transforms import Preparation
+from trainer import digits, drawing, training
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +27,23 @@ def test_the_export_is_good_on_what_it_never_saw(trained: training.Trained) -> N
     assert accuracy > 0.95
     assert trained.manifest["metrics"]["accuracy"] == pytest.approx(accuracy, abs=1e-6)
     assert np.allclose(probabilities.sum(axis=1), 1, atol=1e-5)
+
+
+def test_pictures_that_people_send_are_answered_right(trained: training.Trained) -> None:
+    """Dark on white and light on dark, any margin, size and stroke, from papers and photographs."""
+    _, held_out = digits.split()
+    chance = np.random.default_rng(7)
+    prepare = Preparation(digits.PREPROCESS)
+    rows = [prepare(drawing.from_pixels(row, drawing.random_style(chance, largest=320)))
+            for row in held_out.pixels[:200]]  # fmt: skip
+    labels = np.arange(100) % 10
+    rows += [prepare(drawing.from_strokes(int(label), training.small_style(chance), chance))
+             for label in labels]  # fmt: skip
+    seen, _ = training.predict(trained.onnx, np.stack(rows))
+    right = seen == np.concatenate([held_out.labels[:200], labels])
+    assert right[:200].mean() >= 0.9
+    assert right[200:].mean() >= 0.95
+    assert trained.manifest["metrics"]["accuracy_drawn"] >= 0.9
 
 
 def test_a_batch_gives_what_its_rows_give_alone(trained: training.Trained) -> None:
