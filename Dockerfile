@@ -44,6 +44,9 @@ LABEL org.opencontainers.image.title="slipway-${APP}" \
       org.opencontainers.image.revision="${REVISION}"
 ENV PATH=/opt/slipway/bin:/usr/local/bin:/usr/bin:/bin PYTHONPATH=/opt/app \
     PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
+# ONNX Runtime's StringNormalizer asks for en_US.UTF-8 by name, and the slim image has only
+# C.UTF-8, which knows the same letters: under the other name it is all that is needed.
+COPY --from=builder /usr/lib/locale/C.utf8 /usr/lib/locale/en_US.utf8
 COPY --from=builder /opt/slipway /opt/slipway
 COPY --from=builder /opt/app /opt/app
 COPY --from=builder /entrypoint /entrypoint
