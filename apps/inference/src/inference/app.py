@@ -42,6 +42,7 @@ from inference.repository import NAME, version_order
 from inference.settings import InferenceSettings
 from kit import logs
 from kit.health import Health
+from kit.oip.non_finite import HEADER as NON_FINITE
 from kit.request_headers import (
     REQUEST_ID,
     REQUEST_TIMEOUT,
@@ -174,6 +175,7 @@ class InferenceApp:
             await self.refuse(send, self.engine.failed(served, call, error, request), call)
             return
         answer_headers = self.answer_headers(served, answer, call)
+        answer_headers += self.non_finite_headers(request)
         if out_json_length is None:
             answer_headers.append(_JSON)
         else:
@@ -228,6 +230,10 @@ class InferenceApp:
             (b"x-slipway-compute-ms", b"%.3f" % (answer.compute * 1000)),
             (REQUEST_ID, call.request_id.encode()),
         ]
+
+    def non_finite_headers(self, request: InferRequest) -> Headers:
+        """How many values of the answer JSON could not say, if there are any."""
+        return [(NON_FINITE, b"%d" % request.non_finite)] if request.non_finite else []
 
     async def refuse(self, send: Send, error: InferenceError, call: Call) -> None:
         """The protocol's error body, with the status the error has."""

@@ -202,6 +202,8 @@ class FastRequest:
             b"x-slipway-queue-ms: %.3f\r\nx-slipway-compute-ms: %.3f\r\nx-request-id: %b\r\n"
             % (answer.queue * 1000, answer.compute * 1000, self.call.request_id.encode())
         )
+        if request.non_finite:
+            head.append(_lines(app.non_finite_headers(request)))
         if json_length is None:
             head.append(b"content-type: application/json\r\n")
         else:

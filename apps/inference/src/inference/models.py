@@ -28,6 +28,7 @@ from inference.statistics import ModelStatistics
 from kit import logs
 from kit.cgroup import usable_cpus
 from kit.oip.datatypes import of_array
+from kit.oip.non_finite import Policy
 from kit.oip.tensors import Array
 from kit.transforms import Finish, Preparation, TransformError
 
@@ -88,6 +89,7 @@ class ServedModel:
         self.header_lines = (
             f"x-slipway-model: {self.name}\r\nx-slipway-model-version: {self.version}\r\n"
         ).encode("latin-1", "replace")
+        self.non_finite: Policy = settings.non_finite_outputs
         self.leases = 0
         self.released = asyncio.Event()
         self.released.set()

@@ -6,23 +6,26 @@ Source: the protocol's "HTTP/REST" chapter and its "Binary Tensor Data" extensio
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import orjson
 
 from inference.classification import class_count
-from inference.errors import BadRequest
+from inference.errors import BadRequest, ModelFailed
 from inference.jsonparse import loads
 from inference.manifest import TensorSpec
 from inference.models import ServedModel
 from inference.unsupported import check_request, check_tensor
 from kit.oip.datatypes import of_array
 from kit.oip.inputs import check_all_given, read_input, row_count
+from kit.oip.non_finite import count_of, message, plain
 from kit.oip.tensors import Array, as_text, kind_of, to_binary, to_json
 
 MAX_ID = 1024
 MAX_DIGITS = 18
+SEARCHED = 4096
+"""Bytes of an answer up to which a word in it is found faster than its numbers are looked at."""
 
 
 class InferRequest:
@@ -30,17 +33,19 @@ class InferRequest:
 
     ``wanted`` are the names asked for, with whether each is to be binary, or None for all;
     ``classes`` are how many of its largest values are wanted of an output, by its name;
-    ``timeout`` is in seconds.
+    ``timeout`` is in seconds; ``non_finite`` counts the values of the answer that JSON cannot
+    say, once it is written.
     """
 
-    __slots__ = ("binary", "classes", "feeds", "id", "images", "key", "rows", "run_outputs",
-                 "timeout", "wanted")  # fmt: skip
+    __slots__ = ("binary", "classes", "feeds", "id", "images", "key", "non_finite", "rows",
+                 "run_outputs", "timeout", "wanted")  # fmt: skip
 
     def __init__(self) -> None:
         self.id: str | None = None
         self.feeds: dict[str, Array] = {}
         self.images: list[bytes] | None = None
         self.rows = 1
+        self.non_finite = 0
         self.key: object = None
         self.wanted: list[tuple[str, bool]] | None = None
         self.run_outputs: tuple[str, ...] = ()
@@ -225,10 +230,12 @@ def encode(
 ) -> tuple[bytes, int | None]:
     """The body, and the length of its JSON where binary data follow.
 
-    ``outputs`` are in the order in which they are to appear.
+    ``outputs`` are in the order in which they are to appear. ModelFailed where JSON cannot say
+    one of their values and the server is set to refuse such answers.
     """
     tensors: list[dict[str, Any]] = []
     binary: list[bytes] = []
+    as_json: list[tuple[dict[str, Any], Array]] = []
     wanted = request.wanted
     for position, (name, values) in enumerate(outputs.items()):
         tensor: dict[str, Any] = {
@@ -243,13 +250,30 @@ def encode(
             binary.append(data)
         else:
             tensor["data"] = to_json(values)
+            as_json.append((tensor, values))
         tensors.append(tensor)
     document: dict[str, Any] = {"model_name": served.name, "model_version": served.version}
     if request.id is not None:
         document["id"] = request.id
     document["outputs"] = tensors
     body = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+    # orjson writes null for them: where a short body has none, nothing need be counted
+    if (len(body) > SEARCHED or b"null" in body) and note_non_finite(
+        served, request, [values for _, values in as_json]
+    ):
+        for tensor, values in as_json:
+            if count_of(values):
+                tensor["data"] = plain(values.reshape(-1), served.non_finite)
+        body = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
     return (b"".join([body, *binary]), len(body)) if binary else (body, None)
+
+
+def note_non_finite(served: ServedModel, request: InferRequest, outputs: Iterable[Array]) -> bool:
+    """Count what JSON cannot say; ModelFailed where the server is set to refuse such answers."""
+    request.non_finite = sum(map(count_of, outputs))
+    if request.non_finite and served.non_finite == "error":
+        raise ModelFailed(message(request.non_finite))
+    return request.non_finite > 0
 
 
 def _flag(parameters: Mapping[str, Any], name: str, *, default: bool = False) -> bool:

@@ -23,6 +23,7 @@ from inference.protocol import (
     add_input,
     build,
     encode,
+    note_non_finite,
     parse,
     settle_inputs,
     settle_outputs,
@@ -31,6 +32,7 @@ from inference.v1 import predictions, read_instances
 from kit.oip.csv_rows import read_csv
 from kit.oip.datatypes import NUMPY
 from kit.oip.inputs import check_shape
+from kit.oip.non_finite import replaced
 from kit.oip.rows import is_protocol
 from kit.oip.tensors import Array, from_binary, to_binary
 from kit.pictures import is_picture
@@ -79,6 +81,7 @@ async def handle(app: InferenceApp, exchange: Exchange) -> None:
         raise app.engine.failed(served, call, error, request) from None
     out_headers: Headers = [
         *app.answer_headers(served, answer, call),
+        *app.non_finite_headers(request),
         (b"content-type", out_type.encode()),
     ]
     await respond(exchange.send, 200, out_headers, out)
@@ -212,23 +215,24 @@ def write(
             return "application/json", body
         return f"{BINARY_JSON};json-header-size={length}", body
     if media == "text/csv":
-        return "text/csv; charset=utf-8", _csv(outputs, request.rows)
+        return "text/csv; charset=utf-8", _csv(outputs, request, served)
     if media == "application/octet-stream":
         return media, b"".join(to_binary(values) for values in outputs.values())
     if style == "v2":
         return "application/json", encode(served, request, outputs)[0]
-    return "application/json", json_bytes(
-        {"predictions": predictions(outputs, request.rows, served)}
-    )
+    return "application/json", json_bytes({"predictions": predictions(outputs, request, served)})
 
 
-def _csv(outputs: dict[str, Array], rows: int) -> bytes:
+def _csv(outputs: dict[str, Array], request: InferRequest, served: ServedModel) -> bytes:
     """A line per row: every output's values side by side."""
     table = io.StringIO()
+    rows = request.rows
+    note_non_finite(served, request, outputs.values())
+    replace = {name: replaced(values, served.non_finite) for name, values in outputs.items()}
     writer = csv.writer(table, lineterminator="\n")
     columns = [
         values.reshape(rows, -1).tolist() if values.size % max(rows, 1) == 0 else [values.tolist()]
-        for values in outputs.values()
+        for values in replace.values()
     ]
     for row in zip(*columns, strict=True):
         writer.writerow([value for cell in row for value in cell])

@@ -51,6 +51,13 @@ class InferenceSettings(DecodingSettings):
         float, Field(gt=0, description="Time limit for fetching one model.")
     ] = 600.0
 
+    non_finite_outputs: Annotated[
+        Literal["null", "string", "error"],
+        Field(
+            description="What JSON answers hold for NaN and infinities: `null`, `string` (NaN, "
+            "Infinity, -Infinity), or `error` (no answer); X-Slipway-Non-Finite counts them."
+        ),
+    ] = "null"
     grpc_enabled: Annotated[bool, Field(description="Serve the protocol over gRPC too.")] = True
     grpc_port: Annotated[int, Field(ge=0, le=65535, description="Port of gRPC.")] = 8081
 

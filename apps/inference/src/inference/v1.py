@@ -12,7 +12,14 @@ import orjson
 from inference.errors import BadRequest
 from inference.http import Exchange, respond
 from inference.models import ServedModel, json_bytes
-from inference.protocol import InferRequest, add_input, settle_inputs, settle_outputs
+from inference.protocol import (
+    InferRequest,
+    add_input,
+    note_non_finite,
+    settle_inputs,
+    settle_outputs,
+)
+from kit.oip.non_finite import plain
 from kit.oip.rows import read_rows
 from kit.oip.tensors import Array
 
@@ -53,13 +60,14 @@ async def _predict(app: InferenceApp, exchange: Exchange, name: str) -> None:
             request = await app.engine.parse(len(body), body, read, body, served)
             call.hang_up = exchange.hung_up
             answer = await app.engine.infer(served, request, call)
-            document = {"predictions": predictions(answer.outputs, request.rows, served)}
+            document = {"predictions": predictions(answer.outputs, request, served)}
             out = json_bytes(document)
         finally:
             app.engine.leave(served)
     except Exception as error:
         raise app.engine.failed(served, call, error, request) from None
     headers = app.answer_headers(served, answer, call)
+    headers += app.non_finite_headers(request)
     headers.append((b"content-type", b"application/json"))
     await respond(exchange.send, 200, headers, out)
     app.engine.succeeded(served, request, call, answer)
@@ -93,10 +101,13 @@ def read_instances(document: Any, served: ServedModel) -> InferRequest:
     return result
 
 
-def predictions(outputs: dict[str, Array], rows: int, served: ServedModel) -> list[Any]:
+def predictions(outputs: dict[str, Array], request: InferRequest, served: ServedModel) -> list[Any]:
     """One element per row: the only output's, or an object of all of them by name."""
+    note_non_finite(served, request, outputs.values())
     columns = {
-        name: values.tolist() if served.batched or values.ndim else [values.item()]
+        name: plain(
+            values if served.batched or values.ndim else values.reshape(1), served.non_finite
+        )
         for name, values in outputs.items()
     }
     if len(columns) == 1:

@@ -14,6 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import StreamingResponse
 from starlette.exceptions import HTTPException
 
+from kit.oip.non_finite import HEADER as NON_FINITE
 from kit.problem import MEDIA_TYPE, Problem
 from proxy import callbacks, compose, pages
 from proxy.auth import allow, unauthorized
@@ -409,6 +410,7 @@ def report(request: Request, outcome: Outcome) -> None:
         (b"x-slipway-queue-ms", outcome.queue_ms),
         (b"x-slipway-compute-ms", outcome.compute_ms),
         (b"x-cache", outcome.cache),
+        (NON_FINITE, document.get("non_finite")),
     ):
         if value:
             request.extra.append((name, str(value).encode("latin-1", "replace")))

@@ -119,7 +119,7 @@ def merge(
     sums: dict[str, float] = {}
     for model, answer in answers.items():
         probabilities = answer.get("probabilities")
-        if not isinstance(probabilities, Mapping) or "label" not in answer:
+        if not isinstance(probabilities, Mapping) or answer.get("label") is None:
             raise Problem(
                 502,
                 "members-disagree",

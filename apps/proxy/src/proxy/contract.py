@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from kit.oip.non_finite import Policy
 from kit.transforms import Finish, Preparation, TransformError
 
 
@@ -39,6 +40,7 @@ class Contract:
     preparation: Preparation | None = None
     finish: Finish | None = None
     digest: str = ""
+    non_finite: Policy = "null"
 
     def document(self) -> dict[str, Any]:
         """For people and programs that ask what the model takes."""
@@ -51,7 +53,9 @@ class Contract:
         }
 
 
-def parse(metadata: Mapping[str, Any], *, name: str, max_pixels: int) -> Contract:
+def parse(
+    metadata: Mapping[str, Any], *, name: str, max_pixels: int, non_finite: Policy = "null"
+) -> Contract:
     """The contract in a model's metadata; BadContractError names what is wrong with it.
 
     ``name`` is what callers know the model by. ``max_pixels`` bounds the images that are
@@ -75,6 +79,7 @@ def parse(metadata: Mapping[str, Any], *, name: str, max_pixels: int) -> Contrac
             preparation=preparation,
             finish=finish,
             digest=str(properties.get("sha256") or ""),
+            non_finite=non_finite,
         )
     except TransformError as error:
         raise BadContractError(str(error)) from error

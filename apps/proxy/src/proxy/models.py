@@ -121,6 +121,7 @@ class HttpModel:
         self._margin = settings.hop_margin_seconds
         self._ttl = settings.contract_ttl_seconds
         self._max_pixels = settings.max_image_pixels
+        self._non_finite = settings.non_finite_outputs
         self._contract: Contract | None = None
         self._read_at = 0.0
         self._reading: asyncio.Task[Contract] | None = None
@@ -158,7 +159,10 @@ class HttpModel:
             )
         try:
             contract = contracts.parse(
-                orjson.loads(answer.body), name=self.name, max_pixels=self._max_pixels
+                orjson.loads(answer.body),
+                name=self.name,
+                max_pixels=self._max_pixels,
+                non_finite=self._non_finite,
             )
         except (orjson.JSONDecodeError, BadContractError) as error:
             raise Problem(502, "bad-contract", f"{self.name}: {error}") from error

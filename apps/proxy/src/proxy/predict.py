@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from kit.decoding import BusyError, Decoding, TooCostlyError, csv_memory, json_memory
 from kit.oip.errors import BadAnswerError, BadTensorError
 from kit.oip.messages import Packed, decode_answer, encode_request, pack
+from kit.oip.non_finite import Policy, count_of, message, plain, replaced
 from kit.oip.tensors import bytes_element, from_binary
 from kit.pictures import FIXED_BYTES
 from kit.problem import Problem
@@ -192,23 +194,36 @@ class Prediction:
     label: str = ""
     queue_ms: str = ""
     compute_ms: str = ""
+    policy: Policy = "null"
+
+    @property
+    def non_finite(self) -> int:
+        """How many of the values that are shown JSON cannot say."""
+        scores = self.outputs.get(self.probabilities)
+        shown = self.outputs.values() if scores is None or not self.labels else [scores]
+        return sum(map(count_of, shown))
 
     def rows(self) -> list[dict[str, Any]]:
         """Each row for people: label, probability and probabilities, or the bare outputs."""
         scores = self.outputs.get(self.probabilities)
         given = self.outputs.get(self.label)
         if scores is None or not self.labels:
-            return _bare(self.outputs)
+            return _bare(
+                {name: replaced(array, self.policy) for name, array in self.outputs.items()}
+            )
         rows: list[dict[str, Any]] = []
         for position, row in enumerate(scores):
             best = int(row.argmax())
-            label = self.labels[best] if given is None else str(given.reshape(-1)[position])
+            label: str | None = None  # NaN is larger than nothing and smaller than nothing
+            if not np.isnan(row).any():
+                label = self.labels[best] if given is None else str(given.reshape(-1)[position])
             rows.append(
                 {
                     "label": label,
-                    "probability": _number(row[best]),
+                    "probability": _number(row[best], self.policy),
                     "probabilities": {
-                        name: _number(score) for name, score in zip(self.labels, row, strict=True)
+                        name: _number(score, self.policy)
+                        for name, score in zip(self.labels, row, strict=True)
                     },
                 }
             )
@@ -224,12 +239,13 @@ class Prediction:
         }
         rows = self.rows()
         body = rows[0] if len(rows) == 1 else {"predictions": rows}
-        return {**head, **body}
+        said = {"non_finite": self.non_finite} if self.non_finite else {}
+        return {**head, **body, **said}
 
 
-def _number(value: Any) -> float | None:
-    number = float(value)
-    return round(number, 6) if np.isfinite(number) else None
+def _number(value: Any, policy: Policy) -> Any:
+    number = np.float64(value)
+    return round(float(number), 6) if np.isfinite(number) else plain(np.array(number), policy)
 
 
 def _bare(outputs: Mapping[str, Array]) -> list[dict[str, Any]]:
@@ -245,10 +261,10 @@ def _bare(outputs: Mapping[str, Array]) -> list[dict[str, Any]]:
 def _plain(value: Any) -> Any:
     if isinstance(value, np.ndarray | np.generic):
         value = value.tolist()
-    if isinstance(value, float) and not np.isfinite(value):
-        return None
     if isinstance(value, list):
         return [_plain(item) for item in value]
+    if isinstance(value, bytes):  # text comes as str: these are no UTF-8
+        return {"b64": base64.b64encode(value).decode()}
     return value
 
 
@@ -277,7 +293,7 @@ def interpret(answer: Answer, contract: Contract) -> Prediction:
             probabilities, label = _roles(contract, outputs)
     except (BadAnswerError, TransformError, ValueError) as error:
         raise Problem(502, "bad-answer", f"{contract.model}: {error}") from error
-    return Prediction(
+    prediction = Prediction(
         model=contract.model,
         version=answer.headers.get("x-slipway-model-version")
         or str(document.get("model_version") or contract.version),
@@ -289,7 +305,11 @@ def interpret(answer: Answer, contract: Contract) -> Prediction:
         label=label,
         queue_ms=answer.headers.get("x-slipway-queue-ms", ""),
         compute_ms=answer.headers.get("x-slipway-compute-ms", ""),
+        policy=contract.non_finite,
     )
+    if contract.non_finite == "error" and prediction.non_finite:
+        raise Problem(502, "non-finite-output", message(prediction.non_finite))
+    return prediction
 
 
 def _roles(contract: Contract, outputs: Mapping[str, Array]) -> tuple[str, str]:

@@ -196,16 +196,19 @@ class Predictor:
         on_progress: OnProgress | None,
     ) -> Outcome:
         merged: list[dict[str, Any]] = []
+        non_finite = 0
         last: Prediction | None = None
         for start in range(0, prepared.rows, rows):
             last = await predict(backend, contract, prepared.part(start, start + rows), asking)
             merged += last.rows()
+            non_finite += last.non_finite
             if on_progress is not None:
                 await on_progress(min(1.0, (start + rows) / prepared.rows))
         assert last is not None
         head = {"model": last.model, "version": last.version}
         head |= {"variant": last.variant, "pod": last.pod}
-        return Outcome({**head, "predictions": merged})
+        said = {"non_finite": non_finite} if non_finite else {}
+        return Outcome({**head, "predictions": merged, **said})
 
 
 def prediction_key(model: str, contract: Contract, prepared: Prepared, asking: Asking) -> str:

@@ -392,6 +392,13 @@ class ProxySettings(DecodingSettings):
     contract_ttl_seconds: Annotated[
         float, Field(gt=0, description="How long a model's contract is believed.")
     ] = 30.0
+    non_finite_outputs: Annotated[
+        Literal["null", "string", "error"],
+        Field(
+            description="What JSON answers hold for NaN and infinities: `null`, `string` (NaN, "
+            "Infinity, -Infinity), or `error` (no answer); X-Slipway-Non-Finite counts them."
+        ),
+    ] = "null"
     access_log: Annotated[
         Literal["all", "errors", "off"], Field(description="Which requests are logged.")
     ] = "all"

@@ -275,8 +275,7 @@ def to_binary(values: Array) -> bytes:
 def to_json(values: Array) -> Any:
     """What orjson writes as the flat ``data`` of a tensor.
 
-    NaN and infinities become ``null``: JSON has no word for them; ask for binary data where
-    they matter.
+    It writes null for NaN and infinities; see :mod:`kit.oip.non_finite`.
     """
     if values.dtype.kind in "OUS":
         return [
