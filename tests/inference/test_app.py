@@ -371,9 +371,12 @@ async def test_the_descriptions(serve: Serve, repository: Path) -> None:
         assert model["outputs"] == [{"name": "y", "datatype": "FP32", "shape": [-1, 2]}]
         assert model["properties"] == {
             "labels": ["a", "b"],
+            "columns": [],
             "preprocess": [],
             "postprocess": [],
             "sha256": hashlib.sha256(small_models.affine()).hexdigest(),
+            "batching": model["properties"]["batching"],
+            "free_rank": [],
         }
         assert (await get("/v2/models/affine/versions/1")).json() == model
         assert (await get("/v2/models/affine/ready")).json()["ready"] is True

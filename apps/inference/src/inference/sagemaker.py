@@ -226,7 +226,8 @@ def write(
 def _csv(outputs: dict[str, Array], request: InferRequest, served: ServedModel) -> bytes:
     """A line per row: every output's values side by side."""
     table = io.StringIO()
-    rows = request.rows
+    counts = {len(values) if values.ndim else 1 for values in outputs.values()}
+    rows = (counts.pop() if len(counts) == 1 else 1) or 1
     note_non_finite(served, request, outputs.values())
     replace = {name: replaced(values, served.non_finite) for name, values in outputs.items()}
     writer = csv.writer(table, lineterminator="\n")
