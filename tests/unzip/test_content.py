@@ -45,6 +45,11 @@ def _charset(*chunks: bytes) -> str:
         ("안녕".encode()[:-1], "utf-8"),
         ("Grüße aus München, schöne Straßen\n".encode("utf-16"), "utf-16"),
         (b"\x00\x01\x02\xff\xfe\xfd", ""),
+        # Found: called cp1257 and shift-jis. None is better than a wrong one.
+        ("Grüße aus Köln".encode("latin-1"), ""),
+        ("naïve café".encode("latin-1"), ""),
+        ("Привет, мир".encode("cp1251"), ""),
+        ("안녕".encode("cp949"), ""),
     ],
 )
 def test_charset(data: bytes, charset: str) -> None:

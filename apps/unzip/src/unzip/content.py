@@ -5,10 +5,9 @@ from __future__ import annotations
 import codecs
 from pathlib import PurePosixPath
 
-from charset_normalizer import from_bytes
-
 DEFAULT = "application/octet-stream"
 _SAMPLE = 16 << 10
+_LEAST_HANGUL = 10
 
 # IANA's names, or the one in common use where IANA has none.
 _TYPES = {
@@ -126,8 +125,8 @@ def is_text(media: str) -> bool:
 class TextProbe:
     """Learns the charset of a text from all of its bytes, holding no more than a sample.
 
-    ``charset`` is ``utf-8`` only when every byte fits; otherwise the one detected from the
-    first bytes that are not ASCII, or "" when nothing fits.
+    ``charset`` is ``utf-8`` only when every byte fits; otherwise what is certain of the first
+    bytes that are not ASCII, mostly "".
     """
 
     def __init__(self) -> None:
@@ -161,16 +160,14 @@ class TextProbe:
 
 
 def _detect(sample: bytes) -> str:
-    if b"\0" in sample and not sample.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return ""
-    if _reads_as_korean(sample):
-        return "euc-kr"
-    best = from_bytes(sample).best()
-    return best.encoding.replace("_", "-") if best is not None else ""
+    """A byte order mark, or clearly Korean: anything else would be a guess, and none is made."""
+    if sample.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "utf-16"
+    return "euc-kr" if b"\0" not in sample and _reads_as_korean(sample) else ""
 
 
 def _reads_as_korean(sample: bytes) -> bool:
-    """Korean is what our users' legacy text is; a general detector takes it for Big5 too often."""
+    """Korean is what our users' legacy text is. A word or two could be anything."""
     try:
         text = sample.decode("cp949")
     except UnicodeDecodeError as error:
@@ -179,7 +176,17 @@ def _reads_as_korean(sample: bytes) -> bool:
         text = sample[: error.start].decode("cp949")
     foreign = [char for char in text if not char.isascii()]
     hangul = sum("\uac00" <= char <= "\ud7a3" for char in foreign)
-    return bool(foreign) and hangul * 10 >= len(foreign) * 8
+    common = sum(_is_common(char) for char in foreign)
+    return hangul >= _LEAST_HANGUL and common == len(foreign) and hangul * 10 >= common * 8
+
+
+def _is_common(char: str) -> bool:
+    """Whether KS X 1001 has it; CP949's further syllables are hardly used."""
+    try:
+        char.encode("euc_kr")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 class Probe:

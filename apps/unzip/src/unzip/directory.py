@@ -8,11 +8,12 @@ Field layouts: PKWARE APPNOTE 6.3.10, sections 4.3 and 4.4.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from unzip import names
+from unzip.charsets import Decision, decide
 from unzip.collisions import check_together
 from unzip.end_records import TAIL, Ends, contradiction, read_ends
 from unzip.headers import (
@@ -39,6 +40,7 @@ from unzip.signing_block import signing_block_start
 
 _ENTRY = struct.Struct("<4s6H3L5H2L")
 _CHUNK = 1 << 20
+_KNOWN_NAMES = 100
 _MASKED = 1 << 13  # the local headers of an encrypted directory hide their values
 
 
@@ -95,20 +97,32 @@ class Member(NamedTuple):
 
 
 class Directory(NamedTuple):
-    """All members in the order of their data, and the archive's comment."""
+    """All members in the order of their data, and the archive's comment.
+
+    ``charset`` is that of the names that do not say theirs, if there are any.
+    """
 
     members: list[Member]
     comment: bytes
     zip64: bool
+    charset: Decision | None = None
 
 
 def read_directory(
-    size: int, read: Read, limits: Limits, *, reserved: str, signing_block: bool = False
+    size: int,
+    read: Read,
+    limits: Limits,
+    *,
+    reserved: str,
+    signing_block: bool = False,
+    name_charsets: Sequence[str] = (),
 ) -> Directory:
     """The members of an archive of ``size`` bytes, checked against each other and ``limits``.
 
     Refused for everything that can be seen without the members' data. ``reserved`` is the one
     path that no member may have; with ``signing_block`` an Android package's is accepted.
+    Names that do not say their charset are in the first of ``name_charsets`` that decodes them
+    all; without any, evidence decides.
     """
     start = max(0, size - TAIL)
     tail = bytes(read(start, size)) if size else b""
@@ -128,14 +142,14 @@ def read_directory(
             yield read(position, upto)
             position = upto
 
-    members = _parse(_entries(chunks(), ends, read), limits)
+    members, charset = _parse(_entries(chunks(), ends, read), limits, name_charsets)
     _place(members, signing_block_start(ends.offset, read) if signing_block else ends.offset)
     _check_budget(members, size, limits)
     check_together((member.utf8 for member in members), reserved=reserved)
     if members and all(member.kind is not Kind.FILE for member in members):
         kinds = ", ".join(sorted({str(member.kind) for member in members}))
         raise Refused(Reason.NO_FILES, f"{len(members)} members, and none is a file: {kinds}")
-    return Directory(members, ends.comment, ends.zip64)
+    return Directory(members, ends.comment, ends.zip64, charset)
 
 
 class _Entry(NamedTuple):
@@ -151,9 +165,13 @@ class _Entry(NamedTuple):
     offset: int
 
 
-def _parse(entries: Iterator[_Entry], limits: Limits) -> list[Member]:
+def _parse(
+    entries: Iterator[_Entry], limits: Limits, name_charsets: Sequence[str]
+) -> tuple[list[Member], Decision | None]:
     members: list[Member] = []
     unnamed: list[tuple[int, _Entry]] = []
+    known: list[tuple[bytes, str]] = []  # some names whose text a Unicode field gives
+    charset: Decision | None = None
     for entry in entries:
         _check_readable(entry)
         # Before they are collected: a hundred thousand names of 64 KiB would fill the memory. No
@@ -170,11 +188,17 @@ def _parse(entries: Iterator[_Entry], limits: Limits) -> list[Member]:
             members.append(_UNNAMED)
         else:
             members.append(_member(entry, *entry.named, limits))
+            if entry.named[1] == "unicode-extra" and len(known) < _KNOWN_NAMES:
+                known += [] if entry.raw.isascii() else [(entry.raw, entry.named[0])]
     if unnamed:
-        encoding = names.guess_encoding([entry.raw for _, entry in unnamed])
+        raws = [entry.raw for _, entry in unnamed]
+        charset = names.set_charset(raws, name_charsets) or decide(
+            raws, {entry.made_by >> 8 for _, entry in unnamed}, known
+        )
         for index, entry in unnamed:
-            members[index] = _member(entry, entry.raw.decode(encoding), encoding, limits)
-    return members
+            name = names.decoded(entry.raw, charset.charset)
+            members[index] = _member(entry, name, charset.charset, limits)
+    return members, charset
 
 
 def _member(entry: _Entry, name: str, source: str, limits: Limits) -> Member:

@@ -60,6 +60,7 @@ class Options:
     """How wide the work is; memory is about ``readers * (span + part) + buffer + keep`` bytes.
 
     With ``signing_block`` an Android package's block of signatures is accepted.
+    Names that do not say theirs are in one of ``name_charsets``; without any, evidence decides.
     ``copies_rightly`` is asked before a stored member is copied by S3 itself.
     """
 
@@ -70,6 +71,7 @@ class Options:
     buffer_bytes: int = 32 << 20
     keep_bytes: int = 48 << 20
     signing_block: bool = False
+    name_charsets: tuple[str, ...] = ()
     copies_rightly: Callable[[], bool] = lambda: False
 
 
@@ -121,6 +123,7 @@ class Extractor:
             limits,
             reserved=MANIFEST,
             signing_block=self.options.signing_block,
+            name_charsets=self.options.name_charsets,
         )
 
     def verify(

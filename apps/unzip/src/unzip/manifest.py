@@ -36,6 +36,7 @@ def manifest(
         "source": {"bucket": bucket, "key": key, "etag": etag.strip('"'), "size": size},
         "empty": not directory.members,
         "zip64": directory.zip64,
+        "name_charset": _charset(directory),
         "members": files,
         "bytes": sum(member.size for member in directory.members if member.kind is Kind.FILE),
         "folders": sum(member.kind is Kind.FOLDER for member in directory.members),
@@ -46,6 +47,14 @@ def manifest(
         ],
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
     }
+
+
+def _charset(directory: Directory) -> dict[str, Any] | None:
+    """How the names that do not say it were read, and what else a guess may be."""
+    found = directory.charset
+    if found is None:
+        return None
+    return {"charset": found.charset, "guessed": not found.sure, "or": list(found.others)}
 
 
 def _skipped(member: Member, target: str) -> dict[str, Any]:

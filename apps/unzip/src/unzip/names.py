@@ -5,8 +5,7 @@ Order of decoding, the choice recorded with each member:
 1. ``utf-8-flag``: bit 11 of the flags (APPNOTE 4.4.4).
 2. ``unicode-extra``: field 0x7075 whose CRC fits the raw name (APPNOTE 4.6.9).
 3. ``ascii``.
-4. for the rest, one choice per archive, the first that decodes every such name:
-   ``utf-8`` (macOS writes it without the flag), ``cp949`` (Korean Windows), ``cp437``.
+4. for the rest, one charset per archive: the setting's, else by evidence (``charsets``).
 """
 
 from __future__ import annotations
@@ -15,9 +14,11 @@ import re
 import struct
 import unicodedata
 import zlib
-from collections.abc import Iterable
+from collections.abc import Sequence
+from contextlib import suppress
 
-from unzip.headers import FLAG_UTF8, UNICODE_PATH
+from unzip.charsets import Decision
+from unzip.headers import FLAG_UTF8, UNICODE_PATH, shown
 from unzip.refusals import Reason, Refused
 
 MAX_COMPONENT_BYTES = 255
@@ -25,7 +26,6 @@ SPARE_BYTES = 2  # for "./" in front, which does not count
 # The Finder keeps a folder's icon in a file of this name; its data are in the second.
 _FINDER_ICONS = ("Icon\r", "._Icon\r")
 _DRIVE = re.compile(r"^[A-Za-z]:")
-_GUESSES = ("utf-8", "cp949", "cp437")
 # The DOS family writes "\" where the format demands "/" (.NET before 4.6.1 did).
 _DOS_SYSTEMS = (0, 10, 14)
 
@@ -64,17 +64,27 @@ def unicode_path(raw: bytes, field: bytes | None) -> str | None:
         raise Refused(Reason.NAME_UNDECODABLE, f"the Unicode extra field: {error}") from None
 
 
-def guess_encoding(names: Iterable[bytes]) -> str:
-    """The encoding for all names of one archive that do not say theirs."""
-    every = list(names)
-    for encoding in _GUESSES:
-        try:
-            for name in every:
-                name.decode(encoding)
-        except UnicodeDecodeError:
-            continue
-        return encoding
-    return "cp437"  # decodes any byte, so the loop has returned
+def set_charset(names: Sequence[bytes], charsets: Sequence[str]) -> Decision | None:
+    """The first of the ``charsets`` in the settings that decodes all names; None without any."""
+    for charset in charsets:
+        with suppress(UnicodeDecodeError):
+            for name in names:
+                name.decode(charset)
+            return Decision(charset)
+    if charsets:
+        raise Refused(
+            Reason.NAME_UNDECODABLE,
+            f"UNZIP_NAME_CHARSETS ({','.join(charsets)}) has none that decodes all names",
+        )
+    return None
+
+
+def decoded(raw: bytes, charset: str) -> str:
+    """The name; Refused where no charset fits."""
+    try:
+        return raw.decode(charset)
+    except UnicodeDecodeError as error:
+        raise Refused(Reason.NAME_UNDECODABLE, str(error), member=shown(raw)) from None
 
 
 def checked_path(name: str, *, made_by: int, limit: int) -> str:

@@ -35,6 +35,7 @@ def options(settings: UnzipSettings, store: Store) -> Options:
         buffer_bytes=settings.buffer_bytes,
         keep_bytes=settings.keep_bytes,
         signing_block=settings.signing_block,
+        name_charsets=tuple(filter(None, settings.name_charsets.split(","))),
         copies_rightly=startup.copies_rightly(store, settings.state_prefix),
     )
 

@@ -77,6 +77,13 @@ class UnzipSettings(ServiceSettings):
         float, Field(gt=0, description="An archive that is not proved within this time is refused.")
     ] = 3600.0
 
+    name_charsets: Annotated[
+        str,
+        Field(
+            description="Charsets of names that do not say theirs, with commas between: the first "
+            "that decodes all names of an archive counts. Empty: evidence decides."
+        ),
+    ] = ""
     signing_block: Annotated[
         bool,
         Field(description="Accept Android packages, whose signatures lie before the directory."),
@@ -184,6 +191,16 @@ class UnzipSettings(ServiceSettings):
     pushgateway_url: Annotated[
         str, Field(description="Where `unzip run` pushes its metrics at the end; empty: nowhere.")
     ] = ""
+
+    @field_validator("name_charsets")
+    @classmethod
+    def _are_charsets(cls, charsets: str) -> str:
+        for charset in filter(None, charsets.split(",")):
+            try:
+                b"a".decode(charset)
+            except (LookupError, UnicodeError):
+                raise ValueError(f"{charset!r} is no charset: e.g. cp949 or utf-8,cp932") from None
+        return charsets
 
     @field_validator("slack_template")
     @classmethod

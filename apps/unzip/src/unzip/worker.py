@@ -238,6 +238,13 @@ class Worker:
         self._abort_orphans(lease, prefix)
         directory = self._extractor.read_directory(source, limits)
         clock.lap("directory")
+        if directory.charset is not None and not directory.charset.sure:
+            log.warning(
+                "charset of names guessed",
+                key=archive.key,
+                charset=directory.charset.charset,
+                others=directory.charset.others,
+            )
         types = self._ledger.plan(archive) if lease.claim.verified else None
         with Publication(
             self._extractor,

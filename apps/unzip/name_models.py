@@ -1,0 +1,88 @@
+"""Write `src/unzip/name_models.json`: how likely letters are in each language.
+
+    uv run --no-project --with wordfreq,opencc-python-reimplemented python apps/unzip/name_models.py
+
+The counts come from the word lists of the package wordfreq (Apache-2.0, data CC BY-SA 4.0), the
+traditional Chinese ones through OpenCC (Apache-2.0). What is kept is no text: for alphabets the
+likelihood of a letter behind another, for the rest that of a character alone, both as halves of
+negative natural logarithms.
+"""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+import json
+import math
+import unicodedata
+from collections import defaultdict
+from pathlib import Path
+
+import msgpack
+import wordfreq
+from opencc import OpenCC
+
+ALPHABETS = tuple(
+    "de fr es pt it nl sv da nb fi pl cs sk hu sl ro tr ru uk bg el".split()  # noqa: SIM905
+)
+CHARACTERS = ("ko", "ja", "zh", "zh-Hant")
+_LARGE = ("de", "fr", "es", "pt", "it", "nl", "sv", "nb", "fi", "pl", "cs", "ru", "uk", "zh", "ja")
+
+
+def words(language: str) -> list[tuple[str, float]]:
+    """Each word with its frequency."""
+    size = "large" if language in _LARGE else "small"
+    path = Path(wordfreq.__file__).parent / "data" / f"{size}_{language}.msgpack.gz"
+    buckets = msgpack.loads(gzip.decompress(path.read_bytes()), raw=False)[1:]
+    # The square root: names are made of rare words as well as of common ones.
+    return [
+        (unicodedata.normalize("NFC", word), math.sqrt(10 ** (-rank / 100)))
+        for rank, bucket in enumerate(buckets)
+        for word in bucket
+    ]
+
+
+def levels(weights: dict[str, float], total: float) -> dict[str, list[str]]:
+    """Level (twice the negative logarithm) to what has it."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for text, weight in weights.items():
+        found[str(round(-2 * math.log(weight / total)))].append(text)
+    return {level: sorted(found[level]) for level in sorted(found, key=int)}
+
+
+def alphabet(language: str) -> dict[str, str]:
+    pairs: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
+    for word, weight in words(language):
+        text = f" {word} "
+        if all(char.isalpha() for char in word):
+            for one, other in itertools.pairwise(text):
+                pairs[one][other] += weight
+    rows: dict[str, list[str]] = defaultdict(list)
+    for one, row in pairs.items():
+        total = sum(row.values())
+        for other, weight in row.items():
+            level = round(-2 * math.log(weight / total))
+            if level <= 16:
+                rows[str(level)].append(one + other)
+    return {level: "".join(sorted(rows[level])) for level in sorted(rows, key=int)}
+
+
+def characters(language: str) -> dict[str, str]:
+    convert = OpenCC("s2tw").convert if language == "zh-Hant" else str
+    weights: dict[str, float] = defaultdict(float)
+    for word, weight in words(language.partition("-")[0]):
+        for char in convert(word):
+            if not char.isascii():
+                weights[char] += weight
+    total = sum(weights.values())
+    return {level: "".join(chars) for level, chars in levels(weights, total).items()}
+
+
+if __name__ == "__main__":
+    models = {
+        "pairs": {language: alphabet(language) for language in ALPHABETS},
+        "characters": {language: characters(language) for language in CHARACTERS},
+    }
+    target = Path(__file__).parent / "src" / "unzip" / "name_models.json"
+    text = json.dumps(models, ensure_ascii=False, indent=0, separators=(",", ":"))
+    target.write_text(text + "\n", encoding="utf-8")

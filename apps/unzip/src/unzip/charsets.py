@@ -1,0 +1,234 @@
+"""The charset of names that do not say theirs: one decision per archive, by evidence.
+
+Each charset that decodes every name is scored: how likely its text is in the languages written
+in it (letters behind letters, frequency of Hangul and Han), which system wrote the archive, and
+what members with a Unicode field show. The decision is sure where every other reading is far
+less likely; otherwise it is a guess, and the manifest says so.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import NamedTuple
+
+_WEST = ("de", "fr", "es", "pt", "it", "nl", "sv", "da", "nb", "fi")
+_CENTRAL = ("pl", "cs", "sk", "hu", "sl", "ro", "de")
+_CYRILLIC = ("ru", "uk", "bg")
+_DOS_SYSTEMS = (0, 6)  # MS-DOS and OS/2: names in the console's charset, or an East Asian one
+
+
+class _Charset(NamedTuple):
+    """A candidate: languages written in it, and how usual it is (natural logarithm)."""
+
+    languages: tuple[str, ...]
+    prior: float
+    console: bool | None = None  # DOS's (True), Windows' or Unix's (False), or both (None)
+
+
+_ALL = (*_WEST, *_CENTRAL, "tr", *_CYRILLIC, "el", "ko", "ja", "zh", "zh-Hant")
+_CHARSETS = {
+    "utf-8": _Charset(_ALL, 8.0),
+    "cp949": _Charset(("ko",), 0.0),
+    "cp932": _Charset(("ja",), -0.5),
+    "gb18030": _Charset(("zh",), -0.5),
+    "cp950": _Charset(("zh-Hant",), -0.5),
+    "cp437": _Charset(("de", "fr", "es", "it", "nl", "sv", "fi"), 0.0, True),
+    "cp850": _Charset(_WEST, -0.3, True),
+    "cp852": _Charset(_CENTRAL, -1.0, True),
+    "cp866": _Charset(_CYRILLIC, -0.5, True),
+    "cp737": _Charset(("el",), -1.0, True),
+    "cp857": _Charset(("tr",), -1.0, True),
+    "cp1252": _Charset(_WEST, -0.5, False),
+    "cp1250": _Charset(_CENTRAL, -1.0, False),
+    "cp1251": _Charset(_CYRILLIC, -0.5, False),
+    "cp1253": _Charset(("el",), -1.0, False),
+    "cp1254": _Charset(("tr",), -0.5, False),
+    "euc_jp": _Charset(("ja",), -3.0, False),
+    "koi8_r": _Charset(("ru",), -3.0, False),
+}
+# In the middle of a word a capital shows a wrong charset more often than a strange name.
+_CAPITAL_IN_WORD = re.compile(
+    "[\u0430-\u044f\u03ac-\u03ce\xe0-\xff][\u0410-\u042f\u0386-\u03ab\xc0-\xde]"
+)
+_FOLDED = {"\N{GREEK SMALL LETTER FINAL SIGMA}": "\N{GREEK SMALL LETTER SIGMA}", "ß": "s"}
+_BELOW_DIGITS = re.compile(rb"[\x00-\x2f]+")
+_SCORED_BYTES = 16 << 10  # more names than this show nothing new
+_UNSEEN_PAIR, _UNSEEN_CHARACTER, _SYMBOL, _CONTROL = -10.0, -13.0, -13.0, -40.0
+_ASCII_LETTER = -3.2  # among Hangul and Han
+_SCRIPT_CHANGE = -2.5  # between a letter of ASCII and a character
+_CAPITAL_INSIDE = -8.0
+_SURE = 14.0  # how much less likely (natural logarithm) any other reading must be
+_SURE_OF_ONE = 15.0  # the same where one character decides
+_PLAUSIBLE = -8.5  # what a character that is not ASCII must come to on average
+_ASCII_SHARE = 0.4  # how much of that a letter of ASCII may take
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """How an archive's names are read. ``others``: what the same names may also be."""
+
+    charset: str
+    sure: bool = True
+    others: tuple[str, ...] = ()
+
+
+class _Pairs(NamedTuple):
+    likelihood: dict[str, float]
+    letters: frozenset[str]
+
+
+@cache
+def _models() -> tuple[dict[str, _Pairs], dict[str, dict[str, float]]]:
+    loaded = json.loads(files("unzip").joinpath("name_models.json").read_text("utf-8"))
+    pairs = {}
+    for language, rows in loaded["pairs"].items():
+        found = {
+            text[at : at + 2]: -int(level) / 2
+            for level, text in rows.items()
+            for at in range(0, len(text), 2)
+        }
+        pairs[language] = _Pairs(found, frozenset("".join(found)) - {" "})
+    characters = {
+        language: {char: -int(level) / 2 for level, text in rows.items() for char in text}
+        for language, rows in loaded["characters"].items()
+    }
+    return pairs, characters
+
+
+def decide(
+    names: Sequence[bytes],
+    systems: Collection[int] = (),
+    known: Iterable[tuple[bytes, str]] = (),
+) -> Decision:
+    """The charset of ``names``, none of which is ASCII alone.
+
+    ``systems`` are those that made the members (APPNOTE 4.4.2); ``known`` are names of the same
+    archive whose text a Unicode field gives.
+    """
+    possible = [charset for charset in _CHARSETS if _decodes(names, charset)]
+    shown = list(known)
+    if shown:
+        fitting = [charset for charset in possible if _reads(shown, charset)]
+        possible = fitting or possible
+    sample = _sample(names)
+    scored: dict[str, tuple[float, str]] = {}  # text of all names: its score and charset
+    for charset in possible:
+        texts = [unicodedata.normalize("NFC", name.decode(charset)) for name in sample]
+        score = _score(texts, charset) + _prior(charset, systems)
+        text = "\n".join(texts)
+        if text not in scored or score > scored[text][0]:
+            scored[text] = score, charset
+    if not scored:
+        return Decision("cp437", sure=False)
+    ranked = sorted(((s, charset, text) for text, (s, charset) in scored.items()), reverse=True)
+    best, charset, text = ranked[0]
+    foreign = sum(not char.isascii() for char in text)
+    letters = sum(char.isascii() and char.isalpha() for char in text)
+    plausible = not _CAPITAL_IN_WORD.search(text) and best > _PLAUSIBLE * (
+        foreign + _ASCII_SHARE * letters
+    )
+    margin = _SURE if foreign > 1 else _SURE_OF_ONE
+    near = tuple(other for score, other, _ in ranked[1:] if best - score < margin)
+    proved = bool(shown) and len(possible) < len(_CHARSETS) and _reads(shown, charset)
+    if proved and all(_same(sample, charset, other) for other in possible):
+        return Decision(charset)
+    return Decision(charset, plausible and not near, near[:3])
+
+
+def _decodes(names: Iterable[bytes], charset: str) -> bool:
+    try:
+        for name in names:
+            name.decode(charset)
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _reads(shown: Iterable[tuple[bytes, str]], charset: str) -> bool:
+    try:
+        return all(raw.decode(charset) == name for raw, name in shown)
+    except UnicodeDecodeError:
+        return False
+
+
+def _same(names: Iterable[bytes], charset: str, other: str) -> bool:
+    return all(name.decode(charset) == name.decode(other) for name in names)
+
+
+def _sample(names: Iterable[bytes]) -> list[bytes]:
+    """The words that are not ASCII, each once. No charset here has bytes below "0" in a character
+    of several bytes, so a name may be split there before it is decoded.
+    """
+    found: list[bytes] = []
+    size = 0
+    words = (word for name in names for word in _BELOW_DIGITS.split(name) if not word.isascii())
+    for word in dict.fromkeys(words):
+        found.append(word)
+        size += len(word)
+        if size > _SCORED_BYTES:
+            break
+    return found
+
+
+def _prior(charset: str, systems: Collection[int]) -> float:
+    candidate = _CHARSETS[charset]
+    if candidate.console is None or not systems:
+        return candidate.prior
+    dos = all(system in _DOS_SYSTEMS for system in systems)
+    return candidate.prior - (2.0 if candidate.console is not dos else 0.0)
+
+
+def _score(texts: Sequence[str], charset: str) -> float:
+    pairs, characters = _models()
+    return max(
+        sum(_in_alphabet(text, pairs[language]) for text in texts)
+        if language in pairs
+        else sum(_in_characters(text, characters[language]) for text in texts)
+        for language in _CHARSETS[charset].languages
+    )
+
+
+def _in_alphabet(text: str, model: _Pairs) -> float:
+    score = 0.0
+    before, small = " ", False
+    for char in text:
+        if not char.isalpha():
+            score += model.likelihood.get(before + " ", _UNSEEN_PAIR) if before != " " else 0.0
+            score += 0.0 if char.isascii() else _symbol(char)
+            before, small = " ", False
+            continue
+        lower = _FOLDED.get(char) or char.lower()[0]
+        if lower not in model.letters and not lower.isascii():
+            score += _UNSEEN_CHARACTER
+        else:
+            score += model.likelihood.get(before + lower, _UNSEEN_PAIR)
+        if small and char.isupper():
+            score += _CAPITAL_INSIDE
+        before, small = lower, char.islower()
+    return score + (model.likelihood.get(before + " ", _UNSEEN_PAIR) if before != " " else 0.0)
+
+
+def _in_characters(text: str, model: dict[str, float]) -> float:
+    score = 0.0
+    letter = character = False
+    for char in text:
+        is_letter = char.isascii() and char.isalpha()
+        is_character = not char.isascii()
+        if is_letter:
+            score += _ASCII_LETTER
+        elif is_character:
+            score += model.get(char, _UNSEEN_CHARACTER if char.isalpha() else _symbol(char))
+        if (is_letter and character) or (is_character and letter):
+            score += _SCRIPT_CHANGE
+        letter, character = is_letter, is_character
+    return score
+
+
+def _symbol(char: str) -> float:
+    return _CONTROL if unicodedata.category(char) in ("Cc", "Co", "Cn") else _SYMBOL
