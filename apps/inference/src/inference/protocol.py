@@ -235,7 +235,6 @@ def encode(
     """
     tensors: list[dict[str, Any]] = []
     binary: list[bytes] = []
-    as_json: list[tuple[dict[str, Any], Array]] = []
     wanted = request.wanted
     for position, (name, values) in enumerate(outputs.items()):
         tensor: dict[str, Any] = {
@@ -250,7 +249,6 @@ def encode(
             binary.append(data)
         else:
             tensor["data"] = to_json(values)
-            as_json.append((tensor, values))
         tensors.append(tensor)
     document: dict[str, Any] = {"model_name": served.name, "model_version": served.version}
     if request.id is not None:
@@ -259,10 +257,12 @@ def encode(
     body = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
     # orjson writes null for them: where a short body has none, nothing need be counted
     if (len(body) > SEARCHED or b"null" in body) and note_non_finite(
-        served, request, [values for _, values in as_json]
+        served,
+        request,
+        [v for t, v in zip(tensors, outputs.values(), strict=True) if "data" in t],
     ):
-        for tensor, values in as_json:
-            if count_of(values):
+        for tensor, values in zip(tensors, outputs.values(), strict=True):
+            if "data" in tensor and count_of(values):
                 tensor["data"] = plain(values.reshape(-1), served.non_finite)
         body = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
     return (b"".join([body, *binary]), len(body)) if binary else (body, None)
