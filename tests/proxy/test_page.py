@@ -7,6 +7,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+import aiohttp.web
 import pytest
 
 from tests.proxy.browser import artifacts, browsing
@@ -88,6 +89,7 @@ async def test_a_phone_sees_everything_without_scrolling_sideways(
     ):
         await tab.until("document.querySelectorAll('#models input').length === 1")
         await tab.do(drop())
+        await tab.until("!document.getElementById('preview').hidden")
         await tab.do("document.getElementById('predict').click()")
         await tab.until("document.getElementById('label').textContent")
         assert await tab.do("document.documentElement.scrollWidth <= innerWidth")
@@ -117,3 +119,73 @@ async def test_the_documentation_needs_nobody_elses_server(
         assert hosts == [proxy.url.removeprefix("http://")]
         await tab.screenshot(artifacts(tmp_path) / "docs.png")
         assert tab.errors == []
+
+
+TAKE = """(() => {
+  const files = new DataTransfer();
+  files.items.add(new File(["%s"], "%s", {type: "%s"}));
+  document.dispatchEvent(new DragEvent("drop", {dataTransfer: files, bubbles: true}));
+})()"""
+
+
+async def test_a_sample_is_answered_and_a_new_input_clears_the_answer_on_a_phone(
+    model: Neighbour, tmp_path: Path
+) -> None:
+    backends = {"digits": {"type": "http", "url": model.url}}
+    async with (
+        proxy_with(backends=backends) as proxy,
+        browsing(tmp_path, f"{proxy.url}/", width=390, height=844) as tab,
+    ):
+        await tab.until("!document.getElementById('samples').hidden")
+        assert "one handwritten digit" in await tab.do(
+            "document.getElementById('expects').textContent"
+        )
+        await tab.until(
+            "[...document.querySelectorAll('#samples img')].every((i) => i.naturalWidth === 240)"
+        )
+        await tab.do("document.querySelector('#samples button').click()")
+        await tab.until("!document.getElementById('preview').hidden")
+        await tab.do("document.getElementById('predict').click()")
+        assert await tab.until("document.getElementById('label').textContent") == "7"
+        top = "document.getElementById('label').getBoundingClientRect().top"
+        await tab.until(f"{top} >= 0 && {top} < innerHeight / 2")
+        assert await tab.do("document.documentElement.scrollWidth <= innerWidth")
+        await tab.screenshot(artifacts(tmp_path) / "page-sample-phone.png")
+
+        await tab.do(drop())
+        await tab.until("document.getElementById('found').hidden")
+        await tab.until("!document.getElementById('preview').hidden")
+        await tab.do("document.getElementById('predict').click()")
+        await tab.until("document.getElementById('label').textContent")
+        await tab.do(TAKE % ("GIF89a", "cat.gif", "image/gif"))
+        said = await tab.until("document.getElementById('problem').textContent")
+        assert "cat.gif is no PNG, JPEG or WebP" in said
+        assert await tab.do("document.getElementById('found').hidden")
+        await tab.do(TAKE % ("RIFF1234WEBPVP8 ", "torn.webp", "image/webp"))
+        await tab.until("document.getElementById('problem').textContent.includes('is broken')")
+        assert len(model.seen) and all(s.path.count("infer") <= 1 for s in model.seen)
+
+
+async def test_a_text_model_works_from_the_page(model: Neighbour, tmp_path: Path) -> None:
+    async def metadata(_: Any) -> Any:
+        return aiohttp.web.json_response(
+            {
+                "name": "digits", "versions": ["1"], "platform": "onnx",
+                "inputs": [{"name": "text", "datatype": "BYTES", "shape": [-1]}],
+                "outputs": [{"name": "probabilities", "datatype": "FP32", "shape": [-1, 10]}],
+            }
+        )  # fmt: skip
+
+    model.on("/v2/models/digits", metadata)
+    backends = {"words": {"type": "http", "url": model.url, "model": "digits"}}
+    async with (
+        proxy_with(backends=backends) as proxy,
+        browsing(tmp_path, f"{proxy.url}/", width=1100, height=800) as tab,
+    ):
+        await tab.until("document.getElementById('expects').textContent.includes('text')")
+        assert await tab.do("document.getElementById('drop').hidden")
+        await tab.do("document.getElementById('text').value = 'spoke too soon, with a comma'")
+        await tab.do("document.getElementById('predict').click()")
+        await tab.until("!document.getElementById('found').hidden")
+        assert b"spoke too soon, with a comma" in model.seen[-1].body
+        await tab.screenshot(artifacts(tmp_path) / "page-text-desk.png")

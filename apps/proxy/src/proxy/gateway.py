@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable
 from time import monotonic
-from typing import cast
+from typing import cast, get_args
 from urllib.parse import unquote
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -34,6 +34,7 @@ from proxy.context import Request
 from proxy.forward import HungUp, Truncated, forward, forwarding_headers
 from proxy.headers import BadHeadersError, Headers
 from proxy.models import HttpModel
+from proxy.pages import Sample
 from proxy.paths import BadPathError
 from proxy.queue_watch import QueueWatch
 from proxy.services import Services
@@ -50,6 +51,7 @@ OPEN_PATHS = frozenset(
         "/docs/swagger-ui-bundle.js",
         "/docs/swagger-ui.css",
         "/favicon.ico",
+        *(f"/samples/{name}.jpg" for name in get_args(Sample)),
         "/openapi.json",
         "/v1/about",
     }

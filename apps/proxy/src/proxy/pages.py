@@ -15,6 +15,8 @@ from starlette.responses import Response
 from proxy.settings import ProxySettings
 
 ASSETS = Path(fastapi_offline.__file__).parent / "static"  # Swagger UI as it is released
+Sample = Literal["0-screen", "2-thin", "4-photograph", "5-photograph", "7-pen", "7-thick"]
+"""Held-out digits of scikit-learn, drawn by ``trainer.drawing``; the pen's is drawn in strokes."""
 HEADERS = {
     "content-security-policy": (
         "default-src 'none'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
@@ -30,6 +32,7 @@ HEADERS = {
 def router(settings: ProxySettings) -> APIRouter:
     """`/`, `/docs` and the files they need."""
     pages = APIRouter(include_in_schema=False)
+    samples = resources.files("proxy").joinpath("samples")
     index = resources.files("proxy").joinpath("page.html").read_text()
 
     @pages.get("/")
@@ -56,6 +59,12 @@ def router(settings: ProxySettings) -> APIRouter:
     @pages.get("/docs/{name}")
     async def asset(name: Literal["swagger-ui-bundle.js", "swagger-ui.css"]) -> Response:
         return FileResponse(ASSETS / name, headers={"cache-control": "max-age=86400"})
+
+    @pages.get("/samples/{name}.jpg")
+    async def sample(name: Sample) -> Response:
+        picture = samples.joinpath(f"{name}.jpg").read_bytes()
+        headers = {"cache-control": "max-age=86400", "x-content-type-options": "nosniff"}
+        return Response(picture, media_type="image/jpeg", headers=headers)
 
     return pages
 
