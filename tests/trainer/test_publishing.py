@@ -164,3 +164,18 @@ def test_train_writes_what_publish_takes(tmp_path: Path) -> None:
     assert code == 0
     model, manifest = publishing.read(tmp_path)
     assert json.loads(out)["sha256"] == manifest["sha256"] == hashlib.sha256(model).hexdigest()
+
+
+def test_samples_are_requests_for_the_models_inputs() -> None:
+    inputs = [{"name": "x", "datatype": "FP32", "shape": [-1, 2]}]
+    tensor = {"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1.0, 2.0]}
+    good = {"name": "m", "inputs": inputs, "samples": [{"inputs": [tensor]}]}
+    publishing.check_samples(good)
+    for wrong, why in (
+        ([{"inputs": [tensor | {"shape": [1, 3]}]}], r"samples\[0\].*shape"),
+        ([{"inputs": [tensor | {"name": "z"}]}], "'z' is unknown"),
+        ([{"inputs": []}], "'x' is missing"),
+        ([{"id": "y" * 70_000}], "65536 are allowed"),
+    ):
+        with pytest.raises(publishing.PublishError, match=why):
+            publishing.check_samples(good | {"samples": wrong})

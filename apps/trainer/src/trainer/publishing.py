@@ -12,6 +12,8 @@ from urllib.parse import urlsplit
 
 from botocore.exceptions import ClientError
 
+from kit.oip.errors import BadTensorError
+from kit.oip.samples import check_size, read_samples
 from trainer.training import MANIFEST_FILE, MODEL_FILE
 
 if TYPE_CHECKING:
@@ -43,6 +45,13 @@ class Published:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class _Input:
+    name: str
+    datatype: str
+    shape: list[int]
+
+
 def read(folder: Path) -> tuple[bytes, dict[str, Any]]:
     """The model's bytes and manifest; PublishError where they are missing or disagree."""
     try:
@@ -55,7 +64,23 @@ def read(folder: Path) -> tuple[bytes, dict[str, Any]]:
             f"{folder / MODEL_FILE} has sha256 {digest}, but {MANIFEST_FILE} says "
             f"{manifest.get('sha256')}: train again"
         )
+    check_samples(manifest)
     return model, manifest
+
+
+def check_samples(manifest: Mapping[str, Any]) -> None:
+    """PublishError where ``samples`` are too large or no requests for the model's inputs."""
+    try:
+        inputs = {str(spec["name"]): _Input(**spec) for spec in manifest.get("inputs") or ()}
+        samples = manifest.get("samples") or []
+        check_size(samples)
+        if inputs:
+            takes_images = bool(manifest.get("preprocess")) and len(inputs) == 1
+            read_samples(
+                samples, inputs, model=str(manifest.get("name")), takes_images=takes_images
+            )
+    except (BadTensorError, KeyError, TypeError) as error:
+        raise PublishError(f"{MANIFEST_FILE}: {error}") from None
 
 
 def parse_repository(uri: str) -> tuple[str, str]:
