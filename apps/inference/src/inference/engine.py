@@ -21,13 +21,14 @@ from inference.errors import (
     Overloaded,
     TooLarge,
 )
-from inference.http import MOST_UNPACKED, unpack
+from inference.http import unpack
 from inference.models import Registry, ServedModel, fit_images
 from inference.predictionlog import Prediction, PredictionLog
 from inference.protocol import InferRequest
 from inference.settings import InferenceSettings
 from inference.turns import OFF_LOOP, Turns
 from kit import logs, tracing
+from kit.content_coding import MOST_UNPACKED
 from kit.decoding import BusyError, Decoding, TooCostlyError, csv_memory, json_memory
 from kit.oip.errors import BadTensorError
 from kit.oip.tensors import Array

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,8 @@ from inference.errors import (
     TooLarge,
     UnsupportedMediaType,
 )
+from kit import content_coding
+from kit.content_coding import BadCodedBodyError, UnknownCodingError, UnpackedTooLargeError
 
 if TYPE_CHECKING:
     from inference.engine import Call
@@ -66,9 +67,6 @@ class Exchange:
         await respond(self.send, status, headers, body)
 
 
-MOST_CODINGS = 2
-MOST_UNPACKED = 1032
-"""Bytes that deflate makes of one at most."""
 SLOW_BODY = "the request's time ran out before its body was there"
 
 
@@ -99,24 +97,11 @@ async def read_body(receive: Receive, limit: int, *, seconds: float, length: byt
 
 
 def codings(encoding: bytes | None) -> list[str]:
-    """What was done to a body, the last first; UnsupportedMediaType names one that is not known.
-
-    The names are in any case, and ``x-gzip`` is gzip (RFC 9110, 8.4.1).
-    """
-    if encoding is None:
-        return []
-    names = [name.strip().lower() for name in encoding.decode("latin-1").split(",")]
-    found = [name for name in names if name not in ("", "identity")]
-    for name in found:
-        if name not in ("gzip", "x-gzip", "deflate"):
-            raise UnsupportedMediaType(
-                f"Content-Encoding {name!r} is not known: send gzip, deflate or none"
-            )
-    if len(found) > MOST_CODINGS:
-        raise UnsupportedMediaType(
-            f"Content-Encoding names {len(found)} codings: at most {MOST_CODINGS} are undone"
-        )
-    return found[::-1]
+    """What was done to a body, the last first; UnsupportedMediaType names one not known."""
+    try:
+        return [] if encoding is None else content_coding.codings(encoding.decode("latin-1"))
+    except UnknownCodingError as error:
+        raise UnsupportedMediaType(str(error)) from None
 
 
 async def _receive_all(receive: Receive, limit: int) -> bytes:
@@ -144,16 +129,12 @@ async def _receive_all(receive: Receive, limit: int) -> bytes:
 
 def unpack(body: bytes, coding: str, limit: int) -> bytes:
     """A gzip or deflate body, never more than ``limit`` bytes of it in memory."""
-    decompressor = zlib.decompressobj(zlib.MAX_WBITS | 32)  # 32: gzip or zlib, by its header
     try:
-        plain = decompressor.decompress(body, limit + 1)
-    except zlib.error as error:
-        raise BadRequest(f"body is no {coding}: {error}") from None
-    if len(plain) > limit:
-        raise TooLarge(f"body unpacks to more than {limit} bytes: that is the limit")
-    if not decompressor.eof or decompressor.unused_data:
-        raise BadRequest(f"{coding} body is cut short or has something after its end")
-    return plain
+        return content_coding.unpack(body, coding, limit)
+    except BadCodedBodyError as error:
+        raise BadRequest(str(error)) from None
+    except UnpackedTooLargeError as error:
+        raise TooLarge(str(error)) from None
 
 
 async def hung_up(receive: Receive) -> None:

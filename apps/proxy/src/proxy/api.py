@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from time import monotonic
 from typing import Annotated, Any
 
@@ -13,6 +13,8 @@ from fastapi import Request as HttpRequest
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import StreamingResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import BaseRoute, Match, Route
+from starlette.types import Scope
 
 from kit.oip.non_finite import HEADER as NON_FINITE
 from kit.problem import MEDIA_TYPE, Problem
@@ -20,7 +22,7 @@ from proxy import callbacks, compose, pages
 from proxy.auth import allow, unauthorized
 from proxy.compose import Question
 from proxy.context import Request
-from proxy.forward import declared_length, read_body, watched
+from proxy.forward import watched
 from proxy.jobs import Submission
 from proxy.models import HttpModel, ModelBackend
 from proxy.openapi import (
@@ -34,6 +36,7 @@ from proxy.openapi import (
     Predicted,
     Reference,
 )
+from proxy.payload import payload_of
 from proxy.predict import media_type
 from proxy.predictor import Outcome
 from proxy.services import Services
@@ -44,7 +47,7 @@ STATE_SECONDS = 2.0
 JOB_ID = r"^[0-9a-f]{32}$"
 
 Name = Annotated[str, Path(pattern=NAME, examples=["digits"])]
-JobId = Annotated[str, Path(pattern=JOB_ID)]
+JobId = Annotated[str, Path(json_schema_extra={"pattern": JOB_ID})]
 Priority = Annotated[str, Query(pattern="^(high|normal|low)$")]
 ContentType = Annotated[str | None, Header(include_in_schema=False)]
 
@@ -76,16 +79,20 @@ def create_api(services: Services) -> FastAPI:
         responses=PROBLEMS,
         strict_content_type=False,
     )
-    _add_problems(app)
-    app.include_router(pages.router(services.settings))
-    app.include_router(_models(services))
-    app.include_router(_predictions(services))
-    app.include_router(_compositions(services))
-    app.include_router(_jobs(services))
+    routers = [
+        pages.router(services.settings),
+        _models(services),
+        _predictions(services),
+        _compositions(services),
+        _jobs(services),
+    ]
+    _add_problems(app, [*app.routes, *(route for each in routers for route in each.routes)])
+    for router in routers:
+        app.include_router(router)
     return app
 
 
-def _add_problems(app: FastAPI) -> None:
+def _add_problems(app: FastAPI, routes: list[BaseRoute]) -> None:
     @app.exception_handler(Problem)
     async def on_problem(http: HttpRequest, problem: Exception) -> Response:
         assert isinstance(problem, Problem)
@@ -110,9 +117,21 @@ def _add_problems(app: FastAPI) -> None:
         assert isinstance(error, HTTPException)
         kind = {404: "not-found", 405: "method-not-allowed"}.get(error.status_code, "bad-request")
         detail = f"{http.method} {http.url.path}: {error.detail}"
-        return problem_response(
-            http, Problem(error.status_code, kind, detail, headers=error.headers or {})
-        )
+        headers = {name.lower(): value for name, value in (error.headers or {}).items()}
+        if error.status_code == 405:
+            headers["allow"] = ", ".join(allowed_methods(routes, http.scope))
+        return problem_response(http, Problem(error.status_code, kind, detail, headers=headers))
+
+
+def allowed_methods(routes: Iterable[BaseRoute], scope: Scope) -> list[str]:
+    """The methods of every route that has the path; Starlette names those of the first alone."""
+    methods: set[str] = set()
+    for route in routes:
+        if isinstance(route, Route) and route.matches(scope)[0] != Match.NONE:
+            methods |= route.methods or set()
+    if "GET" in methods and not scope["path"].endswith("/events"):
+        methods.add("HEAD")
+    return sorted(methods)
 
 
 def _models(services: Services) -> APIRouter:
@@ -170,7 +189,6 @@ def _models(services: Services) -> APIRouter:
 
 def _predictions(services: Services) -> APIRouter:
     router = APIRouter(tags=["predictions"])
-    settings = services.settings
 
     async def predicted(http: HttpRequest, model: str, content_type: str | None) -> Response:
         request = current(http)
@@ -178,7 +196,7 @@ def _predictions(services: Services) -> APIRouter:
         backend = services.models.choose(model, http.scope["query_string"], request.headers)
         request.model = backend.name
         kind = media_type(content_type)
-        payload = await read_body(request, settings.max_body_bytes)
+        payload = await payload_of(services, request)
         asking = asking_of(request)
         try:
             with watched(request):
@@ -217,7 +235,9 @@ def _predictions(services: Services) -> APIRouter:
             )
         return await predicted(http, name, content_type)
 
-    @router.post("/v1/data/{model}", response_model=Reference, openapi_extra=EXAMPLES)
+    @router.post(
+        "/v1/data/{model}", response_model=Reference, status_code=201, openapi_extra=EXAMPLES
+    )
     async def keep_input(
         http: HttpRequest, model: Name, content_type: ContentType = None
     ) -> Response:
@@ -227,7 +247,7 @@ def _predictions(services: Services) -> APIRouter:
         backend = services.models.choose(model, http.scope["query_string"], request.headers)
         request.model = backend.name
         kind = media_type(content_type)
-        payload = await read_body(request, settings.max_body_bytes)
+        payload = await payload_of(services, request)
         asking = asking_of(request)
         return json_answer(
             await services.predictor.keep(backend, kind, payload, asking, owner_of(request)), 201
@@ -243,7 +263,7 @@ def _compositions(services: Services) -> APIRouter:
     async def question_of(http: HttpRequest, content_type: str | None) -> tuple[Request, Question]:
         request = current(http)
         kind = media_type(content_type)
-        payload = await read_body(request, settings.max_body_bytes)
+        payload = await payload_of(services, request)
         return request, Question(kind, payload, asking_of(request), owner_of(request))
 
     @router.post("/v1/ensembles/{name}", response_model=Composed, openapi_extra=EXAMPLES)
@@ -297,7 +317,9 @@ def _jobs(services: Services) -> APIRouter:
         model: Name,
         *,
         priority: Priority = "normal",
-        callback: Annotated[str, Query(max_length=2048)] = "",
+        callback: Annotated[
+            str, Query(max_length=2048, json_schema_extra={"pattern": r"^(https?://[!-~]+)?$"})
+        ] = "",
         seconds: Annotated[float | None, Query(gt=0, le=604800)] = None,
         idempotency_key: Annotated[str, Header(max_length=255, pattern=r"^[!-~]*$")] = "",
         content_type: ContentType = None,
@@ -310,8 +332,7 @@ def _jobs(services: Services) -> APIRouter:
         kind = media_type(content_type)
         if callback:
             callbacks.check(callback, settings.callbacks)
-        declared_length(request, settings.max_body_bytes)
-        payload = await read_body(request, settings.max_body_bytes)
+        payload = await payload_of(services, request)
         if not payload:
             raise Problem(400, "empty-body", "the request has no body; send an image, JSON or CSV")
         identity, new = await services.jobs.submit(

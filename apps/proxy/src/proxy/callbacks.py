@@ -16,6 +16,7 @@ from urllib.parse import SplitResult, urlsplit
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
+from yarl import URL
 
 from kit.problem import Problem
 from proxy.settings import CallbackPolicy
@@ -28,21 +29,43 @@ class PrivateAddressError(OSError):
 
 
 def is_public(address: str) -> bool:
-    """Whether an address is on the public Internet; IPv4 inside IPv6 is looked at as IPv4."""
+    """Whether an address is on the public Internet; IPv4 inside IPv6 is looked at as IPv4.
+
+    Of IPv6 only 2000::/3 is: what is not handed out for that (site-local, NAT64 of one's own,
+    whatever comes) is refused without a list of it.
+    """
     try:
         found = ipaddress.ip_address(address.split("%", 1)[0])
     except ValueError:
         return False
     if isinstance(found, ipaddress.IPv6Address):
         inner = found.ipv4_mapped or found.sixtofour or (found.teredo[1] if found.teredo else None)
+        if found in _NAT64 or int(found) >> 32 & 0xFFFFFFFF in _ISATAP:
+            inner = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)
         if inner is not None:
-            found = inner
-        elif found in _NAT64:
-            found = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)
-    return found.is_global and not found.is_multicast and not found.is_reserved
+            return _is_public_ipv4(inner)
+        if found not in _GLOBAL or any(found in network for network in _SPECIAL):
+            return False
+        return found.is_global
+    return _is_public_ipv4(found)
 
 
+def _is_public_ipv4(address: ipaddress.IPv4Address) -> bool:
+    special = address.is_multicast or address.is_reserved
+    return address.is_global and not special and not any(address in each for each in _SPECIAL_IPV4)
+
+
+_GLOBAL = ipaddress.ip_network("2000::/3")
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_ISATAP = frozenset({0x00005EFE, 0x02005EFE})  # the third quarter of an address with IPv4 in it
+_SPECIAL = (
+    ipaddress.ip_network("2001:db8::/32"),
+    ipaddress.ip_network("3fff::/20"),  # documentation, RFC 9637; newer than Python's own list
+)
+_SPECIAL_IPV4 = (
+    ipaddress.ip_network("192.0.0.0/24"),  # IETF's protocols, of which Python knows only some
+    ipaddress.ip_network("192.88.99.0/24"),  # 6to4's relays, withdrawn by RFC 7526
+)
 
 
 def check(url: str, policy: CallbackPolicy) -> str:
@@ -60,6 +83,8 @@ def check(url: str, policy: CallbackPolicy) -> str:
         raise refuse("is not a URL") from None
     if parts.scheme not in ("http", "https") or not host:
         raise refuse("must begin with https:// or http:// and name a host")
+    if not _read_alike(url, parts):
+        raise refuse("can be read in two ways; write it plainly")
     if parts.username is not None or parts.password is not None:
         raise refuse("must not carry a user name or password")
     if not any(_below(parts, prefix) for prefix in policy.allow):
@@ -78,9 +103,24 @@ def _below(given: SplitResult, prefix: str) -> bool:
         given.scheme == allowed.scheme
         and given.hostname == allowed.hostname
         and _port(given) == _port(allowed)
-        and ".." not in path.split("/")
+        and not any(each.split(";", 1)[0] in (".", "..") for each in path.split("/"))
+        and "//" not in path
         and "%" not in path
         and (path == inside or path.startswith(inside + "/") or not inside)
+    )
+
+
+def _read_alike(url: str, parts: SplitResult) -> bool:
+    """Whether the client that asks reads the URL as the check does."""
+    try:
+        used = URL(url)
+    except ValueError:
+        return False
+    return (
+        used.scheme == parts.scheme
+        and (used.raw_host or "") == (parts.hostname or "")
+        and used.explicit_port == parts.port
+        and used.raw_path == (parts.path or "/")
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 from starlette.types import Receive, Scope, Send
@@ -32,6 +33,7 @@ class Request:
         "extra",
         "forwarded",
         "headers",
+        "held",
         "method",
         "model",
         "pod",
@@ -81,6 +83,7 @@ class Request:
         self.body_bytes = 0
         self.extra: list[tuple[bytes, bytes]] = []  # headers every answer to this one carries
         self.write_whole: WriteWhole | None = None
+        self.held: AsyncExitStack | None = None  # what is given back when the request ends
 
     def check_headers(self) -> None:
         """BadHeadersError where they could be read in two ways."""

@@ -207,6 +207,8 @@ class Gateway:
                 )
         finally:
             self._in_flight -= 1
+            if request.held is not None:
+                await request.held.aclose()
             self._report(request)
             # Break the circles: what leaves none is freed at once, not by the collector's walks.
             request.send = send
@@ -341,6 +343,8 @@ class Gateway:
         scope["slipway"] = request
         if scope["path"] not in OPEN_PATHS:
             await self._admit(request)
+        if request.method == "HEAD" and not scope["path"].endswith("/events"):
+            scope = {**scope, "method": "GET"}  # the server sends no body: it has its own scope
         try:
             await self.app(scope, request.receive, request.send)
         finally:

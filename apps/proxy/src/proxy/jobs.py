@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -24,6 +25,7 @@ PRIORITIES = ("high", "normal", "low")
 GROUP = "workers"
 ENDED = frozenset({"succeeded", "failed", "cancelled", "expired"})
 HEARTBEAT_SECONDS = 15.0
+IDENTITY = re.compile(r"^[0-9a-f]{32}\Z")
 FOLLOWERS_SHARE = 0.75  # what one caller may have of the event streams
 
 
@@ -242,15 +244,15 @@ class Jobs:
 
     async def _fields(self, identity: str, owner: str) -> dict[str, bytes]:
         client = self._store.need()
+        if not IDENTITY.match(identity):
+            raise _unknown(identity)
         try:
             raw = cast(dict[bytes, bytes], await client.hgetall(self.keys.job(identity)))
         except (RedisError, OSError) as error:
             raise unavailable(error) from error
         fields = {name.decode(): value for name, value in raw.items()}
         if not fields or fields.get("owner", b"").decode() != owner:
-            raise Problem(
-                404, "unknown-job", f"there is no job {identity}, or it ended too long ago"
-            )
+            raise _unknown(identity)
         return fields
 
     async def _document(self, identity: str, fields: Mapping[str, bytes]) -> dict[str, Any]:
@@ -260,6 +262,12 @@ class Jobs:
         if "result_ref" in fields:
             return await self._blobs.get(fields["result_ref"].decode())
         return fields.get("result", b"")
+
+
+def _unknown(identity: str) -> Problem:
+    return Problem(
+        404, "unknown-job", f"there is no job {identity[:64]!r}, or it ended too long ago"
+    )
 
 
 def document(identity: str, fields: Mapping[str, bytes], result: bytes) -> dict[str, Any]:

@@ -146,7 +146,7 @@ EXAMPLES: dict[str, Any] = {
         "required": True,
         "content": {
             "application/json": {
-                "schema": {"type": "object"},
+                "schema": {"type": "object", "minProperties": 1},
                 "examples": {
                     "rows": {
                         "summary": "A handwritten zero, 8 x 8 shades from 0 to 16",
@@ -167,8 +167,11 @@ EXAMPLES: dict[str, Any] = {
                     },
                 },
             },
-            "text/csv": {"schema": {"type": "string"}, "example": ",".join(map(str, ROW)) + "\n"},
-            "text/plain": {"schema": {"type": "string"}},
+            "text/csv": {
+                "schema": {"type": "string", "minLength": 1},
+                "example": ",".join(map(str, ROW)) + "\n",
+            },
+            "text/plain": {"schema": {"type": "string", "minLength": 1}},
             "image/png": {"schema": {"type": "string", "format": "binary"}},
             "image/jpeg": {"schema": {"type": "string", "format": "binary"}},
             "image/webp": {"schema": {"type": "string", "format": "binary"}},

@@ -29,6 +29,7 @@ from proxy.sagemaker import SageMakerModel, loads
 from proxy.settings import HttpBackend, ProxySettings
 
 REFERENCE = re.compile(r"^[0-9a-f]{32}\Z")
+LARGEST_REFERENCE = 16 * 1024  # however it is indented
 OnProgress = Callable[[float], Awaitable[None]]
 
 
@@ -127,7 +128,7 @@ class Predictor:
         self, backend: ModelBackend, kind: str, payload: bytes, contract: Contract, owner: str
     ) -> Prepared:
         """The input as tensors: from the payload, or kept earlier and named by reference."""
-        if kind == JSON and len(payload) < 256 and b'"reference"' in payload:
+        if kind == JSON and len(payload) <= LARGEST_REFERENCE and b'"reference"' in payload:
             try:
                 document = orjson.loads(payload)
             except orjson.JSONDecodeError:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 import aiohttp
 
+from kit.decoding import Decoding
 from kit.health import Health
 from kit.spans import Spans, configure
 from proxy.access import AccessLog
@@ -39,6 +40,7 @@ class Services:
     store: Store
     cache: PredictionCache
     predictor: Predictor
+    unpacking: Decoding
     blobs: Blobs
     jobs: Jobs
     session: aiohttp.ClientSession
@@ -108,6 +110,8 @@ class Services:
         self.store = Store(settings, metrics)
         self.limits = Limits(settings, self.store)
         self.cache = PredictionCache(self.store, metrics, settings.cache_memory_bytes)
+        # Bodies that were compressed, all together: two of the largest, or many small ones.
+        self.unpacking = Decoding(2 * settings.max_body_bytes)
         self.predictor = Predictor(settings, self.store, self.cache)
         self.blobs = Blobs(settings.jobs.bucket)
         self.jobs = Jobs(settings, self.store, self.blobs)
@@ -136,6 +140,7 @@ class Services:
             await backend.close()
         for upstream in self.upstreams.values():
             upstream.close()
+        self.unpacking.close()
         await self.session.close()
         await self.store.close()
         self.blobs.close()

@@ -1,0 +1,56 @@
+"""The body of a request to `/v1`: whole, and without its Content-Encoding."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+
+from kit import content_coding
+from kit.content_coding import (
+    MOST_UNPACKED,
+    BadCodedBodyError,
+    UnknownCodingError,
+    UnpackedTooLargeError,
+)
+from kit.decoding import BusyError
+from kit.problem import Problem
+from proxy.context import Request
+from proxy.forward import read_body
+from proxy.services import Services
+
+
+async def payload_of(services: Services, request: Request) -> bytes:
+    """The body as it was before it was compressed, at most ``max_body_bytes`` either way.
+
+    What compressed bodies may become is held, for all of them together, until the request ends.
+    Problem 400, 413, 415 or 429.
+    """
+    limit = services.settings.max_body_bytes
+    encoding = request.joined(b"content-encoding")
+    try:
+        codings = content_coding.codings((encoding or b"").decode("latin-1"))
+    except UnknownCodingError as error:
+        raise Problem(
+            415,
+            "unsupported-media-type",
+            str(error),
+            headers={"accept-encoding": "gzip, deflate", "connection": "close"},
+        ) from None
+    body = await read_body(request, limit)
+    if not codings or not body:
+        return body
+    request.held = AsyncExitStack()
+    try:
+        size = min(limit, len(body) * MOST_UNPACKED ** len(codings))
+        await request.held.enter_async_context(services.unpacking.room(size, "the body"))
+        for coding in codings:
+            packed = body
+            body = await services.unpacking.thread(
+                lambda packed=packed, coding=coding: content_coding.unpack(packed, coding, limit)  # type: ignore[misc]
+            )
+    except BusyError as error:
+        raise Problem(429, "decoding-busy", str(error), headers={"retry-after": "1"}) from None
+    except BadCodedBodyError as error:
+        raise Problem(400, "bad-input", str(error)) from None
+    except UnpackedTooLargeError as error:
+        raise Problem(413, "body-too-large", str(error)) from None
+    return body
