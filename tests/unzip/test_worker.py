@@ -54,7 +54,7 @@ def test_publishes_files_types_and_manifest(store: S3, extractor: Extractor) -> 
         "a.log": "text/plain; charset=utf-8",
         "폴더/b.webp": "image/webp",
         "c.jsonl": "application/jsonl",
-        "d.csv": "text/csv; charset=euc-kr",
+        "d.csv": "text/csv",
     }
     document = manifest_of(store, RESULT)
     assert document is not None
@@ -107,7 +107,9 @@ def test_good_archives_arrive_byte_for_byte(store: S3, extractor: Extractor, nam
     assert sorted(row["path"] for row in document["members"]) == sorted(files)
     assert document["empty"] == name.startswith("empty") * ("archive" in name)
     assert document["skipped"] == {
-        "symbolic link": [{"path": "l", "reason": "symbolic_link", "size": 11}],
+        "symbolic link": [
+            {"path": "l", "reason": "symbolic_link", "size": 11, "target": "/etc/passwd"}
+        ],
         "device": [{"path": "null", "reason": "device", "size": 0}],
     }.get(name, [])
 
