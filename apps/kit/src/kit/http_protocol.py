@@ -32,6 +32,8 @@ _LINGER = 2.0
 """Seconds for which a client may go on sending after the last answer of a connection."""
 REFUSALS = {408: "head-too-slow", 431: "head-too-large", 503: "too-many-connections"}
 """The problem types of what is refused for another reason than its syntax, by status."""
+EVENT_STREAM = "slipway.event_stream"
+"""Set in a request's scope whose answer has no end of its own: a client that closes is gone."""
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -230,6 +232,8 @@ class HttpProtocol(HttpToolsProtocol):
     def eof_received(self) -> bool:  # type: ignore[override]
         """Keep the connection for the answers that are still to come, if there are any."""
         if self._unanswered <= 0 or self._lingering is not None or self.transport.is_closing():
+            return False
+        if getattr(self.cycle, "scope", {}).get(EVENT_STREAM):
             return False
         self._half_closed = True
         self._ask_whether_read(_PROBE_AFTER)

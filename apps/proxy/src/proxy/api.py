@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Match, Route
 from starlette.types import Scope
 
+from kit.http_protocol import EVENT_STREAM
 from kit.oip.non_finite import HEADER as NON_FINITE
 from kit.problem import MEDIA_TYPE, Problem
 from proxy import callbacks, compose, pages
@@ -381,6 +382,7 @@ def _jobs(services: Services) -> APIRouter:
         request = current(http)
         followed = services.jobs.follow(identity, owner_of(request))
         first = await anext(followed)  # a job that is not there is a 404, not an empty stream
+        http.scope[EVENT_STREAM] = True
 
         async def stream() -> AsyncIterator[bytes]:
             try:

@@ -9,6 +9,7 @@ from time import monotonic
 
 from starlette.types import Message, Receive
 
+from kit.http_protocol import EVENT_STREAM
 from kit.problem import Problem
 from proxy import deadline as deadlines
 from proxy import headers
@@ -337,8 +338,9 @@ async def _answer(
         async with asyncio.timeout(connection.deadline - monotonic()):
             await send(message)
 
-    if idle_seconds is None and _is_event_stream(passed):
-        idle_seconds = 300.0
+    if _is_event_stream(passed):
+        request.scope[EVENT_STREAM] = True
+        idle_seconds = 300.0 if idle_seconds is None else idle_seconds
     try:
         await pass_on(start)
         while True:
