@@ -17,6 +17,7 @@ import pytest
 import uvicorn
 
 from inference.app import InferenceApp
+from inference.models import ServedModel
 from inference.service import create_app, server_protocol
 from inference.settings import InferenceSettings
 from kit.health import Health
@@ -70,6 +71,14 @@ class Gate:
             return work(*arguments, **named)
 
         return held
+
+
+def hold_model(served: ServedModel) -> Gate:
+    """A gate before every run of this model, none of which is on the loop's thread."""
+    gate = Gate()
+    served.batcher.short_run = 0.0
+    setattr(served.model, "run", gate.around(served.model.run))  # noqa: B010 - a method
+    return gate
 
 
 async def until(condition: Callable[[], bool], *, seconds: float = 20.0) -> None:

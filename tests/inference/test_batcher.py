@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inference.batcher import Batcher, Item, worth_waiting
+from inference.batcher import KNOWN_AFTER, LONG_RUN, Batcher, Item, worth_waiting
 from inference.errors import (
     BadRequest,
     Cancelled,
@@ -25,6 +25,7 @@ from inference.errors import (
     TooLarge,
     Unavailable,
 )
+from kit.admission import Admission
 from kit.oip.tensors import Array
 from tests.inference.conftest import until
 
@@ -403,3 +404,105 @@ async def test_a_thousand_requests_leave_nothing_behind() -> None:
         assert set((await answer).results[0].ravel().tolist()) == {number % 12 * 2}
     await batcher.close()
     assert batcher.queued_rows == 0
+
+
+async def test_short_runs_run_on_the_loops_own_thread_once_they_are_known_to_be_short(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Found: a model's thread waited 7 to 16 ms for the interpreter's lock to run for 1 ms."""
+    monkeypatch.setattr(time, "thread_time", lambda: 0.0)  # nothing takes any time
+    threads: list[threading.Thread] = []
+
+    class Watched(Model):
+        def run(self, outputs: Sequence[str] | None, feeds: Mapping[str, Array]) -> list[Array]:
+            threads.append(threading.current_thread())
+            return super().run(outputs, feeds)
+
+    model = Watched()
+    batcher = Batcher(model, name="m", max_batch_size=4, short_run=0.001, larger_short_batches=True)
+    for number in range(KNOWN_AFTER + 2):
+        assert (await ask(batcher, number)[1]).results[0].tolist() == [[2 * number]]
+    here = threading.current_thread()
+    assert here not in threads[:KNOWN_AFTER]
+    assert threads[KNOWN_AFTER:] == [here, here]
+
+    answers = [ask(batcher, number + 20)[1] for number in range(16)]
+    await asyncio.gather(*answers)
+    assert model.runs[KNOWN_AFTER + 2 :] == [4, 8, 4], (
+        "four were never seen to be short, so they ran in the thread; then twice as many may"
+    )
+    await batcher.close()
+
+
+async def test_a_run_that_turns_out_long_brings_the_thread_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(time, "thread_time", lambda: clock[0])
+    threads: list[threading.Thread] = []
+
+    class Sometimes(Model):
+        def run(self, outputs: Sequence[str] | None, feeds: Mapping[str, Array]) -> list[Array]:
+            threads.append(threading.current_thread())
+            if (feeds["x"] == 7).any():
+                clock[0] += 2 * LONG_RUN
+            return super().run(outputs, feeds)
+
+    batcher = Batcher(Sometimes(), name="m", short_run=0.001)
+    for _ in range(KNOWN_AFTER + 1):
+        await ask(batcher, 1)[1]
+    await ask(batcher, 7)[1]
+    for _ in range(200):
+        await ask(batcher, 1)[1]
+    here = threading.current_thread()
+    assert threads[KNOWN_AFTER : KNOWN_AFTER + 2] == [here, here]
+    assert here not in threads[KNOWN_AFTER + 2 :]
+    await batcher.close()
+
+
+async def test_who_has_waited_past_the_target_is_refused_as_long_as_two_batches_are_behind() -> (
+    None
+):
+    model = Model()
+    admission = Admission(target=3600, floor=1, ceiling=1)
+    batcher = Batcher(model, name="m", max_batch_size=2, admission=admission)
+    first = await held(model, batcher)
+    late = [ask(batcher, number) for number in range(8)]
+    pieces = ask(batcher, *range(20, 30))[1]
+    few = [ask(batcher, number) for number in range(4)]
+    for item in batcher._queue:
+        item.enqueued -= 7200
+    for item, _ in few:
+        item.enqueued += 7200
+    model.gate.set()
+    assert all([isinstance((await answer).error, Overloaded) for _, answer in late])
+    assert (await pieces).error is None, "a request in pieces is run as a whole or not at all"
+    assert (await first).error is None
+    assert [(await answer).error for _, answer in few] == [None] * 4
+    await batcher.close()
+
+
+async def test_two_batches_may_wait_however_long_they_take() -> None:
+    model = Model()
+    admission = Admission(target=3600, floor=1, ceiling=1)
+    batcher = Batcher(model, name="m", max_batch_size=2, admission=admission)
+    first = await held(model, batcher)
+    few = [ask(batcher, number) for number in range(4)]
+    for item, _ in few:
+        item.enqueued -= 7200
+    model.gate.set()
+    assert [(await answer).error for _, answer in few] == [None] * 4
+    assert (await first).error is None
+    await batcher.close()
+
+
+async def test_the_bounds_of_the_limit_follow_rows_per_request() -> None:
+    admission = Admission(target=3600, floor=1, ceiling=1)
+    batcher = Batcher(
+        Model(), name="m", max_batch_size=64, max_queue_size=1024, admission=admission
+    )
+    assert admission.limit == 512
+    for _ in range(500):
+        await ask(batcher, *range(20, 84))[1]
+    assert admission.limit == (1024 + 64) // 64, "as many as the queue holds"
+    await batcher.close()

@@ -1,4 +1,4 @@
-"""inference.fastpath: what may be refused by its bytes alone, and how such a refusal looks."""
+"""inference.fastpath: requests on the short way, and what is refused on it."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from inference.fastpath import whole_infer
 from inference.turns import Turns
+from kit import refusals
 from tests.inference import small_models
-from tests.inference.conftest import Running, Serve, tensor, until
+from tests.inference.conftest import Running, Serve, hold_model, tensor, until
 
 ROW = tensor("x", "FP32", [1, 4], [1, 2, 3, 4])
 PATH = "/v2/models/slow/infer"
@@ -25,46 +23,6 @@ def request(
     size = len(body) if length is None else length
     lines = [f"POST {path} HTTP/1.1", "Host: a", *headers, f"Content-Length: {size}"]
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
-
-
-@pytest.mark.parametrize("path", [PATH, "/v2/models/a-b.c/versions/12/infer"])
-def test_a_whole_plain_request_is_known_by_its_bytes(path: str) -> None:
-    assert whole_infer(request(b"anything at all", path=path)) == path
-    assert whole_infer(request(b"", "Connection: keep-alive", path=path)) == path
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        b"",
-        request(b"{}")[:-1],
-        request(b"{}") + b"P",
-        request(b"{}", length=3),
-        request(b"{}", length=1),
-        request(b"{}", "Transfer-Encoding: chunked"),
-        request(b"{}", "transfer-encoding : chunked"),
-        request(b"{}", "Expect: 100-continue"),
-        request(b"{}", "Connection: close"),
-        request(b"{}", "Upgrade: h2c"),
-        request(b"{}", "content-length: 2"),
-        request(b"{}", path="/v2/models/slow"),
-        request(b"{}", path="/v2/models/a%2Fb/infer"),
-        request(b"{}", path="/v2/repository/models/slow/load"),
-        request(b"{}").replace(b"1.1", b"1.0"),
-        request(b"{}").replace(b"POST", b"GET"),
-        request(b"{}").replace(b"Content-Length: 2", b"Host: b"),
-    ],
-)
-def test_everything_else_is_for_the_parser(data: bytes) -> None:
-    assert whole_infer(data) is None
-
-
-@given(st.binary(max_size=300))
-def test_any_body_of_the_right_length_is_the_whole_request(body: bytes) -> None:
-    data = request(body)
-    assert whole_infer(data) == PATH
-    assert whole_infer(data + b"x") is None
-    assert whole_infer(data[:-1]) is None
 
 
 async def read_answer(reader: asyncio.StreamReader) -> tuple[int, dict[str, str], bytes]:
@@ -90,8 +48,10 @@ async def test_too_many_are_refused_unparsed_and_the_connection_goes_on(
 ) -> None:
     async with serve(max_in_flight=1) as running:
         engine = running.app.engine
+        (served,) = running.app.registry.all_serving()
+        model = hold_model(served)
         ahead = asyncio.create_task(running.infer("slow", ROW))
-        await until(lambda: engine.full)
+        await until(lambda: engine.full(served))
         reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
         writer.write(request(b"no JSON at all", "X-Request-Id: mine"))
         status, headers, body = await read_answer(reader)
@@ -106,27 +66,69 @@ async def test_too_many_are_refused_unparsed_and_the_connection_goes_on(
         for piece in (data[:80], data[80:]):
             writer.write(piece)
             await writer.drain()
-        assert (await read_answer(reader))[0] in (200, 429)
+        assert (await read_answer(reader))[0] == 429
+        model.opened.set()
         assert (await ahead).status_code == 200
-        await until(lambda: not engine.full)
+        await until(lambda: not engine.full(served))
         writer.write(request(json.dumps({"inputs": [ROW]}).encode()))
         assert (await read_answer(reader))[0] == 200
         writer.close()
 
 
-async def test_what_is_refused_stands_in_the_prediction_log(
-    serve: Serve, slow: Path, capfd: pytest.CaptureFixture[str]
+async def test_refusals_are_counted_and_logged_in_sums(
+    serve: Serve, slow: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """A refusal by bytes alone would leave no trace there, so the log has it parsed."""
+    """A line for each refusal costs as much as the refusal, at the worst of times."""
+    monkeypatch.setattr(refusals, "LOG_EVERY", 0.0)
     async with serve(max_in_flight=1, prediction_log="stdout") as running:
+        engine = running.app.engine
+        (served,) = running.app.registry.all_serving()
+        model = hold_model(served)
         ahead = asyncio.create_task(running.infer("slow", ROW))
-        await until(lambda: running.app.engine.full)
-        refused = await running.client.post(
-            PATH, json={"inputs": [ROW]}, headers={"x-request-id": "refused-one"}
-        )
-        assert refused.status_code == 429
-        await ahead
-    assert '"refused-one"' in capfd.readouterr().out
+        await until(lambda: engine.full(served))
+        reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
+        for _ in range(3):
+            writer.write(request(b"{}", "X-Request-Id: refused-one"))
+            assert (await read_answer(reader))[0] == 429
+        writer.close()
+        assert engine.refused["overloaded"] == 3
+        model.opened.set()
+        assert (await ahead).status_code == 200
+        metrics = (await running.client.get("/metrics")).text
+        assert 'inference_refused_total{reason="overloaded"} 3.0' in metrics
+    out = capfd.readouterr()
+    assert "refused-one" not in out.out + out.err
+    assert "requests refused" in out.out + out.err
+
+
+async def test_a_large_body_is_refused_at_its_headers_and_left_unread(
+    serve: Serve, slow: Path
+) -> None:
+    """Found: half a megabyte was read and thrown away for each refusal, at 560 us."""
+    async with serve(max_in_flight=1) as running:
+        engine = running.app.engine
+        (served,) = running.app.registry.all_serving()
+        model = hold_model(served)
+        ahead = asyncio.create_task(running.infer("slow", ROW))
+        await until(lambda: engine.full(served))
+        for length in (500_000, 20_000_000):  # the short way and the other one
+            reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
+            writer.write(request(b"the first of it", length=length))
+            status, headers, _ = await read_answer(reader)
+            assert status == 429
+            assert headers["connection"] == "close"
+            assert await reader.read() == b"", "the server sends nothing more"
+            writer.close()
+        reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
+        writer.write(request(b"the first of it", length=1000))
+        writer.write(b"x" * 985)
+        status, headers, _ = await read_answer(reader)
+        assert (status, "connection" in headers) == (429, False)
+        writer.close()
+        model.opened.set()
+        assert (await ahead).status_code == 200
+        await until(lambda: engine.in_flight == 0)
+        assert served.admission.open == served.leases == 0
 
 
 async def send(running: Running) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -154,7 +156,7 @@ async def test_those_who_wait_for_their_turn_are_answered_and_may_hang_up(
         assert engine.in_flight == served.leases == 0
 
 
-async def test_who_waits_for_its_turn_while_its_model_is_replaced_is_answered_by_the_new_one(
+async def test_who_waits_for_its_turn_while_its_model_is_replaced_is_answered(
     serve: Serve, slow: Path, repository: Path
 ) -> None:
     async with serve(repository_control=True) as running:
@@ -163,9 +165,11 @@ async def test_who_waits_for_its_turn_while_its_model_is_replaced_is_answered_by
         reader, writer = await send(running)
         await until(lambda: len(engine.turns) == 1)
         small_models.put(repository, "slow", "1", small_models.slow(40))
+        (old,) = running.app.registry.all_serving()
         await running.app.registry.load("slow")
         held.release()
         assert (await read_answer(reader))[0] == 200
+        await until(lambda: old.leases == 0)
         writer.close()
 
 

@@ -26,7 +26,7 @@ from kit import spans
 from kit.oip.datatypes import NUMPY
 from kit.oip.tensors import from_binary, to_binary
 from tests.inference import small_models
-from tests.inference.conftest import Running, Serve, tensor, until
+from tests.inference.conftest import Running, Serve, hold_model, tensor, until
 from tests.inference.test_app import SAMPLES
 
 SERVICE = "inference.GRPCInferenceService"
@@ -199,7 +199,7 @@ async def test_deadline_overload_and_cancellation(serve: Serve, repository: Path
     batching = {"max_batch_size": 1, "max_queue_size": 2}
     small_models.put(repository, "slow", "1", small_models.slow(), batching=batching)
     request = infer("slow", "FP32", [1, 4], fp32_contents=[1, 2, 3, 4])
-    async with serve() as running, Client(running) as client:
+    async with serve(target_wait_ms=3_600_000) as running, Client(running) as client:
         (served,) = running.app.registry.all_serving()
 
         async def outcome(**options: Any) -> str:
@@ -209,16 +209,22 @@ async def test_deadline_overload_and_cancellation(serve: Serve, repository: Path
                 return str(error.code().name)
             return "OK"
 
-        assert await outcome(timeout=0.01) == "DEADLINE_EXCEEDED"
-        assert set(await asyncio.gather(*(outcome() for _ in range(12)))) == {
-            "OK", "RESOURCE_EXHAUSTED",
-        }  # fmt: skip
+        model = hold_model(served)
+        assert await outcome(timeout=0.05) == "DEADLINE_EXCEEDED"
+        await until(lambda: served.batcher.running_batches == 1)  # its run goes on
+        waiting = [asyncio.create_task(outcome()) for _ in range(2)]
+        await until(lambda: served.batcher.queued_rows == 2)
+        assert await outcome() == "RESOURCE_EXHAUSTED"
+        model.opened.set()
+        assert await asyncio.gather(*waiting) == ["OK", "OK"]
+        model.opened.clear()
         ahead = [asyncio.create_task(outcome()) for _ in range(2)]
         await until(lambda: served.batcher.queued_rows == 1)
         call = client.call("ModelInfer", request)
         await until(lambda: served.batcher.queued_rows == 2)
         call.cancel()
         await until(lambda: served.batcher.queued_rows < 2)
+        model.opened.set()
         assert await asyncio.gather(*ahead) == ["OK", "OK"]
         await until(lambda: running.app.engine.in_flight == 0)
         assert served.leases == 0

@@ -101,6 +101,8 @@ class InferenceApp:
         self._traces = engine.traces
         self._hot: dict[str, Target] = {}
         self._hot_generation = -1
+        self._served: dict[bytes, ServedModel] = {}
+        self._served_generation = -1
         self.grpc: GrpcServer | None = None
         self.startup: list[Callable[[], Awaitable[None]]] = []
         self.shutdown: list[Callable[[], Awaitable[None]]] = []
@@ -141,6 +143,17 @@ class InferenceApp:
             self._hot_generation = self.registry.generation
         return self._hot.get(path)
 
+    def served_at(self, path: bytes) -> ServedModel | None:
+        """The version behind an infer path, as its bytes stand in a request line."""
+        if self._served_generation != self.registry.generation:
+            self._served = {}
+            self.hot("")
+            for hot_path, (name, version) in self._hot.items():
+                with contextlib.suppress(InferenceError):  # it has no version that serves
+                    self._served[hot_path.encode()] = self.registry.get(name, version)
+            self._served_generation = self.registry.generation
+        return self._served.get(path)
+
     # -- inference ---------------------------------------------------------------------------
 
     async def _infer(
@@ -152,11 +165,10 @@ class InferenceApp:
         request: InferRequest | None = None
         try:
             headers = self.read_headers(scope["headers"], call)
-            self.engine.check_full()
+            self.engine.check_full(self.registry.get(name, version))
             body = await self.body(receive, headers, call)
-            self.engine.admit()
+            served = self.engine.admit(self.registry.get(name, version), call)
             try:
-                served = self.registry.get(name, version).lease()
                 json_length = content_length(
                     headers.get(b"inference-header-content-length"),
                     "Inference-Header-Content-Length",

@@ -10,10 +10,13 @@ The rules, each held by a test:
 - Rows are counted, not requests; a request larger than a batch is run in pieces.
 - Only requests whose tensors differ in nothing but their rows share a batch.
 - A batch that fails is halved and run again, so a bad row fails its own request alone.
-- A request that was cancelled or whose time is up leaves the queue and is not run.
+- A request that was cancelled or whose time is up leaves the queue and is not run. One that has
+  waited longer than its model's target is refused, as long as two batches are behind it.
+- A batch that runs for less than a millisecond runs on the loop's own thread: a thread of its own
+  waits two or three times for the interpreter lock, which takes longer than such a run.
 
-Everything but the run itself happens on the event loop, so nothing here needs a lock. A
-batch costs one hand-over to a thread and one back, however many requests it holds.
+Everything but the longer runs happens on the event loop, so nothing here needs a lock. Such a
+run costs one hand-over to a thread and one back, however many requests it holds.
 """
 
 from __future__ import annotations
@@ -39,9 +42,23 @@ from inference.errors import (
     TooLarge,
     Unavailable,
 )
+from kit.admission import Admission
 from kit.oip.tensors import Array
 
 FOREVER = math.inf
+
+SHORT_RUN = 0.001
+"""Seconds of CPU up to which a run is expected to take on the loop's own thread."""
+LONG_RUN = 0.01
+"""Seconds of CPU from which a run on the loop's thread was a mistake."""
+SHORT_BATCH = 256
+"""Rows of a short run at most, where the model has no limit of its own."""
+KNOWN_AFTER = 8
+"""Runs after which it is known how long they take."""
+RUNS_AFTER_MISTAKE = 10_000
+"""Runs in threads until the loop's thread is tried again."""
+
+Soon = Callable[[Callable[[], None]], object]
 
 
 class Runner(Protocol):
@@ -64,8 +81,8 @@ class Item:
     """
 
     __slots__ = (
-        "deadline", "done", "enqueued", "error", "feeds", "finished", "key", "outputs",
-        "parts", "results", "rows", "settled", "started",
+        "arrived", "deadline", "done", "enqueued", "error", "feeds", "finished", "is_part", "key",
+        "outputs", "parts", "results", "rows", "settled", "started",
     )  # fmt: skip
 
     def __init__(
@@ -77,30 +94,43 @@ class Item:
         *,
         key: object = None,
         deadline: float = FOREVER,
+        arrived: float = 0.0,
     ) -> None:
+        """``arrived`` is when the request was there, before it was parsed; 0 for just now."""
         self.feeds = feeds
         self.rows = rows
         self.key = key
         self.outputs = outputs
         self.deadline = deadline
+        self.arrived = arrived
         self.done = done
         self.results: list[Array] = []
         self.error: InferenceError | None = None
         self.settled = False
         self.parts: list[Item] = []
+        self.is_part = False
         self.enqueued = 0.0
         self.started = 0.0
         self.finished = 0.0
 
 
 class _Batch:
-    __slots__ = ("finished", "items", "rows", "started")
+    __slots__ = ("cpu", "finished", "items", "rows", "started")
 
     def __init__(self, items: list[Item], rows: int) -> None:
         self.items = items
         self.rows = rows
         self.started = 0.0
         self.finished = 0.0
+        self.cpu = 0.0
+
+    def run(self, runner: Runner) -> None:
+        """Run it in this thread, and measure it."""
+        self.started = time.monotonic()
+        cpu = time.thread_time()
+        run_items(runner, self.items)
+        self.cpu = time.thread_time() - cpu
+        self.finished = time.monotonic()
 
 
 class Batcher:
@@ -117,17 +147,38 @@ class Batcher:
         max_queue_delay: float | Literal["auto"] = 0.0,
         instances: int = 1,
         observer: Observer | None = None,
+        admission: Admission | None = None,
+        soon: Soon | None = None,
+        short_run: float = 0.0,
+        larger_short_batches: bool = False,
     ) -> None:
-        """``max_queue_size`` counts rows that wait, ``max_queue_delay`` is in seconds."""
+        """``max_queue_size`` counts rows that wait, ``max_queue_delay`` is in seconds.
+
+        ``admission`` is told how long requests waited. ``soon`` calls what it is given when the
+        requests that are there have been parsed. Runs that are expected to take up to
+        ``short_run`` seconds of CPU run on the loop's thread; ``larger_short_batches`` lets them
+        take up to ``SHORT_BATCH`` rows, more than ``max_batch_size``.
+        """
         self._runner = runner
         self._name = name
         self._batching = batching
         self._max_batch_size = max_batch_size if batching else 1
+        self._short_batch = self._max_batch_size
+        if batching and larger_short_batches:
+            self._short_batch = max(max_batch_size, SHORT_BATCH)
         self._max_queue_size = max_queue_size
         self._max_queue_delay = max_queue_delay
         self._instances = instances
         self._observer = observer
         self._loop = asyncio.get_running_loop()
+        self._soon: Soon = soon or self._loop.call_soon
+        self._admission = admission
+        self._rows_per_request = 1.0
+        self._settle_bounds()
+        self.short_run = short_run
+        self._known_runs = 0
+        self._short_rows = 0
+        self._late_looked = 0.0
         self._queue: OrderedDict[Item, None] = OrderedDict()
         self._queued_rows = 0
         self._running: set[_Batch] = set()
@@ -139,6 +190,7 @@ class Batcher:
         self._idle = asyncio.Event()
         self._idle.set()
         self.durations = DurationModel()
+        self.cpu_durations = DurationModel()
         self.rate = RateModel()
         self._inbox: SimpleQueue[_Batch | None] = SimpleQueue()
         self._threads = [
@@ -169,10 +221,14 @@ class Batcher:
         rows = item.rows
         self.check_room(rows)
         item.enqueued = time.monotonic()
+        item.arrived = item.arrived or item.enqueued
+        self._rows_per_request += (rows - self._rows_per_request) * 0.02
         if rows > self._max_batch_size and self._batching:
             item.parts = _Split(item, self._max_batch_size, self.cancel).parts
             for part in item.parts:
                 part.enqueued = item.enqueued
+                part.arrived = item.arrived
+                part.is_part = True
                 self._queue[part] = None
         else:
             self._queue[item] = None
@@ -183,7 +239,7 @@ class Batcher:
             # not now but after every request that this turn of the loop has read: they are
             # there already, and running them together delays none of them
             self._pump_scheduled = True
-            self._loop.call_soon(self._pump)
+            self._soon(self._pump)
 
     def check_room(self, rows: int) -> None:
         """Overloaded where the queue cannot take so many rows now, TooLarge where it never can."""
@@ -217,25 +273,80 @@ class Batcher:
                 f"{rows} rows in one request: model {self._name!r} takes at most "
                 f"{self._max_queue_size} (max_queue_size); send them in parts"
             )
+        raise self._overloaded()
+
+    def _overloaded(self) -> Overloaded:
         ahead = self.durations.predict(self._queued_rows, self._max_batch_size) / self._instances
-        raise Overloaded(
-            f"model {self._name!r} has {self._queued_rows} rows waiting and takes at most "
-            f"{self._max_queue_size}: try again later",
+        return Overloaded(
+            f"model {self._name!r} has {self._queued_rows} rows waiting, more than it can run in "
+            "time: try again later",
             retry_after=math.ceil(ahead),
         )
 
+    def _settle_bounds(self) -> None:
+        """Two batches may always be open, and never more than the queue takes."""
+        if self._admission is not None:
+            rows = max(1.0, self._rows_per_request)
+            most = self._max_queue_size + self._instances * self._max_batch_size
+            self._admission.bound(
+                max(2, round(2 * self._max_batch_size / rows)), math.floor(most / rows)
+            )
+
     def _pump(self) -> None:
         self._pump_scheduled = False
+        if self._admission is not None:
+            self._refuse_late(self._admission.target)
         while self._queue and len(self._running) < self._instances:
             if self._running and self._holds_back():
                 return
-            batch = self._take()
+            short = self._short_run_rows()
+            batch = self._take(short or self._max_batch_size)
             if batch is None:
+                break
+            if short:
+                batch.run(self._runner)
+                self._learn(batch)
+                self._settle(batch)
+                if batch.cpu > LONG_RUN:
+                    self._known_runs = KNOWN_AFTER - RUNS_AFTER_MISTAKE
+                if self._queue and not self._pump_scheduled:
+                    self._pump_scheduled = True
+                    self._soon(self._pump)
                 break
             self._running.add(batch)
             self._inbox.put(batch)
         if self._closing and not self._queue and not self._running:
             self._idle.set()
+
+    def _short_run_rows(self) -> int:
+        """Rows of the next batch, if it is to be run on the loop's own thread; else 0."""
+        if self._known_runs < KNOWN_AFTER or self.short_run == 0:
+            return 0
+        # more than twice as many as were ever seen to be short may be anything
+        rows = min(
+            self._short_batch,
+            2 * self._short_rows,
+            self.cpu_durations.rows_within(self.short_run),
+        )
+        return rows if rows >= min(self._queued_rows, self._max_batch_size) else 0
+
+    def _refuse_late(self, target: float) -> None:
+        """Refuse who has been queued past the target, the oldest first, down to two batches.
+
+        A request that is run in pieces stays: the first of them may have been run.
+        """
+        now = time.monotonic()
+        if self._queued_rows <= 2 * self._max_batch_size or now < self._late_looked + target / 10:
+            return
+        self._late_looked = now
+        for item in list(self._queue):
+            if self._queued_rows <= 2 * self._max_batch_size or now - item.enqueued <= target:
+                return
+            if not item.is_part:
+                item.error = self._overloaded()
+                self._leave(item)
+                item.settled = True
+                item.done(item)
 
     def _holds_back(self) -> bool:
         """Whether a free instance should wait for more rows; only while another one runs."""
@@ -259,14 +370,14 @@ class Batcher:
     def _release(self) -> None:
         self._hold = None
         if self._queue and len(self._running) < self._instances:
-            batch = self._take()
+            batch = self._take(self._max_batch_size)
             if batch is not None:
                 self._running.add(batch)
                 self._inbox.put(batch)
         self._pump()
 
-    def _take(self) -> _Batch | None:
-        """The next batch: the oldest request and those behind it that suit it."""
+    def _take(self, most: int) -> _Batch | None:
+        """The next batch: the oldest request and those behind it that suit it, ``most`` rows."""
         items: list[Item] = []
         rows = 0
         key: object = None
@@ -279,11 +390,11 @@ class Batcher:
                 items.append(item)
                 rows, key = item.rows, item.key
             elif item.key == key:
-                if rows + item.rows > self._max_batch_size:
+                if rows + item.rows > most:
                     break
                 items.append(item)
                 rows += item.rows
-            if rows >= self._max_batch_size:
+            if rows >= most:
                 break
         for item in expired:
             self._expire(item)
@@ -291,19 +402,35 @@ class Batcher:
             del self._queue[item]
         self._queued_rows -= rows
         self.rate.add(rows, now)
+        if items and self._admission is not None:
+            self._admission.waited(now - items[0].arrived)
+            self._settle_bounds()
         return _Batch(items, rows) if items else None
 
     def _finish(self, batch: _Batch) -> None:
         """On the loop: answer a batch's requests and start the next one first."""
         self._running.discard(batch)
-        seconds = batch.finished - batch.started
-        self.durations.add(batch.rows, seconds)
         if self._hold is not None:
             self._hold.cancel()
             self._hold = None
+        self._learn(batch)
         self._pump()
+        self._settle(batch)
+
+    def _learn(self, batch: _Batch) -> None:
+        """Remember how long a batch ran."""
+        self.durations.add(batch.rows, batch.finished - batch.started)
+        self.cpu_durations.add(batch.rows, batch.cpu)
+        self._known_runs += 1
+        if batch.cpu <= self.short_run:
+            self._short_rows = max(self._short_rows, batch.rows)
+        elif batch.rows <= self._short_rows:
+            self._short_rows = batch.rows // 2
+
+    def _settle(self, batch: _Batch) -> None:
+        """Answer the requests of a batch that was run."""
         if self._observer is not None:
-            self._observer.batch(batch.rows, seconds, len(batch.items))
+            self._observer.batch(batch.rows, batch.finished - batch.started, len(batch.items))
         for item in batch.items:
             if item.settled:
                 continue
@@ -364,9 +491,7 @@ class Batcher:
     def _work(self) -> None:
         """A thread: one batch after the other."""
         while (batch := self._inbox.get()) is not None:
-            batch.started = time.monotonic()
-            run_items(self._runner, batch.items)
-            batch.finished = time.monotonic()
+            batch.run(self._runner)
             try:
                 self._loop.call_soon_threadsafe(self._finish, batch)
             except RuntimeError:  # the loop is closed: nobody waits for this any more

@@ -42,6 +42,14 @@ class DurationModel:
             return 0.0
         return max(0.0, (self._seconds - self.per_row * self._rows) / self._weight)
 
+    def rows_within(self, seconds: float) -> int:
+        """How many rows a run of so many seconds takes."""
+        left = seconds - self.base
+        if left <= 0:
+            return 0
+        per_row = self.per_row
+        return int(min(left / per_row, 1e9)) if per_row > 0 else 1_000_000_000
+
     def predict(self, rows: int, batch: int) -> float:
         """Seconds until ``rows`` rows are run in batches of ``batch``."""
         return rows * self.per_row + math.ceil(rows / batch) * self.base

@@ -26,12 +26,13 @@ from inference.models import Registry, ServedModel, fit_images
 from inference.predictionlog import Prediction, PredictionLog
 from inference.protocol import InferRequest
 from inference.settings import InferenceSettings
-from inference.turns import OFF_LOOP, Turns
+from inference.turns import OFF_LOOP
 from kit import logs, tracing
 from kit.content_coding import MOST_UNPACKED
 from kit.decoding import BusyError, Decoding, TooCostlyError, csv_memory, json_memory
 from kit.oip.errors import BadTensorError
 from kit.oip.tensors import Array
+from kit.refusals import RefusalCount, Refusals
 from kit.request_headers import trace_of
 from kit.spans import Spans
 from kit.tracing import TraceContext
@@ -49,12 +50,13 @@ T = TypeVar("T")
 class Call:
     """A request under way. ``hang_up`` returns when its caller is gone; times are monotonic."""
 
-    __slots__ = ("caller", "hang_up", "mirrored", "protocol", "request_id", "started", "timeout",
-                 "trace")  # fmt: skip
+    __slots__ = ("arrived", "caller", "hang_up", "mirrored", "protocol", "request_id", "started",
+                 "timeout", "trace")  # fmt: skip
 
     def __init__(self, protocol: str, started: float, request_id: str = "") -> None:
         self.protocol = protocol
         self.started = started
+        self.arrived = 0.0
         self.request_id = request_id
         self.caller: TraceContext | None = None
         self.trace: TraceContext | None = None
@@ -102,7 +104,9 @@ class Engine:
     ) -> None:
         self.registry = registry
         self.settings = settings
-        self.turns = Turns()
+        self.turns = registry.turns
+        self.refusals = Refusals()
+        self._refused_by_model = RefusalCount(_log_refused)
         self.in_flight = 0
         self.refused: Counter[str] = Counter()
         self.prediction_log = prediction_log
@@ -122,31 +126,40 @@ class Engine:
         """Whether spans are exported, so that a request without a trace starts one."""
         return self._spans is not None
 
-    @property
-    def full(self) -> bool:
-        """Whether as many requests are under way as may be."""
-        return self.in_flight >= self._max_in_flight
+    def full(self, served: ServedModel) -> bool:
+        """Whether another request for this model would wait longer than its target."""
+        admission = served.admission
+        return admission.open >= admission.limit or self.in_flight >= self._max_in_flight
 
-    @property
-    def refuses_unparsed(self) -> bool:
-        """Whether a refusal may be all that is known of a request: not where each is written."""
-        return self._spans is None and not self.prediction_log.enabled
+    def check_full(self, served: ServedModel) -> None:
+        """Overloaded where another request for this model would wait too long."""
+        if self.full(served):
+            raise Overloaded(
+                f"model {served.name!r} has {served.admission.open} requests under way, as many "
+                "as it answers in time: try again later"
+            )
 
-    def check_full(self) -> None:
-        """Overloaded where a body that is still to come would find no place."""
-        if self.full:
-            raise Overloaded(f"{self.in_flight} requests are under way: try again later")
+    def count_refused(self, served: ServedModel | None, loop: asyncio.AbstractEventLoop) -> None:
+        """Count a request that was refused unparsed; the log gets their number, not each."""
+        self.refused["overloaded"] += 1
+        self._refused_by_model.add(served.name if served is not None else "", loop)
 
-    def admit(self) -> None:
-        """Count a request in whose body is there; Overloaded where there are too many."""
-        self.check_full()
+    def admit(self, served: ServedModel, call: Call) -> ServedModel:
+        """Count a request in whose body is there; Overloaded where there are too many.
+
+        The version is leased until :meth:`leave`.
+        """
+        self.check_full(served)
+        call.arrived = time.monotonic()
         self.in_flight += 1
+        served.admission.enter()
+        return served.lease()
 
-    def leave(self, served: ServedModel | None = None) -> None:
-        """Count it out, and let go of the version that it leased."""
+    def leave(self, served: ServedModel) -> None:
+        """Count out a request that was admitted, and let go of its version."""
         self.in_flight -= 1
-        if served is not None:
-            served.release()
+        served.admission.leave()
+        served.release()
 
     def timeout(self, call: Call, request: InferRequest | None = None) -> float:
         """Seconds the request has, from its start: the shortest of what it and we say.
@@ -205,6 +218,7 @@ class Engine:
         item = Item(
             request.feeds, request.rows, request.run_outputs, done,
             key=request.key, deadline=call.started + self.timeout(call, request),
+            arrived=call.arrived,
         )  # fmt: skip
         served.batcher.submit(item)
         return item
@@ -453,6 +467,10 @@ class Engine:
 
 def _too_late() -> DeadlineExceeded:
     return DeadlineExceeded("the request's time ran out while its images were prepared")
+
+
+def _log_refused(model: str, count: int) -> None:
+    log.warning("requests refused", model=model, reason="overloaded", count=count)
 
 
 def failure_of(error: Exception) -> InferenceError:

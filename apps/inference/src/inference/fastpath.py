@@ -21,11 +21,17 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, cast
 
 from inference.engine import Call
-from inference.errors import Cancelled, DeadlineExceeded, InferenceError, SlowBody
+from inference.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    InferenceError,
+    Overloaded,
+    SlowBody,
+)
 from inference.http import SLOW_BODY, Headers, content_length
 from inference.models import ServedModel, json_bytes
 from inference.protocol import InferRequest, encode, parse
-from kit.connections import BoundedProtocol
+from kit.refusing import RefusingProtocol
 from kit.request_headers import request_id_of
 
 if TYPE_CHECKING:
@@ -38,15 +44,15 @@ _STATUS_LINES = {
 _OK = _STATUS_LINES[200]
 _JSON_LENGTH = b"inference-header-content-length"
 
-_INFER = re.compile(rb"POST (/v2/models/[^ ?/%]+(?:/versions/[^ ?/%]+)?/infer) HTTP/1\.1\r\n")
+LONGEST_PATH = 512
+"""Bytes in which the path of a request that is refused unparsed must end."""
+READ_ANYWAY = 64 * 1024
+"""Bytes of body up to which a refused request is read, and its connection kept."""
+
 _HEAD_END = b"\r\n\r\n"
-_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,9})[ \t]*\r\n")
-_NOT_PLAIN = re.compile(
-    rb"\n(?:transfer-encoding|expect|upgrade|connection:(?![ \t]*keep-alive\r))"
-)
 _REQUEST_ID = re.compile(rb"\r\nx-request-id:[ \t]*([^\r\n]*?)[ \t]*\r\n", re.IGNORECASE)
 _REFUSED_ERROR = (
-    b'{"error":"the server has as many requests under way as it takes: try again later"}'
+    b'{"error":"the model has as many requests under way as it answers in time: try again later"}'
 )
 _REFUSED = _STATUS_LINES[
     429
@@ -99,9 +105,15 @@ class FastRequest:
             length = by_name.get(_JSON_LENGTH)
             if length is not None:
                 self.json_length = content_length(length, "Inference-Header-Content-Length")
-            self.app.engine.check_full()
+            self.app.engine.check_full(self.app.registry.get(self.name, self.version))
         except InferenceError as error:
             self.refusal = error
+
+    def refuse_unread(self) -> None:
+        """Refuse it at its headers: its body is left in the socket."""
+        assert self.refusal is not None
+        self.keep_alive = False
+        self.refuse(self.refusal)
 
     def await_body(self) -> None:
         """The body comes in pieces: the rest of it has the request's time."""
@@ -122,10 +134,9 @@ class FastRequest:
             return
         app = self.app
         try:
-            app.engine.admit()
-            self.counted = True
             served = app.registry.get(self.name, self.version)
-            self.served = served
+            self.served = app.engine.admit(served, self.call)
+            self.counted = True
             served.batcher.check_room(1)
         except InferenceError as error:
             self.refuse(error)
@@ -138,23 +149,17 @@ class FastRequest:
         if self.response_complete:
             return  # its caller hung up meanwhile
         try:
-            # again: what was looked up when the body came may be unloaded by now
-            served = app.registry.get(self.name, self.version)
-            self.served = served
+            served = self.served
+            assert served is not None
             if call.timeout is not None and time.monotonic() - call.started > call.timeout:
                 raise DeadlineExceeded("the request's time ran out before it was parsed")
             request = parse(bytes(self.body), self.json_length, served)
             self.request = request
-            served.lease()
             if request.images is not None:
                 self.start(self.run_slowly(served, request))
                 return
             self.decoded = time.monotonic()
-            try:
-                self.item = app.engine.submit(served, request, call, self.done)
-            except InferenceError:
-                served.release()
-                raise
+            self.item = app.engine.submit(served, request, call, self.done)
         except Exception as error:
             self.refuse(error)
 
@@ -168,8 +173,6 @@ class FastRequest:
 
     def over(self, task: asyncio.Task[None]) -> None:
         """The task is through, or was cancelled before it had begun."""
-        assert self.served is not None
-        self.served.release()
         if task.cancelled():
             self.refuse(Cancelled("the caller hung up"))
 
@@ -190,8 +193,6 @@ class FastRequest:
             self.respond(served, request, answer)
         except Exception as error:
             self.refuse(error)
-        finally:
-            served.release()
 
     def respond(self, served: ServedModel, request: InferRequest, answer: Any) -> None:
         """Write the answer and count it."""
@@ -234,7 +235,9 @@ class FastRequest:
         head.append(b"content-length: %d\r\n\r\n" % len(body))
         head.append(body)
         protocol.transport.write(b"".join(head))
-        if not self.keep_alive:
+        if self.more_body and isinstance(self.refusal, Overloaded):
+            protocol.close_unread()
+        elif not self.keep_alive:
             protocol.close()
         protocol.on_response_complete()
 
@@ -245,7 +248,8 @@ class FastRequest:
             self.timer.cancel()
         if self.counted:
             self.counted = False
-            self.app.engine.leave()
+            assert self.served is not None
+            self.app.engine.leave(self.served)
 
     def hang_up(self) -> None:
         """The caller is gone."""
@@ -261,49 +265,36 @@ class FastRequest:
             self.refuse(Cancelled("the caller hung up"))
 
 
-class FastProtocol(BoundedProtocol):
-    """Uvicorn's protocol with the short way in it."""
+class FastProtocol(RefusingProtocol):
+    """The protocol with the short way in it."""
 
     inference: InferenceApp
     fast: FastRequest | None = None
-    inside = False
-    """Whether the parser is inside a request."""
-    refused = False
-    """Whether a request was refused unparsed since the keep-alive timer was set."""
 
     def data_received(self, data: bytes) -> None:
-        """Refuse a whole request unparsed where there are too many, else go on as usual."""
-        app = self.inference
-        if (
-            app.engine.full
-            and app.engine.refuses_unparsed
-            and not self.flow.write_paused
-            and not self.inside
-            and (self.cycle is None or self.cycle.response_complete)
-            and (target := whole_infer(data)) is not None
-            and app.hot(target) is not None
-        ):
-            app.engine.refused["overloaded"] += 1
-            self.refused = True
-            self.answered_unparsed()
-            self.transport.write(self.unparsed_refusal(data))
-            return
+        """As usual; then give a body that is not there yet its time."""
         super().data_received(data)
         fast = self.fast
         if fast is not None and fast.more_body and fast.timer is None:
             fast.await_body()
 
-    def unparsed_refusal(self, data: bytes) -> bytes:
+    def overloaded(self, data: bytes) -> bool:
+        """Whether the model of an infer request is full; everything else goes to the parser."""
+        if not data.startswith(b"POST "):
+            return False
+        served = self.inference.served_at(data[5 : data.find(b" ", 5, LONGEST_PATH)])
+        return served is not None and self.inference.engine.full(served)
+
+    def refusal(self, data: bytes) -> bytes:
         """The bytes of a 429, with the request's id where one is in the headers."""
+        app = self.inference
+        served = app.served_at(data[5 : data.find(b" ", 5, LONGEST_PATH)])
+        app.engine.count_refused(served, self.loop)
         match = _REQUEST_ID.search(data, 0, data.find(_HEAD_END) + 2)
         identity = request_id_of(match[1] if match else None)
-        lines = self.inference.identity_lines
-        return b"%bx-request-id: %b\r\n%b\r\n%b" % (_REFUSED, identity, lines, _REFUSED_ERROR)
-
-    def on_message_begin(self) -> None:
-        """The first byte of a request."""
-        self.inside = True
-        super().on_message_begin()
+        return b"%bx-request-id: %b\r\n%b\r\n%b" % (
+            _REFUSED, identity, app.identity_lines, _REFUSED_ERROR,
+        )  # fmt: skip
 
     def _should_upgrade(self) -> bool:
         """Never: no WebSocket is served here."""
@@ -312,16 +303,6 @@ class FastProtocol(BoundedProtocol):
     def refuse_bytes(self, status: int, message: str) -> tuple[bytes, bytes]:
         """Content type and body of the answer to what is no HTTP."""
         return b"application/json", json_bytes({"error": message})
-
-    def timeout_keep_alive_handler(self) -> None:
-        """Close the connection, unless requests on it were refused meanwhile."""
-        if self.refused:
-            self.refused = False
-            self.timeout_keep_alive_task = self.loop.call_later(
-                self.timeout_keep_alive, self.timeout_keep_alive_handler
-            )
-            return
-        super().timeout_keep_alive_handler()
 
     def on_head(self) -> None:
         """Take the short way where the request is plain and nothing is under way before it."""
@@ -335,11 +316,13 @@ class FastProtocol(BoundedProtocol):
             and not self.expect_100_continue
         ):
             target = self.inference.hot(self.url.decode("latin-1"))
-            if target is not None and self._plain():
+            if target is not None and (self._plain() or self._is_refused_unread()):
                 keep = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
                 self.fast = FastRequest(self, target, keep_alive=keep)
                 self.cycle = cast("Any", self.fast)
                 self.fast.begin(self.headers)
+                if isinstance(self.fast.refusal, Overloaded) and self._is_refused_unread():
+                    self.fast.refuse_unread()
                 return
         super().on_head()
 
@@ -352,9 +335,16 @@ class FastProtocol(BoundedProtocol):
                 return False
         return 0 <= length <= self.inference.short_way_limit
 
+    def _is_refused_unread(self) -> bool:
+        """Whether a body would cost more to read and throw away than a connection costs."""
+        served = self.inference.served_at(self.url)
+        if served is None or not self.inference.engine.full(served):
+            return False
+        length = next((value for name, value in self.headers if name == b"content-length"), b"")
+        return length.isdigit() and int(length) > READ_ANYWAY
+
     def on_end(self) -> None:
         """The body is complete."""
-        self.inside = False
         if self.fast is None:
             super().on_end()
         elif not self.fast.response_complete:
@@ -380,22 +370,8 @@ class FastProtocol(BoundedProtocol):
 
 def server_protocol(app: InferenceApp) -> type[FastProtocol]:
     """The protocol class to serve ``app`` with."""
-    return type("InferenceProtocol", (FastProtocol,), {"inference": app})
-
-
-def whole_infer(data: bytes) -> str | None:
-    """The path, where ``data`` is one whole, plain infer request and nothing beside it."""
-    match = _INFER.match(data)
-    if match is None:
-        return None
-    end = data.find(_HEAD_END)
-    head = data[: end + 2].lower()
-    if end < 0 or head.count(b"\ncontent-length") != 1 or _NOT_PLAIN.search(head):
-        return None
-    length = _LENGTH.search(head)
-    if length is None or end + len(_HEAD_END) + int(length[1]) != len(data):
-        return None
-    return match[1].decode("latin-1")
+    shared = {"inference": app, "refusals": app.engine.refusals}
+    return type("InferenceProtocol", (FastProtocol,), shared)
 
 
 def _lines(headers: Headers) -> bytes:

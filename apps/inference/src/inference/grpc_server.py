@@ -70,6 +70,7 @@ _CONTENTS = {
     "FP64": "fp64_contents",
     "BYTES": "bytes_contents",
 }
+_MODEL_NAME_TAG = bytes([pb.ModelInferRequest.MODEL_NAME_FIELD_NUMBER << 3 | 2])
 _RAW_TAG = pb.ModelInferRequest.RAW_INPUT_CONTENTS_FIELD_NUMBER << 3 | 2
 _MOST_SAID = 2000
 """Characters of an error: a status that is larger than clients take for headers is lost."""
@@ -228,12 +229,14 @@ class GrpcServer:
         served: ServedModel | None = None
         parsed: InferRequest | None = None
         try:
-            app.engine.admit()
+            size = len(message)
+            name = model_named_first(message)
+            if name is not None and (entry := app.registry.entries.get(name)) and entry.default:
+                app.engine.check_full(entry.default)
+            request = await by_size(size, decode, message, app.settings.max_json_bytes)
+            found = app.registry.get(request.model_name, request.model_version or None)
+            served = app.engine.admit(found, call)
             try:
-                size = len(message)
-                request = await by_size(size, decode, message, app.settings.max_json_bytes)
-                found = app.registry.get(request.model_name, request.model_version or None)
-                served = found.lease()
                 parsed = await by_size(size, parse, request, served)
                 answer = await app.engine.infer(served, parsed, call)
                 response = encode(served, parsed, answer.outputs)
@@ -318,6 +321,17 @@ def decode(message: bytes, limit: int) -> Any:
         return pb.ModelInferRequest.FromString(message)
     except DecodeError:
         raise BadRequest("the message is no ModelInferRequest") from None
+
+
+def model_named_first(message: bytes) -> str | None:
+    """The model's name, where the message begins with it, as clients write it; else None.
+
+    It is read without decoding the rest, so that a refusal costs less than an answer.
+    """
+    if not message.startswith(_MODEL_NAME_TAG):
+        return None
+    length, at = _varint(message, 1)
+    return message[at : at + length].decode("utf-8", "replace")
 
 
 def _beside_raw(message: bytes, limit: int) -> int:

@@ -82,14 +82,24 @@ class InferenceCollector(Collector):
         per_row = GaugeMetricFamily(
             "inference_batch_row_seconds", "Learned cost of one more row.", labels=_MODEL
         )
+        opened = GaugeMetricFamily(
+            "inference_model_requests_open", "Requests under way.", labels=_MODEL
+        )
+        limit = GaugeMetricFamily(
+            "inference_model_requests_limit",
+            "Requests that may be under way, so that none waits longer than its target.",
+            labels=_MODEL,
+        )
         for served in self._engine.registry.all_serving():
             labels = [served.name, served.version]
+            opened.add_metric(labels, served.admission.open)
+            limit.add_metric(labels, served.admission.limit)
             loaded.add_metric(labels, 1)
             queued.add_metric(labels, served.batcher.queued_rows)
             running.add_metric(labels, served.batcher.running_batches)
             base.add_metric(labels, served.batcher.durations.base)
             per_row.add_metric(labels, served.batcher.durations.per_row)
-        yield from (loaded, queued, running, base, per_row)
+        yield from (loaded, queued, running, base, per_row, opened, limit)
         failed = GaugeMetricFamily(
             "inference_model_failed", "1 for each version that could not be loaded.", labels=_MODEL
         )

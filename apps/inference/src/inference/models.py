@@ -16,7 +16,7 @@ import orjson
 from PIL import Image
 
 from inference import manifest as manifests
-from inference.batcher import Batcher
+from inference.batcher import SHORT_RUN, Batcher
 from inference.errors import BadRequest, InferenceError, ModelError, NotFound, Unavailable
 from inference.manifest import Manifest, TensorSpec, suits
 from inference.repository import Found, Repository, newest, version_order
@@ -25,7 +25,9 @@ from inference.runtime import OnnxModel, check_manifest
 from inference.samples import feeds_of
 from inference.settings import InferenceSettings
 from inference.statistics import ModelStatistics
+from inference.turns import Turns
 from kit import logs
+from kit.admission import Admission
 from kit.cgroup import usable_cpus
 from kit.oip.datatypes import of_array
 from kit.oip.non_finite import Policy
@@ -52,7 +54,12 @@ class ServedModel:
     """One version of one model, and everything a request for it needs."""
 
     def __init__(
-        self, loaded: Loaded, stamp: str, statistics: ModelStatistics, settings: InferenceSettings
+        self,
+        loaded: Loaded,
+        stamp: str,
+        statistics: ModelStatistics,
+        settings: InferenceSettings,
+        turns: Turns,
     ) -> None:
         described, model = loaded.manifest, loaded.model
         batching = described.batching
@@ -76,6 +83,8 @@ class ServedModel:
         added = loaded.finish.outputs if loaded.finish is not None else ()
         self.outputs_known = frozenset((*model.output_names, *added))
         self.variable_shapes = any(size < 0 for spec in model.inputs for size in spec.shape[1:])
+        # the batcher sets floor and ceiling, which are in rows
+        self.admission = Admission(target=settings.target_wait_ms / 1000, floor=1, ceiling=1)
         self.batcher = Batcher(
             model,
             name=described.name,
@@ -85,6 +94,10 @@ class ServedModel:
             max_queue_delay=delay if delay == "auto" else delay / 1000,
             instances=batching.instances or settings.instances,
             observer=statistics,
+            admission=self.admission,
+            soon=turns.run_after,
+            short_run=SHORT_RUN,
+            larger_short_batches=batching.max_batch_size is None,
         )
         self.header_lines = (
             f"x-slipway-model: {self.name}\r\nx-slipway-model-version: {self.version}\r\n"
@@ -135,6 +148,7 @@ class Registry:
     def __init__(self, repository: Repository, settings: InferenceSettings) -> None:
         self._repository = repository
         self._settings = settings
+        self.turns = Turns()
         self._threads = settings.threads or usable_cpus()
         self._entries: dict[str, Entry] = {}
         self._statistics: dict[tuple[str, str], ModelStatistics] = {}
@@ -350,7 +364,7 @@ class Registry:
         )
         for warning in loaded.warnings:
             log.warning("model loaded, but", model=found.name, version=found.version, why=warning)
-        return ServedModel(loaded, found.stamp, statistics, settings)
+        return ServedModel(loaded, found.stamp, statistics, settings, self.turns)
 
     def _retire(self, served: ServedModel) -> None:
         task = asyncio.create_task(served.retire())

@@ -51,13 +51,15 @@ async def handle(app: InferenceApp, exchange: Exchange) -> None:
     served: ServedModel | None = None
     request: InferRequest | None = None
     try:
-        app.engine.check_full()
+        target = headers.get(b"x-amzn-sagemaker-target-model")
+
+        def find() -> ServedModel:
+            return app.registry.get(target.decode("latin-1")) if target else app.registry.only()
+
+        app.engine.check_full(find())
         body = await app.body(exchange.receive, headers, call)
-        app.engine.admit()
+        served = app.engine.admit(find(), call)
         try:
-            target = headers.get(b"x-amzn-sagemaker-target-model")
-            found = app.registry.get(target.decode("latin-1")) if target else app.registry.only()
-            served = found.lease()
             content_type = headers.get(b"content-type", b"application/json").decode("latin-1")
             media = content_type.split(";", 1)[0].strip().lower()
             size, what = parsed_size(body, media, content_type)

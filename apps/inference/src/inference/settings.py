@@ -101,10 +101,19 @@ class InferenceSettings(DecodingSettings):
         int,
         Field(
             ge=1,
-            description="Most requests under way at once, from when their bodies are there; past "
-            "it they get 429.",
+            description="Most requests under way at once for all models together, from when their "
+            "bodies are there: a bound of memory. What a model takes follows target_wait_ms.",
         ),
-    ] = 512
+    ] = 4096
+    target_wait_ms: Annotated[
+        float,
+        Field(
+            gt=0,
+            description="Longest a request should wait before its model runs it. A model has as "
+            "many requests under way as it was measured to answer so, and at least two batches; "
+            "past them they get 429.",
+        ),
+    ] = 100.0
     default_timeout_seconds: Annotated[
         float,
         Field(gt=0, description="Time a request gets that names none, its body's way included."),

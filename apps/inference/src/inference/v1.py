@@ -51,11 +51,10 @@ async def _predict(app: InferenceApp, exchange: Exchange, name: str) -> None:
     request: InferRequest | None = None
     call = exchange.call
     try:
-        app.engine.check_full()
+        app.engine.check_full(app.registry.get(name))
         body = await app.body(exchange.receive, exchange.headers, call)
-        app.engine.admit()
+        served = app.engine.admit(app.registry.get(name), call)
         try:
-            served = app.registry.get(name).lease()
             app.check_json_size(len(body))
             request = await app.engine.parse(len(body), body, read, body, served)
             call.hang_up = exchange.hung_up

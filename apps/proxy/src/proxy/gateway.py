@@ -27,13 +27,14 @@ from kit.request_headers import (
     trace_of,
 )
 from kit.spans import Spans
-from proxy import auth, headers, paths, v2, v2_cache, whole
+from proxy import auth, headers, overload, paths, v2, v2_cache, whole
 from proxy import deadline as deadlines
 from proxy.arms import arm_of
 from proxy.context import Request
 from proxy.forward import HungUp, Truncated, forward, forwarding_headers
 from proxy.headers import BadHeadersError, Headers
 from proxy.models import HttpModel
+from proxy.overload import Overload
 from proxy.pages import Sample
 from proxy.paths import BadPathError
 from proxy.queue_watch import QueueWatch
@@ -72,6 +73,17 @@ class Gateway:
         self.health = health
         self._stages = [prefix.encode() for prefix in self.settings.stage_prefixes]
         self._in_flight = 0
+        self.overload = Overload(
+            target=self.settings.target_turn_ms / 1000,
+            ceiling=self.settings.max_open_requests,
+            report=self._report_refused,
+        )
+        services.metrics.gauge(
+            "slipway_proxy_open_requests_limit",
+            "Requests that may be open, so that the loop gets round to all of them in time.",
+            (),
+            lambda: [((), float(self.overload.admission.limit))],
+        )
         services.metrics.gauge(
             "http_server_active_requests",
             "Requests under way.",
@@ -103,6 +115,7 @@ class Gateway:
                     return
                 if any(each.cache for each in self._http_backends()):
                     scope.get("state", {})[whole.AT_ONCE] = self.at_once
+                scope.get("state", {})[overload.KEY] = self.overload
                 self.health.ready("start")
                 await send({"type": "lifespan.startup.complete"})
             else:
@@ -425,6 +438,13 @@ class Gateway:
         }
         await request.send(start)
         await request.send({"type": "http.response.body", "body": body})
+
+    def _report_refused(self, kind: str, count: int) -> None:
+        """What was refused unparsed within about a second, as one line of the access log."""
+        route = "/v2/models/{model}/infer" if kind == "infer" else "other"
+        self.services.metrics.failures.add(route, "overloaded", by=count)
+        if self.settings.access_log != "off":
+            self.services.access.write(route=route, status=429, error="overloaded", count=count)
 
     def _report(self, request: Request) -> None:
         services = self.services

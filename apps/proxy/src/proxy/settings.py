@@ -354,6 +354,22 @@ class ProxySettings(DecodingSettings):
     max_body_bytes: Annotated[
         int, Field(gt=0, description="Largest request body, counted as it arrives (413 above).")
     ] = 32 * 1024 * 1024
+    max_open_requests: Annotated[
+        int,
+        Field(
+            ge=256,
+            description="Most requests under way: a bound of memory. How many there may be below "
+            "it follows target_turn_ms; past them callers get 429 before anything is parsed.",
+        ),
+    ] = 4096
+    target_turn_ms: Annotated[
+        float,
+        Field(
+            gt=0,
+            description="Longest the event loop should take to get round to everything that is "
+            "ready. While it takes longer, fewer requests may be open, and at least 256.",
+        ),
+    ] = 20.0
     timeout_seconds: Annotated[
         float, Field(gt=0, description="Deadline of a request that names none.")
     ] = 30.0

@@ -18,7 +18,9 @@ from typing import Any, cast
 from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from kit.connections import BoundedProtocol
+from kit.refusing import RefusingProtocol
+from proxy import overload
+from proxy.overload import Overload
 
 KEY = "slipway.cycle"
 AT_ONCE = "slipway.at_once"
@@ -28,8 +30,11 @@ STATUS_LINES = {
 }
 
 
-class WholeProtocol(BoundedProtocol):
-    """uvicorn's protocol, whose requests carry their cycle and may be answered at once."""
+class WholeProtocol(RefusingProtocol):
+    """uvicorn's protocol, whose requests carry their cycle and may be answered at once.
+
+    The lifespan's state holds the limit of open requests under ``overload.KEY``.
+    """
 
     _parsing = False
     _held: tuple[RequestResponseCycle, Any] | None = None
@@ -44,6 +49,19 @@ class WholeProtocol(BoundedProtocol):
             held, self._held = self._held, None
             if held is not None and not self._answered(held[0]):
                 self._start_asgi_task(*held)
+
+    def overloaded(self, data: bytes) -> bool:
+        """Whether more requests are open than are answered in time."""
+        limit: Overload | None = self.app_state.get(overload.KEY)
+        if limit is None or not limit.full(len(self.tasks), data, self.loop):
+            return False
+        self.refusals = limit.refusals
+        return True
+
+    def refusal(self, data: bytes) -> bytes:
+        """The whole answer to a request that is refused unparsed."""
+        limit: Overload = self.app_state[overload.KEY]
+        return limit.refusal(data, self.loop)
 
     def _answered(self, cycle: RequestResponseCycle) -> bool:
         at_once: AtOnce | None = self.app_state.get(AT_ONCE)
