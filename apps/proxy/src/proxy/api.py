@@ -21,6 +21,7 @@ from kit.oip.non_finite import HEADER as NON_FINITE
 from kit.problem import MEDIA_TYPE, Problem
 from proxy import callbacks, compose, pages
 from proxy.auth import allow, unauthorized
+from proxy.carried import carried
 from proxy.compose import Question
 from proxy.context import Request
 from proxy.forward import watched
@@ -333,6 +334,7 @@ def _jobs(services: Services) -> APIRouter:
         kind = media_type(content_type)
         if callback:
             callbacks.check(callback, settings.callbacks)
+        kept = carried(request.headers, http.scope["query_string"]).dump()
         payload = await payload_of(services, request)
         if not payload:
             raise Problem(400, "empty-body", "the request has no body; send an image, JSON or CSV")
@@ -349,6 +351,7 @@ def _jobs(services: Services) -> APIRouter:
                 callback=callback,
                 idempotency_key=idempotency_key,
                 query=http.scope["query_string"].decode("latin-1"),
+                headers=kept,
                 arm=request.arm.decode(),
             )
         )

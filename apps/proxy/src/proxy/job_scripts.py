@@ -62,7 +62,8 @@ local function take(stream, entry, id)
     'worker', ARGV[2])
   redis.call('PUBLISH', ARGV[7] .. id, 'running')
   return redis.call('HMGET', key, 'model', 'content_type', 'input', 'input_ref', 'deadline',
-    'attempts', 'request_id', 'traceparent', 'callback', 'created', 'query', 'arm', 'owner')
+    'attempts', 'request_id', 'traceparent', 'callback', 'created', 'query', 'arm', 'owner',
+    'headers')
 end
 """
 

@@ -88,6 +88,7 @@ class Submission:
     callback: str = ""
     idempotency_key: str = ""
     query: str = ""
+    headers: bytes = b""
     arm: str = ""
 
 
@@ -120,6 +121,7 @@ class Jobs:
             "traceparent": given.traceparent,
             "callback": given.callback,
             "query": given.query,
+            "headers": given.headers,
             "arm": given.arm,
         }
         if len(given.payload) > self.policy.inline_bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Protocol
@@ -17,6 +17,7 @@ from kit.oip.tensors import bytes_element
 from kit.problem import Problem
 from proxy import contract as contracts
 from proxy import deadline as deadlines
+from proxy.carried import NOTHING, Carried
 from proxy.contract import BadContractError, Contract
 from proxy.destination import Destination
 from proxy.metrics import Metrics
@@ -37,6 +38,8 @@ class Asking:
     shadow: bool = False
     caller: str = ""
     upstream_seconds: float = 0.0
+    carried: Carried = NOTHING
+    """The caller's headers and query: predictions take them along, for routes that look at them."""
 
 
 @dataclass(slots=True)
@@ -184,7 +187,7 @@ class HttpModel:
                 b"content-type: application/octet-stream\r\n"
                 b"inference-header-content-length: %d\r\n" % json_length
             )
-        answer = await self._ask(b"POST", rest, body, asking, more)
+        answer = await self._ask(b"POST", rest, body, asking, more=more, carried=asking.carried)
         version = answer.headers.get("x-slipway-model-version")
         if version and self._contract is not None and version != self._contract.version:
             self.expire_contract()
@@ -210,15 +213,23 @@ class HttpModel:
         return {"state": "unavailable", "reason": f"its server answers {answer.status}"}
 
     async def _ask(
-        self, method: bytes, rest: bytes, body: bytes, asking: Asking, more: bytes = b""
+        self,
+        method: bytes,
+        rest: bytes,
+        body: bytes,
+        asking: Asking,
+        *,
+        more: bytes = b"",
+        carried: Carried = NOTHING,
     ) -> Answer:
+        target = carried.target(self._path + rest)
+
         def head(pool: Pool, left: float) -> bytes:
             lines = [
                 method,
                 b" ",
                 pool.base_path,
-                self._path,
-                rest,
+                target,
                 b" HTTP/1.1\r\nhost: ",
                 pool.authority,
                 b"\r\nx-request-id: ",
@@ -229,6 +240,7 @@ class HttpModel:
                 deadlines.passed_on(left, margin=self._margin),
                 b"\r\ncontent-length: %d\r\n" % len(body),
                 more,
+                carried.lines(),
             ]
             if asking.arm:
                 lines += (b"x-slipway-arm: ", asking.arm, b"\r\n")
@@ -296,7 +308,7 @@ class Models:
         return backend
 
     def choose(
-        self, model: str, query: bytes, request_headers: list[tuple[bytes, bytes]]
+        self, model: str, query: bytes, request_headers: Sequence[tuple[bytes, bytes]]
     ) -> ModelBackend:
         """The backend for a request: the first rule that fits, else the model's own."""
         rules = self._rules.get(model)
@@ -307,7 +319,7 @@ class Models:
         return self.named(model)
 
 
-def fits(rule: Rule, query: bytes, request_headers: list[tuple[bytes, bytes]]) -> bool:
+def fits(rule: Rule, query: bytes, request_headers: Sequence[tuple[bytes, bytes]]) -> bool:
     """Whether a request meets every condition of a rule."""
     if rule.query:
         given = dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True))

@@ -13,6 +13,7 @@ import redis.asyncio as redis
 from kit.decoding import Decoding
 from kit.problem import Problem
 from proxy.cache import Made, PredictionCache, key_of
+from proxy.carried import choosing, key_of_choice
 from proxy.contract import Contract
 from proxy.models import Asking, ModelBackend
 from proxy.predict import (
@@ -114,7 +115,7 @@ class Predictor:
         data, result = await self._cache.answer(
             backend.name,
             policy,
-            prediction_key(backend.name, contract, prepared, asking),
+            prediction_key(backend.name, contract, prepared, asking, policy.varying),
             make,
             deadline=asking.deadline,
             cache_control=cache_control,
@@ -212,14 +213,22 @@ class Predictor:
         return Outcome({**head, "predictions": merged, **said})
 
 
-def prediction_key(model: str, contract: Contract, prepared: Prepared, asking: Asking) -> str:
-    """Model, version, arm and canonical input."""
+def prediction_key(
+    model: str,
+    contract: Contract,
+    prepared: Prepared,
+    asking: Asking,
+    vary: tuple[bytes, ...] | None,
+) -> str:
+    """Model, version, arm, what else may choose the answer, and canonical input."""
+    choice = choosing(asking.carried.headers, asking.carried.query, vary)
     return key_of(
         b"predict",
         model.encode(),
         contract.version.encode(),
         contract.digest.encode(),
         asking.arm,
+        key_of_choice(choice),
         prepared.canonical(),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Annotated, Literal
 
 from pydantic import (
@@ -45,11 +46,21 @@ class Target(Closed):
 
 
 class CachePolicy(Closed):
-    """Keep a model's answers in Redis: how long, spread by how much, and how large each may be."""
+    """Keep a model's answers in Redis: how long, spread by how much, and how large each may be.
 
+    `vary` names the headers that choose the answer, because a rule of the routes looks at them.
+    Unset, every header counts but those that clients, browsers and meshes send by themselves.
+    """
+
+    vary: list[Annotated[str, Field(pattern=r"^[A-Za-z0-9-]+$")]] | None = None
     ttl_seconds: Annotated[float, Field(gt=0)] = 300.0
     jitter: Annotated[float, Field(ge=0, le=0.5)] = 0.1
     max_bytes: Annotated[int, Field(gt=0)] = 65536
+
+    @cached_property
+    def varying(self) -> tuple[bytes, ...] | None:
+        """``vary`` as names of headers are compared."""
+        return None if self.vary is None else tuple(one.lower().encode() for one in self.vary)
 
 
 class Guard(Closed):

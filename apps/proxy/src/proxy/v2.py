@@ -10,6 +10,7 @@ import orjson
 from kit.problem import Problem
 from kit.version import version_of
 from proxy import headers, v2_cache
+from proxy.carried import carried
 from proxy.context import Request
 from proxy.forward import forward, read_body, watched
 from proxy.models import Asking, HttpModel, ModelBackend
@@ -36,6 +37,7 @@ def asking_of(request: Request) -> Asking:
         request.arm,
         request.shadow,
         request.caller_name,
+        carried=carried(request.headers, request.scope["query_string"]),
     )
 
 

@@ -11,6 +11,7 @@ from kit import logs
 from kit.problem import Problem
 from proxy import headers as headers_module
 from proxy.cache import Made, PredictionCache, Sent, key_of
+from proxy.carried import Pairs, choosing, key_of_choice
 from proxy.context import Request
 from proxy.contract import Contract
 from proxy.forward import read_body, watched
@@ -83,14 +84,22 @@ def recall(data: bytes, identity: str | None) -> tuple[int, dict[str, str], byte
 
 def verbatim_of(
     request: Request, backend: HttpModel, contract: Contract, rest: bytes, body: bytes
-) -> tuple[bytes | str | None, ...]:
+) -> tuple[object, ...]:
     """What two requests must have in common to be the same without being read.
 
     The bytes themselves, not a digest of them: a table compares what it finds, so nobody can
     make two requests pass for one.
     """
     length = request.header(JSON_LENGTH.encode())
-    return backend.name, rest, contract.version, contract.digest, request.arm, length, body
+    choice = choice_of(request, backend)
+    return backend.name, rest, contract.version, contract.digest, request.arm, choice, length, body
+
+
+def choice_of(request: Request, backend: HttpModel) -> tuple[Pairs, bytes]:
+    """The headers and the query that may choose the answer."""
+    policy = backend.settings.cache
+    vary = None if policy is None else policy.varying
+    return choosing(request.headers, request.scope["query_string"], vary)
 
 
 def recall_sent(
@@ -163,6 +172,7 @@ async def infer(
         contract.version.encode(),
         contract.digest.encode(),
         asking.arm,
+        key_of_choice(choice_of(request, backend)),
         asked.canonical,
     )
 

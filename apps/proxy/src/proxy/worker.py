@@ -24,7 +24,7 @@ from kit.problem import Problem
 from kit.request_headers import request_id_of
 from kit.spans import Spans
 from kit.tracing import TraceContext
-from proxy import job_scripts, sagemaker_async
+from proxy import carried, job_scripts, sagemaker_async
 from proxy.callbacks import Teller
 from proxy.jobs import GROUP, PRIORITIES, Keys, document, ensure_groups, pause
 from proxy.models import Asking
@@ -65,6 +65,7 @@ class Taken:
     query: str
     arm: str
     owner: str
+    headers: bytes
 
 
 @dataclass(slots=True)
@@ -269,9 +270,12 @@ class Worker:
             context.traceparent().encode(),
             monotonic() + left,
             taken.arm.encode(),
+            carried=carried.load(taken.headers, taken.query.encode("latin-1")),
         )
         services = self.services
-        backend = services.models.choose(taken.model, taken.query.encode(), [])
+        backend = services.models.choose(
+            taken.model, taken.query.encode("latin-1"), asking.carried.headers
+        )
         payload = taken.payload
         if taken.input_ref:
             payload = await services.blobs.get(taken.input_ref)
@@ -614,4 +618,5 @@ def _taken(identity: str, priority: str, entry: bytes, fields: list[bytes | None
         query=text(10),
         arm=text(11),
         owner=text(12),
+        headers=fields[13] or b"",
     )
