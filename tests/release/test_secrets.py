@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from release.render import releases, render_all
-from release.validate import SCHEMAS
+from release.validate.objects import SCHEMAS
 from tests.charts.rendering import helm, manifests
 from tests.programs import cache_folder, require
 

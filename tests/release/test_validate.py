@@ -18,6 +18,8 @@ from typer.testing import CliRunner
 from release import holds, programs, render, validate
 from release.cli import app
 from release.render import Manifest, Release
+from release.validate import objects, variables
+from release.validate.environment import Environment
 from tests.programs import require
 from tests.release.conftest import IDENTITY
 
@@ -84,7 +86,9 @@ def test_every_mistake_is_found_in_one_run_at_its_place(tmp_path: Path) -> None:
     answer = CliRunner().invoke(app, ["validate", str(root), "--json"])
     assert answer.exit_code == 1
     found = {
-        (entry["file"], entry["line"], entry["key"]): f"{entry['message']} Fix: {entry['fix']}"
+        (entry["file"], entry["line"], entry["key"]): (
+            f"{entry['message']} {entry['releases']} Fix: {entry['fix']}"
+        )
         for entry in json.loads(answer.stdout)["findings"]
     }
 
@@ -181,6 +185,8 @@ def test_an_environment_nobody_deploys_is_refused_by_name() -> None:
     answer = CliRunner().invoke(app, ["validate", str(ROOT), "--env", "stge", "--json"])
     assert answer.exit_code == 8
     assert "'stage'" in json.loads(answer.stdout)["fix"]
+    # Found: it did not say where it had looked, and people stood in another clone.
+    assert f"argocd/stge.yaml in {ROOT}" in json.loads(answer.stdout)["message"]
 
 
 @pytest.fixture(scope="module")
@@ -220,7 +226,7 @@ def rename_subset(documents: Documents) -> None:
 MUTATIONS: dict[str, tuple[Callable[[Documents], object], str]] = {
     "a route to no service": (
         lambda d: destination(d).update(host="prxoy"),
-        "names the host 'prxoy', which is no Service of dev",
+        "names the host 'prxoy', which is no Service of the environment",
     ),
     "a route to no subset": (rename_subset, "sends to the subset 'stabel' of proxy"),
     "a route to no port": (
@@ -285,7 +291,7 @@ ROUTES: dict[str, tuple[Manifest, list[str]]] = {
     "in another namespace": (route({"name": "shared", "namespace": "x"}, namespace="x"), []),
     "to no service": (
         route(SERVICE, name="prxoy"),
-        ["names the host 'prxoy', which is no Service of dev"],
+        ["names the host 'prxoy', which is no Service of the environment"],
     ),
     "to no port": (route(SERVICE, port=81), ["sends to port 81 of proxy"]),
     "of no service": (route({**SERVICE, "name": "prxoy"}), ["names the host 'prxoy'"]),
@@ -319,9 +325,12 @@ def test_the_projects_own_programs_come_first(
     assert programs.find("helm") == str(tmp_path / "path/helm")
 
 
-def checked(documents: Documents, settings: dict[str, set[str]] | None = None) -> list[str]:
-    allowed = validate._allowed_kinds(ROOT)
-    return [str(f) for f in validate.cross_checks(ROOT, documents, settings or {}, allowed)]
+def checked(
+    documents: Documents, settings: dict[str, dict[str, variables.Setting]] | None = None
+) -> list[str]:
+    allowed = objects.allowed_kinds(ROOT)
+    seen = Environment(ROOT, documents)
+    return [str(f) for f in validate.cross_checks(seen, settings or {}, allowed)]
 
 
 def test_the_shipped_environment_passes_the_cross_checks(dev: Documents) -> None:
@@ -338,9 +347,11 @@ def test_a_name_that_points_to_nothing_is_found(dev: Documents, name: str) -> No
 
 
 def test_environment_keys_are_settings_of_the_service(dev: Documents) -> None:
-    known, _ = validate._settings(ROOT)
+    known, _ = variables.read(ROOT)
     assert checked(dev, known) == []
-    found = checked(dev, {"proxy": known["proxy"] - {"PROXY_BACKENDS"} | {"PROXY_BACKEND"}})
+    renamed = {name: one for name, one in known["proxy"].items() if name != "PROXY_BACKENDS"}
+    renamed["PROXY_BACKEND"] = known["proxy"]["PROXY_BACKENDS"]
+    found = checked(dev, {"proxy": renamed})
     assert any(
         "values/base/proxy.yaml:" in f and "PROXY_BACKENDS" in f and "PROXY_BACKEND?" in f
         for f in found

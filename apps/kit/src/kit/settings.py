@@ -8,7 +8,18 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+_LIMITS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
+
 LogLevel = Literal["debug", "info", "warning", "error"]
+
+
+def needed_by(*commands: str, shared: bool = False) -> dict[str, Any]:
+    """What the reference says of a field beside its schema, as ``json_schema_extra``.
+
+    ``commands`` of the image do not start without it; ``shared`` means that all releases of the
+    image in an environment must have the same. `release validate` holds values against both.
+    """
+    return {"needed_by": list(commands)} | ({"shared": True} if shared else {})
 
 
 class ServiceSettings(BaseSettings):
@@ -102,6 +113,8 @@ class DecodingSettings(ServiceSettings):
 def environment_variables(settings: type[BaseSettings]) -> list[dict[str, Any]]:
     """One row per setting: ``name``, ``type``, ``default``, ``description``, ``required``.
 
+    Where they say something, also ``needed_by``, ``shared`` (`needed_by`) and ``limits`` of a
+    number, by JSON Schema's names.
     Names are those of the environment variables, in the order the fields are declared.
     """
     schema = settings.model_json_schema(by_alias=False)
@@ -110,6 +123,8 @@ def environment_variables(settings: type[BaseSettings]) -> list[dict[str, Any]]:
     for name, field in settings.model_fields.items():
         alias = field.validation_alias
         described = schema["properties"].get(name, {})
+        limits = {key: described[key] for key in _LIMITS if key in described}
+        said = {key: described[key] for key in ("needed_by", "shared") if described.get(key)}
         rows.append(
             {
                 "name": alias if isinstance(alias, str) else f"{prefix}{name}".upper(),
@@ -117,6 +132,8 @@ def environment_variables(settings: type[BaseSettings]) -> list[dict[str, Any]]:
                 "default": described.get("default"),
                 "required": field.is_required(),
                 "description": field.description or "",
+                **said,
+                **({"limits": limits} if limits else {}),
             }
         )
     return rows

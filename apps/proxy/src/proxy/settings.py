@@ -16,7 +16,7 @@ from pydantic import (
 )
 from pydantic_settings import SettingsConfigDict
 
-from kit.settings import DecodingSettings
+from kit.settings import DecodingSettings, needed_by
 
 Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
@@ -287,7 +287,10 @@ class ProxySettings(DecodingSettings):
 
     backends: Annotated[
         dict[str, Backend],
-        Field(description="Models and where they are served, by name: `http` or `sagemaker`."),
+        Field(
+            description="Models and where they are served, by name: `http` or `sagemaker`.",
+            json_schema_extra=needed_by(shared=True),
+        ),
     ] = Field(default_factory=dict)
     rules: Annotated[
         list[Rule],
@@ -302,11 +305,18 @@ class ProxySettings(DecodingSettings):
         Field(description="Path prefixes such as `/dev` that are taken off every request."),
     ] = Field(default_factory=list)
     ensembles: Annotated[
-        dict[str, Ensemble], Field(description="Models asked at once: `/v1/ensembles/<name>`.")
+        dict[str, Ensemble],
+        Field(
+            description="Models asked at once: `/v1/ensembles/<name>`.",
+            json_schema_extra=needed_by(shared=True),
+        ),
     ] = Field(default_factory=dict)
     pipelines: Annotated[
         dict[str, Pipeline],
-        Field(description="Models asked one after another: `/v1/pipelines/<name>`."),
+        Field(
+            description="Models asked one after another: `/v1/pipelines/<name>`.",
+            json_schema_extra=needed_by(shared=True),
+        ),
     ] = Field(default_factory=dict)
     arms: Annotated[
         list[Arm],
@@ -318,13 +328,22 @@ class ProxySettings(DecodingSettings):
 
     redis_url: Annotated[
         str,
-        Field(description="Redis for jobs, cache and rate limits; empty switches them off."),
+        Field(
+            description="Redis for jobs, cache and rate limits; empty switches them off.",
+            json_schema_extra=needed_by("worker", shared=True),
+        ),
     ] = ""
     redis_timeout_seconds: Annotated[
         float,
         Field(gt=0, description="How long cache and rate limits may wait for Redis."),
     ] = 0.05
-    redis_prefix: Annotated[str, Field(description="What every Redis key begins with.")] = "slipway"
+    redis_prefix: Annotated[
+        str,
+        Field(
+            description="What every Redis key begins with.",
+            json_schema_extra=needed_by(shared=True),
+        ),
+    ] = "slipway"
     cache_memory_bytes: Annotated[
         int,
         Field(ge=0, description="What a pod keeps of the prediction cache in its own memory."),
@@ -332,7 +351,12 @@ class ProxySettings(DecodingSettings):
     data_ttl_seconds: Annotated[
         float, Field(gt=0, description="How long prepared inputs are kept (`/v1/data`).")
     ] = 3600.0
-    jobs: Annotated[JobPolicy, Field(description="How jobs are kept and retried.")] = JobPolicy()
+    jobs: Annotated[
+        JobPolicy,
+        Field(
+            description="How jobs are kept and retried.", json_schema_extra=needed_by(shared=True)
+        ),
+    ] = JobPolicy()
     callbacks: Annotated[
         CallbackPolicy, Field(description="Where finished jobs may be announced.")
     ] = CallbackPolicy()

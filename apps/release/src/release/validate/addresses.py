@@ -1,0 +1,148 @@
+"""Addresses in values: each leads to a Service and a port, and the caller may use it."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from ipaddress import ip_address
+from urllib.parse import urlsplit
+
+from release.render import Release
+from release.validate import reach, values
+from release.validate.environment import Environment
+from release.validate.findings import Finding, at_value
+
+_URL = re.compile(r"(?<![\w.+-])([a-z][a-z0-9+.-]*)://([^\s\"'<>,/?#]+)", re.I)
+_HOST_AND_PORT = re.compile(r"^([A-Za-z](?:[A-Za-z0-9.-]*[A-Za-z0-9])?):(\d{2,5})$")
+# Schemes that name no host of the network.
+_NO_HOSTS = {"s3", "file", "arn", "oci", "models", "spiffe"}
+_PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443, "redis": 6379, "rediss": 6379,
+          "nats": 4222, "tls": 4222, "grpc": 80, "grpcs": 443}  # fmt: skip
+# Values that other programs than the release's own pods connect to.
+_ASKED_BY_OTHERS = {"keda", "monitoring", "serviceAccount"}
+
+
+@dataclass(frozen=True)
+class Address:
+    """A host and a port, as a value names them; without a port None."""
+
+    host: str
+    port: int | None
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}" if self.port else self.host
+
+    @property
+    def service(self) -> str:
+        """The Service's name, if it is one."""
+        return self.host.split(".", 1)[0]
+
+    def namespace(self, own: str) -> str | None:
+        """The namespace that the host names, ``own`` where it names none; None for another's host.
+
+        In the cluster are: a name without a dot, and ``name.namespace`` with or without ``.svc``
+        and the cluster's domain behind it.
+        """
+        parts = self.host.split(".")
+        if len(parts) == 1:
+            return own
+        if len(parts) == 2:
+            return parts[1]
+        return parts[1] if parts[2] == "svc" else None
+
+
+def in_text(text: str) -> list[Address]:
+    """The addresses in a string: those of URLs, or the string itself as ``host:port``."""
+    alone = _HOST_AND_PORT.match(text)
+    if alone:
+        return _kept(alone[1], int(alone[2]))
+    found = []
+    for scheme, authority in _URL.findall(text):
+        if scheme.lower() in _NO_HOSTS:
+            continue
+        try:
+            parts = urlsplit(f"{scheme}://{authority}")
+            host, port = parts.hostname or "", parts.port or _PORTS.get(scheme.lower())
+        except ValueError:
+            continue
+        found += _kept(host, port)
+    return found
+
+
+def _kept(host: str, port: int | None) -> list[Address]:
+    """None for what is no name of a Service: addresses of the pod itself and numbers."""
+    try:
+        ip_address(host)
+        return []
+    except ValueError:
+        pass
+    if not host or host == "localhost" or "*" in host:
+        return []
+    return [Address(host.lower().rstrip("."), port)]
+
+
+def findings(environment: Environment) -> Iterator[Finding]:
+    """Of every value of every release that runs pods."""
+    known = reach.namespaces(environment)
+    for release in environment.documents:
+        if release.chart != "service":
+            continue
+        for path, text in values.strings(values.of_files(environment.root, release)):
+            for address in in_text(text):
+                yield from _of_address(environment, release, path, address, known)
+
+
+def _of_address(
+    environment: Environment,
+    release: Release,
+    path: tuple[str, ...],
+    address: Address,
+    known: set[str],
+) -> Iterator[Finding]:
+    def found(message: str, fix: str) -> Finding:
+        where = ".".join(path)
+        return at_value(environment.root, release, where, message, fix, path)
+
+    namespace = address.namespace(release.namespace)
+    if namespace is None or address.host in environment.external:
+        return
+    own = namespace == release.namespace
+    if own and address.service in environment.unseen:
+        return
+    if own and address.service not in environment.services:
+        near = difflib.get_close_matches(address.service, sorted(environment.services), n=1)
+        others = environment.only_elsewhere(address.service)
+        only = f", only of {' and '.join(others)}" if others else ""
+        yield found(
+            f"leads to {address}, and {address.service!r} is no Service of the environment"
+            f"{only}",
+            f"did you mean {near[0]}?" if near else f"use one of "
+            f"{', '.join(sorted(environment.services)) or '(none)'}",
+        )  # fmt: skip
+        return
+    if not own and namespace not in known:
+        near = difflib.get_close_matches(namespace, sorted(known), n=1, cutoff=0.8)
+        if near or ".svc" in address.host:
+            yield found(
+                f"leads to {address}, and {namespace!r} is no namespace that the "
+                "environment knows",
+                f"did you mean {near[0]}?" if near else "name it under meshNamespaces and peers "
+                f"of values/{environment.name}/environment.yaml",
+            )  # fmt: skip
+        return
+    if own:
+        ports = {port["port"] for port in environment.services[address.service]["spec"]["ports"]}
+        if address.port is not None and address.port not in ports:
+            yield found(
+                f"leads to {address}, and the Service {address.service} has the ports "
+                f"{', '.join(map(str, sorted(ports)))}", "name one of those",
+            )  # fmt: skip
+            return
+    if path and path[0] in _ASKED_BY_OTHERS:
+        return
+    refused = reach.refusal(environment, release, address.service, namespace, address.port)
+    if refused is not None:
+        message, fix = refused
+        yield found(f"leads to {address}, and {message}", fix)

@@ -1,0 +1,335 @@
+"""`release validate` on values that render well and hurt users: one fault, one finding."""
+
+# ruff: noqa: E501 - one fault stands on one line
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from release import render, validate
+from release.validate import addresses, duplicates, objects, quota, variables
+from release.validate.environment import Environment
+from release.validate.findings import merged
+from tests.programs import require
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def helm() -> None:
+    require("helm")
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for folder in ("charts", "values", "argocd", "docs/reference"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
+    return tmp_path
+
+
+def replaced(root: Path, path: str, old: str, new: str) -> None:
+    file = root / path
+    text = file.read_text()
+    assert old in text, f"{path} has no {old!r}"
+    file.write_text(text.replace(old, new))
+
+
+def added(root: Path, path: str, text: str) -> None:
+    file = root / path
+    file.write_text((file.read_text() if file.exists() else "") + text)
+
+
+def found(root: Path, environment: str = "dev") -> list[validate.Finding]:
+    """What the checks of values say of one environment; Helm renders it, kubeconform is left out."""
+    listed = {name: render.releases(root, name) for name in render.environments(root)}
+    results = render.render_all(root, listed[environment], placeholders=True)
+    seen = Environment(
+        root,
+        {result.release: result.manifests for result in results if not result.error},
+        frozenset(result.release.name for result in results if result.error),
+        {name: frozenset(row.name for row in rows) for name, rows in listed.items()},
+    )
+    settings, _ = variables.read(root)
+    every = [*duplicates.findings(root)]
+    every += validate.cross_checks(seen, settings, objects.allowed_kinds(root))
+    return merged(every)
+
+
+Change = Callable[[Path], object]
+BACKENDS = '"url": "http://inference:8080"'
+FAULTS: dict[str, tuple[Change, str, str, str]] = {
+    # name: what is done, then file:line: key, words of the message, words of the fix
+    "a letter is wrong in an address": (
+        lambda r: [
+            replaced(r, "values/base/proxy.yaml", "http://inference:", "http://inferenc:"),
+            replaced(r, "values/base/worker.yaml", BACKENDS, BACKENDS.replace("nce:", "nc:")),
+        ],
+        "values/base/proxy.yaml:5: env.PROXY_BACKENDS",
+        "leads to inferenc:8080, and 'inferenc' is no Service of the environment (dev/proxy)",
+        "did you mean inference?",
+    ),
+    "a full name in the wrong namespace": (
+        lambda r: replaced(r, "values/dev/worker.yaml", "redis.slipway-system", "redis.slipway-sytem"),
+        "values/dev/worker.yaml:5: env.PROXY_REDIS_URL",
+        "'slipway-sytem' is no namespace that the environment knows",
+        "did you mean slipway-system?",
+    ),
+    "a name with .svc that leads nowhere": (
+        lambda r: added(r, "values/dev/unzip.yaml", "  UNZIP_BACKEND_URL: http://proxi.dev.svc.cluster.local:8080/x\n"),
+        "values/dev/unzip.yaml:4: env.UNZIP_BACKEND_URL",
+        "'proxi' is no Service of the environment",
+        "did you mean proxy?",
+    ),
+    "a port that the Service does not have": (
+        lambda r: [
+            replaced(r, f"values/base/{name}.yaml", "inference:8080", "inference:8000")
+            for name in ("proxy", "worker")
+        ],
+        "values/base/proxy.yaml:5: env.PROXY_BACKENDS",
+        "the Service inference has the ports 8080, 8081",
+        "name one of those",
+    ),
+    "an address that no NetworkPolicy allows": (
+        lambda r: added(r, "values/dev/unzip.yaml", "  UNZIP_BACKEND_URL: http://proxy:8080/done\n"),
+        "values/dev/unzip.yaml:4: env.UNZIP_BACKEND_URL",
+        "no NetworkPolicy lets unzip connect to port 8080 of proxy",
+        "`unzip: [8080/TCP]` under services.proxy.from",
+    ),
+    "an address of another namespace that no NetworkPolicy allows": (
+        lambda r: replaced(r, "values/base/environment.yaml", "to: [redis, s3]\n  worker", "to: [s3]\n  worker"),
+        "values/dev/proxy.yaml:5: env.PROXY_REDIS_URL",
+        "no NetworkPolicy lets proxy connect to port 6379 of redis in slipway-system",
+        "under services.proxy.to",
+    ),
+    "an address that no AuthorizationPolicy allows": (
+        lambda r: replaced(r, "values/base/routing.yaml", "      proxy: {}\n", ""),
+        "values/base/proxy.yaml:5: env.PROXY_BACKENDS",
+        "no AuthorizationPolicy lets proxy call inference",
+        "`proxy: {}` under services.inference.callers",
+    ),
+    "replicas beyond the quota": (
+        lambda r: replaced(r, "values/dev/inference.yaml", "replicas: 1", "replicas: 60"),
+        "values/dev/inference.yaml:1: replicas",
+        "60 pods of inference and those of the other releases ask for 63488Mi of limits.memory",
+        "lower replicas, or raise quota",
+    ),
+    "a scaler that may grow beyond the quota": (
+        lambda r: [
+            replaced(r, "values/dev/inference.yaml", "replicas: 1", "replicas: null"),
+            added(r, "values/dev/inference.yaml", "autoscaling: {enabled: true, maxReplicas: 40}\n"),
+        ],
+        "values/dev/inference.yaml:3: autoscaling.maxReplicas",
+        "40 pods, the most that inference may grow to",
+        "lower autoscaling.maxReplicas",
+    ),
+    "a number set to a word": (
+        lambda r: added(r, "values/dev/proxy.yaml", "  PROXY_TIMEOUT_SECONDS: often\n"),
+        "values/dev/proxy.yaml:6: env.PROXY_TIMEOUT_SECONDS",
+        "is 'often', and it takes a number",
+        "see docs/reference/settings-proxy.md",
+    ),
+    "a number out of its limits": (
+        lambda r: added(r, "values/dev/proxy.yaml", "  PROXY_RETRY_RATIO: \"7\"\n"),
+        "values/dev/proxy.yaml:6: env.PROXY_RETRY_RATIO",
+        "is '7', and it must be at most 1",
+        "",
+    ),
+    "JSON that is none": (
+        lambda r: added(r, "values/dev/proxy.yaml", "  PROXY_UPSTREAMS: '{\"a\": }'\n"),
+        "values/dev/proxy.yaml:6: env.PROXY_UPSTREAMS",
+        "which is no JSON",
+        "",
+    ),
+    "backends of proxy and worker that differ": (
+        lambda r: replaced(r, "values/base/worker.yaml", '{"digits"', '{"digit"'),
+        "values/base/worker.yaml:6: env.PROXY_BACKENDS",
+        "differs from that of proxy, which shares its work",
+        "set the same for both",
+    ),
+    "another Redis for the worker": (
+        lambda r: replaced(r, "values/dev/worker.yaml", "6379/0", "6379/7"),
+        "values/dev/worker.yaml:5: env.PROXY_REDIS_URL",
+        "differs from that of proxy",
+        "set the same for both",
+    ),
+    "a callers row in base for a service that only dev has": (
+        lambda r: [
+            replaced(r, "values/base/routing.yaml", "      worker: {}\n", "      worker: {}\n      trainer: {}\n"),
+            replaced(r, "argocd/dev.yaml", "          - {release: unzip, chart: service}\n", "          - {release: unzip, chart: service}\n          - {release: trainer, chart: service}\n"),
+        ],
+        "values/base/routing.yaml:15: services.inference.callers.trainer",
+        "names 'trainer', which the environment does not have, only dev (stage/routing)",
+        "move the row to values/dev/routing.yaml",
+    ),
+    "routes in base for a service that only dev has": (
+        lambda r: [
+            added(r, "values/base/routing.yaml", "  challenger:\n    callers: {proxy: {}}\n"),
+            replaced(r, "argocd/dev.yaml", "          - {release: unzip, chart: service}\n", "          - {release: unzip, chart: service}\n          - {release: challenger, chart: service}\n"),
+        ],
+        "values/base/routing.yaml:15: services.challenger",
+        "names the host 'challenger', which is no Service of the environment, only of dev (stage/routing)",
+        "move services.challenger to values/dev/",
+    ),
+    "a key twice in one file": (
+        lambda r: added(r, "values/dev/inference.yaml", "replicas: 2\n"),
+        "values/dev/inference.yaml:3: replicas",
+        "stands 2 times, on the lines 1 and 3: Helm takes the last one",
+        "keep one",
+    ),
+    "a model twice in one JSON": (
+        lambda r: [
+            replaced(r, f"values/base/{name}.yaml", "PROXY_BACKENDS: '{", 'PROXY_BACKENDS: \'{"digits": {"type": "http", "url": "http://inference:8080"}, ')
+            for name in ("proxy",)
+        ],
+        "values/base/proxy.yaml:5: env.PROXY_BACKENDS",
+        "has the key 'digits' twice",
+        "keep one 'digits'",
+    ),
+    "a merge that took a setting away": (
+        # Found: two `env` of one file; PROXY_REDIS_URL vanished with no finding.
+        lambda r: replaced(r, "values/dev/worker.yaml", "  PROXY_REDIS_URL: redis://redis.slipway-system:6379/0\n", ""),
+        "values/dev/worker.image.yaml:0: env.PROXY_REDIS_URL",
+        "is set by no file (values/base/worker.yaml, values/dev/worker.yaml, values/dev/worker.image.yaml), and proxy worker does not start without it",
+        "set env.PROXY_REDIS_URL in values/dev/worker.yaml",
+    ),
+    "a service without a model": (
+        lambda r: (r / "values/dev/inference.model.yaml").unlink(),
+        "values/base/inference.yaml:5: modelFetch.enabled",
+        "runs no pods: modelFetch.enabled is set and no file sets its model",
+        "add values/dev/inference.model.yaml",
+    ),
+    "a service without an image": (
+        lambda r: (r / "values/dev/proxy.image.yaml").unlink(),
+        "values/dev/proxy.yaml:0: image",
+        "runs no pods: no file sets its image, values/dev/proxy.image.yaml is not there",
+        "four values empty",
+    ),
+}  # fmt: skip
+# What one fault breaks besides, each a fault of its own there.
+MORE = {
+    "a letter is wrong in an address": ["values/base/worker.yaml:6: env.PROXY_BACKENDS"],
+    "a port that the Service does not have": ["values/base/worker.yaml:6: env.PROXY_BACKENDS"],
+}
+IN_STAGE = {
+    "a callers row in base for a service that only dev has",
+    "routes in base for a service that only dev has",
+}
+
+
+def test_the_shipped_values_have_no_findings(root: Path) -> None:
+    assert found(root) == []
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_one_fault_is_one_finding_with_its_place_and_fix(root: Path, name: str) -> None:
+    change, place, words, fix = FAULTS[name]
+    change(root)
+    told = found(root, "stage" if name in IN_STAGE else "dev")
+    texts = [str(one) for one in told]
+    places = [f"{one.file}:{one.line}: {one.key}" for one in told]
+    assert sorted(places) == sorted([place, *MORE.get(name, [])]), texts
+    one = texts[places.index(place)]
+    assert words in one
+    assert fix in one.partition(" Fix: ")[2]
+
+
+def test_one_fault_in_three_environments_is_one_finding(root: Path) -> None:
+    """Found: a wrong letter in base was told once per environment."""
+    require("kubeconform")
+    replaced(root, "values/base/proxy.yaml", "http://inference:", "http://inferenc:")
+    replaced(root, "values/base/worker.yaml", BACKENDS, BACKENDS.replace("nce:", "nc:"))
+    told = validate.validate(root).findings
+    assert [(one.file, one.releases) for one in told] == [
+        (f"values/base/{name}.yaml", (f"dev/{name}", f"prod/{name}", f"stage/{name}"))
+        for name in ("proxy", "worker")
+    ], [str(one) for one in told]
+
+
+def test_a_release_that_cannot_be_rendered_is_no_three_findings(root: Path) -> None:
+    """Found: its routes and its callers' addresses were findings, too."""
+    require("kubeconform")
+    added(root, "values/dev/inference.yaml", "resorces: {}\n")
+    told = validate.validate(root, ["dev"]).findings
+    assert [one.key for one in told] == ["resorces"], [str(one) for one in told]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("http://inference:8080/v2", [("inference", 8080)]),
+        ("https://a.dev.svc", [("a.dev.svc", 443)]),
+        ("redis://:secret@redis.slipway-system:6379/0", [("redis.slipway-system", 6379)]),
+        ("rediss://r.example.org", [("r.example.org", 6379)]),
+        ("nats://one:4222,nats://two:4222", [("one", 4222), ("two", 4222)]),
+        ("redis.slipway-system:6379", [("redis.slipway-system", 6379)]),
+        ("s3://models/digits/1", []),
+        ("http://127.0.0.1:8080 and http://[::1]:8080 and http://localhost:1", []),
+        ("http://host:port", []),
+        ("12:30", []),
+        ("spiffe://cluster.local/ns/dev/sa/proxy", []),
+        ("https://*.example.org", []),
+        ("HTTP://Proxy.:8080", [("proxy", 8080)]),
+    ],
+)  # fmt: skip
+def test_addresses_in_a_text(text: str, expected: list[tuple[str, int]]) -> None:
+    assert [(one.host, one.port) for one in addresses.in_text(text)] == expected
+
+
+@given(st.text())
+def test_no_text_breaks_the_search_for_addresses(text: str) -> None:
+    addresses.in_text(text)
+    list(duplicates.of_file("x.yaml", text))
+
+
+@given(st.lists(st.sampled_from("abcd"), min_size=1, max_size=8))
+def test_exactly_the_keys_that_stand_twice_are_found(keys: list[str]) -> None:
+    text = "".join(f"{key}: 1\n" for key in keys)
+    told = {one.key for one in duplicates.of_file("x.yaml", text)}
+    assert told == {key for key in keys if keys.count(key) > 1}
+
+
+def test_keys_of_different_mappings_are_no_duplicates() -> None:
+    text = "a: {x: 1}\nb: {x: 1}\nc:\n  - x: 1\n  - x: 2\n"
+    assert list(duplicates.of_file("x.yaml", text)) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "accepted"),
+    [
+        ("integer", "5", True), ("integer", "5.5", False), ("integer", "often", False),
+        ("number", "0.5", True), ("number", "", False), ("boolean", "True", True),
+        ("boolean", "maybe", False), ("JSON list", "[]", True), ("JSON list", "{}", False),
+        ("JSON object", "{}", True), ("JSON RateLimit or null", "null", True),
+        ("JSON RateLimit or null", "[]", False), ("number or string", "auto", True),
+        ("one of `all`, `off`", "all", True), ("one of `all`, `off`", "none", False),
+        ("string", "whatever", True),
+    ],
+)  # fmt: skip
+def test_a_value_fits_the_type_of_its_setting(kind: str, text: str, accepted: bool) -> None:
+    assert (variables.refusal(variables.Setting("X", kind), text) == "") is accepted
+
+
+@pytest.mark.parametrize(
+    ("text", "amount"), [("250m", "0.25"), ("1Gi", "1073741824"), ("2k", "2000"), ("30", "30")]
+)
+def test_quantities_are_read_as_kubernetes_does(text: str, amount: str) -> None:
+    assert quota.quantity(text) == quota.Decimal(amount)
+
+
+def test_the_reference_says_what_validate_needs() -> None:
+    settings, notes = variables.read(ROOT)
+    assert notes == []
+    redis = settings["proxy"]["PROXY_REDIS_URL"]
+    assert redis.needed_by == ("worker",)
+    assert redis.shared
+    rows: list[dict[str, Any]] = json.loads(
+        (ROOT / "docs/reference/settings-proxy.json").read_text()
+    )["settings"]
+    assert any(row.get("limits") == {"minimum": 0, "maximum": 1} for row in rows)
