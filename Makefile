@@ -140,9 +140,11 @@ schemas: setup ## Write the closed schemas that rendered manifests are checked a
 test-crash: programs ## Kill the extractor at every call to S3, all 1,000 of them (13 minutes)
 	SLIPWAY_CRASH_POINTS=all pytest tests/unzip/test_crash.py -rP --timeout=3000
 
-.PHONY: bench-inference bench-proxy bench-release bench-routing bench-unzip
+.PHONY: bench-inference bench-overload bench-proxy bench-release bench-routing bench-unzip
 bench-inference: setup ## Our model server beside its Python peers
 	python -m bench.inference $(ARGS)
+bench-overload: programs ## Servers past their peak: ours and peers, open and closed loop
+	python -m bench.overload $(ARGS)
 bench-proxy: programs ## Our gateway beside nginx, Envoy and the usual Python proxies
 	python -m bench.proxy $(ARGS)
 bench-release: programs ## Bumps under contention, validate, diff; with a cluster, syncs and rollbacks

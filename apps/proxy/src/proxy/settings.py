@@ -404,7 +404,7 @@ class ProxySettings(DecodingSettings):
             description="Longest the event loop should take to get round to everything that is "
             "ready. While it takes longer, fewer requests may be open, and at least 256.",
         ),
-    ] = 20.0
+    ] = 40.0
     timeout_seconds: Annotated[
         float, Field(gt=0, description="Deadline of a request that names none.")
     ] = 30.0
