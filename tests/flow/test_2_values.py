@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
+import pytest
+
+from flow import stages
+from flow.site import Site
 from tests.flow.conftest import REVISION_A, Registry, git, release
 
 
@@ -78,3 +84,25 @@ def test_an_unknown_service_and_an_environment_nobody_deploys_are_refused_by_nam
         assert done.returncode != 0
         assert said in done.stderr
     assert git(manifest_repo, "rev-parse", "main") == before
+
+
+def test_making_the_cluster_again_downgrades_no_model(
+    manifest_repo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found: dev ran digits/2, and `make up` wrote digits/1."""
+    said: list[tuple[str, ...]] = []
+
+    def asked(site: object, *arguments: str, accepted: tuple[int, ...] = (0,)) -> str:
+        said.append(arguments)
+        return ""
+
+    monkeypatch.setattr(stages, "release", asked)
+    model = {"name": "digits", "uri": "s3://models/digits/1", "sha256": "a" * 64, "version": "1"}
+    where = cast(Site, SimpleNamespace(manifest_repo=str(manifest_repo)))
+    stages.values(where, "dev", [], model)
+    assert [arguments[:2] for arguments in said] == [("model", "set")]
+    newer = [f"--{key}={value}" for key, value in (model | {"version": "2"}).items()]
+    release(manifest_repo, "model", "set", "--env=dev", *newer)
+    said.clear()
+    stages.values(where, "dev", [], model)
+    assert said == []

@@ -131,7 +131,8 @@ def values(
     with _checkout(site) as clone:
         folder = clone / "values" / environment
         new = [one for one in built if _scalars(folder, one.app, "image")["digest"] != one.digest]
-        model_is_new = _scalars(folder, "inference", "model") != published
+        # Another version is somebody's decision, by `release model set`: only nothing is filled.
+        no_model_yet = not any(_scalars(folder, "inference", "model").values())
     # A newer build or a hold is somebody's decision: it is told, and what runs stays.
     accepted = (0, SUPERSEDED, HELD)
     if new:
@@ -142,7 +143,7 @@ def values(
             accepted=accepted,
         )
         typer.echo(said.strip())
-    if model_is_new:
+    if no_model_yet:
         arguments = (f"--{key}={value}" for key, value in published.items())
         said = release(site, "model", "set", f"--env={environment}", *arguments, accepted=accepted)
         typer.echo(said.strip())

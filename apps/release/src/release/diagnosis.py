@@ -29,6 +29,11 @@ _PASSING = re.compile(
     r"|failed to (?:fetch|list refs)|no such host",
     re.I,
 )
+_HELM_COMMAND = re.compile(
+    r"(?:rpc error: code = \w+ desc = )?(?:Manifest generation error \(cached\): )?"
+    r"(?:failed to execute helm template command: )?(?:failed to get command args to log: )?"
+    r"`helm template [^`]*` failed(?: exit status \d+)?: (?:Error: )?"
+)
 _QUOTA = re.compile(r"exceeded quota|must specify limits|maximum .* usage per", re.I)
 
 
@@ -134,11 +139,20 @@ def find(release: str, wanted: Image, seen: Observation) -> Finding:
         health=health,
         revision=status.get("sync", {}).get("revision", "") or "",
         ready=len(ready),
-        pods=len([pod for pod in pods if pod.get("status", {}).get("phase") != "Succeeded"]),
+        pods=max(_running_pods(pods), _wished(deployment)),
         causes=tuple(dict.fromkeys(causes)),
         proved=proved,
         scaled_to_zero=scaled_to_zero,
     )
+
+
+def _running_pods(pods: Sequence[Object]) -> int:
+    return len([pod for pod in pods if pod.get("status", {}).get("phase") != "Succeeded"])
+
+
+def _wished(deployment: Object | None) -> int:
+    """How many pods there should be: those that a quota refused were never made."""
+    return int(deployment["spec"].get("replicas", 1)) if deployment is not None else 0
 
 
 def reconciled_after_operation(app: Object) -> bool:
@@ -463,8 +477,18 @@ def _pull_error(message: str) -> str:
     return _short(message.rpartition("error: ")[2] or message, 160)
 
 
-def _short(text: str, length: int = 400) -> str:
+def _without_noise(text: str) -> str:
+    """Argo CD's message without Helm's command line and what repo-server wraps around it.
+
+    The command line alone is longer than what is shown, and the cause stands behind it.
+    """
     line = " ".join(text.split())
+    line = _HELM_COMMAND.sub("", line)
+    return line.replace("Use --debug flag to render out invalid YAML", "").strip()
+
+
+def _short(text: str, length: int = 400) -> str:
+    line = _without_noise(text)
     return line if len(line) <= length else line[: length - 1] + "…"
 
 

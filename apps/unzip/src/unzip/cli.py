@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 
 import boto3
 import typer
+from botocore.exceptions import BotoCoreError
 from prometheus_client import push_to_gateway
 from pydantic import ValidationError
 from rich.console import Console
@@ -84,6 +85,7 @@ def _store(settings: UnzipSettings, bucket: str = "", metrics: Metrics | None = 
         attempts=settings.request_attempts,
         patience_seconds=settings.request_patience_seconds,
         on_retry=lambda error: counted.labels(error.code).inc(),
+        session=_session(),
     )
 
 
@@ -111,6 +113,22 @@ def _guarded(work: Callable[[], int]) -> NoReturn:
         log.error("storage failed", code=error.code, error=str(error))
         raise typer.Exit(1) from None
     raise typer.Exit(code)
+
+
+def _session() -> boto3.session.Session:
+    """The session of the AWS SDK's own variables and files; exit 2 where it has no keys."""
+    try:
+        session = boto3.session.Session()
+        if session.get_credentials() is not None:
+            return session
+        why = "none were found"
+    except BotoCoreError as error:
+        why = str(error)
+    _fail(
+        2,
+        f"no keys for S3: {why}. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run where "
+        "the account has a role.",
+    )
 
 
 @app.command()

@@ -1,0 +1,55 @@
+"""What the cluster says, shown so that the cause is read and the number of pods is the wished."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from release.cluster import Observation
+from release.diagnosis import Cause, _short, find
+from release.references import Image
+
+HELM = (
+    "Failed to load target state: failed to generate manifest for source 1 of 1: rpc error: code = "
+    "Unknown desc = Manifest generation error (cached): failed to execute helm template command: "
+    "failed to get command args to log: `helm template . --name-template proxy --namespace dev "
+    f"--kube-version 1.34 {'--api-versions apps/v1 ' * 40}--include-crds` failed exit status 1: "
+    "Error: values don't meet the specifications of the schema(s) in the following chart(s):\n"
+    "service:\n- at '': additional properties 'replcias' not allowed\n\n"
+    "Use --debug flag to render out invalid YAML"
+)
+
+
+def test_the_cause_of_a_comparison_error_is_not_cut_off() -> None:
+    """Found: 400 characters of Helm's command line, and the cause behind them was cut."""
+    said = _short(HELM)
+    assert "additional properties 'replcias' not allowed" in said
+    assert "--api-versions" not in said
+    assert "--debug" not in said
+
+
+def test_pods_that_the_quota_refused_are_counted_as_wished() -> None:
+    """Found: 12/12 pods where 60 were wished and the quota stopped them."""
+    labels = {"app.kubernetes.io/instance": "proxy"}
+    ready = {"conditions": [{"type": "Ready", "status": "True"}], "phase": "Running"}
+    image = {"name": "proxy", "image": f"r/proxy:1@sha256:{'a' * 64}"}
+    pods: list[dict[str, Any]] = [
+        {
+            "metadata": {"name": f"proxy-{n}", "labels": labels},
+            "spec": {"containers": [image]},
+            "status": ready,
+        }
+        for n in range(12)
+    ]
+    refused = "pods is forbidden: exceeded quota: environment, used: pods=30, limited: pods=30"
+    deployment: dict[str, Any] = {
+        "metadata": {"name": "proxy", "generation": 1},
+        "spec": {"replicas": 60, "template": {"spec": {"containers": [image]}}},
+        "status": {
+            "conditions": [{"type": "ReplicaFailure", "status": "True", "message": refused}]
+        },
+    }
+    app = {"metadata": {"name": "dev-proxy"}, "status": {"sync": {"status": "Synced"}}}
+    seen = Observation({"proxy": app}, pods=pods, deployments=[deployment])
+    finding = find("proxy", Image("r/proxy", "1", f"sha256:{'a' * 64}", "b" * 40), seen)
+    assert (finding.ready, finding.pods) == (12, 60)
+    assert Cause("quota", refused) in finding.causes
