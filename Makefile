@@ -92,6 +92,10 @@ programs: setup ## Build and install the programs that the tests drive
 test: programs ## Run the tests that need no cluster
 	pytest -m 'not e2e and not conformance' --numprocesses=auto --dist=loadfile $(ARGS)
 
+.PHONY: test-steady
+test-steady: programs ## Run the tests idle, busy, on one core, file by file and in random order
+	python -m tests.steady $(ARGS)
+
 .PHONY: conformance
 conformance: programs ## Run what strangers bring, whole, and write its tables (docs/conformance.md)
 	pytest -m 'conformance and not e2e' --timeout=3000 $(ARGS)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import subprocess
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.programs import require
+from tests.waits import SECONDS, until
 
 ACCESS_KEY = "slipway"
 SECRET_KEY = "slipway-secret"
@@ -70,17 +70,16 @@ def serve_s3(
         finally:
             # It waits for kept-alive connections to end; the data are thrown away in any case.
             server.kill()
-            server.wait(timeout=10)
+            server.wait(timeout=SECONDS)
 
 
 def _wait_until_up(server: subprocess.Popen[bytes], url: str, log: Path) -> None:
-    until = time.monotonic() + 20
-    while time.monotonic() < until:
-        if server.poll() is not None:
-            break
+    def answers() -> bool:
+        assert server.poll() is None, f"versitygw ended: {log.read_text(errors='replace')[-500:]}"
         try:
-            with urllib.request.urlopen(url + "/health", timeout=1):
-                return
+            with urllib.request.urlopen(url + "/health", timeout=SECONDS):
+                return True
         except (urllib.error.URLError, OSError):
-            time.sleep(0.02)
-    raise RuntimeError(f"versitygw did not come up: {log.read_text(errors='replace')[-500:]}")
+            return False
+
+    until(answers, "versitygw")

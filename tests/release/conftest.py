@@ -8,7 +8,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -24,6 +23,7 @@ from release.cli import app
 from release.git import open_repo
 from tests.programs import require
 from tests.release.kube import Kubernetes, free_port, kubernetes
+from tests.waits import until
 
 HEADER = "# Written by `release`; do not edit.\n"
 EMPTY_IMAGE = HEADER + 'image:\n  repository: ""\n  tag: ""\n  digest: ""\n  revision: ""\n'
@@ -242,18 +242,19 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     )
     host = f"127.0.0.1:{port}"
     try:
-        deadline = time.monotonic() + 20
-        while True:
+
+        def answers() -> bool:
+            assert process.poll() is None, f"docker-registry ended with {process.returncode}"
             try:
-                httpx.get(f"http://{host}/v2/").raise_for_status()
-                break
+                return httpx.get(f"http://{host}/v2/").is_success
             except httpx.HTTPError:
-                assert time.monotonic() < deadline and process.poll() is None
-                time.sleep(0.05)
+                return False
+
+        until(answers, "the registry")
         yield host
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(90)
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -10,7 +10,6 @@ import os
 import socket
 import ssl
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from tests.programs import require
+from tests.waits import until
 
 TOKEN = "test-token"
 APPLICATIONS = "/apis/argoproj.io/v1alpha1/namespaces/argocd/applications"
@@ -146,25 +146,32 @@ def kubernetes(folder: Path) -> Iterator[Kubernetes]:
     ]
     try:
         certificate = folder / "certs" / "apiserver.crt"
-        deadline = time.monotonic() + 60
-        while not certificate.exists():
-            assert time.monotonic() < deadline and processes[1].poll() is None, "no certificate"
-            time.sleep(0.05)
+        log = folder / "log"
+
+        def ended() -> list[int]:
+            return [code for one in processes if (code := one.poll()) is not None]
+
+        def certified() -> bool:
+            assert not ended(), f"ended with {ended()}: {log.read_text()[-2000:]}"
+            return certificate.exists()
+
+        until(certified, "the API server's certificate")
         client = httpx.Client(
             base_url=f"https://127.0.0.1:{port}",
             headers={"Authorization": f"Bearer {TOKEN}"},
             verify=ssl.create_default_context(cafile=str(certificate)),
-            timeout=20,
+            timeout=90,
         )
         with client:
-            while True:
+
+            def ready() -> bool:
+                assert not ended(), f"ended with {ended()}: {log.read_text()[-2000:]}"
                 try:
-                    if client.get("/readyz").status_code == 200:
-                        break
+                    return client.get("/readyz").status_code == 200
                 except httpx.HTTPError:
-                    pass
-                assert time.monotonic() < deadline, (folder / "log").read_text()[-2000:]
-                time.sleep(0.05)
+                    return False
+
+            until(ready, "the API server")
             kubeconfig = folder / "kubeconfig"
             kubeconfig.write_text(json.dumps(_kubeconfig(port, certificate)))
             running = Kubernetes(client, kubeconfig)
@@ -172,9 +179,8 @@ def kubernetes(folder: Path) -> Iterator[Kubernetes]:
             running.send(
                 "POST", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", definition
             )
-            while client.get("/apis/argoproj.io/v1alpha1").status_code != 200:
-                assert time.monotonic() < deadline, "the CRD is not served"
-                time.sleep(0.05)
+            served = "/apis/argoproj.io/v1alpha1"
+            until(lambda: client.get(served).status_code == 200, "Argo CD's definition")
             for name in ("argocd", "dev", "stage", "prod"):
                 running.namespace(name)
             yield running
@@ -182,7 +188,7 @@ def kubernetes(folder: Path) -> Iterator[Kubernetes]:
         # Their data is thrown away: nothing to finish in good order.
         for process in reversed(processes):
             process.kill()
-            process.wait(20)
+            process.wait(90)
         logs.close()
 
 

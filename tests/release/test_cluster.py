@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import subprocess
 import threading
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,12 +18,14 @@ import yaml
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from release import verify as verdict
 from release.cluster import Cluster
 from release.diagnosis import verification_job
 from release.errors import UnreachableError
 from tests.programs import require
 from tests.release.conftest import RELEASES, Answer, World, digest
 from tests.release.kube import APPLICATIONS, Kubernetes
+from tests.waits import until
 
 ROOT = Path(__file__).resolve().parents[2]
 PODS = "/api/v1/namespaces/dev/pods"
@@ -155,7 +157,7 @@ def status(world: World) -> Answer:
     return world.run("status", "--env", "dev", "--json")
 
 
-def verify(world: World, *more: str, timeout: str = "20") -> Answer:
+def verify(world: World, *more: str, timeout: str = "90") -> Answer:
     return world.run(
         "verify", "--env", "dev", "--timeout", timeout, "--poll", "0.05", "--json", *more
     )
@@ -284,7 +286,7 @@ def test_a_failed_probe_is_named_with_its_last_answer(kube: Kubernetes, world: W
             "lastTimestamp": f"2026-11-20T12:{minute}:00Z",
         }
         kube.put(EVENTS, event, subresource=False)
-    answer = verify(world, timeout="0.5")
+    answer = verify(world, timeout="0")
     assert answer.code == 7
     assert "statuscode: 503" in answer.json["message"]
 
@@ -374,27 +376,30 @@ def test_health_before_the_operation_ended_is_not_trusted(kube: Kubernetes, worl
     everything_runs(kube, world, "1", "proxy", "worker")
     stale = application("proxy", world.head(), reconciledAt="2026-11-20T12:00:03Z")
     kube.put(APPLICATIONS, stale, subresource=False)
-    early = verify(world, timeout="0.3")
+    early = verify(world, timeout="0")
     assert early.code == 7
     assert "Argo CD has not looked at the cluster since" in early.json["message"]
     kube.put(APPLICATIONS, application("proxy", world.head()), subresource=False)
     assert verify(world).code == 0
 
 
-def test_a_commit_argo_cd_has_not_reached_is_waited_for(kube: Kubernetes, world: World) -> None:
+def test_a_commit_argo_cd_has_not_reached_is_waited_for(
+    kube: Kubernetes, world: World, looks: list[None]
+) -> None:
     before = world.head()
     world.deploy("1", world.source(), "proxy")
     everything_runs(kube, world, "1", "proxy", "worker")
     kube.put(APPLICATIONS, application("proxy", before), subresource=False)
-    answer = verify(world, timeout="0.3")
+    answer = verify(world, timeout="0")
     assert answer.code == 7
     assert f"Argo CD is at {before[:12]}" in answer.json["message"]
-    later = threading.Timer(
-        0.5,
-        lambda: kube.put(APPLICATIONS, application("proxy", world.head()), subresource=False),
-    )
-    later.start()
-    assert verify(world).code == 0
+
+    def argo_cd() -> None:
+        until(lambda: looks, "a look before Argo CD is there")
+        kube.put(APPLICATIONS, application("proxy", world.head()), subresource=False)
+
+    later = run_later(argo_cd)
+    assert verify(world, timeout="100000").code == 0  # looks, not seconds
     later.join()
 
 
@@ -403,7 +408,7 @@ def test_argo_cd_that_is_down_is_named(kube: Kubernetes, world: World) -> None:
     world.deploy("1", world.source(), "proxy")
     everything_runs(kube, world, "1", "proxy", "worker")
     kube.put(APPLICATIONS, application("proxy", before), subresource=False)
-    answer = verify(world, timeout="0.3")  # nobody takes the request to look off
+    answer = verify(world, timeout="0")  # nobody takes the request to look off
     assert answer.code == 7
     assert "has not looked since it was asked: does it run?" in answer.json["message"]
 
@@ -432,15 +437,14 @@ def not_compared(message: str, before: str, reconciled: str) -> dict[str, Any]:
 def looks_again(kube: Kubernetes, message: str, before: str) -> None:
     """Argo CD compares once it is asked to."""
     path = f"{APPLICATIONS}/dev-proxy"
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        if "argocd.argoproj.io/refresh" in kube.client.get(path).json()["metadata"].get(
-            "annotations", {}
-        ):
-            app = not_compared(message, before, "2026-11-20T12:00:09Z")
-            kube.put(APPLICATIONS, app, subresource=False)
-            return
-        time.sleep(0.02)
+
+    def asked() -> bool:
+        metadata = kube.client.get(path).json()["metadata"]
+        return "argocd.argoproj.io/refresh" in metadata.get("annotations", {})
+
+    until(asked, "the request to look again")
+    app = not_compared(message, before, "2026-11-20T12:00:09Z")
+    kube.put(APPLICATIONS, app, subresource=False)
 
 
 def test_what_cannot_be_rendered_fails_at_once(kube: Kubernetes, world: World) -> None:
@@ -462,7 +466,7 @@ def test_an_error_of_the_commit_before_is_not_ours(kube: Kubernetes, world: Worl
     everything_runs(kube, world, "1", "proxy", "worker")
     message = NOT_RENDERED + "execution error at (service/templates/deployment.yaml:3:4): no port"
     kube.put(APPLICATIONS, not_compared(message, before, "2026-11-20T12:00:05Z"), subresource=False)
-    assert verify(world, timeout="0.5").code == 7  # Argo CD has not looked since
+    assert verify(world, timeout="0").code == 7  # Argo CD has not looked since
 
 
 @pytest.mark.parametrize("message", TRANSIENT)
@@ -472,7 +476,7 @@ def test_trouble_that_passes_is_waited_out(kube: Kubernetes, world: World, messa
     everything_runs(kube, world, "1", "proxy", "worker")
     kube.put(APPLICATIONS, not_compared(message, before, "2026-11-20T12:00:05Z"), subresource=False)
     thread = run_later(looks_again, kube, message, before)
-    answer = verify(world, timeout="1")
+    answer = verify(world, timeout="0")
     thread.join()
     assert answer.code == 7
 
@@ -521,7 +525,7 @@ def test_a_crash_of_an_earlier_configuration_with_the_same_digest_is_not_ours(
 def test_pods_of_another_digest_are_no_deployment(kube: Kubernetes, world: World) -> None:
     world.deploy("2", world.source(), "proxy")
     everything_runs(kube, world, "1", "proxy", "worker")  # healthy, but the old image
-    assert verify(world, timeout="0.3").code == 7
+    assert verify(world, timeout="0").code == 7
 
 
 def test_a_newer_deployment_supersedes(kube: Kubernetes, world: World) -> None:
@@ -536,7 +540,7 @@ def test_a_newer_deployment_supersedes(kube: Kubernetes, world: World) -> None:
 def test_what_does_not_exist_is_not_found(kube: Kubernetes, world: World) -> None:
     assert verify(world, "--commit", "f" * 40).code == 8
     assert verify(world, "--service", "nope").code == 8
-    answer = verify(world, timeout="0.2")  # no Application at all
+    answer = verify(world, timeout="0")  # no Application at all
     assert answer.code == 8
     assert "dev-proxy" in answer.json["message"]
 
@@ -544,11 +548,8 @@ def test_what_does_not_exist_is_not_found(kube: Kubernetes, world: World) -> Non
 def finish(kube: Kubernetes, name: str, kind: str = "Complete") -> None:
     """What the Job controller writes at a Job's end."""
     path = f"{JOBS}/{name}"
-    deadline = time.monotonic() + 10
-    while (answer := kube.client.get(path)).status_code != 200:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    job = answer.json()
+    until(lambda: kube.client.get(path).status_code == 200, f"the Job {name}")
+    job = kube.client.get(path).json()
     now = "2026-11-20T12:00:10Z"
     condition = {"status": "True", "lastTransitionTime": now}
     first = "SuccessCriteriaMet" if kind == "Complete" else "FailureTarget"
@@ -672,10 +673,7 @@ def trials(kube: Kubernetes) -> list[dict[str, Any]]:
 
 def tried(kube: Kubernetes, names: list[str], **how: Any) -> None:
     """What the Job controller and the kubelet make of the Job that tries the worker's image."""
-    deadline = time.monotonic() + 10
-    while not (jobs := trials(kube)):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    jobs = until(lambda: trials(kube), "a Job that tries the image")
     names.append(jobs[0]["metadata"]["name"])
     template = jobs[0]["spec"]["template"]
     made = pod("worker", "1", name=names[0], **how)
@@ -714,7 +712,7 @@ def test_what_is_scaled_to_zero_and_cannot_start_has_failed(kube: Kubernetes, wo
 def test_a_trial_that_has_not_ended_is_named(kube: Kubernetes, world: World) -> None:
     """Found: a time-out while a Job tried the image said no more than Synced and Healthy."""
     at_zero(kube, world)
-    answer = verify(world, timeout="0.5")
+    answer = verify(world, timeout="0")
     assert answer.code == 7
     assert "worker: not proved: applied, and no run of its image" in answer.json["message"]
     assert trials(kube) == []
@@ -752,17 +750,17 @@ def test_a_rollback_ends_a_deployment_that_is_stuck(kube: Kubernetes, world: Wor
 
     def argo_cd() -> None:
         """Ends the operation when told to, then syncs the newest commit."""
-        deadline = time.monotonic() + 20
         path = f"{APPLICATIONS}/dev-proxy"
-        while time.monotonic() < deadline:
-            seen = kube.client.get(path).json()["status"]["operationState"]["phase"]
-            if seen == "Terminating":
-                everything_runs(kube, world, "1", "proxy", "worker")
-                return
-            time.sleep(0.05)
+
+        def terminating() -> bool:
+            state = kube.client.get(path).json()["status"]["operationState"]
+            return bool(state["phase"] == "Terminating")
+
+        until(terminating, "the end of the operation")
+        everything_runs(kube, world, "1", "proxy", "worker")
 
     thread = run_later(argo_cd)
-    answer = world.run("rollback", "--env", "dev", "--verify", "--timeout", "20")
+    answer = world.run("rollback", "--env", "dev", "--verify", "--timeout", "90")
     thread.join()
     assert answer.code == 0, answer.out + answer.err
 
@@ -775,49 +773,68 @@ def out_of_sync(world: World) -> dict[str, Any]:
     return app
 
 
-def test_a_closed_sync_window_is_named(kube: Kubernetes, world: World) -> None:
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> list[None]:
+    """Grows with each look at the cluster; the clock counts looks, so `--timeout 9` is 9 looks."""
+    seen: list[None] = []
+    observe = Cluster.observe
+
+    def counted(self: Cluster, *arguments: Any) -> Any:
+        found = observe(self, *arguments)
+        seen.append(None)
+        return found
+
+    monkeypatch.setattr(Cluster, "observe", counted)
+    watch = functools.partial(verdict.Watch, clock=lambda: float(len(seen)))
+    monkeypatch.setattr(verdict, "Watch", watch)
+    return seen
+
+
+def test_a_closed_sync_window_is_named(kube: Kubernetes, world: World, looks: list[None]) -> None:
     world.deploy("1", world.source(), "proxy")
     everything_runs(kube, world, "1", "proxy", "worker")
     kube.put(APPLICATIONS, out_of_sync(world), subresource=False)
-    answer = verify(world, timeout="2")
+    answer = verify(world, timeout="9")
     assert answer.code == 7
     assert "sync window" in answer.json["message"]
     assert "operation" not in kube.client.get(f"{APPLICATIONS}/dev-proxy").json()
 
 
-def test_a_rollback_passes_a_closed_sync_window(kube: Kubernetes, world: World) -> None:
+def test_a_rollback_passes_a_closed_sync_window(
+    kube: Kubernetes, world: World, looks: list[None]
+) -> None:
     world.deploy("1", world.source(), "proxy")
     world.deploy("2", world.source(), "proxy")
     everything_runs(kube, world, "1", "proxy", "worker")
     kube.put(APPLICATIONS, out_of_sync(world), subresource=False)
     asked: list[Any] = []
+    before = world.head()
+
+    def sync_asked_for() -> dict[str, Any] | None:
+        app: dict[str, Any] = kube.client.get(f"{APPLICATIONS}/dev-proxy").json()
+        return app if "operation" in app else None
 
     def argo_cd() -> None:
         """Knows the new commit at once; applies it when asked to by hand."""
-        deadline = time.monotonic() + 30
+        until(lambda: world.head() != before, "the rollback's commit")
         seen = world.head()
-        while time.monotonic() < deadline:
-            app = kube.client.get(f"{APPLICATIONS}/dev-proxy").json()
-            if "operation" in app:
-                asked.append(app["operation"])
-                # As Argo CD does: begun, and no word yet of the revision.
-                began = {"phase": "Running", "operation": {}, "startedAt": "2026-11-20T12:00:00Z"}
-                begun = application("proxy", seen, operationState=began)
-                kube.put(APPLICATIONS, begun, subresource=False)
-                time.sleep(2.5)  # two looks
-                state = kube.client.get(f"{APPLICATIONS}/dev-proxy").json()["status"]
-                asked.append(state["operationState"]["phase"])
-                everything_runs(kube, world, "1", "proxy", "worker")
-                return
-            if world.head() != seen:
-                seen = world.head()
-                kube.put(APPLICATIONS, out_of_sync(world), subresource=False)
-                for release in set(RELEASES) - {"proxy"}:
-                    kube.put(APPLICATIONS, application(release, seen), subresource=False)
-            time.sleep(0.05)
+        kube.put(APPLICATIONS, out_of_sync(world), subresource=False)
+        for release in set(RELEASES) - {"proxy"}:
+            kube.put(APPLICATIONS, application(release, seen), subresource=False)
+        app = until(sync_asked_for, "the sync that is asked for by hand")
+        asked.append(app["operation"])
+        # As Argo CD does: begun, and no word yet of the revision.
+        began = {"phase": "Running", "operation": {}, "startedAt": "2026-11-20T12:00:00Z"}
+        begun = application("proxy", seen, operationState=began)
+        kube.put(APPLICATIONS, begun, subresource=False)
+        looked = len(looks)
+        until(lambda: len(looks) >= looked + 2, "two more looks")
+        state = kube.client.get(f"{APPLICATIONS}/dev-proxy").json()["status"]
+        asked.append(state["operationState"]["phase"])
+        everything_runs(kube, world, "1", "proxy", "worker")
 
     thread = run_later(argo_cd)
-    answer = world.run("rollback", "--env", "dev", "--verify", "--timeout", "25")
+    answer = world.run("rollback", "--env", "dev", "--verify", "--timeout", "90")
     thread.join()
     assert answer.code == 0, answer.out + answer.err
     operation, phase = asked
@@ -947,21 +964,20 @@ def test_a_dry_run_of_verify_only_looks(kube: Kubernetes, world: World) -> None:
 def test_one_object_tells_what_was_done_and_what_came_of_it(kube: Kubernetes, world: World) -> None:
     """Found: when the verdict was bad, two JSON objects were printed."""
     broken(kube, world)
+    head = world.head()
 
     def argo_cd() -> None:
-        head, deadline = world.head(), time.monotonic() + 20
-        while world.head() == head and time.monotonic() < deadline:
-            time.sleep(0.05)
+        until(lambda: world.head() != head, "the rollback's commit")
         failing(kube, world)
 
     thread = run_later(argo_cd)
-    answer = world.run("rollback", "--env", "dev", "--verify", "--timeout", "20", "--json")
+    answer = world.run("rollback", "--env", "dev", "--verify", "--timeout", "90", "--json")
     thread.join()
     assert answer.code == 6
     assert answer.json["commit"] == world.head()
     assert (answer.json["changed"], answer.json["exit_code"]) == (True, 6)
     everything_runs(kube, world, "1", "proxy", "worker")
-    answer = world.run("rollback", "--env", "dev", "--verify", "--timeout", "20", "--json")
+    answer = world.run("rollback", "--env", "dev", "--verify", "--timeout", "90", "--json")
     assert (answer.code, answer.json["changed"]) == (0, False)
 
 

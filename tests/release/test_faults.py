@@ -378,7 +378,7 @@ def test_terminated_it_clears_away_its_key(world: World) -> None:
         with connection:
             assert list(scratch.glob("release-ssh-*/key"))
             process.terminate()
-            process.communicate(timeout=30)
+            process.communicate(timeout=90)
     assert process.returncode == 143
     assert list(scratch.iterdir()) == []
 

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import os
-import time
 from typing import Any
 
 import pytest
@@ -30,6 +29,7 @@ from tests.release.test_cluster import (
     run_later,
     verify,
 )
+from tests.waits import until
 
 CONFIGMAPS = "/api/v1/namespaces/dev/configmaps"
 SERVICES = "/api/v1/namespaces/dev/services"
@@ -477,9 +477,7 @@ def test_a_sync_that_begins_after_the_mark_is_ended_and_applied_over(
     restored = [{"name": "LEVEL", "value": "info"}]
 
     def pods_follow() -> None:
-        deadline = time.monotonic() + 20
-        while container(kube)["env"] != restored and time.monotonic() < deadline:
-            time.sleep(0.02)
+        until(lambda: container(kube)["env"] == restored, "the variables of before")
         argo.rolled_out("1")
 
     thread = run_later(pods_follow)

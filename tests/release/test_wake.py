@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from tests.programs import require
 from tests.release.conftest import World
 from tests.release.kube import APPLICATIONS, Kubernetes
 from tests.release.test_cluster import application
+from tests.waits import until
 
 
 @pytest.fixture
@@ -35,14 +35,9 @@ def test_a_push_has_argo_cd_look_at_what_it_is_about(kube: Kubernetes, world: Wo
     kubectl = [require("kubectl"), f"--kubeconfig={kube.kubeconfig}", "--namespace=argocd"]
     install_hook(world.remote, kubectl)
     world.push({"values/dev/proxy.yaml": "replicas: 3\n", "values/dev/extra.yaml": "a: b\n"})
-    deadline = time.monotonic() + 20
-    while not asked(kube):
-        assert time.monotonic() < deadline, "the hook did not run"
-        time.sleep(0.05)
     # One call annotates them all, one after the other.
-    while asked(kube) != {"dev-proxy", "dev-extra"}:
-        assert time.monotonic() < deadline, asked(kube)
-        time.sleep(0.05)
+    until(lambda: asked(kube) >= {"dev-proxy", "dev-extra"}, "the hook's two requests")
+    assert asked(kube) == {"dev-proxy", "dev-extra"}
 
 
 def test_a_cluster_that_is_away_keeps_no_push_from_main(world: World, tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -424,12 +423,11 @@ class _Controllers:
 
     def _work(self, actions: Actions, environment: str) -> None:
         seen = ""
-        while not self._stop.is_set():
+        while not self._stop.wait(0.05):
             head = actions.world.head()
             if head != seen:
                 actions.controllers(environment)
                 seen = head
-            time.sleep(0.1)
 
     def __enter__(self) -> None:
         self._thread.start()

@@ -6,13 +6,15 @@ import random
 import socket
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
+
+from tests.waits import SECONDS
 
 _SLOW_DOWN = b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>no</Message></Error>"
 _EXPIRED = b"<?xml version='1.0'?><Error><Code>ExpiredToken</Code><Message>no</Message></Error>"
@@ -28,7 +30,39 @@ class Faults:
     kinds: tuple[str, ...] = KINDS
     random: random.Random = field(default_factory=lambda: random.Random(5))
     happened: dict[str, int] = field(default_factory=dict)
+    closed: bool = False
     lock: threading.Lock = field(default_factory=threading.Lock)
+    holds: Callable[[str, str], bool] | None = None
+    """From the first request (method, path) of which this is true on, every one is held."""
+    only_these: bool = False
+    """Hold the requests of which ``holds`` is true, and no others."""
+    held: threading.Event = field(default_factory=threading.Event)
+    """Set once a request is held and none that came before it is under way any more."""
+    released: threading.Event = field(default_factory=threading.Event)
+    passing: int = 0
+
+    def enter(self, method: str, path: str) -> None:
+        """Let a request in, or hold it until ``released``."""
+        with self.lock:
+            hit = self.holds is not None and self.holds(method, path)
+            self.closed = self.closed or hit
+            closed = hit if self.only_these else self.closed
+            self.passing += not closed
+            self._note()
+        if closed:
+            assert self.released.wait(SECONDS)
+            with self.lock:
+                self.passing += 1
+
+    def leave(self) -> None:
+        """A request has been answered."""
+        with self.lock:
+            self.passing -= 1
+            self._note()
+
+    def _note(self) -> None:
+        if self.closed and not self.passing:
+            self.held.set()
 
     def choose(self) -> str:
         with self.lock:
@@ -67,6 +101,13 @@ def faulty(upstream: str) -> Iterator[Faults]:
 
         def handle_any(self) -> None:
             body = self.rfile.read(int(self.headers.get("content-length") or 0))
+            faults.enter(self.command, self.path)
+            try:
+                self._pass_on(body)
+            finally:
+                faults.leave()
+
+        def _pass_on(self, body: bytes) -> None:
             kind = faults.choose()
             if kind == "reset_before":
                 self._reset()
@@ -78,7 +119,7 @@ def faulty(upstream: str) -> Iterator[Faults]:
                 return
             if kind == "delay":
                 threading.Event().wait(0.3)
-            connection = HTTPConnection(target, timeout=30)
+            connection = HTTPConnection(target, timeout=SECONDS)
             # The Host header is signed: it must go on as it came.
             connection.putrequest(
                 self.command, self.path, skip_host=True, skip_accept_encoding=True
@@ -119,6 +160,7 @@ def faulty(upstream: str) -> Iterator[Faults]:
     try:
         yield faults
     finally:
+        faults.released.set()
         server.shutdown()
         thread.join()
         server.server_close()

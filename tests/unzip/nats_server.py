@@ -6,7 +6,6 @@ import asyncio
 import re
 import signal
 import subprocess
-import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,10 +14,10 @@ from typing import Any, TypeVar
 
 import nats
 from nats.aio.client import Client
-from nats.errors import NoRespondersError
 from nats.js.api import ConsumerInfo, RetentionPolicy
 
 from tests.programs import require
+from tests.waits import SECONDS, until
 
 T = TypeVar("T")
 STREAM, SUBJECT, GROUP = "notifications", "archives", "unzip"
@@ -54,12 +53,12 @@ class NatsServer:
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
-        until = time.monotonic() + 20
-        # It listens to nobody before JetStream is up.
-        while b"Server is ready" not in log.read_bytes():
-            assert self._process.poll() is None, log.read_text()
-            assert time.monotonic() < until, log.read_text()
-            time.sleep(0.02)
+
+        def ready() -> bool:
+            assert self._process is not None and self._process.poll() is None, log.read_text()
+            return b"Server is ready" in log.read_bytes()
+
+        until(ready, "nats-server")  # it listens to nobody before JetStream is up
         listens = re.search(r"client connections on 127.0.0.1:(\d+)", log.read_text())
         assert listens, log.read_text()
         self.port = int(listens[1])
@@ -68,7 +67,7 @@ class NatsServer:
         if self._process is None:
             return
         self._process.send_signal(signal.SIGINT)
-        self._process.wait(20)
+        self._process.wait(SECONDS)
         self._process = None
         (self.folder / "nats.log").unlink()
 
@@ -79,10 +78,8 @@ class NatsServer:
         before = log.read_bytes().count(b"Reloaded server configuration")
         (self.folder / "nats.conf").write_text(config)
         self._process.send_signal(signal.SIGHUP)
-        until = time.monotonic() + 20
-        while log.read_bytes().count(b"Reloaded server configuration") == before:
-            assert time.monotonic() < until, log.read_text()
-            time.sleep(0.02)
+        reloaded = b"Reloaded server configuration"
+        until(lambda: log.read_bytes().count(reloaded) > before, "the new configuration")
 
     def ask(self, question: Callable[[Client], Awaitable[T]]) -> T:
         """Connect, have something done and go again."""
@@ -147,13 +144,10 @@ class NatsServer:
         """Whether core NATS has anybody to hand the next message to."""
 
         async def has_listeners(client: Client) -> bool:
-            try:
-                await client.request(SUBJECT, b'{"Event": "s3:TestEvent"}', timeout=0.1)
-            except NoRespondersError:
-                return False
-            except TimeoutError:
-                pass  # somebody got it and does not answer
-            return True
+            answers = await client.subscribe(inbox := client.new_inbox())
+            await client.publish(SUBJECT, b'{"Event": "s3:TestEvent"}', reply=inbox)
+            await client.flush()  # "no responders" would have come before the answer to this
+            return answers.pending_msgs == 0
 
         return self.ask(has_listeners)
 

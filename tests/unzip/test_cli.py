@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -10,6 +11,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +23,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from kit.settings import environment_variables
 from tests.s3 import S3Server
 from tests.unzip import zips
-from tests.unzip.faults import faulty
+from tests.unzip.faults import Faults, faulty
 from tests.unzip.receiver import receiving
-from tests.unzip.support import files_below, free_port, manifest_of, put, settings_for, until
+from tests.unzip.support import files_below, free_port, manifest_of, put, settings_for
+from tests.waits import SECONDS
 from unzip.cli import _address, _store
 from unzip.metrics import Metrics
 from unzip.settings import UnzipSettings
@@ -41,6 +45,17 @@ def environment(server: S3Server, bucket: str, **more: str) -> dict[str, str]:
     return base | server.environment() | {"UNZIP_BUCKET": bucket} | more
 
 
+@contextmanager
+def held_at_its_fourth_file(server: S3Server, below: str) -> Iterator[Faults]:
+    """A way to the server on which everything is held from the fourth write ``below`` on."""
+    with faulty(server.url) as gate:
+        writes = itertools.count()
+        gate.holds = lambda method, path: (
+            method == "PUT" and path.startswith(below) and next(writes) == 3
+        )
+        yield gate
+
+
 def unzip(
     server: S3Server, bucket: str, *arguments: str, **more: str
 ) -> subprocess.CompletedProcess[str]:
@@ -49,7 +64,7 @@ def unzip(
         env=environment(server, bucket, **more),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=SECONDS,
         check=False,
     )
 
@@ -118,16 +133,18 @@ def test_a_manifest_does_not_outlive_its_files(s3_server: S3Server, store: S3, b
     put(store, "any/thing.zip", zips.standard({f"{n:05}": b"new" for n in range(1500)}))
     for name in ("_manifest.json", "00700"):
         store.put(f"out/{name}", b"{}", "application/json", {})
-    process = subprocess.Popen(
-        [*PROGRAM, "extract", f"s3://{bucket}/any/thing.zip", f"s3://{bucket}/out"],
-        env=environment(s3_server, bucket, UNZIP_DRAIN_SECONDS="0.001", UNZIP_WRITERS="1"),
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    folder = s3_server.folder / bucket / "out"
-    until(lambda: len(list(folder.iterdir())) > 3)
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=20)
+    options = {"UNZIP_DRAIN_SECONDS": "0.001", "UNZIP_WRITERS": "1"}
+    with held_at_its_fourth_file(s3_server, f"/{bucket}/out/") as gate:
+        process = subprocess.Popen(
+            [*PROGRAM, "extract", f"s3://{bucket}/any/thing.zip", f"s3://{bucket}/out"],
+            env=environment(S3Server(gate.url, s3_server.folder), bucket, **options),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert gate.held.wait(SECONDS)
+        process.send_signal(signal.SIGTERM)
+        gate.released.set()
+        _, errors = process.communicate(timeout=SECONDS)
     assert process.returncode == 1, errors
     assert "carries no manifest" in errors
     assert manifest_of(store, "out/") is None
@@ -189,20 +206,18 @@ def test_sigterm_drains(s3_server: S3Server, store: S3, bucket: str) -> None:
     """Told to stop in the middle, it ends within its grace, and the next run goes on."""
     files = {f"{n:05}": b"x" for n in range(1500)}
     put(store, KEY, zips.standard(files))
-    process = subprocess.Popen(
-        [*PROGRAM, "run"],
-        env=environment(s3_server, bucket, UNZIP_DRAIN_SECONDS="0.2", UNZIP_WRITERS="2"),
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    folder = s3_server.folder / bucket / "kim" / "result"
-    end = time.monotonic() + 30
-    while not (folder.is_dir() and any(folder.iterdir())):
-        assert process.poll() is None
-        assert time.monotonic() < end
-        time.sleep(0.01)
-    process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=20)
+    options = {"UNZIP_DRAIN_SECONDS": "0.2", "UNZIP_WRITERS": "2"}
+    with held_at_its_fourth_file(s3_server, f"/{bucket}/{RESULT}") as gate:
+        process = subprocess.Popen(
+            [*PROGRAM, "run"],
+            env=environment(S3Server(gate.url, s3_server.folder), bucket, **options),
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert gate.held.wait(SECONDS)
+        process.send_signal(signal.SIGTERM)
+        gate.released.set()
+        output, _ = process.communicate(timeout=SECONDS)
     assert process.returncode == 0, output
     messages = [row["message"] for row in lines(output)]
     assert "draining" in messages

@@ -32,7 +32,8 @@ from tests.unzip.support import (
     service_on,
     settings_for,
 )
-from tests.unzip.test_watch import KEY, RESULT, event, until, watching
+from tests.unzip.test_watch import KEY, RESULT, event, watching
+from tests.waits import SECONDS, until
 from unzip.extract import Extractor
 from unzip.ledger import Archive
 from unzip.service import Service, Tally
@@ -61,7 +62,7 @@ def listening(service: Service, **times: float) -> Iterator[Subscriber]:
         yield subscriber
     finally:
         service.stop.request(5)
-        thread.join(20)
+        thread.join(SECONDS)
         watcher.join()
         assert not thread.is_alive()
 
@@ -331,7 +332,7 @@ def held(service: Service, *, closed: bool = True) -> Iterator[Hold]:
 
     def close_key(key: str) -> bool:
         hold.keys.append(key)
-        assert hold.released.wait(20)
+        assert hold.released.wait(SECONDS)
         return closed
 
     service.close_key = service.process_key = close_key  # type: ignore[assignment,method-assign]

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,10 @@ from tests.unzip.support import (
     manifest_of,
     put,
     service_on,
-    until,
 )
+from tests.waits import SECONDS, until
 from unzip.extract import Extractor
+from unzip.service import Service
 from unzip.store import S3
 from unzip.watch import Queue, Watcher, create_app
 
@@ -86,7 +88,7 @@ def test_sigterm_takes_no_more_archives(
         put(store, KEY, zips.standard({"a": b"1"}))
         answer = httpx.post(f"http://127.0.0.1:{port}/events", content=event(bucket, KEY))
         assert answer.status_code == 503
-        assert process.wait(30) == 0
+        assert process.wait(SECONDS) == 0
     assert list(store.entries(RESULT)) == []
 
 
@@ -112,7 +114,7 @@ class watching:  # noqa: N801 - used as a with statement
     def __exit__(self, *error: object) -> None:
         self._process.terminate()
         try:
-            code = self._process.wait(30)
+            code = self._process.wait(SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
             raise
@@ -147,14 +149,23 @@ class Client:
         return self._send("POST", path, content)
 
 
+@contextmanager
+def started(service: Service) -> Iterator[Watcher]:
+    """A watcher that ends with the block, also with a failed one: it would log into other tests."""
+    watcher = Watcher(service)
+    watcher.start()
+    try:
+        yield watcher
+    finally:
+        service.stop.request(5)
+        watcher.join()
+
+
 @pytest.fixture
 def watcher(store: S3, extractor: Extractor) -> Iterator[tuple[Watcher, Client]]:
     service = service_on(store, extractor, watch_list_seconds=3600)
-    watcher = Watcher(service)
-    watcher.start()
-    yield watcher, Client(create_app(service, watcher, Health()))
-    service.stop.request(5)
-    watcher.join()
+    with started(service) as watcher:
+        yield watcher, Client(create_app(service, watcher, Health()))
 
 
 def test_posted_events_are_processed(store: S3, watcher: tuple[Watcher, Client]) -> None:
@@ -183,13 +194,10 @@ def test_other_keys_are_not_ours(store: S3, watcher: tuple[Watcher, Client]) -> 
 def test_lost_events_are_found_by_listing(store: S3, extractor: Extractor) -> None:
     put(store, KEY, zips.standard({"a": b"1"}))
     service = service_on(store, extractor, watch_list_seconds=0.05)
-    watcher = Watcher(service)
-    watcher.start()
-    until(lambda: manifest_of(store, RESULT) is not None)
-    put(store, "lee/result.zip", zips.standard({"b": b"1"}))
-    until(lambda: manifest_of(store, "lee/result/") is not None)
-    service.stop.request(5)
-    watcher.join()
+    with started(service):
+        until(lambda: manifest_of(store, RESULT) is not None)
+        put(store, "lee/result.zip", zips.standard({"b": b"1"}))
+        until(lambda: manifest_of(store, "lee/result/") is not None)
 
 
 @pytest.fixture(autouse=True)

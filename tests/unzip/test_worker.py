@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import queue
 import threading
 import time
 from collections.abc import Iterator
@@ -12,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.s3 import S3Server
 from tests.unzip import zips
 from tests.unzip.support import (
     Killed,
@@ -24,10 +27,11 @@ from tests.unzip.support import (
     service_on,
     settings_for,
 )
+from tests.waits import SECONDS, until
 from unzip import worker
 from unzip.directory import Limits
 from unzip.extract import SOURCE_TAG, Extractor, Options, Source
-from unzip.ledger import Archive, LeaseLost, Ledger, State
+from unzip.ledger import Archive, Heartbeat, LeaseLost, Ledger, State
 from unzip.publication import Publication
 from unzip.refusals import Reason
 from unzip.startup import copies_rightly
@@ -511,7 +515,13 @@ def test_orphaned_uploads_are_aborted(store: S3, extractor: Extractor) -> None:
     assert other in left
 
 
-def test_heartbeat_keeps_a_long_job(store: S3, extractor: Extractor) -> None:
+def test_heartbeat_keeps_a_long_job(
+    s3_server: S3Server,
+    store: S3,
+    bucket: str,
+    extractor: Extractor,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Longer than its lease, with a rival that looks all the time: still one worker."""
     put(store, KEY, zips.standard({"a": b"1"}))
     entered, go_on = threading.Event(), threading.Event()
@@ -519,32 +529,47 @@ def test_heartbeat_keeps_a_long_job(store: S3, extractor: Extractor) -> None:
     def hold(name: str) -> bool:
         if name.startswith("read ") and not entered.is_set():
             entered.set()
-            assert go_on.wait(30)
+            assert go_on.wait(SECONDS)
         return False
 
-    service = service_on(_DyingWhen2(store, hold), extractor, lease_seconds=2)
+    beats: queue.Queue[float] = queue.Queue()
+    beat = threading.Event()
+
+    def wait(self: Heartbeat, seconds: float) -> bool:
+        """Beats when the test says so; whether the heartbeat ends."""
+        beats.put(seconds)
+        until(lambda: beat.is_set() or self.stopped.is_set(), "a beat or the end")
+        beat.clear()
+        return self.stopped.is_set()
+
+    monkeypatch.setattr(Heartbeat, "wait", wait)
+    service = service_on(_DyingWhen2(store, hold), extractor, lease_seconds=60)
     results: list[Any] = []
     thread = threading.Thread(target=lambda: results.append(service.sweep()))
     thread.start()
-    assert entered.wait(10)
-    rival = service_on(store, extractor, lease_seconds=2)
-    until = time.monotonic() + 3.2
-    while time.monotonic() < until:
+    assert entered.wait(SECONDS)
+    (claim,) = (entry.key for entry in store.entries(".slipway/unzip/open/"))
+    file = s3_server.folder / bucket / claim
+    rival = service_on(store, extractor)
+    for _ in range(3):  # each time the lease would have ended but for the beat
+        beats.get(timeout=SECONDS)
+        os.utime(file, (file.stat().st_atime, file.stat().st_mtime - 100))
+        assert store.get(claim).age > 60
+        beat.set()
+        until(lambda: store.get(claim).age < 60, "a renewed claim")
         assert rival.sweep().outcomes == {}
-        time.sleep(0.2)
     go_on.set()
     thread.join()
     assert results[0].outcomes == {"published": 1}
 
 
-def test_a_lease_is_lost_by_our_own_clock(store: S3) -> None:
-    ledger = Ledger(store, "s/", owner="me", lease_seconds=2)
+def test_a_lease_is_lost_by_our_own_clock(store: S3, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger = Ledger(store, "s/", owner="me", lease_seconds=60)
     lease = ledger.claim(Archive(store.bucket, KEY, '"e"', 1))
     assert lease is not None
     lease.check()
-    until = time.monotonic() + 1.2
-    while time.monotonic() < until:
-        time.sleep(0.05)
+    later = SimpleNamespace(monotonic=lambda: time.monotonic() + 59)
+    monkeypatch.setattr("unzip.ledger.time", later)
     with pytest.raises(LeaseLost):
         lease.check()
 

@@ -228,7 +228,7 @@ class Heartbeat:
 
     def __init__(self, lease: Lease) -> None:
         self._lease = lease
-        self._stop = threading.Event()
+        self.stopped = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
 
     def __enter__(self) -> Self:
@@ -236,11 +236,15 @@ class Heartbeat:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._stop.set()
+        self.stopped.set()
         self._thread.join()
 
+    def wait(self, seconds: float) -> bool:
+        """Whether it was stopped within that time."""
+        return self.stopped.wait(seconds)
+
     def _beat(self) -> None:
-        while not self._stop.wait(self._lease.claim.lease_seconds / 3):
+        while not self.wait(self._lease.claim.lease_seconds / 3):
             try:
                 self._lease.renew()
             except LeaseLost:
