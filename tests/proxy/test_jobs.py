@@ -80,6 +80,24 @@ async def test_the_same_idempotency_key_is_the_same_job(settings: dict[str, Any]
     assert first["id"] == again["id"] != other["id"]
 
 
+async def test_an_idempotency_key_is_for_one_request(settings: dict[str, Any]) -> None:
+    """Found: another body or model was answered 202 with the first one's job."""
+    settings["backends"]["letters"] = settings["backends"]["digits"]
+    key = JSON | {"idempotency-key": "once"}
+    async with proxy_with(**settings) as proxy:
+        first = await submit(proxy, **{"idempotency-key": "once"})
+        for path, body in (
+            ("/v1/jobs/digits", ROWS.replace(b"1.0", b"2.0", 1)),
+            ("/v1/jobs/letters", ROWS),
+            ("/v1/jobs/digits?priority=high", ROWS),
+        ):
+            async with proxy.session.post(proxy.url + path, data=body, headers=key) as answer:
+                document = await answer.json()
+            assert answer.status == 422, path
+            assert document["type"] == "urn:slipway:problem:idempotency-key-reused"
+            assert first["id"] in document["detail"]
+
+
 async def test_a_failing_model_is_tried_again_and_then_given_up(
     settings: dict[str, Any], model: Neighbour
 ) -> None:

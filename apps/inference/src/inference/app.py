@@ -35,6 +35,7 @@ from inference.http import (
     hung_up,
     read_body,
     respond,
+    settle_repeated,
 )
 from inference.models import Registry, ServedModel, json_bytes
 from inference.protocol import InferRequest, encode, parse
@@ -197,8 +198,13 @@ class InferenceApp:
         self.engine.succeeded(served, request, call, answer)
 
     def read_headers(self, pairs: list[tuple[bytes, bytes]], call: Call) -> HeaderMap:
-        """The headers by name (the first of a name counts), and what they say about the call."""
+        """The headers by name, and what they say about the call.
+
+        The first of a name counts; several lines of Content-Encoding are one list.
+        """
         headers: HeaderMap = dict(reversed(pairs))
+        if len(headers) != len(pairs):
+            settle_repeated(headers, pairs)
         call.request_id = request_id_of(headers.get(REQUEST_ID)).decode()
         timeout = headers.get(REQUEST_TIMEOUT)
         if timeout is not None:

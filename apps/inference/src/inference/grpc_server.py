@@ -46,8 +46,8 @@ from inference.protocol import (
 from inference.turns import by_size
 from kit import logs
 from kit.oip.datatypes import NUMPY, of_array
-from kit.oip.inputs import check_input, input_spec
-from kit.oip.tensors import Array, from_binary, shaped, to_binary
+from kit.oip.inputs import BASE64, check_input, input_spec
+from kit.oip.tensors import Array, from_base64, from_binary, shaped, to_binary
 from kit.request_headers import request_id_of
 
 log = logs.get("inference.grpc")
@@ -403,6 +403,8 @@ def parse(request: Any, served: ServedModel) -> InferRequest:
             values = from_binary(tensor.name, tensor.datatype, shape, raw[position])
         else:
             values = _from_contents(tensor, shape)
+        if tensor.datatype == "BYTES" and tensor.parameters["content_type"].string_param == BASE64:
+            values = from_base64(tensor.name, values)
         add_input(spec, values, images=images, result=result)
     settle_inputs(result, served)
     for output in request.outputs:

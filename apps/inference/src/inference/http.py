@@ -67,6 +67,7 @@ class Exchange:
         await respond(self.send, status, headers, body)
 
 
+JSON_LENGTH = b"inference-header-content-length"
 SLOW_BODY = "the request's time ran out before its body was there"
 
 
@@ -77,6 +78,17 @@ def content_length(value: bytes | None, name: str) -> int | None:
     if not value.isdigit() or len(value) > 15:
         raise BadRequest(f"{name} is {value.decode('latin-1')!r}: it must be a whole number")
     return int(value)
+
+
+def settle_repeated(headers: dict[bytes, bytes], pairs: Headers) -> None:
+    """Make one list of the lines of Content-Encoding; BadRequest for two lengths of the JSON."""
+    coded = [value for name, value in pairs if name == b"content-encoding"]
+    if len(coded) > 1:
+        headers[b"content-encoding"] = b", ".join(coded)
+    lengths = {value for name, value in pairs if name == JSON_LENGTH}
+    if len(lengths) > 1:
+        said = b", ".join(sorted(lengths)).decode("latin-1")[:100]
+        raise BadRequest(f"Inference-Header-Content-Length is given twice, as {said}: send it once")
 
 
 async def read_body(receive: Receive, limit: int, *, seconds: float, length: bytes | None) -> bytes:

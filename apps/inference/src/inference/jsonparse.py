@@ -13,6 +13,7 @@ import orjson
 import simdjson
 
 from inference.errors import BadRequest
+from kit import json_names
 
 LARGE = 2048
 """Bytes from which the numbers are worth the second parser."""
@@ -21,18 +22,31 @@ _FLOATS = ("FP16", "FP32", "FP64")
 
 
 def loads(document: bytes) -> Any:
-    """A request's JSON; BadRequest says where it is none.
+    """A request's JSON; BadRequest says where it is none, or which name one object has twice.
 
     As ``orjson.loads`` gives it, but flat ``data`` of a floating-point input may be an array of
     float64. Whatever simdjson does not take is left to orjson, so that there is one answer and
     one message for what is wrong.
     """
     if len(document) >= LARGE and (request := _with_arrays(document)) is not None:
-        return request
+        return _without_repeated_names(document, request)
+    return loads_plain(document)
+
+
+def loads_plain(document: bytes) -> Any:
+    """As :func:`loads`, with every number a Python object."""
     try:
-        return orjson.loads(document)
+        parsed = orjson.loads(document)
     except orjson.JSONDecodeError as error:
         raise BadRequest(f"body is no JSON: {error}") from None
+    return _without_repeated_names(document, parsed)
+
+
+def _without_repeated_names(document: bytes, parsed: Any) -> Any:
+    name = json_names.repeated_name(document, parsed)
+    if name is not None:
+        raise BadRequest(json_names.message(name))
+    return parsed
 
 
 def _with_arrays(document: bytes) -> dict[str, Any] | None:

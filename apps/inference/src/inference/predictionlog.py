@@ -31,6 +31,7 @@ from inference.fetch import open_store
 from inference.settings import InferenceSettings
 from kit import logs
 from kit.oip.datatypes import of_array
+from kit.oip.non_finite import count_of
 from kit.oip.tensors import Array, to_binary, to_json
 from kit.tracing import TraceContext
 
@@ -305,12 +306,16 @@ def _line(event: Event) -> bytes:
 
 
 def _tensor(name: str, values: Array) -> dict[str, Any]:
-    return {
+    """A tensor; ``non_finite`` counts the values that JSON cannot say, which are null."""
+    tensor: dict[str, Any] = {
         "name": name,
         "datatype": of_array(values.dtype),
         "shape": list(values.shape),
         "data": to_json(values),
     }
+    if count := count_of(values):
+        tensor["non_finite"] = count
+    return tensor
 
 
 def _bytes_of(values: Array) -> int:

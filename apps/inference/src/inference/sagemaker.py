@@ -13,10 +13,10 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import orjson
 
 from inference.errors import BadRequest, NotAcceptable, UnsupportedMediaType
 from inference.http import Exchange, Headers, accepts, respond
+from inference.jsonparse import loads_plain
 from inference.models import ServedModel, json_bytes
 from inference.protocol import (
     InferRequest,
@@ -128,10 +128,7 @@ def read(
 
 
 def _read_json(body: bytes, served: ServedModel) -> tuple[InferRequest, str]:
-    try:
-        document = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise BadRequest(f"body is no JSON: {error}") from None
+    document = loads_plain(body)
     if type(document) is dict:
         if is_protocol(document):
             return build(document, memoryview(b""), served), "v2"

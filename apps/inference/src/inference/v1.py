@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import orjson
-
 from inference.errors import BadRequest
 from inference.http import Exchange, respond
+from inference.jsonparse import loads_plain
 from inference.models import ServedModel, json_bytes
 from inference.protocol import (
     InferRequest,
@@ -79,10 +78,7 @@ def read(body: bytes, served: ServedModel) -> InferRequest:
 
 def load_object(body: bytes) -> dict[str, Any]:
     """A body that must be a JSON object."""
-    try:
-        document = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise BadRequest(f"body is no JSON: {error}") from None
+    document = loads_plain(body)
     if type(document) is not dict:
         raise BadRequest("body must be a JSON object")
     return document

@@ -162,13 +162,19 @@ class LabelLookup(Step):
     labels: list[str] | None = None
 
     def apply(self, outputs: dict[str, Array], labels: Sequence[str]) -> None:
-        """[n, classes] adds an object array [n] of str."""
+        """[n, classes] adds an object array [n] of str; TransformError where a score is NaN."""
         scores = _need(outputs, self.input, "label_lookup")
         names = self.labels or list(labels)
         if scores.ndim != 2 or scores.shape[1] != len(names):
             raise TransformError(
                 f"label_lookup: {self.input} has shape {list(scores.shape)}, "
                 f"but there are {len(names)} labels"
+            )
+        if scores.dtype.kind == "f" and np.isnan(scores).any():
+            row, column = np.argwhere(np.isnan(scores))[0]
+            raise TransformError(
+                f"label_lookup: {self.input}[{row}, {column}] is NaN, so no label of its row has "
+                f"the largest score; ask for the output {self.input!r} itself to see all of it"
             )
         best = scores.argmax(axis=1)
         outputs[self.output] = np.asarray(names, dtype=object)[best]

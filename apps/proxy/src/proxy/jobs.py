@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import re
 import secrets
 import time
@@ -91,6 +92,14 @@ class Submission:
     headers: bytes = b""
     arm: str = ""
 
+    def fingerprint(self) -> str:
+        """The same for what asks for the same: model, input, query and callback."""
+        digest = hashlib.sha256()
+        for part in (self.model, self.content_type, self.query, self.callback):
+            digest.update(f"{len(part)} {part}\n".encode())
+        digest.update(self.payload)
+        return digest.hexdigest()
+
 
 class Jobs:
     """Submit, look at, follow and cancel jobs. Every method raises Problem 503 without Redis."""
@@ -123,6 +132,7 @@ class Jobs:
             "query": given.query,
             "headers": given.headers,
             "arm": given.arm,
+            "fingerprint": given.fingerprint(),
         }
         if len(given.payload) > self.policy.inline_bytes:
             reference = f"{self.policy.prefix}/{identity}/input"
@@ -145,7 +155,20 @@ class Jobs:
             )
         except (RedisError, OSError) as error:
             raise unavailable(error) from error
+        if not new:
+            await self._check_same(known.decode(), given, fields["fingerprint"])
         return known.decode(), bool(new)
+
+    async def _check_same(self, identity: str, given: Submission, fingerprint: str) -> None:
+        """Problem 422 where the key's job was made from another request."""
+        first = (await self._fields(identity, given.owner)).get("fingerprint")
+        if first is not None and first.decode() != fingerprint:
+            raise Problem(
+                422,
+                "idempotency-key-reused",
+                f"Idempotency-Key {given.idempotency_key!r} has made job {identity} from another "
+                "request (model, input, query or callback differ): send a new key",
+            )
 
     async def get(self, identity: str, owner: str) -> dict[str, Any]:
         """A job as a document; Problem 404 where it is unknown, over, or somebody else's."""

@@ -11,6 +11,7 @@ import orjson
 import redis.asyncio as redis
 
 from kit.decoding import Decoding
+from kit.json_names import repeated_name
 from kit.problem import Problem
 from proxy.cache import Made, PredictionCache, key_of
 from proxy.carried import choosing, key_of_choice
@@ -134,7 +135,11 @@ class Predictor:
                 document = orjson.loads(payload)
             except orjson.JSONDecodeError:
                 document = None
-            if isinstance(document, dict) and set(document) == {"reference"}:
+            if (
+                isinstance(document, dict)
+                and set(document) == {"reference"}
+                and (repeated_name(payload, document) is None)
+            ):
                 return await self._referred(str(document["reference"]), backend.name, owner)
         return await self._prepare(payload, kind, contract, backend)
 

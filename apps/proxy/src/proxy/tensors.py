@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import orjson
 
+from kit import json_names
 from kit.oip.csv_rows import decode_text, read_csv
 from kit.oip.datatypes import NUMPY
 from kit.oip.errors import BadTensorError
@@ -38,6 +39,9 @@ def from_json(payload: bytes, contract: Contract) -> dict[str, Array]:
         document = orjson.loads(payload)
     except orjson.JSONDecodeError as error:
         raise BadTensorError(f"the body is not JSON: {error}") from None
+    name = json_names.repeated_name(payload, document)
+    if name is not None:
+        raise BadTensorError(json_names.message(name))
     inputs = {tensor.name: tensor for tensor in contract.inputs}
     result: dict[str, Array] = {}
     if isinstance(document, dict) and is_protocol(document):

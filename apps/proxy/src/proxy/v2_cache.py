@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from kit import logs
+from kit import json_names, logs
 from kit.problem import Problem
 from proxy import headers as headers_module
 from proxy.cache import Made, PredictionCache, Sent, key_of
@@ -40,9 +40,12 @@ class Question:
 def question(body: bytes, json_length: int | None) -> Question:
     """Take the id out and put the keys in order. Problem 400 for a body that is no request."""
     try:
-        document = orjson.loads(body if json_length is None else body[:json_length])
+        written = body if json_length is None else body[:json_length]
+        document = orjson.loads(written)
         if not isinstance(document, dict):
             raise ValueError("it must be an object")
+        if (name := json_names.repeated_name(written, document)) is not None:
+            raise Problem(400, "bad-input", f"the infer request: {json_names.message(name)}")
         identity = document.pop("id", None)
         ordered = orjson.dumps(document, option=orjson.OPT_SORT_KEYS)
     except (ValueError, orjson.JSONEncodeError) as error:  # the latter: nested too deep
@@ -114,7 +117,7 @@ def recall_sent(
 
 def is_coded(request: Request) -> bool:
     """Whether the body is compressed, so that it cannot be read here."""
-    return (request.header(b"content-encoding") or b"identity").lower() != b"identity"
+    return (request.joined(b"content-encoding") or b"identity").lower() != b"identity"
 
 
 def with_id(

@@ -10,7 +10,10 @@ from typing import Any, Protocol, TypeVar
 
 from kit.oip.datatypes import NUMPY
 from kit.oip.errors import BadTensorError
-from kit.oip.tensors import Array, from_binary, from_json, kind_of
+from kit.oip.tensors import Array, from_base64, from_binary, from_json, kind_of
+
+BASE64 = "base64"
+"""The ``content_type`` of a BYTES input whose elements hold base64 (MLServer's parameter)."""
 
 
 class Spec(Protocol):
@@ -134,7 +137,7 @@ def read_input(
             raise BadTensorError(
                 f"input {name!r}: data is missing (and there is no binary_data_size either)"
             )
-        encoded = images or parameters.get("content_type") == "base64"
+        encoded = images or parameters.get("content_type") == BASE64
         values = from_json(
             name, datatype, shape, tensor["data"], base64_bytes=encoded, document=document
         )
@@ -149,6 +152,8 @@ def read_input(
                 "binary data are left"
             )
         values = from_binary(name, datatype, shape, binary[at : at + size])
+        if parameters.get("content_type") == BASE64 and datatype == "BYTES":
+            values = from_base64(name, values)
         at += size
     return spec, values, images, at
 
