@@ -140,7 +140,7 @@ def parse(request: Any, served: ServedModel) -> InferRequest:
             values = from_binary(tensor.name, tensor.datatype, shape, raw[position])
         else:
             values = _from_contents(tensor, shape)
-        if tensor.datatype == "BYTES" and tensor.parameters["content_type"].string_param == BASE64:
+        if tensor.datatype == "BYTES" and plain(tensor.parameters).get("content_type") == BASE64:
             values = from_base64(tensor.name, values)
         add_input(spec, values, images=images, result=result)
     settle_inputs(result, served)
