@@ -176,7 +176,8 @@ async def test_no_job_is_lost_and_none_done_twice_when_workers_are_killed(
         "backends": backends(model.url),
         "redis_url": redis_url,
         "redis_prefix": f"test-{uuid.uuid4().hex[:8]}",
-        "jobs": {"lease_seconds": 1.0, "max_attempts": 20},
+        # A job that runs alone when its worker is killed has not ended it.
+        "jobs": {"lease_seconds": 1.0, "max_deaths_alone": 20},
         "worker_concurrency": 16,
         "stop_delay_seconds": 0,
     }

@@ -334,6 +334,7 @@ def _jobs(services: Services) -> APIRouter:
         kind = media_type(content_type)
         if callback:
             callbacks.check(callback, settings.callbacks)
+        await services.jobs.check_known(model)
         kept = carried(request.headers, http.scope["query_string"]).dump()
         payload = await payload_of(services, request)
         if not payload:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import socket
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -55,7 +56,8 @@ async def _work(services: Services, receive: Receive, send: Send) -> None:
     await receive()
     await services.start()
     name = services.settings.pod_name or socket.gethostname()
-    worker = Worker(services, name)
+    # A process that is started again in the same pod is another worker: the one before has died.
+    worker = Worker(services, f"{name}-{secrets.token_hex(4)}")
     watch = QueueWatch(services)
     working = asyncio.create_task(worker.run())
 

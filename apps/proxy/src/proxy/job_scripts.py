@@ -1,7 +1,8 @@
 """What happens to a job in Redis, each step whole or not at all. Lua, run by the server.
 
 Keys carry one hash tag, so that they share a slot on a Redis Cluster. A job is a hash; its
-place in the queue is an entry of one of three streams (high, normal, low) and names it by id.
+place in the queue is an entry of one of four streams (high, normal, low, and alone for jobs
+under which a worker has died) and names it by id.
 ``attempts`` is the fence: only who took the latest attempt may write its end.
 Scripts that take or end many jobs make their keys from the prefix, which holds the hash tag.
 """
@@ -29,15 +30,16 @@ _TAKE_ONE = """
 local now = tonumber(ARGV[3])
 local function take(stream, entry, id)
   local key = ARGV[6] .. id
-  local job = redis.call('HMGET', key, 'state', 'deadline', 'attempts')
+  local job = redis.call('HMGET', key, 'state', 'deadline', 'attempts', 'uncounted')
   local state = job[1]
   local attempts = tonumber(job[3] or '0')
+  local counted = attempts - tonumber(job[4] or '0')
   local ended = nil
   if not state or (state ~= 'queued' and state ~= 'running') then
     ended = ''
   elseif tonumber(job[2]) <= now then
     ended = 'expired'
-  elseif attempts >= tonumber(ARGV[4]) then
+  elseif counted >= tonumber(ARGV[4]) then
     ended = 'failed'
   end
   if ended then
@@ -63,33 +65,40 @@ local function take(stream, entry, id)
   redis.call('PUBLISH', ARGV[7] .. id, 'running')
   return redis.call('HMGET', key, 'model', 'content_type', 'input', 'input_ref', 'deadline',
     'attempts', 'request_id', 'traceparent', 'callback', 'created', 'query', 'arm', 'owner',
-    'headers')
+    'headers', 'uncounted')
 end
 """
 
-# Take as many jobs as there is room for, those of the first streams first.
-# KEYS: callbacks, dead, streams. ARGV: as above, then room.
+# Take as many jobs as there is room for, those of the first streams first. A job that has to run
+# alone comes by itself and is only reserved: stream 0, entry, id, no fields.
+# KEYS: callbacks, dead, alone, streams. ARGV: as above, then room.
 # Answers: stream (from 1), entry, id, fields.
 TAKE = (
     _TAKE_ONE
     + """
 local out = {}
 local room = tonumber(ARGV[8])
-for n = 3, #KEYS do
+local lone = redis.call('XREADGROUP', 'GROUP', ARGV[1], ARGV[2], 'COUNT', 1,
+  'STREAMS', KEYS[3], '>')
+if lone then
+  local entry = lone[1][2][1]
+  return {{0, entry[1], entry[2][2], {}}}
+end
+for n = 4, #KEYS do
   if room <= 0 then break end
   local found = redis.call('XREADGROUP', 'GROUP', ARGV[1], ARGV[2], 'COUNT', room,
     'STREAMS', KEYS[n], '>')
   for _, entry in ipairs(found and found[1][2] or {}) do
     room = room - 1
     local id = entry[2][2]
-    out[#out + 1] = {n - 2, entry[1], id, take(KEYS[n], entry[1], id)}
+    out[#out + 1] = {n - 3, entry[1], id, take(KEYS[n], entry[1], id)}
   end
 end
 return out
 """
 )
 
-# Take the jobs of entries that this worker was given or has claimed.
+# Take the jobs of entries that this worker was given.
 # KEYS: callbacks, dead, stream. ARGV: as above, then for each job: entry, id. Answers as TAKE does.
 TAKE_GIVEN = (
     _TAKE_ONE
@@ -101,6 +110,54 @@ end
 return out
 """
 )
+
+# Queue the jobs of entries again whose worker has let them go. Where that worker is still known
+# it only lost its claim. Else it died: which of its jobs ended it is not known, so each of them is
+# tried alone, and the attempt does not count. A job that ended a worker alone has failed.
+# KEYS: callbacks, dead, stream, alone.
+# ARGV: group, now, result ttl, job prefix, event prefix, prefix of workers, deaths alone until it
+# fails, error, detail, then for each job: entry, id.
+# Answers for each job: again, alone, failed, or nothing where it had ended.
+REQUEUE = """
+local out = {}
+for n = 10, #ARGV, 2 do
+  local entry, id, outcome = ARGV[n], ARGV[n + 1], ''
+  local key = ARGV[4] .. id
+  redis.call('XACK', KEYS[3], ARGV[1], entry)
+  redis.call('XDEL', KEYS[3], entry)
+  local job = redis.call('HMGET', key, 'state', 'worker', 'uncounted', 'deaths', 'callback')
+  local running = job[1] == 'running'
+  local died = running and redis.call('EXISTS', ARGV[6] .. (job[2] or '')) == 0
+  if job[1] == 'queued' or (running and not died) then
+    outcome = 'again'
+    redis.call('HSET', key, 'state', 'queued')
+    redis.call('XADD', KEYS[3], '*', 'id', id)
+  elseif died then
+    local deaths = tonumber(job[4] or '0')
+    if KEYS[3] == KEYS[4] then deaths = deaths + 1 end
+    if deaths >= tonumber(ARGV[7]) then
+      outcome = 'failed'
+      redis.call('HSET', key, 'state', 'failed', 'finished', ARGV[2], 'deaths', deaths,
+        'error', ARGV[8], 'detail', ARGV[9])
+      redis.call('HDEL', key, 'input')
+      redis.call('EXPIRE', key, ARGV[3])
+      redis.call('XADD', KEYS[2], 'MAXLEN', '~', 10000, '*', 'id', id)
+      if job[5] and job[5] ~= '' then redis.call('ZADD', KEYS[1], ARGV[2], id) end
+    else
+      outcome = 'alone'
+      redis.call('HSET', key, 'state', 'queued', 'deaths', deaths,
+        'uncounted', tonumber(job[3] or '0') + 1,
+        'detail', 'the worker ended while it ran this job, which is tried alone next')
+      redis.call('XADD', KEYS[4], '*', 'id', id)
+    end
+  end
+  if outcome ~= '' then
+    redis.call('PUBLISH', ARGV[5] .. id, outcome == 'failed' and 'failed' or 'queued')
+  end
+  out[#out + 1] = outcome
+end
+return out
+"""
 
 # Write the ends of jobs. An end is left out where the job had ended or was taken by another.
 # KEYS: callbacks, dead, streams. ARGV: group, result ttl, now, job prefix, event prefix, then for
@@ -163,14 +220,15 @@ redis.call('XADD', KEYS[2], '*', 'id', ARGV[4])
 return 1
 """
 
-# KEYS: delayed, high, normal, low. ARGV: now, most. Members are `<priority>:<id>`.
+# KEYS: delayed, high, normal, low, alone. ARGV: now, most. Members are `<priority>:<id>`.
 PROMOTE = """
 local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[1], 'LIMIT', 0, ARGV[2])
 for _, member in ipairs(due) do
   redis.call('ZREM', KEYS[1], member)
   local priority, id = string.match(member, '^(%a+):(.+)$')
   local stream = KEYS[3]
-  if priority == 'high' then stream = KEYS[2] elseif priority == 'low' then stream = KEYS[4] end
+  if priority == 'high' then stream = KEYS[2] elseif priority == 'low' then stream = KEYS[4]
+  elseif priority == 'alone' then stream = KEYS[5] end
   redis.call('XADD', stream, '*', 'id', id)
 end
 return #due

@@ -23,6 +23,9 @@ from proxy.redis_store import Store, key_of, script, unavailable
 from proxy.settings import ProxySettings
 
 PRIORITIES = ("high", "normal", "low")
+ALONE = "alone"
+"""The queue of jobs under which a worker died: a worker runs each of them with no other beside."""
+QUEUES = (*PRIORITIES, ALONE)
 GROUP = "workers"
 ENDED = frozenset({"succeeded", "failed", "cancelled", "expired"})
 HEARTBEAT_SECONDS = 15.0
@@ -52,6 +55,20 @@ class Keys:
     def idempotency(self, owner: str, key: str) -> str:
         """Which job a caller's idempotency key has made."""
         return f"{{{self.prefix}}}:idempotency:{key_of(owner, key)}"
+
+    @property
+    def workers(self) -> str:
+        """What the keys of running workers begin with; each expires when its worker is gone."""
+        return f"{{{self.prefix}}}:worker:"
+
+    @property
+    def worker_models(self) -> str:
+        """The models that a worker knows, JSON; there while any worker runs."""
+        return f"{{{self.prefix}}}:workers:models"
+
+    def worker_model(self, model: str) -> str:
+        """There while a worker runs that knows the model."""
+        return f"{{{self.prefix}}}:workers:model:{model}"
 
     @property
     def delayed(self) -> str:
@@ -110,6 +127,27 @@ class Jobs:
         self._store = store
         self._blobs = blobs
         self._followers = Concurrency(settings.jobs.max_followers, FOLLOWERS_SHARE)
+
+    async def check_known(self, model: str) -> None:
+        """Problem 422 where workers run and none of them knows the model.
+
+        Where none runs nothing is known: an autoscaler starts the first one for the first job.
+        """
+        client = self._store.need()
+        try:
+            known, found = await client.mget(self.keys.worker_models, self.keys.worker_model(model))
+        except (RedisError, OSError) as error:
+            raise unavailable(error) from error
+        if known is None or found is not None:
+            return
+        names = ", ".join(orjson.loads(known)) or "none"
+        raise Problem(
+            422,
+            "unknown-to-workers",
+            f"the workers that run jobs do not know the model {model!r} (they know: {names}); "
+            f"give the worker's PROXY_BACKENDS the model as the proxy's has it, "
+            f"or ask /v1/predict/{model}",
+        )
 
     async def submit(self, given: Submission) -> tuple[str, bool]:
         """Queue a job: its id, and whether it is new (an idempotency key may know it)."""
@@ -238,14 +276,14 @@ class Jobs:
 
         try:
             async with self._store.need().pipeline(transaction=False) as pipe:
-                for priority in PRIORITIES:
+                for priority in QUEUES:
                     pipe.xlen(self.keys.stream(priority))
                 pipe.zcard(self.keys.delayed)
                 pipe.xlen(self.keys.dead)
                 counts = await pipe.execute()
         except (RedisError, OSError):
             return []
-        names = (*PRIORITIES, "delayed", "dead")
+        names = (*QUEUES, "delayed", "dead")
         return [((name,), float(n)) for name, n in zip(names, counts, strict=True)]
 
     async def oldest(self) -> list[tuple[tuple[str, ...], float]]:
@@ -253,7 +291,7 @@ class Jobs:
 
         try:
             async with self._store.need().pipeline(transaction=False) as pipe:
-                for priority in PRIORITIES:
+                for priority in QUEUES:
                     pipe.xrange(self.keys.stream(priority), count=1)
                 found = await pipe.execute()
         except (RedisError, OSError):
@@ -264,7 +302,7 @@ class Jobs:
                 (priority,),
                 max(0.0, now - int(entries[0][0].split(b"-")[0])) / 1000 if entries else 0.0,
             )
-            for priority, entries in zip(PRIORITIES, found, strict=True)
+            for priority, entries in zip(QUEUES, found, strict=True)
         ]
 
     async def _fields(self, identity: str, owner: str) -> dict[str, bytes]:
@@ -308,7 +346,7 @@ def document(identity: str, fields: Mapping[str, bytes], result: bytes) -> dict[
         "state": text["state"],
         "priority": text.get("priority", "normal"),
         "progress": float(text.get("progress", 0)),
-        "attempts": int(text.get("attempts", 0)),
+        "attempts": int(text.get("attempts", 0)) - int(text.get("uncounted", 0)),
         "created": float(text["created"]),
         "deadline": float(text["deadline"]),
     }
@@ -326,7 +364,7 @@ def document(identity: str, fields: Mapping[str, bytes], result: bytes) -> dict[
 
 async def ensure_groups(client: redis.Redis, keys: Keys) -> None:
     """Make streams and consumer group where they are not there yet."""
-    for priority in PRIORITIES:
+    for priority in QUEUES:
         try:
             await client.xgroup_create(keys.stream(priority), GROUP, id="0", mkstream=True)
         except redis.ResponseError as error:

@@ -246,9 +246,13 @@ class Pipeline(Closed):
 
 
 class JobPolicy(Closed):
-    """How jobs are kept, retried and given up, and how many event streams a pod keeps open."""
+    """How jobs are kept, retried and given up, and how many event streams a pod keeps open.
+
+    A job whose worker died is tried alone; it fails after `max_deaths_alone` workers more.
+    """
 
     max_attempts: Annotated[int, Field(gt=0)] = 3
+    max_deaths_alone: Annotated[int, Field(gt=0)] = 1
     backoff_seconds: Annotated[float, Field(gt=0)] = 1.0
     lease_seconds: Annotated[float, Field(gt=0)] = 30.0
     deadline_seconds: Annotated[float, Field(gt=0)] = 900.0

@@ -1,7 +1,7 @@
 """The job worker: takes jobs from the streams, predicts, writes the ends.
 
-At least once: a job whose worker died is taken by another after its lease. Its result is
-written once: the attempt's number is the fence, and whoever comes late finds it changed.
+At least once: a job whose worker died is queued again after its lease, to be run alone. Its
+result is written once: the attempt's number is the fence, and whoever comes late finds it changed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from kit.spans import Spans
 from kit.tracing import TraceContext
 from proxy import carried, job_scripts, sagemaker_async
 from proxy.callbacks import Teller
-from proxy.jobs import GROUP, PRIORITIES, Keys, document, ensure_groups, pause
+from proxy.jobs import ALONE, GROUP, PRIORITIES, QUEUES, Keys, document, ensure_groups, pause
+from proxy.lost_jobs import died_alone
 from proxy.models import Asking
 from proxy.redis_store import script
 from proxy.sagemaker import SageMakerModel
@@ -38,9 +39,11 @@ AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})  # worth another attempt
 BUSY = (
     429  # the backend did not try it: waiting costs the job no attempt, only its deadline ends it
 )
+LOST = {b"alone": "tried-alone", b"failed": "worker-died"}  # as the metric names them
 IDLE_SECONDS = 0.2
 LONGEST_BACKOFF = 300.0
 # What one script writes: it keeps everybody else from Redis for a few milliseconds.
+MOST_RECLAIMED = 128
 MOST_ENDS = 128
 MOST_END_BYTES = 2 * 1024 * 1024
 
@@ -66,6 +69,7 @@ class Taken:
     arm: str
     owner: str
     headers: bytes
+    uncounted: int  # attempts that were ended from outside and do not count
 
 
 @dataclass(slots=True)
@@ -88,6 +92,7 @@ class Worker:
         self.keys = Keys(self.settings.redis_prefix)
         self.stopping = asyncio.Event()
         self._running: dict[str, tuple[Taken, asyncio.Task[None]]] = {}
+        self._reserved: tuple[bytes, str] | None = None  # an entry to be run alone, and its job
         self._ends: list[End] = []
         self._ended = asyncio.Event()
         self._all_written = asyncio.Event()
@@ -111,18 +116,19 @@ class Worker:
         while not self.stopping.is_set():
             try:
                 await ensure_groups(self.client, self.keys)
+                await self._beat()
                 self.services.health.ready("redis")
                 break
             except (RedisError, OSError) as error:
                 self.services.health.wait_for("redis", repr(error))
                 await pause(1.0, self.stopping)
         writer = asyncio.create_task(self._write_ends())
+        beating = asyncio.create_task(self._keep_beating())
         others = [
             asyncio.create_task(self._again_and_again(work, seconds))
             for work, seconds in (
                 (self._promote, 0.2),
                 (self._tell, 0.5),
-                (self._beat, self.policy.lease_seconds / 3),
                 (self._reclaim, self.policy.lease_seconds / 2),
                 (self._drop_cancelled, 0.5),
                 (self._forget_dead_workers, 60.0),
@@ -137,8 +143,9 @@ class Worker:
             await self._hand_back()
             self._ended.set()
             await self._all_written.wait()
-            writer.cancel()
-            await asyncio.gather(writer, return_exceptions=True)
+            for task in (writer, beating):
+                task.cancel()
+            await asyncio.gather(writer, beating, return_exceptions=True)
             await self.teller.close()
 
     async def _again_and_again(self, work: Any, seconds: float) -> None:
@@ -160,11 +167,17 @@ class Worker:
 
     async def _take(self) -> None:
         room = self.settings.worker_concurrency - len(self._running)
-        if room <= 0:
+        runs_alone = any(taken.priority == ALONE for taken, _ in self._running.values())
+        if room <= 0 or runs_alone or (self._reserved and self._running):
             self._room.clear()
             await self._room.wait()
             return
-        streams = [self.keys.stream(priority) for priority in PRIORITIES]
+        if self._reserved:
+            entry, identity = self._reserved
+            await self._take_given([(entry, {b"id": identity.encode()})], ALONE)
+            self._reserved = None
+            return
+        streams = [self.keys.stream(priority) for priority in (ALONE, *PRIORITIES)]
         try:
             jobs = await script(
                 self.client,
@@ -189,7 +202,11 @@ class Worker:
             await ensure_groups(self.client, self.keys)  # Redis was emptied or replaced
             return
         for name, entries in found or ():
-            await self._take_given(entries, name.decode().rsplit(":", 1)[-1])
+            queue = name.decode().rsplit(":", 1)[-1]
+            if queue == ALONE:
+                self._reserved = (entries[0][0], entries[0][1][b"id"].decode())
+            else:
+                await self._take_given(entries, queue)
 
     def _taking(self) -> tuple[Any, ...]:
         """What the scripts that take jobs are told."""
@@ -218,6 +235,9 @@ class Worker:
 
     def _begin(self, jobs: Sequence[Any], priorities: Sequence[str]) -> None:
         for position, entry, name, fields in jobs:
+            if not position:
+                self._reserved = (entry, name.decode())
+                continue
             if len(fields) == 1:
                 if fields[0]:
                     self.services.metrics.jobs.add("", fields[0].decode())
@@ -327,7 +347,8 @@ class Worker:
 
     async def _failed(self, taken: Taken, problem: Problem) -> str:
         busy = problem.status == BUSY
-        retry = busy or (problem.status in AGAIN and taken.attempt < self.policy.max_attempts)
+        counted = taken.attempt - taken.uncounted
+        retry = busy or (problem.status in AGAIN and counted < self.policy.max_attempts)
         wait = backoff(taken.attempt, self.policy.backoff_seconds, problem.headers)
         if retry and time.time() + wait < taken.deadline:
             await script(
@@ -377,7 +398,7 @@ class Worker:
                         (
                             self.keys.callbacks,
                             self.keys.dead,
-                            *(self.keys.stream(priority) for priority in PRIORITIES),
+                            *(self.keys.stream(priority) for priority in QUEUES),
                         ),
                         GROUP,
                         round(self.policy.result_ttl_seconds),
@@ -399,18 +420,31 @@ class Worker:
         await script(
             self.client,
             job_scripts.PROMOTE,
-            (self.keys.delayed, *(self.keys.stream(priority) for priority in PRIORITIES)),
+            (self.keys.delayed, *(self.keys.stream(priority) for priority in QUEUES)),
             f"{time.time():.6f}",
             1000,
         )
 
+    async def _keep_beating(self) -> None:
+        """Beat until the last job has ended, also while the worker stops."""
+        while True:
+            try:
+                await self._beat()
+            except (RedisError, OSError) as error:
+                log.warning("redis does not answer", use="beat", reason=repr(error))
+                await asyncio.sleep(min(1.0, self.policy.lease_seconds / 3))
+                continue
+            await asyncio.sleep(self.policy.lease_seconds / 3 * random.uniform(0.9, 1.1))
+
     async def _beat(self) -> None:
-        """Keep the leases of what is running and of what waits to be written."""
+        """Keep the leases of what this worker holds, then say that it runs and what it knows."""
         held: dict[str, list[bytes]] = {}
         for taken, _ in self._running.values():
             held.setdefault(taken.priority, []).append(taken.entry)
         for end in self._ends:
             held.setdefault(end.taken.priority, []).append(end.taken.entry)
+        if self._reserved:
+            held.setdefault(ALONE, []).append(self._reserved[0])
         for priority, entries in held.items():
             await self.client.xclaim(
                 self.keys.stream(priority),
@@ -420,27 +454,58 @@ class Worker:
                 message_ids=entries,  # type: ignore[arg-type]
                 justid=True,
             )
+        # What says that this worker runs ends before the leases do: whoever finds one run out
+        # then knows whether its worker has died.
+        lease = self.policy.lease_seconds * 1000
+        names = sorted(self.services.models.backends)
+        async with self.client.pipeline(transaction=True) as pipe:
+            pipe.set(self.keys.workers + self.name, "", px=round(0.8 * lease))
+            for name in names:
+                pipe.set(self.keys.worker_model(name), "", px=round(2 * lease))
+            pipe.set(self.keys.worker_models, orjson.dumps(names), px=round(0.8 * lease))
+            await pipe.execute()
 
     async def _reclaim(self) -> None:
-        """Take over the jobs of workers that have not kept their leases."""
-        for priority in PRIORITIES:
-            room = self.settings.worker_concurrency - len(self._running)
-            if room <= 0:
-                return
+        """Queue the jobs again of workers that have not kept their leases."""
+        for queue in QUEUES:
+            stream = self.keys.stream(queue)
             found: Any = await self.client.xautoclaim(
-                self.keys.stream(priority),
+                stream,
                 GROUP,
                 self.name,
                 min_idle_time=round(self.policy.lease_seconds * 1000),
-                count=room,
+                count=MOST_RECLAIMED,
             )
             held = {*self._running, *(end.taken.identity for end in self._ends)}
+            if self._reserved:
+                held.add(self._reserved[1])
             lost = [
-                (entry, fields)
+                (entry, fields[b"id"])
                 for entry, fields in found[1]
                 if fields and fields[b"id"].decode() not in held
             ]
-            await self._take_given(lost, priority)
+            if not lost:
+                continue
+            problem = died_alone()
+            outcomes = await script(
+                self.client,
+                job_scripts.REQUEUE,
+                (self.keys.callbacks, self.keys.dead, stream, self.keys.stream(ALONE)),
+                GROUP,
+                f"{time.time():.6f}",
+                round(self.policy.result_ttl_seconds),
+                self.keys.jobs,
+                self.keys.events,
+                self.keys.workers,
+                self.policy.max_deaths_alone,
+                problem.body(),
+                problem.detail,
+                *(part for pair in lost for part in pair),
+            )
+            for (_, identity), outcome in zip(lost, outcomes, strict=True):
+                if outcome in (b"alone", b"failed"):
+                    self.services.metrics.jobs.add("", LOST[outcome])
+                    log.warning("worker died", job=identity.decode(), outcome=outcome.decode())
 
     async def _drop_cancelled(self) -> None:
         """Stop running what its caller has cancelled."""
@@ -462,7 +527,7 @@ class Worker:
 
     async def _forget_dead_workers(self) -> None:
         """Drop consumers that hold nothing and were not heard of for an hour."""
-        for priority in PRIORITIES:
+        for priority in QUEUES:
             stream = self.keys.stream(priority)
             for consumer in await self.client.xinfo_consumers(stream, GROUP):
                 if consumer["pending"] == 0 and consumer["idle"] > 3_600_000:
@@ -519,6 +584,7 @@ class Worker:
         tasks = [task for _, task in self._running.values()]
         if tasks:
             await asyncio.wait(tasks, timeout=self.settings.drain_seconds)
+        await self._give_up_reserved()
         for identity, (taken, task) in list(self._running.items()):
             task.cancel()
             try:
@@ -533,6 +599,25 @@ class Worker:
                 )
             except (RedisError, OSError) as error:
                 log.warning("job not handed back", job=identity, reason=repr(error))
+
+    async def _give_up_reserved(self) -> None:
+        """Let another worker claim the job that waits to be run alone, without its lease."""
+        if self._reserved is None:
+            return
+        entry, identity = self._reserved
+        self._reserved = None
+        try:
+            await self.client.xclaim(
+                self.keys.stream(ALONE),
+                GROUP,
+                self.name,
+                min_idle_time=0,
+                message_ids=[entry],
+                idle=round(self.policy.lease_seconds * 1000),
+                justid=True,
+            )
+        except (RedisError, OSError) as error:
+            log.warning("job not handed back", job=identity, reason=repr(error))
 
 
 def _batch(ends: Sequence[End]) -> Sequence[End]:
@@ -549,7 +634,7 @@ def _told(end: End) -> tuple[Any, ...]:
     """An end as the script that writes it wants it."""
     taken = end.taken
     return (
-        PRIORITIES.index(taken.priority) + 1,
+        QUEUES.index(taken.priority) + 1,
         taken.entry,
         taken.identity,
         taken.attempt,
@@ -619,4 +704,5 @@ def _taken(identity: str, priority: str, entry: bytes, fields: list[bytes | None
         arm=text(11),
         owner=text(12),
         headers=fields[13] or b"",
+        uncounted=int(text(14) or 0),
     )
