@@ -34,6 +34,7 @@ METADATA: dict[str, Any] = {
     "outputs": [{"name": "probabilities", "datatype": "FP32", "shape": [-1, 10]}],
     "properties": {
         "labels": LABELS,
+        "batching": {"enabled": True, "reason": "the graph keeps its rows apart"},
         "preprocess": [
             {"transform": "decode_image", "mode": "L"},
             {"transform": "resize", "width": 8, "height": 8},

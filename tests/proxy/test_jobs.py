@@ -16,7 +16,7 @@ from opentelemetry.trace import SpanKind
 
 from kit.spans import configure
 from proxy.jobs import ENDED, PRIORITIES, Keys
-from tests.proxy.conftest import Neighbour, Proxy, eventually, proxy_with, worker_with
+from tests.proxy.conftest import METADATA, Neighbour, Proxy, eventually, proxy_with, worker_with
 
 ROWS = b'{"instances":[' + orjson.dumps([1.0] * 64) + b"]}"
 JSON = {"content-type": "application/json"}
@@ -301,6 +301,40 @@ async def test_a_large_batch_reports_its_progress(
             found = await ended(proxy, identity)
     assert seen == [0, 0.4, 0.8]
     assert len(found["result"]["predictions"]) == 10
+
+
+@pytest.mark.parametrize("batching", [None, {}, {"enabled": False}, {"enabled": "true"}])
+async def test_a_batch_is_not_split_for_a_model_whose_rows_may_meet(
+    settings: dict[str, Any], model: Neighbour, batching: Any
+) -> None:
+    """Found: each part of a job got other answers than the batch for such a model."""
+    asked: list[int] = []
+
+    async def metadata(_: web.Request) -> web.Response:
+        properties = {k: v for k, v in METADATA["properties"].items() if k != "batching"}
+        said = {} if batching is None else {"batching": batching}
+        return web.json_response(METADATA | {"properties": properties | said})
+
+    async def infer(request: web.Request) -> web.Response:
+        """Each row's answer is its share among all rows."""
+        size = int(request.headers["Inference-Header-Content-Length"])
+        count = orjson.loads((await request.read())[:size])["inputs"][0]["shape"][0]
+        asked.append(count)
+        output = {"name": "probabilities", "datatype": "FP32", "shape": [count, 10]}
+        return web.json_response({"outputs": [output | {"data": [1 / count] * 10 * count}]})
+
+    model.on("/v2/models/digits", metadata)
+    model.on("/v2/models/digits/infer", infer)
+    chunked = settings | {"jobs": settings["jobs"] | {"chunk_rows": 4}}
+    async with proxy_with(**settings) as proxy, worker_with(**chunked):
+        body = orjson.dumps({"instances": [[1.0] * 64] * 10})
+        async with proxy.session.post(
+            f"{proxy.url}/v1/jobs/digits", data=body, headers=JSON
+        ) as answer:
+            identity = (await answer.json())["id"]
+        found = await ended(proxy, identity)
+    assert asked == [10]
+    assert [row["probability"] for row in found["result"]["predictions"]] == [0.1] * 10
 
 
 async def test_jobs_belong_to_who_submitted_them(settings: dict[str, Any]) -> None:

@@ -345,3 +345,46 @@ def test_every_problem_is_explained() -> None:
     written = set(re.findall(r"`([a-z-]+)`", (ROOT / "docs/problems.md").read_text()))
     assert raised - {"unknown-"} <= written
     assert Problem(404, "x", "y").body()
+
+
+FREE_RANK: dict[str, Any] = METADATA | {
+    "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1]}],
+    "properties": {"free_rank": ["x"]},
+}
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (3, 1), (1, 1), (2, 3), (2, 1, 2, 2)])
+async def test_an_input_of_any_rank_takes_any_shape(
+    proxy: Proxy, model: Neighbour, shape: tuple[int, ...]
+) -> None:
+    """Such a model's metadata say [-1] and list it: the rank sent is the rank it gets."""
+    seen: list[Any] = []
+
+    async def metadata(_: web.Request) -> web.Response:
+        return web.json_response(FREE_RANK)
+
+    async def infer(request: web.Request) -> web.Response:
+        size = int(request.headers["Inference-Header-Content-Length"])
+        seen.append(orjson.loads((await request.read())[:size])["inputs"][0]["shape"])
+        output = {"name": "y", "datatype": "FP32", "shape": [1], "data": [1.0]}
+        return web.json_response({"outputs": [output]})
+
+    model.on("/v2/models/digits", metadata)
+    model.on("/v2/models/digits/infer", infer)
+    data = np.arange(np.prod(shape, dtype=int), dtype=np.float32).reshape(shape).tolist()
+    flat = np.ravel(data).tolist()
+    sent = {"name": "x", "datatype": "FP32", "shape": list(shape), "data": flat}
+    for body in ({"inputs": [sent]}, {"inputs": {"x": data}}):
+        status, document = await ask(proxy, "/v1/predict/digits", orjson.dumps(body), **JSON)
+        assert status == 200, document
+    assert seen == [list(shape)] * 2
+
+
+async def test_a_table_for_an_input_of_any_rank_and_nothing_for_no_inputs() -> None:
+    free = contracts.parse(FREE_RANK, name="m", max_pixels=1)
+    assert tensors.from_csv(b"1,2\n3,4\n5,6\n", free, "text/csv")["x"].shape == (3, 2)
+    none = contracts.parse(FREE_RANK | {"inputs": []}, name="m", max_pixels=1)
+    assert tensors.from_json(b'{"inputs": []}', none) == {}
+    assert tensors.count_rows({}, none.inputs) == 1
+    with pytest.raises(BadTensorError):
+        tensors.from_json(b'{"inputs": [{"name": "x"}]}', none)

@@ -6,7 +6,7 @@ with the labels and the named transforms of the model's `model.json`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,16 +20,24 @@ class BadContractError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """Name, datatype (the protocol's) and shape of an input or output; -1 is any size."""
+    """Name, datatype (the protocol's) and shape of an input or output; -1 is any size.
+
+    With ``free_rank`` every shape is taken, whatever ``shape`` says.
+    """
 
     name: str
     datatype: str
     shape: tuple[int, ...]
+    free_rank: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Contract:
-    """Everything the proxy needs to know of a model."""
+    """Everything the proxy needs to know of a model.
+
+    ``rows_independent`` is true where the model's server says that it batches requests: only
+    then is a row's answer the same whatever rows are sent with it.
+    """
 
     model: str
     version: str
@@ -41,6 +49,7 @@ class Contract:
     finish: Finish | None = None
     digest: str = ""
     non_finite: Policy = "null"
+    rows_independent: bool = False
 
     def document(self) -> dict[str, Any]:
         """For people and programs that ask what the model takes."""
@@ -63,6 +72,7 @@ def parse(
     """
     properties = metadata.get("properties") or {}
     versions = metadata.get("versions") or [""]
+    free_rank = [str(name) for name in properties.get("free_rank") or ()]
     labels = tuple(str(label) for label in properties.get("labels") or ())
     steps = [dict(step) for step in properties.get("preprocess") or ()]
     try:
@@ -72,14 +82,15 @@ def parse(
         return Contract(
             model=name,
             version=str(metadata.get("version") or versions[-1]),
-            inputs=tuple(_tensor(item) for item in metadata["inputs"]),
-            outputs=tuple(_tensor(item) for item in metadata["outputs"]),
+            inputs=tuple(_tensor(item, free_rank) for item in metadata["inputs"]),
+            outputs=tuple(_tensor(item, ()) for item in metadata["outputs"]),
             labels=labels,
             columns=tuple(str(name) for name in properties.get("columns") or ()),
             preparation=preparation,
             finish=finish,
             digest=str(properties.get("sha256") or ""),
             non_finite=non_finite,
+            rows_independent=_says_batched(properties),
         )
     except TransformError as error:
         raise BadContractError(str(error)) from error
@@ -87,10 +98,15 @@ def parse(
         raise BadContractError(f"the model's metadata lacks or garbles {error}") from error
 
 
-def _tensor(item: Mapping[str, Any]) -> Tensor:
-    return Tensor(
-        str(item["name"]), str(item["datatype"]), tuple(int(size) for size in item["shape"])
-    )
+def _says_batched(properties: Mapping[str, Any]) -> bool:
+    batching = properties.get("batching")
+    return isinstance(batching, Mapping) and batching.get("enabled") is True
+
+
+def _tensor(item: Mapping[str, Any], free_rank: Container[str]) -> Tensor:
+    name = str(item["name"])
+    shape = tuple(int(size) for size in item["shape"])
+    return Tensor(name, str(item["datatype"]), shape, name in free_rank)
 
 
 def _tensor_document(tensor: Tensor) -> dict[str, Any]:

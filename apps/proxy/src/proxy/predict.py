@@ -143,8 +143,7 @@ async def prepare(
     inputs: Packed = {}
     for name, array in arrays.items():
         inputs |= pack(name, array, datatypes[name])
-    batch = all(tensor.shape and tensor.shape[0] < 0 for tensor in contract.inputs)
-    return Prepared(inputs, len(next(iter(arrays.values()))) if batch else 1)
+    return Prepared(inputs, tensors.count_rows(arrays, contract.inputs))
 
 
 async def _prepare_image(

@@ -80,7 +80,7 @@ class Predictor:
         """Predict for one payload. Problem for whatever stands in the way.
 
         With ``chunk_rows`` a large batch is asked for in parts, and ``on_progress`` told the
-        share that is done.
+        share that is done; a model whose rows may depend on each other is asked for all at once.
         """
         if isinstance(backend, SageMakerModel):
             answer = await backend.invoke(payload, kind, JSON, asking)
@@ -95,7 +95,7 @@ class Predictor:
             )
         contract = await backend.contract(asking)
         prepared = await self.prepared(backend, kind, payload, contract, owner)
-        if chunk_rows and prepared.rows > chunk_rows:
+        if chunk_rows and contract.rows_independent and prepared.rows > chunk_rows:
             return await self._in_parts(
                 backend, contract, prepared, asking, rows=chunk_rows, on_progress=on_progress
             )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,8 @@ def from_json(payload: bytes, contract: Contract) -> dict[str, Array]:
         raise BadTensorError(json_names.message(name))
     inputs = {tensor.name: tensor for tensor in contract.inputs}
     result: dict[str, Array] = {}
+    if not inputs and document in ({}, {"inputs": []}):
+        return result
     if isinstance(document, dict) and is_protocol(document):
         for item in document["inputs"]:
             spec, values, _, _ = read_input(
@@ -61,12 +63,25 @@ def from_json(payload: bytes, contract: Contract) -> dict[str, Array]:
 def _complete(values: dict[str, Array], inputs: Mapping[str, Tensor]) -> dict[str, Array]:
     """Every input, with as many rows as the others, and text where the model takes text."""
     check_all_given(values, inputs)
-    if all(tensor.shape and tensor.shape[0] < 0 for tensor in inputs.values()):
-        row_count(values)
+    count_rows(values, inputs.values())
     return {
         name: as_text(name, array) if inputs[name].datatype == "BYTES" else array
         for name, array in values.items()
     }
+
+
+def count_rows(values: Mapping[str, Array], inputs: Collection[Tensor]) -> int:
+    """How many rows the tensors have; 1 for a model whose inputs do not all begin with rows.
+
+    BadTensorError where they differ in rows or have none.
+    """
+    if inputs and all(_has_rows(tensor) for tensor in inputs):
+        return row_count(values)
+    return 1
+
+
+def _has_rows(tensor: Tensor) -> bool:
+    return bool(tensor.shape) and tensor.shape[0] < 0 and not tensor.free_rank
 
 
 def from_csv(payload: bytes, contract: Contract, content_type: str) -> dict[str, Array]:
@@ -106,7 +121,7 @@ def converted(values: Array, tensor: Tensor) -> Array:
         array = values.astype(dtype)
     if dtype.kind == "f" and np.count_nonzero(np.isfinite(array)) != _finite_count(values):
         raise BadTensorError(f"input {tensor.name!r} has values outside {tensor.datatype}")
-    if array.ndim == len(tensor.shape) - 1:
+    if array.ndim == len(tensor.shape) - 1 and not tensor.free_rank:
         array = array[np.newaxis]
     check_shape(tensor, array.shape)
     if array.shape and array.shape[0] == 0:

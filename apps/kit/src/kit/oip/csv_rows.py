@@ -40,8 +40,8 @@ def read_csv(
     The first row is a header where ``content_type`` says ``header=present``, or where its cells
     are the model's input or column names, none of them a number; else it is data. Cells are
     separated by commas, or by semicolons where only those give a row as many cells as the model
-    takes. A model with several inputs of one value a row takes a column for each, named by the
-    header.
+    takes. An input of any rank gets a table. A model with several inputs of one value a row takes
+    a column for each, named by the header.
     """
     text = decode_text(body, content_type)
     header = _parameters(content_type).get("header", "")
@@ -136,9 +136,13 @@ def _delimiter(text: str, width: int | None, *, numeric: bool) -> str:
     return ";" if commas != width == semicolons else ","
 
 
+def _table(spec: Spec) -> list[int]:
+    return [-1, -1] if getattr(spec, "free_rank", False) else list(spec.shape)
+
+
 def _width(spec: Spec) -> int | None:
     """Cells of a row, or None where any number of them will do."""
-    inner = list(spec.shape[1:])
+    inner = _table(spec)[1:]
     free = sum(size < 0 for size in inner)
     if free and len(inner) > 1:
         raise BadTensorError(
@@ -153,7 +157,7 @@ def _one_input(spec: Spec, rows: Lines, order: list[int] | None) -> Array:
         rows = [(number, [cells[at] for at in order]) for number, cells in rows]
     width = len(rows[0][1])
     values = _values(spec, rows, range(width))
-    shape = list(spec.shape)
+    shape = _table(spec)
     if not shape:
         if len(rows) != 1:
             raise BadTensorError(f"input {spec.name!r} is one value, the CSV has {len(rows)} rows")

@@ -80,11 +80,13 @@ def fitted(spec: Spec, data: Any) -> Array:
 
     Three forms beside the exact one have but one meaning and are taken: a single row without the
     batch dimension, a list of values for rows of one value, and a column of one-element lists for
-    a model that takes bare values.
+    a model that takes bare values. A spec with a true ``free_rank`` takes the form as it is.
     """
     shape, wanted = _shape_of(data), spec.shape
     as_sent = shape
-    if len(shape) == len(wanted) + 1 and shape[-1] == 1:
+    if getattr(spec, "free_rank", False):
+        pass
+    elif len(shape) == len(wanted) + 1 and shape[-1] == 1:
         shape = shape[:-1]
     elif len(shape) == 1 and list(wanted[1:]) == [1]:
         shape = [*shape, 1]
