@@ -51,23 +51,29 @@ CASES = (
     Case("slow-10ms", "slow", 64, 1),
 )
 
+LAYERS = {
+    "linear4": [4, 3],
+    "mlp": [784, 128, 10],
+    # about 10 ms on one core: nine layers of 2048 x 2048, whose weights do not fit
+    # into the caches, so that a batch of rows costs little more than one
+    "slow": [64, *[2048] * 10, 10],
+}
+
 
 def build(folder: Path) -> None:
     """Write each model as ``folder/<name>/1/model.onnx``, with a ``model.json`` beside it."""
-    layers = {
-        "linear4": [4, 3],
-        "mlp": [784, 128, 10],
-        # about 10 ms on one core: nine layers of 2048 x 2048, whose weights do not fit
-        # into the caches, so that a batch of rows costs little more than one
-        "slow": [64, *[2048] * 10, 10],
-    }
-    for name, sizes in layers.items():
+    for name in LAYERS:
         target = folder / name / "1"
         target.mkdir(parents=True, exist_ok=True)
-        (target / "model.onnx").write_bytes(_dense(name, sizes).SerializeToString())
+        (target / "model.onnx").write_bytes(document(name).SerializeToString())
         (target / "model.json").write_text(
             json.dumps({"name": name, "version": "1", "batching": {}}), encoding="utf-8"
         )
+
+
+def document(name: str) -> onnx.ModelProto:
+    """One of the models by name."""
+    return _dense(name, LAYERS[name])
 
 
 def _dense(name: str, sizes: list[int]) -> onnx.ModelProto:

@@ -7,7 +7,8 @@ reason names the node.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,6 +32,14 @@ _REPEATABLE = {
 
 _DEPTH = 16
 _ROUNDS = 8
+MOST_STEPS = 200_000
+"""Nodes that are followed, each as often as a function is called or a loop goes round.
+
+Functions that call one another twice, and loops inside loops, would else take forever."""
+_MOST_DIMENSIONS = 64
+_MOST_ELEMENTS = 1024
+_MOST_SYMBOLS = 64
+_LARGEST_FACTOR = 1 << 63
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +48,10 @@ class Verdict:
 
     apart: bool
     reason: str
+
+
+class TooLongError(Exception):
+    """The graph takes too long to follow; the message says by how much."""
 
 
 def analyze(model: Model) -> Verdict:
@@ -53,8 +66,11 @@ def analyze(model: Model) -> Verdict:
         values[info.name] = found
     if not values:
         return Verdict(False, "it has no inputs")
-    analysis = _Analysis(model, model.opsets, {}, 0)
-    made = analysis.run(graph, _Scope(values, None))
+    analysis = _Analysis(model, model.opsets, {}, 0, itertools.count())
+    try:
+        made = analysis.run(graph, _Scope(values, None))
+    except TooLongError as error:
+        return Verdict(False, str(error))
     for info, value in zip(graph.outputs, made, strict=True):
         if value.reason is not None:
             return Verdict(False, value.reason)
@@ -107,6 +123,8 @@ class _Analysis:
     opsets: Mapping[str, int]
     attributes: Mapping[str, Any]
     depth: int
+    steps: Iterator[int]
+    """Counts the nodes that were followed."""
 
     def run(self, graph: Graph, scope: _Scope) -> list[Value]:
         """The graph's outputs."""
@@ -120,6 +138,8 @@ class _Analysis:
 
     def step(self, node: Node, scope: _Scope) -> None:
         """Put a node's outputs into the scope."""
+        if next(self.steps) > MOST_STEPS:
+            raise TooLongError(f"its loops and functions have more than {MOST_STEPS} steps")
         inputs = [scope.get(name) if name else None for name in node.inputs]
         reason = next((value.reason for value in inputs if value and value.reason), None)
         made: list[Value]
@@ -128,6 +148,8 @@ class _Analysis:
         else:
             try:
                 made = self.apply(node, inputs, scope)
+            except TooLongError:
+                raise
             except MixesError as error:
                 made, reason = [], f"{_label(node)}: {error}"
             except Exception as error:  # a rule that does not understand a node proves nothing
@@ -139,6 +161,14 @@ class _Analysis:
             if value is None:
                 why = reason or f"{_label(node)}: its output {position} is not followed"
                 value = Value(reason=why)
+            elif _too_large(value):
+                value = (
+                    FIXED
+                    if value.fixed
+                    else Value(
+                        reason=f"{_label(node)}: its shape or contents are too large to be followed"
+                    )
+                )
             elif value.reason is not None and not value.reason.startswith("node "):
                 value = replace(value, reason=f"{_label(node)}: {value.reason}")
             scope.put(name, value)
@@ -174,6 +204,8 @@ class _Analysis:
             raise MixesError("no rule says what it does to rows")
         try:
             made = handler(call)
+        except TooLongError:
+            raise
         except Exception:
             if not steady or node.operator == "Dropout":
                 raise
@@ -197,6 +229,7 @@ class _Analysis:
             {**self.opsets, **function.opsets},
             {**function.defaults, **attributes},
             self.depth + 1,
+            self.steps,
         )
         for part in function.nodes:
             inner.step(_without_absent(part, function.inputs, inputs), scope)
@@ -279,6 +312,16 @@ class _Analysis:
 
 
 _CONTROL = {"If": _Analysis.branch, "Loop": _Analysis.loop, "Scan": _Analysis.scan}
+
+
+def _too_large(value: Value) -> bool:
+    """Whether more is known of it than a model for people has: some sizes grow exponentially."""
+    if len(value.shape or ()) > _MOST_DIMENSIONS or len(value.elements or ()) > _MOST_ELEMENTS:
+        return True
+    dims = (*(value.shape or ()), *(e for e in value.elements or () if isinstance(e, Dim)))
+    return any(
+        len(dim.symbols) > _MOST_SYMBOLS or abs(dim.factor) > _LARGEST_FACTOR for dim in dims
+    )
 
 
 def _label(node: Node) -> str:

@@ -214,6 +214,8 @@ def matmul_integer(call: Call) -> Value:
     call.all_fixed(2)
     if call.given(2) and not _single(call.fixed(2)):
         raise MixesError("its zero point is one for every row")
+    if call.given(3) and call.data(1).axis is not None and not _single(call.fixed(3)):
+        raise MixesError("its second zero point is one for every row")
     return _product(call.data(0), call.data(1))
 
 
@@ -224,6 +226,8 @@ def qlinear_matmul(call: Call) -> Value:
         call.fixed(position)
     if not all(_single(call.fixed(position)) for position in (1, 2, 6, 7)):
         raise MixesError("its scale is one for every row")
+    if call.data(3).axis is not None and not all(_single(call.fixed(p)) for p in (4, 5)):
+        raise MixesError("its second scale is one for every row")
     return _product(call.data(0), call.data(3))
 
 

@@ -7,6 +7,7 @@ small ones), and run alone, then together in several numbers, orders and places.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -29,6 +30,9 @@ SIZES = (3, 2, 1, 4, 5, 8, 16, 32, 28, 64, 224)
 _SCALES = (1.0, 1000.0)
 _LIMITS = (1000, 100, 8, 2, 1)
 _WORDS = ("a", "the cat sat", "0", "1", "Seoul, 서울", "", "true", "x" * 40)
+MOST_ELEMENTS = 1 << 20
+"""Of a row of one input where its sizes are made up here, so that trying costs little memory."""
+
 _TOLERANCE = 1e-3
 _COARSE = 2e-2
 """Of the largest number, for half precision and for models that round to steps."""
@@ -87,6 +91,8 @@ def _pools(
     free = any(size < 0 for spec in model.inputs for size in spec.shape[1:])
     found = 0
     for size in SIZES if free else SIZES[:1]:
+        if free and _elements(model, size) > MOST_ELEMENTS:
+            continue
         ran = False
         for scale in _SCALES:
             for limit in _LIMITS:
@@ -98,6 +104,14 @@ def _pools(
         found += ran
         if found >= sizes:
             return
+
+
+def _elements(model: Runner, size: int) -> int:
+    """Of the largest input's row, where dimensions of any size are ``size``."""
+    return max(
+        math.prod(size if length < 0 else length for length in spec.shape[1:])
+        for spec in model.inputs
+    )
 
 
 def _row(

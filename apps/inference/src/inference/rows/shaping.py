@@ -505,6 +505,9 @@ def resize(call: Call) -> Value:
     """Another size along other axes than the rows'."""
     shape, axis = call.rowed()
     rank = len(shape)
+    for position in range(1, len(call.inputs)):
+        if call.given(position) and call.value(position).axis is not None:
+            raise MixesError("how far it resizes is computed from the rows")
     if call.text("coordinate_transformation_mode", "") == "tf_crop_and_resize":
         raise MixesError("it crops")
     if call.text("keep_aspect_ratio_policy", "stretch") != "stretch":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from inference.rows.operators import ML, Call, operator, unknown_dim
-from inference.rows.values import Dim, MixesError, Shape, Value, rows
+from inference.rows.values import ONE, Dim, MixesError, Shape, Value, product, rows
 
 
 def _table(call: Call, position: int = 0) -> Shape:
@@ -53,7 +53,16 @@ def features(call: Call) -> Value:
 
 @operator("ArrayFeatureExtractor", domain=ML)
 def columns(call: Call) -> Value:
-    """Some columns of a table."""
+    """Some columns of a table; or, of a list of classes, the one that each row's index says.
+
+    The indices are read one after another, whatever their shape, so rows must come first there.
+    """
+    value, index = call.data(0), call.data(1)
+    if value.axis is None and value.shape and index.axis is not None and index.shape is not None:
+        if product(index.shape[: index.axis]) != ONE:
+            raise MixesError("it reads the indices of several rows in turns")
+        leading = value.shape[:-1] or (ONE,)
+        return rows([*leading, product(index.shape)], len(leading))
     shape = _table(call)
     call.all_fixed(1)
     return rows([shape[0], unknown_dim()], 0)
@@ -63,7 +72,8 @@ def columns(call: Call) -> Value:
 def one_hot_encoder(call: Call) -> Value:
     """A dimension more, for each element by itself."""
     shape, axis = call.rowed()
-    return rows([*shape, unknown_dim()], axis)
+    categories = call.list_of("cats_int64s") or call.list_of("cats_strings")
+    return rows([*shape, Dim(len(categories)) if categories else unknown_dim()], axis)
 
 
 @operator("TfIdfVectorizer")
