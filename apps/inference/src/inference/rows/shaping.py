@@ -505,8 +505,8 @@ def resize(call: Call) -> Value:
     """Another size along other axes than the rows'."""
     shape, axis = call.rowed()
     rank = len(shape)
-    for position in range(1, len(call.inputs)):
-        if call.given(position) and call.value(position).axis is not None:
+    for other in range(1, len(call.inputs)):
+        if call.given(other) and call.value(other).axis is not None:
             raise MixesError("how far it resizes is computed from the rows")
     if call.text("coordinate_transformation_mode", "") == "tf_crop_and_resize":
         raise MixesError("it crops")
