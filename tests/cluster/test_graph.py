@@ -27,7 +27,7 @@ def test_every_step_runs_once_and_after_what_it_needs() -> None:
 
 
 def test_independent_steps_run_side_by_side() -> None:
-    both = threading.Barrier(2, timeout=10)
+    both = threading.Barrier(2, timeout=90)
 
     def meet() -> str:
         both.wait()

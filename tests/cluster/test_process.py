@@ -45,7 +45,7 @@ def daemon(tmp_path: Path, code: str = LISTENS, *, inputs: tuple[Path, ...] = ()
         (sys.executable, "-c", code, path),
         ready=ready,
         inputs=inputs,
-        ready_timeout=20,
+        ready_timeout=90,
     )
 
 

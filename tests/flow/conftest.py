@@ -7,7 +7,6 @@ import shutil
 import socket
 import subprocess
 import tarfile
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ import pytest
 import yaml
 
 from tests.programs import require
+from tests.waits import SECONDS, until
 
 SOURCE = Path(__file__).parents[2]
 REVISION_A, REVISION_B = "a" * 40, "b" * 40
@@ -69,19 +69,20 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
             stderr=log,
             env={**os.environ, "OTEL_TRACES_EXPORTER": "none"},
         )
-    deadline = time.monotonic() + 30
-    while not _answers(host):
+
+    def answers() -> bool:
         assert process.poll() is None, (folder / "log").read_text()
-        assert time.monotonic() < deadline, "the registry did not start"
-        time.sleep(0.05)
+        return _answers(host)
+
+    until(answers, "docker-registry")
     yield Registry(host)
     process.terminate()
-    process.wait(timeout=20)
+    process.wait(timeout=SECONDS)
 
 
 def _answers(host: str) -> bool:
     try:
-        with urllib.request.urlopen(f"http://{host}/v2/", timeout=1):
+        with urllib.request.urlopen(f"http://{host}/v2/", timeout=SECONDS):
             return True
     except (urllib.error.URLError, OSError):
         return False

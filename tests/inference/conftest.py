@@ -21,6 +21,7 @@ from inference.models import ServedModel
 from inference.service import create_app, server_protocol
 from inference.settings import InferenceSettings
 from kit.health import Health
+from tests.waits import SECONDS
 
 
 @dataclass(slots=True)
@@ -67,7 +68,7 @@ class Gate:
         def held(*arguments: Any, **named: Any) -> Any:
             self.threads.append(threading.current_thread())
             if threading.current_thread() is not self.loop_thread:
-                assert self.opened.wait(20)
+                assert self.opened.wait(SECONDS)
             return work(*arguments, **named)
 
         return held
@@ -81,7 +82,7 @@ def hold_model(served: ServedModel) -> Gate:
     return gate
 
 
-async def until(condition: Callable[[], bool], *, seconds: float = 20.0) -> None:
+async def until(condition: Callable[[], bool], *, seconds: float = SECONDS) -> None:
     """Wait until the condition holds."""
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110 - what is waited for tells nobody
@@ -94,7 +95,7 @@ async def probes_answer(running: Running) -> None:
         assert (await running.client.get(path)).status_code == 200
 
 
-async def until_seen(condition: Callable[[], Awaitable[bool]], *, seconds: float = 20.0) -> None:
+async def until_seen(condition: Callable[[], Awaitable[bool]], *, seconds: float = SECONDS) -> None:
     """Wait until a request shows that the condition holds."""
     async with asyncio.timeout(seconds):
         while not await condition():  # noqa: ASYNC110 - likewise
@@ -130,7 +131,7 @@ async def serving(repository: str, **settings: Any) -> AsyncIterator[Running]:
                 await until(lambda: server.started or task.done())
                 if task.done():
                     task.result()
-                async with httpx.AsyncClient(base_url=url, timeout=30) as client:
+                async with httpx.AsyncClient(base_url=url, timeout=SECONDS) as client:
                     if wait_ready:
                         await until(lambda: health.readiness()[0] == 200)
                     grpc_port = inner.grpc.port if inner.grpc else 0

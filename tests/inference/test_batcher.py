@@ -28,6 +28,7 @@ from inference.errors import (
 from kit.admission import Admission
 from kit.oip.tensors import Array
 from tests.inference.conftest import until
+from tests.waits import SECONDS
 
 
 class Model:
@@ -42,7 +43,7 @@ class Model:
     def run(self, outputs: Sequence[str] | None, feeds: Mapping[str, Array]) -> list[Array]:
         values = feeds["x"]
         self.runs.append(len(values))
-        assert self.gate.wait(20)
+        assert self.gate.wait(SECONDS)
         if self.seconds:
             time.sleep(self.seconds)
         if (values == 13).any():

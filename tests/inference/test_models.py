@@ -26,7 +26,7 @@ from inference.repository import Found
 from inference.runtime import OnnxModel
 from inference.settings import InferenceSettings
 from tests.inference import small_models
-from tests.inference.conftest import Gate, Running, Serve, tensor, until, until_seen
+from tests.inference.conftest import Gate, Running, Serve, hold_model, tensor, until, until_seen
 
 ZERO = tensor("x", "FP32", [1, 2], [0, 0])
 
@@ -77,10 +77,15 @@ async def test_unloading_finishes_what_is_under_way(serve: Serve, repository: Pa
     small_models.put(repository, "slow", "1", small_models.slow(), batching={"max_batch_size": 1})
     async with serve(repository_control=True) as running:
         (served,) = running.app.registry.all_serving()
+        model = hold_model(served)
         row = tensor("x", "FP32", [1, 4], [1, 2, 3, 4])
         calls = [asyncio.create_task(running.infer("slow", row)) for _ in range(4)]
         await until(lambda: served.leases == 4)
-        await running.client.post("/v2/repository/models/slow/unload")
+        unloading = asyncio.create_task(running.client.post("/v2/repository/models/slow/unload"))
+        await until(lambda: running.app.registry.all_serving() == [])
+        assert served.leases == 4
+        model.opened.set()
+        assert (await unloading).status_code == 200
         assert [answer.status_code for answer in await asyncio.gather(*calls)] == [200] * 4
 
 

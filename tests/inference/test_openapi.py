@@ -55,10 +55,10 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
     thread = threading.Thread(target=lambda: asyncio.run(run()))
     thread.start()
-    assert up.wait(30)
+    assert up.wait(90)
     yield held[0]
     loops[0].call_soon_threadsafe(stop.set)
-    thread.join(30)
+    thread.join(90)
 
 
 @schema.parametrize()

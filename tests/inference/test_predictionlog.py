@@ -124,7 +124,7 @@ class Keeps:
         self.fail = False
 
     def write(self, events: Sequence[Event]) -> None:
-        assert self.gate.wait(20)
+        assert self.gate.wait(90)
         if self.fail:
             raise OSError("disk full")
         self.events += events

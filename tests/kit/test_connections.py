@@ -61,21 +61,21 @@ class Client:
 
     async def rest(self) -> bytes:
         """All that comes until the server closes."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(90):
             with contextlib.suppress(ConnectionResetError):
                 return await self.reader.read()
         return b""
 
     async def answer(self) -> bytes:
         """One answer with a Content-Length."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(90):
             head = await self.reader.readuntil(b"\r\n\r\n")
             size = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
             return head + await self.reader.readexactly(size)
 
 
 async def until(check: Callable[[], Any]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(90):
         while not check():  # noqa: ASYNC110 - what is looked at sets no event
             await asyncio.sleep(0.005)
 

@@ -8,10 +8,11 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 
 import pytest
+
+from tests.waits import SECONDS, until
 
 PROGRAM = """
 import asyncio, sys
@@ -21,21 +22,28 @@ from kit.probes import Probes
 from kit.server import serve
 from kit.settings import ServiceSettings
 
+started, opened = asyncio.Event(), asyncio.Event()
+
 async def app(scope, receive, send):
     if scope["type"] != "http":
         return
-    if scope["path"] == "/slow":
-        await asyncio.sleep(1.5)
+    if scope["path"] == "/held":
+        started.set()
+        await opened.wait()
+    if scope["path"] == "/started":
+        await started.wait()
+    if scope["path"] == "/open":
+        opened.set()
     await PlainTextResponse("done")(scope, receive, send)
 
 health = Health()
-settings = ServiceSettings(host="127.0.0.1", port=int(sys.argv[1]), stop_delay_seconds=1.0)
+settings = ServiceSettings(host="127.0.0.1", port=int(sys.argv[1]), stop_delay_seconds=5.0)
 serve(Probes(app, health), settings, health)
 """
 
 
 def get(port: int, path: str) -> int:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=SECONDS)
     try:
         connection.request("GET", path, headers={"Connection": "close"})
         return connection.getresponse().status
@@ -49,15 +57,15 @@ def server() -> Iterator[tuple[subprocess.Popen[bytes], int]]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     process = subprocess.Popen([sys.executable, "-c", PROGRAM, str(port)])
-    deadline = time.monotonic() + 30
-    while True:
+
+    def ready() -> bool:
+        assert process.poll() is None
         try:
-            assert get(port, "/readyz") == 200
-            break
+            return get(port, "/readyz") == 200
         except OSError:
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+            return False
+
+    until(ready, "the server")
     yield process, port
     if process.poll() is None:
         process.kill()
@@ -68,25 +76,22 @@ def test_after_sigterm_it_is_unready_serves_on_finishes_and_ends(
     server: tuple[subprocess.Popen[bytes], int],
 ) -> None:
     process, port = server
-    slow = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
-    slow.request("GET", "/slow")
+    held = http.client.HTTPConnection("127.0.0.1", port, timeout=SECONDS)
+    held.request("GET", "/held")
+    assert get(port, "/started") == 200
     os.kill(process.pid, signal.SIGTERM)
-    deadline = time.monotonic() + 10
-    while get(port, "/readyz") != 503:
-        assert time.monotonic() < deadline
-    assert get(port, "/") == 200, "routes change after the signal: it serves on meanwhile"
-    assert slow.getresponse().read() == b"done", "what was under way is finished"
-    assert process.wait(timeout=20) == 0
+    until(lambda: get(port, "/readyz") == 503, "the probe that says no")
+    assert get(port, "/open") == 200, "routes change after the signal: it serves on meanwhile"
+    assert held.getresponse().read() == b"done", "what was under way is finished"
+    assert process.wait(timeout=SECONDS) == 0
 
 
 def test_a_second_signal_ends_it_at_once(server: tuple[subprocess.Popen[bytes], int]) -> None:
     process, port = server
     os.kill(process.pid, signal.SIGTERM)
-    deadline = time.monotonic() + 10
-    while get(port, "/readyz") != 503:
-        assert time.monotonic() < deadline
+    until(lambda: get(port, "/readyz") == 503, "the probe that says no")
     os.kill(process.pid, signal.SIGTERM)
-    process.wait(timeout=20)
+    process.wait(timeout=SECONDS)
 
 
 def test_a_second_server_on_a_port_says_so_and_ends() -> None:

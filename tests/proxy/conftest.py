@@ -24,6 +24,7 @@ from proxy.app import create_app, create_worker
 from proxy.settings import ProxySettings
 from proxy.whole import WholeProtocol
 from tests.programs import require
+from tests.waits import SECONDS
 
 LABELS = [str(digit) for digit in range(10)]
 METADATA: dict[str, Any] = {
@@ -245,7 +246,7 @@ class running_redis:  # noqa: N801 - reads as the context manager it is
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        until = time.monotonic() + 10
+        until = time.monotonic() + SECONDS
         while True:
             try:
                 socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
@@ -278,7 +279,7 @@ async def worker_with(*, spans: Spans | None = None, **given: Any) -> AsyncItera
 
 
 async def eventually(
-    check: Callable[[], Awaitable[Any]], *, seconds: float = 10.0, every: float = 0.02
+    check: Callable[[], Awaitable[Any]], *, seconds: float = SECONDS, every: float = 0.02
 ) -> Any:
     """The first true answer of ``check``; AssertionError where there is none in time."""
     until = time.monotonic() + seconds

@@ -73,7 +73,7 @@ async def running(
         await asyncio.to_thread(process.wait)
 
 
-async def _ready(found: Process, seconds: float = 60.0) -> None:
+async def _ready(found: Process, seconds: float = 90.0) -> None:
     until = time.monotonic() + seconds
     path = "/v2/health/ready" if "inference" in found.log.name else "/readyz"
     async with aiohttp.ClientSession() as session:

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import pytest
 from aiohttp import ClientPayloadError, web
 
+from proxy.guards import Breaker
 from tests.proxy.conftest import Neighbour, Proxy, eventually, free_port, proxy_with
 from tests.proxy.faults import toxic
 
@@ -251,14 +252,19 @@ async def test_past_its_concurrency_a_backend_is_429_at_once(model: Neighbour) -
         assert [answer[0] for answer in await asyncio.gather(*asked)] == [200, 200]
 
 
-async def test_the_breaker_opens_answers_at_once_and_closes_again(model: Neighbour) -> None:
+async def test_the_breaker_opens_answers_at_once_and_closes_again(
+    model: Neighbour, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its minute is over when the test says so."""
+    allows, passed = Breaker.allows, [0.0]
+    monkeypatch.setattr(Breaker, "allows", lambda self, now: allows(self, now + passed[0]))
     first = model.handlers[INFER]
 
     async def fail(_: web.Request) -> web.Response:
         return web.json_response({"error": "no"}, status=500)
 
     model.on(INFER, fail)
-    quick = {"breaker_failures": 3, "breaker_open_seconds": 0.3}
+    quick = {"breaker_failures": 3, "breaker_open_seconds": 60}
     async with proxy_with(**to(model.url, **quick)) as proxy:
         assert [(await ask(proxy))[0] for _ in range(3)] == [500, 500, 500]
         asked = len(model.seen)
@@ -269,7 +275,7 @@ async def test_the_breaker_opens_answers_at_once_and_closes_again(model: Neighbo
         line = f'slipway_proxy_breaker_state{{address="{model.url}",backend="digits"}}'
         assert await proxy.metric(line) == 2
         model.on(INFER, first)
-        await asyncio.sleep(0.3)
+        passed[0] = 61.0
         assert (await ask(proxy))[0] == 200
         assert await proxy.metric(line) == 0
 

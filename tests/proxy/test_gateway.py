@@ -428,13 +428,13 @@ async def test_who_hangs_up_frees_the_backend(
         async def freed() -> bool:
             return await proxy.metric('slipway_proxy_backend_in_flight{backend="digits"}') == 0
 
-        await eventually(freed, seconds=5)
+        await eventually(freed)
 
         async def told() -> bool:
             labels = f'http_route="{route}",type="caller-hung-up"'
             return await proxy.metric(f"slipway_proxy_failures_total{{{labels}}}") == 1
 
-        await eventually(told, seconds=5)
+        await eventually(told)
 
 
 async def test_expect_continue_is_answered(proxy: Proxy, model: Neighbour) -> None:

@@ -274,7 +274,7 @@ async def test_states_and_invocations_as_moto_gives_them(
                 found = {model["name"]: model for model in (await answer.json())["models"]}
             return found if found["digits"]["state"] == "ready" else None
 
-        models = await eventually(looked, seconds=30)
+        models = await eventually(looked)
         assert models["digits"]["endpoint_status"] == "InService"
         assert models["gone"]["state"] == "unavailable"
         status, found, _ = await ask(proxy)

@@ -232,7 +232,7 @@ def test_pace_lets_no_more_in_than_allowed() -> None:
                 with lock:
                     inside += 1
                     most = max(most, inside)
-                gate.wait(10)  # three at a time, or it breaks
+                gate.wait(90)  # three at a time, or it breaks
                 with lock:
                     inside -= 1
 
