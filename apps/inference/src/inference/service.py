@@ -7,10 +7,11 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
 
-from inference.app import InferenceApp, start_loading
+from inference.app import InferenceApp
 from inference.engine import Engine
 from inference.fastpath import server_protocol
 from inference.grpc_server import GrpcServer
+from inference.loading import start_loading
 from inference.metrics import InferenceCollector
 from inference.models import Registry
 from inference.predictionlog import open_log
