@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from aiohttp import ClientPayloadError, web
+from aiohttp import ClientError, ClientPayloadError, web
 
 from proxy.guards import Breaker
 from tests.proxy.conftest import Neighbour, Proxy, eventually, free_port, proxy_with
@@ -278,6 +278,37 @@ async def test_the_breaker_opens_answers_at_once_and_closes_again(
         passed[0] = 61.0
         assert (await ask(proxy))[0] == 200
         assert await proxy.metric(line) == 0
+
+
+@pytest.mark.parametrize("path", [INFER, "/v1/predict/digits"])
+@pytest.mark.parametrize("cut", [False, True], ids=["stalls", "cuts"])
+async def test_a_backend_that_ends_in_its_body_counts_as_failing(
+    model: Neighbour, path: str, cut: bool
+) -> None:
+    """Found: its head counted as a success, and the breaker never opened."""
+    hold = asyncio.Event()
+
+    async def begin(request: web.Request) -> web.StreamResponse:
+        answer = web.StreamResponse(headers={"content-length": "100"})
+        await answer.prepare(request)
+        await answer.write(b"{")
+        if cut:
+            assert request.transport is not None
+            request.transport.abort()
+        else:
+            await hold.wait()
+        return answer
+
+    model.on(INFER, begin)
+    few = {"breaker_failures": 3, "breaker_open_seconds": 60, "timeout_seconds": 0.2}
+    async with proxy_with(**to(model.url, **few)) as proxy:
+        line = f'slipway_proxy_breaker_state{{address="{model.url}",backend="digits"}}'
+        for _ in range(3):
+            assert await proxy.metric(line) == 0
+            with contextlib.suppress(ClientError):  # half an answer, as it must look like
+                await ask(proxy, path)
+        assert await proxy.metric(line) == 2
+        hold.set()
 
 
 async def test_a_caller_in_a_hurry_does_not_close_a_backend_to_the_others(

@@ -34,31 +34,70 @@ class Lane:
 
 
 class Exchange:
-    """An answered request: ``connection`` has status and headers. ``end()`` it, always."""
+    """An answered request: ``connection`` has status and headers. ``end()`` it, always.
 
-    __slots__ = ("_caller", "_destination", "_ended", "connection", "pool", "seconds")
+    Whether the backend did well is known once the answer is whole: one that sends its head and
+    then nothing, or cuts the body, counts as failing.
+    """
+
+    __slots__ = (
+        "_breaker",
+        "_caller",
+        "_destination",
+        "_ended",
+        "_rushed",
+        "_undecided",
+        "connection",
+        "pool",
+        "seconds",
+    )
 
     def __init__(
         self,
         destination: Destination,
-        pool: Pool,
+        lane: Lane,
         connection: Connection,
         seconds: float,
         caller: str,
+        *,
+        undecided: bool,
+        rushed: bool,
     ) -> None:
         self._destination = destination
+        self._breaker = lane.breaker
         self._caller = caller
         self._ended = False
+        self._undecided = undecided
+        self._rushed = rushed
         self.connection = connection
-        self.pool = pool
+        self.pool = lane.pool
         self.seconds = seconds
 
+    def count_as_good(self) -> None:
+        """The head is what counts: the answer is a stream, which may never be whole."""
+        if self._undecided:
+            self._undecided = False
+            self._breaker.record(monotonic(), failed=False)
+
     def end(self) -> None:
-        """Give back the connection and the place."""
+        """Give back the connection and the place, and tell the breaker how it went."""
         if not self._ended:
             self._ended = True
+            if self._undecided:
+                self._tell_breaker()
             self.connection.end()
             self._destination.places.leave(self._caller)
+
+    def _tell_breaker(self) -> None:
+        error = self.connection.error
+        late = isinstance(error, DeadlineExceededError)
+        if self.connection.complete:
+            self._breaker.record(monotonic(), failed=False)
+        elif error is None or (late and self._rushed):
+            self._breaker.abandon()  # nobody waited for the rest, or not for long enough
+        else:
+            self._breaker.record(monotonic(), failed=True)
+            self._destination.metrics.upstream_failures.add(self._destination.name, error.reason)
 
 
 class Destination:
@@ -177,9 +216,11 @@ class Destination:
                 raise
             now = monotonic()
             status = connection.status
-            if status == 504 and self._rushed(deadline - started):
+            rushed = self._rushed(deadline - started)
+            undecided = status not in FAILING and not connection.complete
+            if status == 504 and rushed:
                 lane.breaker.abandon()
-            else:
+            elif not undecided:
                 lane.breaker.record(now, failed=status in FAILING)
             self.metrics.upstream.observe(now - started, self.name, str(status))
             if (
@@ -192,7 +233,9 @@ class Destination:
                 connection.end()
                 first, tried = False, lane
                 continue
-            return Exchange(self, lane.pool, connection, now - started, caller)
+            return Exchange(
+                self, lane, connection, now - started, caller, undecided=undecided, rushed=rushed
+            )
 
     def _rushed(self, given: float) -> bool:
         """Whether the caller gave it so little time that being late tells nothing about it."""

@@ -341,6 +341,8 @@ async def _answer(
     if _is_event_stream(passed):
         request.scope[EVENT_STREAM] = True
         idle_seconds = 300.0 if idle_seconds is None else idle_seconds
+    if idle_seconds is not None:
+        exchange.count_as_good()
     try:
         await pass_on(start)
         while True:

@@ -214,6 +214,11 @@ class Connection(asyncio.Protocol):
             await self._wait()
         return self.status
 
+    @property
+    def error(self) -> UpstreamError | None:
+        """What ended the exchange before the answer was whole; None while nothing has."""
+        return self._error
+
     async def chunk(self) -> bytes:
         """The next bytes of the answer's body; empty at its end."""
         while not self._chunks:
