@@ -100,7 +100,7 @@ async def test_a_failure_has_the_inputs_it_failed_on_or_none(
             return {"inputs": [tensor("i", "INT64", [1], [row])]}
         return {"instances": [row]}
 
-    asked = {"good": body(3), "refused": body(99), "again": body(99), "unread": {"inputs": 5}}
+    asked = {"good": body(3), "refused": body(99), "again": body(99), "unread": {"nothing": 5}}
     async with serve(prediction_log="stdout") as running:
         for identity, document in asked.items():
             headers = {"x-request-id": identity}

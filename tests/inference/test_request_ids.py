@@ -27,7 +27,9 @@ async def test_an_id_is_kept_by_one_rule(
             answer = await running.client.post(path, json={"inputs": [ROW]}, headers=headers)
             assert answer.status_code == 200
             assert (answer.headers["x-request-id"] == sent) == kept
-    protocol: Any = types.SimpleNamespace(inference=types.SimpleNamespace(identity_lines=b""))
+    engine = types.SimpleNamespace(count_refused=lambda served, loop: None)
+    app = types.SimpleNamespace(identity_lines=b"", engine=engine, served_at=lambda path: None)
+    protocol: Any = types.SimpleNamespace(inference=app, loop=None)
     request = b"POST /x HTTP/1.1\r\nX-Request-Id: %b\r\ncontent-length: 0\r\n\r\n" % sent.encode()
-    refused = FastProtocol.unparsed_refusal(protocol, request)
+    refused = FastProtocol.refusal(protocol, request)
     assert (b"x-request-id: %b\r\n" % sent.encode() in refused) == kept
