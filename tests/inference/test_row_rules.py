@@ -195,6 +195,27 @@ MIXED: dict[str, tuple[list[Any], dict[str, Any], str]] = {
         [node("Slice", ["x", "col", "nine1", "row"], ["y"])], {"x": N4}, "cuts along"),
     "Slice of the first rows": (
         [node("Slice", ["x", "row", "nine1", "row"], ["y"])], {"x": N4}, "cuts along"),
+    "TopK of the rows": ([node("TopK", ["x", "col"], ["y", "i"], axis=0)], {"x": N4}, "ranks"),
+    "BatchNormalization, rows as channels": (
+        [TURNED, node("BatchNormalization", ["t", *["f4"] * 4], ["y"])], {"x": N4}, "channels"),
+    "Clip by a limit for each row": (
+        [node("Clip", ["x", "w"], ["y"])], {"x": N4}, "no scalars"),
+    "Dropout by a ratio of the rows": (
+        [node("Dropout", ["x", "r"], ["y"])], {"x": N4, "r": ["N"]}, "has rows"),
+    "columns by what the rows say": (
+        [node("ArrayFeatureExtractor", ["x", "i"], ["y"], domain="ai.onnx.ml")],
+        {"x": N4, "i": (INT, ["N"])}, "has rows"),
+    "StringNormalizer that leaves out texts": (
+        [node("StringNormalizer", ["x"], ["y"], stopwords=["a"])],
+        {"x": (TensorProto.STRING, ["N"])}, "leaves out texts"),
+    "StringNormalizer of a table": (
+        [node("StringNormalizer", ["x"], ["y"])], {"x": (TensorProto.STRING, N4)}, "one row"),
+    "ReverseSequence, time along the rows": (
+        [node("ReverseSequence", ["x", "n"], ["y"], batch_axis=0, time_axis=0)],
+        {"x": N4, "n": (INT, ["N"])}, "around"),
+    "Slice up to what a row says": (
+        [node("Slice", ["x", "row", "n", "col"], ["y"])], {"x": N4, "n": (INT, ["N"])},
+        "computed from the rows"),
     "the rows at another axis": ([TURNED, node("Identity", ["t"], ["y"])], {"x": N4}, "axis 1"),
     "an answer for all rows": ([node("Identity", ["w"], ["y"])], {"x": N4}, "same for every row"),
     "two elements for each row": (
