@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from http.client import HTTPResponse, RemoteDisconnected
 from urllib.parse import urlsplit
 
 import pytest
@@ -43,12 +44,12 @@ def test_a_request_after_any_idleness_is_answered(idle: float, path: str) -> Non
 
 
 def _ask(connection: socket.socket, path: str) -> str:
-    """The status of one request; empty where the connection was closed."""
+    """The status of one request, whose whole answer is read; empty where nobody answered."""
     connection.sendall(f"GET {path} HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode())
-    answer = b""
-    while b"\r\n\r\n" not in answer:
-        data = connection.recv(65536)
-        if not data:
-            return ""
-        answer += data
-    return answer[9:12].decode()
+    answer = HTTPResponse(connection)
+    try:
+        answer.begin()
+    except RemoteDisconnected:
+        return ""
+    answer.read()
+    return str(answer.status)
