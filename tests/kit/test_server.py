@@ -83,6 +83,7 @@ def test_after_sigterm_it_is_unready_serves_on_finishes_and_ends(
     until(lambda: get(port, "/readyz") == 503, "the probe that says no")
     assert get(port, "/open") == 200, "routes change after the signal: it serves on meanwhile"
     assert held.getresponse().read() == b"done", "what was under way is finished"
+    held.close()
     assert process.wait(timeout=SECONDS) == 0
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import MutableMapping
-from typing import Any
+from typing import Any, TextIO, cast
 
 import structlog
 
@@ -36,6 +36,7 @@ def configure(*, level: str = "info", service: str, **fields: str) -> None:
     ) -> MutableMapping[str, Any]:
         return {**event, **constant}
 
+    stdout = cast(TextIO, _Stdout())
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -50,10 +51,10 @@ def configure(*, level: str = "info", service: str, **fields: str) -> None:
         processors=[*shared, structlog.processors.JSONRenderer(ensure_ascii=False)],
         wrapper_class=structlog.make_filtering_bound_logger(number),
         # One write per line: `print` writes the line feed by itself, and threads get in between.
-        logger_factory=structlog.WriteLoggerFactory(sys.stdout),
+        logger_factory=structlog.WriteLoggerFactory(stdout),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stdout)
+    handler = logging.StreamHandler(stdout)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
@@ -66,6 +67,16 @@ def configure(*, level: str = "info", service: str, **fields: str) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(number)
+
+
+class _Stdout:
+    """Whatever ``sys.stdout`` is when a line is written: a test's own may be closed by then."""
+
+    def write(self, text: str) -> int:
+        return sys.stdout.write(text)
+
+    def flush(self) -> None:
+        sys.stdout.flush()
 
 
 def get(name: str) -> structlog.typing.FilteringBoundLogger:

@@ -17,7 +17,7 @@ from release.errors import ReleaseError, UnreachableError
 class GitHubRefusedError(ReleaseError):
     """GitHub answered, with an error: ``status`` is HTTP's."""
 
-    def __init__(self, message: str, *, status: int, fix: str = "") -> None:
+    def __init__(self, message: str, *, status: int = 0, fix: str = "") -> None:
         super().__init__(message, fix=fix)
         self.status = status
 
