@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,6 +17,7 @@ import pytest
 
 from inference import fetch
 from inference.predictionlog import Event, HttpSink, Prediction, PredictionLog
+from kit.probe_header import mark
 from tests.inference import small_models
 from tests.inference.conftest import Serve, tensor, until
 from tests.s3 import S3Server, serve_s3
@@ -291,3 +293,36 @@ def test_s3_names_never_repeat(s3: S3Server, monkeypatch: pytest.MonkeyPatch) ->
     log.close()
     assert log.counts == {"written": 3}
     assert len(list(fetch.open_store("s3://log/twice").list().collect())) == 3
+
+
+async def test_the_verifier_s_requests_are_in_no_log_and_no_metric(
+    s3: S3Server, serve: Serve, repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in s3.environment().items():
+        monkeypatch.setenv(name, value)
+    small_models.put(repository, "affine", "3", small_models.affine())
+    settings = {"prediction_log": "s3://log/probes", "SLIPWAY_PROBE_KEY": "key"}
+    believed = {"x-slipway-probe": mark("key", time.time()), "x-request-id": "verifier"}
+    pretended = {"x-slipway-probe": mark("guess", time.time()), "x-request-id": "anybody"}
+    async with serve(**settings) as running:
+        for path, body in (
+            ("/v2/models/affine/infer", {"inputs": [ROW]}),
+            ("/v2/models/affine/infer", {"inputs": []}),
+            ("/v1/models/affine:predict", {"instances": [[1, 2]]}),
+            ("/v2/models/nobody/infer", {"inputs": [ROW]}),
+        ):
+            for headers in (believed, pretended):
+                await running.client.post(path, json=body, headers=headers)
+        text = (await running.client.get("/metrics")).text
+    logged = [event["data"]["request_id"] for _, event in events_in(s3, "probes")]
+    assert logged == ["anybody"] * 4
+    counted = {
+        name: sum(
+            float(line.rpartition(" ")[2])
+            for line in text.splitlines()
+            if line.startswith(f"{name}_total{{")
+        )
+        for name in ("inference_requests", "inference_refused", "inference_probes")
+    }
+    assert counted["inference_probes"] == 4
+    assert counted["inference_requests"] + counted["inference_refused"] == 4

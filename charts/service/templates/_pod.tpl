@@ -148,7 +148,7 @@ envFrom:
   - configMapRef: {name: {{ include "service.name" . }}}
   {{- range $name, $wanted := .Values.envFromSecrets }}
   {{- if $wanted }}
-  - secretRef: {name: {{ $name }}}
+  - secretRef: {name: {{ $name }}{{ if eq (toString $wanted) "optional" }}, optional: true{{ end }}}
   {{- end }}
   {{- end }}
 resources:

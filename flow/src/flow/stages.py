@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import secrets
 import tempfile
 import time
 from collections.abc import Iterator
@@ -27,7 +29,10 @@ SUPERSEDED, HELD = 3, 4
 
 
 def prepare(site: Site) -> None:
-    """Make the buckets, and in each environment the Secret its services reach S3 with."""
+    """Make the buckets, and in each environment the Secrets of its services.
+
+    One holds what they reach S3 with, the other what they know `release verify` by.
+    """
     s3 = site.s3()
     existing = {bucket["Name"] for bucket in s3.list_buckets()["Buckets"]}
     of_environments = [
@@ -53,7 +58,23 @@ def prepare(site: Site) -> None:
                 "stringData": site.credentials,
             }
         )
+        documents.append(
+            {
+                "apiVersion": "v1",
+                "kind": "Secret",
+                "metadata": {"name": "probe-credential", "namespace": name},
+                "stringData": {"SLIPWAY_PROBE_KEY": probe_key(site, name)},
+            }
+        )
     site.kubectl.apply(yaml.safe_dump_all(documents))
+
+
+def probe_key(site: Site, environment: str) -> str:
+    """The key of `X-Slipway-Probe` in an environment: the one that its pods have, or a new one."""
+    kept = site.kubectl.get("secret", "probe-credential", "-n", environment).get("data", {})
+    if held := kept.get("SLIPWAY_PROBE_KEY"):
+        return base64.b64decode(held).decode()
+    return secrets.token_hex(32)
 
 
 def archives_bucket(environment: str) -> str:

@@ -44,6 +44,7 @@ from inference.settings import InferenceSettings
 from kit import logs
 from kit.health import Health
 from kit.oip.non_finite import HEADER as NON_FINITE
+from kit.probe_header import PROBE
 from kit.request_headers import (
     REQUEST_ID,
     REQUEST_TIMEOUT,
@@ -214,6 +215,7 @@ class InferenceApp:
                 raise BadRequest(str(error)) from None
         call.follow(headers.get(TRACEPARENT), starts=self._traces)
         call.mirrored = SHADOW in headers or is_shadow_host(headers.get(b"host", b""))
+        call.probe = self.engine.is_probe(headers.get(PROBE))
         return headers
 
     async def body(self, receive: Receive, headers: HeaderMap, call: Call) -> bytes:

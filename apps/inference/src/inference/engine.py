@@ -32,6 +32,7 @@ from kit.content_coding import MOST_UNPACKED
 from kit.decoding import BusyError, Decoding, TooCostlyError, csv_memory, json_memory
 from kit.oip.errors import BadTensorError
 from kit.oip.tensors import Array
+from kit.probe_header import is_believed
 from kit.refusals import RefusalCount, Refusals
 from kit.request_headers import trace_of
 from kit.spans import Spans
@@ -50,8 +51,8 @@ T = TypeVar("T")
 class Call:
     """A request under way. ``hang_up`` returns when its caller is gone; times are monotonic."""
 
-    __slots__ = ("arrived", "caller", "hang_up", "mirrored", "protocol", "request_id", "started",
-                 "timeout", "trace")  # fmt: skip
+    __slots__ = ("arrived", "caller", "hang_up", "mirrored", "probe", "protocol", "request_id",
+                 "started", "timeout", "trace")  # fmt: skip
 
     def __init__(self, protocol: str, started: float, request_id: str = "") -> None:
         self.protocol = protocol
@@ -61,6 +62,7 @@ class Call:
         self.caller: TraceContext | None = None
         self.trace: TraceContext | None = None
         self.mirrored = False
+        self.probe = False
         self.timeout: float | None = None
         self.hang_up: HangUp | None = None
 
@@ -109,6 +111,9 @@ class Engine:
         self._refused_by_model = RefusalCount(_log_refused)
         self.in_flight = 0
         self.refused: Counter[str] = Counter()
+        self.probes: Counter[int] = Counter()
+        """Requests of the verifier by status, which everything else leaves out."""
+        self._probe_key = settings.probe_key.get_secret_value()
         self.prediction_log = prediction_log
         self._spans = spans
         self._default_timeout = settings.default_timeout_seconds
@@ -125,6 +130,10 @@ class Engine:
     def traces(self) -> bool:
         """Whether spans are exported, so that a request without a trace starts one."""
         return self._spans is not None
+
+    def is_probe(self, mark: bytes | None) -> bool:
+        """Whether the verifier made the request: its header ``X-Slipway-Probe`` is believed."""
+        return mark is not None and is_believed(mark, self._probe_key, time.time())
 
     def full(self, served: ServedModel) -> bool:
         """Whether another request for this model would wait longer than its target."""
@@ -371,16 +380,19 @@ class Engine:
         """The answer is on its way: count it, and log and trace it where that is on."""
         now = time.monotonic()
         total = now - call.started
-        served.statistics.succeeded(
-            call.protocol,
-            request.rows,
-            decode=answer.decode,
-            queue=answer.queue,
-            compute=answer.compute,
-            encode=now - answer.finished,
-            total=total,
-        )
-        if self.prediction_log.enabled:
+        if call.probe:
+            self.probes[200] += 1
+        else:
+            served.statistics.succeeded(
+                call.protocol,
+                request.rows,
+                decode=answer.decode,
+                queue=answer.queue,
+                compute=answer.compute,
+                encode=now - answer.finished,
+                total=total,
+            )
+        if self.prediction_log.enabled and not call.probe:
             self.prediction_log.record(
                 Prediction(
                     call.request_id, call.protocol, served.name, served.version, 200,
@@ -405,11 +417,13 @@ class Engine:
         """
         error = failure_of(cause)
         total = time.monotonic() - call.started
-        if served is None:
+        if call.probe:
+            self.probes[error.status] += 1
+        elif served is None:
             self.refused[error.reason] += 1
         else:
             served.statistics.failed(call.protocol, error.status, error.reason, total)
-        if self.prediction_log.enabled:
+        if self.prediction_log.enabled and not call.probe:
             self.prediction_log.record(
                 Prediction(
                     call.request_id, call.protocol, served.name if served else "",

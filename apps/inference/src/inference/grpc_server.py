@@ -227,6 +227,7 @@ class GrpcServer:
         call.request_id = request_id_of(metadata.get("x-request-id")).decode()
         call.follow(metadata.get("traceparent"), starts=self._app.engine.traces)
         call.mirrored = "x-slipway-shadow" in metadata
+        call.probe = self._app.engine.is_probe(metadata.get("x-slipway-probe"))
         call.timeout = context.time_remaining()
         return call
 

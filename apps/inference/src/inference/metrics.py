@@ -117,6 +117,13 @@ class InferenceCollector(Collector):
         for reason, count in self._engine.refused.items():
             refused.add_metric([reason], count)
         yield refused
+        probes = CounterMetricFamily(
+            "inference_probes", "Requests of `release verify`, which the others leave out.",
+            labels=["status"],
+        )  # fmt: skip
+        for status, count in self._engine.probes.items():
+            probes.add_metric([str(status)], count)
+        yield probes
         runtime = InfoMetricFamily("inference_runtime", "What runs the models.")
         runtime.add_metric([], {"onnxruntime": VERSION})
         yield runtime

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 _LIMITS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
@@ -90,7 +90,10 @@ class ServiceSettings(BaseSettings):
 
 
 class DecodingSettings(ServiceSettings):
-    """What a service that decodes the pictures and numbers of strangers is told beside that."""
+    """What a service that answers the predictions of strangers is told beside that.
+
+    The key of the verifier comes from a Secret of the environment, the same for all of them.
+    """
 
     max_image_pixels: Annotated[
         int,
@@ -108,6 +111,14 @@ class DecodingSettings(ServiceSettings):
         float,
         Field(gt=0, description="How long a request may wait for that memory before it gets 429."),
     ] = 1.0
+    probe_key: Annotated[
+        SecretStr,
+        Field(
+            validation_alias="SLIPWAY_PROBE_KEY",
+            description="Key of `X-Slipway-Probe`, by which `release verify` marks its requests; "
+            "empty believes nobody.",
+        ),
+    ] = SecretStr("")
 
 
 def environment_variables(settings: type[BaseSettings]) -> list[dict[str, Any]]:

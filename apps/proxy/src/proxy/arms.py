@@ -29,7 +29,7 @@ def arm_of(settings: ProxySettings, request: Request) -> bytes:
     """The arm for a request, empty where there is none; an unnamed user is its address.
 
     A caller who sends ``X-Slipway-Arm`` chooses: one of the arms, or any name where the proxy
-    draws none.
+    draws none. The verifier's requests are no user's: none is drawn for them.
     """
     sent = request.header(b"x-slipway-arm")
     if sent is not None and re.match(NAME, text := sent.decode("latin-1")):
@@ -38,7 +38,7 @@ def arm_of(settings: ProxySettings, request: Request) -> bytes:
         if any(arm.name == text for arm in settings.arms):
             request.extra.append((b"x-slipway-arm", sent))
             return sent
-    if not settings.arms:
+    if not settings.arms or request.probe:
         return b""
     if request.caller is not None:
         user = request.caller.name

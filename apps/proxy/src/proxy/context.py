@@ -38,6 +38,7 @@ class Request:
         "model",
         "pod",
         "prefix",
+        "probe",
         "raw_path",
         "receive",
         "request_id",
@@ -71,6 +72,7 @@ class Request:
         self.caller: Caller | None = None
         self.arm = b""
         self.shadow = False
+        self.probe = b""  # the mark of a request that the verifier makes; empty for users'
         self.route = "other"
         self.model = ""
         self.variant = ""

@@ -16,6 +16,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from kit import logs, tracing
 from kit.health import Health
+from kit.probe_header import PROBE, is_believed
 from kit.problem import MEDIA_TYPE, Problem
 from kit.request_headers import (
     REQUEST_ID,
@@ -72,6 +73,7 @@ class Gateway:
         self.app = app
         self.health = health
         self._stages = [prefix.encode() for prefix in self.settings.stage_prefixes]
+        self._probe_key = self.settings.probe_key.get_secret_value()
         self._in_flight = 0
         self.overload = Overload(
             target=self.settings.target_turn_ms / 1000,
@@ -146,7 +148,7 @@ class Gateway:
         try:
             self._identify(request)
             caller = services.auth.at_once(request.headers)
-            if isinstance(caller, bytes):
+            if isinstance(caller, bytes) or request.probe:
                 return False
             request.caller = caller
             request.admitted = True  # its limit is counted below, before anything is answered
@@ -267,6 +269,9 @@ class Gateway:
             raise Problem(400, "bad-timeout", str(error)) from None
         request.deadline = request.started + timeout
         request.shadow = is_shadow_host(request.header(b"host") or b"")
+        probe = request.header(PROBE)
+        if probe is not None and is_believed(probe, self._probe_key, time.time()):
+            request.probe = probe
 
     async def _admit(self, request: Request) -> None:
         request.caller = await self.services.auth.caller(request.headers, request.deadline)
@@ -450,11 +455,14 @@ class Gateway:
         services = self.services
         seconds = monotonic() - request.started
         status = request.status
-        services.metrics.requests.observe(
-            seconds, request.route, request.method, str(status), request.model, request.variant
-        )
-        if request.error:
-            services.metrics.failures.add(request.route, request.error)
+        if request.probe:
+            services.metrics.probes.add(request.route, str(status))
+        else:
+            services.metrics.requests.observe(
+                seconds, request.route, request.method, str(status), request.model, request.variant
+            )
+            if request.error:
+                services.metrics.failures.add(request.route, request.error)
         if services.spans is not None and request.traceparent.endswith(b"-01"):
             record_span(services.spans, request, seconds)
         if self.settings.access_log == "off" or (
@@ -475,6 +483,7 @@ class Gateway:
             cache=request.cache,
             arm=request.arm.decode(),
             shadow=request.shadow,
+            probe=bool(request.probe),
             error=request.error,
             bytes=request.body_bytes,
             request_id=request.request_id.decode(),

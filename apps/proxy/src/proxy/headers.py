@@ -40,6 +40,7 @@ REPLACED = frozenset(
         b"x-slipway-shadow",
         b"x-slipway-arm",
         b"x-slipway-caller",
+        b"x-slipway-probe",
     }
 )
 CREDENTIALS = frozenset({b"authorization", b"x-api-key", b"cookie"})

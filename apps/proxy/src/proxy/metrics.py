@@ -147,6 +147,11 @@ class Metrics(Collector):
             "Requests the proxy answered with a problem, by its type.",
             ("http_route", "type"),
         )
+        self.probes = Counter(
+            "slipway_proxy_probes",
+            "Requests of `release verify`, which the request metrics leave out.",
+            ("http_route", "http_response_status_code"),
+        )
         self.upstream_failures = Counter(
             "slipway_proxy_upstream_failures",
             "Attempts at a backend that brought no answer, by reason.",

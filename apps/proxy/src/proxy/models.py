@@ -36,6 +36,8 @@ class Asking:
     deadline: float
     arm: bytes = b""
     shadow: bool = False
+    probe: bytes = b""
+    """The mark of the verifier's request, once believed."""
     caller: str = ""
     upstream_seconds: float = 0.0
     carried: Carried = NOTHING
@@ -246,6 +248,8 @@ class HttpModel:
                 lines += (b"x-slipway-arm: ", asking.arm, b"\r\n")
             if asking.shadow:
                 lines.append(b"x-slipway-shadow: true\r\n")
+            if asking.probe:
+                lines += (b"x-slipway-probe: ", asking.probe, b"\r\n")
             lines.append(b"\r\n")
             return b"".join(lines)
 

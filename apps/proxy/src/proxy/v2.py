@@ -36,6 +36,7 @@ def asking_of(request: Request) -> Asking:
         request.deadline,
         request.arm,
         request.shadow,
+        request.probe,
         request.caller_name,
         carried=carried(request.headers, request.scope["query_string"]),
     )
@@ -54,7 +55,12 @@ async def pass_on(
     settings = services.settings
     if isinstance(backend, HttpModel):
         policy = backend.settings.cache
-        if policy is not None and path.verb == "infer" and v2_cache.is_coded(request):
+        # The verifier asks whether the model answers, not whether it once did.
+        if (
+            policy is not None
+            and path.verb == "infer"
+            and (request.probe or v2_cache.is_coded(request))
+        ):
             services.cache.count(backend.name, "bypass")
             request.cache = "bypass"
             request.extra.append((b"x-cache", b"bypass"))
@@ -82,6 +88,7 @@ async def pass_on(
             dropped=headers.DROPPED_WITH_CREDENTIALS,
             repeatable=True,  # a prediction changes nothing
             now=monotonic(),
+            more=b"x-slipway-probe: %b\r\n" % request.probe if request.probe else b"",
             slowest=settings.upload_bytes_per_second,
         )
         return

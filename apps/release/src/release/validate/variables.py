@@ -25,7 +25,7 @@ _LIBRARY_VARIABLES = ("AWS_", "OTEL_", "OMP_", "SSL_CERT_", "HTTP_PROXY", "HTTPS
                       "PYTHON", "TZ", "MLFLOW_")  # fmt: skip
 _BOOLEANS = {"true", "false", "1", "0", "yes", "no", "on", "off", "t", "f", "y", "n"}
 # Secrets that the charts themselves name hold keys of S3, never a service's settings.
-_STORE_SECRETS = {"s3-credentials"}
+_STORE_SECRETS = {"s3-credentials", "probe-credential"}
 
 Settings = Mapping[str, Mapping[str, "Setting"]]
 
