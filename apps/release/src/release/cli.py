@@ -40,6 +40,8 @@ from release import (
 )
 from release import message as msg
 from release import status as status_table
+from release.checks import plan as check_plan
+from release.checks.run import Checks
 from release.cluster import Cluster
 from release.diagnosis import Finding
 from release.doctor import command as doctor
@@ -118,6 +120,15 @@ KubeconfigOption = Annotated[
 ]
 ArgocdOption = Annotated[
     str, typer.Option("--argocd-namespace", help="Namespace of the Applications.")
+]
+GatewayOption = Annotated[
+    str,
+    typer.Option(
+        "--gateway",
+        envvar="SLIPWAY_GATEWAY",
+        help="Address of the gateway with {host} in it, instead of `gateway.url` in the values "
+        "of routing.",
+    ),
 ]
 TimeoutOption = Annotated[
     float, typer.Option("--timeout", min=0, help="Seconds to wait for a verdict.")
@@ -894,12 +905,20 @@ def verify_command(
     manifest_repo: RepoOption = None,
     branch: BranchOption = "main",
     git_timeout: GitTimeoutOption = 60.0,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check/--no-check",
+            help="Ask each service by its `check` and each model with its samples.",
+        ),
+    ] = True,
+    gateway: GatewayOption = "",
     dry_run: Annotated[
         bool,
         typer.Option(
             "--dry-run",
-            help="Only look: ask nothing of Argo CD, run no Job (what one would prove is taken "
-            "for proved), record nothing.",
+            help="Only look: ask nothing of Argo CD nor of the services, run no Job (what one "
+            "would prove is taken for proved), record nothing.",
         ),
     ] = False,
     json_output: JsonOption = False,
@@ -921,6 +940,8 @@ def verify_command(
                 run_cronjobs=run_cronjobs,
                 record=record,
                 dry_run=dry_run,
+                check=check,
+                gateway=gateway,
             )
         except FailedError as error:
             if revert_on_failure:
@@ -959,6 +980,8 @@ def deployed(
     record: bool = True,
     preempt: bool = False,
     dry_run: bool = False,
+    check: bool = True,
+    gateway: str = "",
 ) -> list[Finding]:
     """Wait for a verdict and keep it; the findings of a deployment that succeeded.
 
@@ -966,6 +989,11 @@ def deployed(
     """
     record = record and not dry_run
     verdict, causes = "deployed", [""]
+    checks: Checks | None = None
+    if check and not dry_run:
+        at = repo.tree(target.commit)
+        plan = check_plan.read(at, target.environment, target.services, gateway)
+        checks = Checks(cluster, plan)
     try:
         watch = verify.Watch(
             repo,
@@ -976,8 +1004,11 @@ def deployed(
             run_cronjobs=run_cronjobs,
             preempt=preempt,
             dry_run=dry_run,
+            checks=checks,
         )
         found = watch.wait()
+        for note in checks.notes if checks is not None else ():
+            output.warned(note)
         if not target.services and not dry_run:
             kept(repo, cluster, target)
         return found

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ APPLICATIONS = "/apis/argoproj.io/v1alpha1/namespaces/{namespace}/applications"
 ENVIRONMENT = "slipway/environment"
 RELEASE = "slipway/release"
 REFRESH = "argocd.argoproj.io/refresh"
+EXEC_SECONDS = 30.0
 _PART_OF = "app.kubernetes.io/part-of=slipway"
 
 
@@ -40,6 +42,7 @@ class Observation:
     cronjobs: Sequence[Object] = ()
     jobs: Sequence[Object] = ()
     events: Sequence[Object] = ()
+    endpointslices: Sequence[Object] = ()
 
 
 class Cluster:
@@ -86,6 +89,11 @@ class Cluster:
             "cronjobs": (_path("batch", environment, "cronjobs"), _PART_OF, ""),
             "jobs": (_path("batch", environment, "jobs"), "", ""),
             "events": (f"{core}/events", "", "type=Warning"),
+            "endpointslices": (
+                f"/apis/discovery.k8s.io/v1/namespaces/{environment}/endpointslices",
+                "",
+                "",
+            ),
         }
         # Side by side: what takes time is the way there and back.
         with ThreadPoolExecutor(len(lists)) as pool:
@@ -151,6 +159,53 @@ class Cluster:
         except ReleaseError:
             return ""
         return answer.decode(errors="replace")
+
+    def run_in_pod(self, namespace: str, pod: str, container: str, command: Sequence[str]) -> str:
+        """What a command in a container printed, as `kubectl exec` does.
+
+        Raises NotFoundError where there is no such pod or program, ForbiddenError where exec is
+        not allowed, ReleaseError where the command failed.
+        """
+        from kubernetes.client.exceptions import ApiException  # noqa: PLC0415
+        from kubernetes.stream import ws_client  # noqa: PLC0415
+
+        query = [("container", container), ("stdout", "true"), ("stderr", "true")]
+        _, url, headers, _, _ = self._api.param_serialize(
+            method="GET",
+            resource_path=f"/api/v1/namespaces/{namespace}/pods/{pod}/exec",
+            header_params={},
+            auth_settings=["BearerToken"],
+        )
+        try:
+            running = ws_client.websocket_call(  # type: ignore[no-untyped-call]
+                self._api.configuration,
+                "GET",
+                f"{self._api.configuration.host}{url}" if url.startswith("/") else url,
+                query_params=[*query, *(("command", part) for part in command)],
+                headers=headers,
+                _preload_content=False,
+            )
+            running.run_forever(timeout=EXEC_SECONDS)
+            ended = not running.is_open()
+            printed = str(running.read_channel(ws_client.STDOUT_CHANNEL))
+            complaint = str(running.read_channel(ws_client.STDERR_CHANNEL))
+            status = str(running.read_channel(ws_client.ERROR_CHANNEL)) if ended else ""
+            running.close()
+        except (ApiException, OSError) as error:
+            reason = str(getattr(error, "reason", "") or error)
+            path = f"/namespaces/{namespace}/pods/{pod}/exec"
+            found = re.search(r"Handshake status (\d+)", reason)
+            raise _mapped("exec", path, int(found[1]) if found else 0, reason) from error
+        where = f"{command[0]} in {pod}/{container}"
+        if not ended:
+            raise ReleaseError(f"{where} did not end in {EXEC_SECONDS:g} s")
+        outcome = json.loads(status or "{}")
+        if outcome.get("status") == "Success":
+            return printed
+        message = f"{outcome.get('message', '')} {complaint}".strip()
+        if "executable file not found" in message or "no such file" in message.lower():
+            raise NotFoundError(f"{where}: there is no such program or file")
+        raise ReleaseError(f"{where} failed: {message[:300]}")
 
     def refresh(self, environment: str, release: str) -> Object:
         """Ask Argo CD to look at Git now rather than at its next poll; the Application."""

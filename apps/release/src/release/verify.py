@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from release import deployments, holds, marks, status, tree
 from release import message as msg
 from release.change import Plan
+from release.checks.run import Checks
 from release.cluster import REFRESH, Cluster, ForbiddenError, Object, Observation
 from release.diagnosis import (
     Cause,
@@ -44,6 +45,8 @@ from release.rollback import Rollback
 LOOKS = 2
 # And Argo CD is called idle when it has not begun a sync for so many.
 IDLE_LOOKS = 5
+# Routes and identities take a moment to reach every sidecar after pods are ready.
+ANSWER_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
@@ -71,13 +74,17 @@ class Watch:
     """End operations under way on other commits: a rollback waits for no stuck deployment."""
     dry_run: bool = False
     """Only look: write nothing to the cluster."""
+    checks: Checks | None = None
+    """Asks the services once they look deployed; None asks nothing."""
     progress: Callable[[Sequence[Finding]], None] = lambda findings: None
     clock: Callable[[], float] = time.monotonic
     _failed_looks: int = field(default=0, init=False)
     _idle_looks: dict[str, int] = field(default_factory=dict, init=False)
     _asked: dict[str, str] = field(default_factory=dict, init=False)
     """When Argo CD had last compared a release at the moment it was asked to look again."""
+    _seen: Observation | None = field(default=None, init=False)
     _started_jobs: set[str] = field(default_factory=set, init=False)
+    _asked_since: float | None = field(default=None, init=False)
     _trials: dict[str, str] = field(default_factory=dict, init=False)
     """Jobs that try the image of a release that is scaled to zero, by release."""
 
@@ -103,7 +110,9 @@ class Watch:
                 trouble = None
                 self.progress(findings)
                 if all(f.state in (State.DEPLOYED, State.ABSENT) and f.proved for f in findings):
-                    return findings
+                    findings = self._answered(findings)
+                    if all(f.state in (State.DEPLOYED, State.ABSENT) for f in findings):
+                        return findings
                 self._judge(findings)
             except UnreachableError as error:
                 trouble = error
@@ -124,6 +133,7 @@ class Watch:
                     fix=f"`release reconcile --env {self.target.environment}`",
                 )
         findings = [self._find(release, seen) for release in releases]
+        self._seen = seen
         if self.run_cronjobs and not self.dry_run:
             self._prove(findings, seen)
             return findings
@@ -238,6 +248,29 @@ class Watch:
             with contextlib.suppress(ReleaseError):
                 self.cluster.delete_job(self.target.environment, name)
         self._trials.clear()
+
+    def _answered(self, findings: Sequence[Finding]) -> list[Finding]:
+        """The findings with what is wrong with their services' answers.
+
+        An answer that is not good yet is waited for; after ``ANSWER_SECONDS`` it never will be.
+        """
+        if self.checks is None or self.dry_run or self._seen is None:
+            return list(findings)
+        now = self.clock()
+        self._asked_since = now if self._asked_since is None else self._asked_since
+        zero = {finding.release for finding in findings if finding.scaled_to_zero}
+        problems = self.checks.look(self._seen, zero)
+        late = self.clock() - self._asked_since >= min(ANSWER_SECONDS, self.timeout)
+        state = State.FAILED if late else State.PROGRESSING
+        causes: dict[str, list[Cause]] = {}
+        for release, problem in problems:
+            causes.setdefault(release, []).append(Cause("check", str(problem), final=late))
+        return [
+            replace(finding, state=state, causes=(*finding.causes, *causes[finding.release]))
+            if finding.release in causes
+            else finding
+            for finding in findings
+        ]
 
     def _judge(self, findings: Sequence[Finding]) -> None:
         failed = [finding for finding in findings if finding.state is State.FAILED]

@@ -1,0 +1,1 @@
+"""Whether an environment's services answer: asked as their users and their callers ask."""
