@@ -28,9 +28,9 @@ def documents(name: str) -> list[dict[str, Any]]:
 
 
 def wanted() -> str:
-    """The Secret that prod's proxy reads its environment from."""
+    """The Secret without which no pod of the proxy starts."""
     base = yaml.safe_load((ROOT / "values/base/proxy.yaml").read_text())
-    (name,) = (name for name, on in base["envFromSecrets"].items() if on)
+    (name,) = (name for name, on in base["envFromSecrets"].items() if on is True)
     return str(name)
 
 
