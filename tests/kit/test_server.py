@@ -106,3 +106,41 @@ def test_a_second_server_on_a_port_says_so_and_ends() -> None:
     assert done.returncode == 1
     assert f"cannot listen on 127.0.0.1 port {port}" in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
+
+
+GIVES_UP = """
+import sys
+from kit.health import Health
+from kit.probes import Probes
+from kit.server import serve
+from kit.settings import ServiceSettings
+
+health = Health()
+
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        await receive()
+        if sys.argv[2] == "raises":
+            raise RuntimeError("no way to start")
+        await send({"type": "lifespan.startup.complete"})
+        health.give_up("models", "there is no model", "fetch one", code=7)
+        await receive()
+        await send({"type": "lifespan.shutdown.complete"})
+
+settings = ServiceSettings(host="127.0.0.1", port=int(sys.argv[1]))
+serve(Probes(app, health), settings, health)
+"""
+
+
+@pytest.mark.parametrize(
+    ("way", "code", "said"),
+    [("gives up", 7, "there is no model"), ("raises", 3, "no way to start")],
+)
+def test_a_service_that_cannot_work_ends_with_a_code(way: str, code: int, said: str) -> None:
+    """Found: an application whose start failed ended with 0, or served on without it."""
+    done = subprocess.run(
+        [sys.executable, "-c", GIVES_UP, "0", way],
+        capture_output=True, text=True, check=False, timeout=SECONDS,
+    )  # fmt: skip
+    assert done.returncode == code, done.stdout + done.stderr
+    assert said in done.stdout + done.stderr

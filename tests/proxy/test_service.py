@@ -240,7 +240,7 @@ async def test_no_job_is_lost_and_none_done_twice_when_workers_are_killed(
             {"PROXY_BACKENDS": '{"d": {"type": "sagemaker", "endpoint": "e", "cache": {}}}'},
             "cache",
         ),
-        ({"PROXY_BACKENDS": "{"}, "backends"),
+        ({"PROXY_BACKENDS": "{"}, "PROXY_BACKENDS"),
         ({"PROXY_PORT": "99999"}, "PORT"),
         ({"PROXY_ENSEMBLES": '{"e": {"members": [{"model": "nobody"}]}}'}, "nobody"),
         ({"PROXY_CALLBACKS": '{"allow": ["https://x"]}'}, "PROXY_CALLBACK_SECRET"),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from release.causes import Cause, short
 from release.cluster import Observation
-from release.diagnosis import Cause, _short, find
+from release.diagnosis import find
 from release.references import Image
 
 HELM = (
@@ -21,7 +22,7 @@ HELM = (
 
 def test_the_cause_of_a_comparison_error_is_not_cut_off() -> None:
     """Found: 400 characters of Helm's command line, and the cause behind them was cut."""
-    said = _short(HELM)
+    said = short(HELM)
     assert "additional properties 'replcias' not allowed" in said
     assert "--api-versions" not in said
     assert "--debug" not in said

@@ -139,6 +139,8 @@ Sample: {{- include "service.container" . | nindent 6 }}
 image: {{ include "service.image" . }}
 # The digest names the content: a node that has it need not ask again.
 imagePullPolicy: IfNotPresent
+# Why it ended: what it wrote there or, where it could not, the end of its log.
+terminationMessagePolicy: FallbackToLogsOnError
 env:
   - name: POD_NAME
     valueFrom: {fieldRef: {fieldPath: metadata.name}}

@@ -14,8 +14,9 @@ import typer
 
 from inference.errors import ModelError
 from inference.settings import InferenceSettings
-from kit import logs
+from kit import logs, start, termination
 from kit.settings import reference
+from kit.termination import CANNOT_WORK, Reason
 
 app = typer.Typer(no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
 
@@ -27,7 +28,7 @@ def serve() -> None:
     """Run the server; its settings come from the environment."""
     from inference import service
 
-    service.run(InferenceSettings())
+    service.run(start.load(InferenceSettings))
 
 
 @app.command()
@@ -44,14 +45,16 @@ def fetch(
     """Fetch a model into a repository folder: what the init container does."""
     from inference import fetch as fetching
 
-    settings = InferenceSettings()
+    settings = start.load(InferenceSettings)
     level = "error" if as_json else settings.log_level  # stdout is for the object alone
     logs.configure(level=level, service="inference", pod=settings.pod_name)
     try:
         fetched = asyncio.run(fetching.fetch(uri, to, sha256=sha256.lower(), time_limit=timeout))
     except ModelError as error:
-        typer.echo(f"inference fetch: {error}", err=True)
-        raise typer.Exit(1) from None
+        reason = Reason(str(error), error.fix)
+        typer.echo(f"inference fetch: {reason}", err=True)
+        termination.leave(reason)
+        raise typer.Exit(CANNOT_WORK if error.final else 1) from None
     document = {
         "folder": str(fetched.folder),
         "name": fetched.name,
@@ -72,7 +75,7 @@ def check(*, as_json: AsJson = False) -> None:
     """Load and warm every model of the repository, as `serve` would, and say what is wrong."""
     from inference import service
 
-    settings = InferenceSettings()
+    settings = start.load(InferenceSettings)
     logs.configure(level="error", service="inference")
     rows = asyncio.run(service.check(settings))
     if as_json:

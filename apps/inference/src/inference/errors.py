@@ -153,7 +153,15 @@ class DeadlineExceeded(InferenceError):
 
 
 class ModelError(Exception):
-    """A model cannot be fetched, read, loaded or warmed: never a request's fault."""
+    """A model cannot be fetched, read, loaded or warmed: never a request's fault.
+
+    ``fix`` is what a person does about it. ``final`` means that another try finds the same.
+    """
+
+    def __init__(self, message: str, *, fix: str = "", final: bool = False) -> None:
+        super().__init__(message)
+        self.fix = fix
+        self.final = final
 
 
 class RepositoryError(ModelError):

@@ -27,7 +27,19 @@ log = logs.get("inference.fetch")
 CHUNK = 8 * 1024 * 1024
 ATTEMPTS = 8
 _ABSENT = (NotFoundError, FileNotFoundError)  # obstore raises the built-in one for some stores
-_FINAL = (*_ABSENT, PermissionDeniedError, UnauthenticatedError)
+_DENIED = (PermissionDeniedError, UnauthenticatedError)
+_FINAL = (*_ABSENT, *_DENIED)
+_OTHER_ADDRESS = "give the address of a version, as `release model set` writes it"
+_OTHER_SHA256 = (
+    "write the published model's sha256 into Git with `release model set`, or publish the model "
+    "again as a new version"
+)
+_PUBLISH = "publish this version, or set one that is there with `release model set`"
+_KEYS = (
+    "give the pod keys or a role that may read this bucket (`envFromSecrets`, or the role of its "
+    "service account)"
+)
+_REACH_S3 = "look whether S3 answers at AWS_ENDPOINT_URL_S3, or in AWS_REGION, from this namespace"
 
 Store = S3Store | LocalStore
 
@@ -72,9 +84,11 @@ def open_store(uri: str, *, timeout: float = 30.0) -> Store:
     if parts.scheme in ("", "file"):
         folder = Path(unquote(parts.path) if parts.scheme else uri)
         if not folder.is_dir():
-            raise ModelError(f"{uri}: there is no such folder")
+            raise ModelError(f"{uri}: there is no such folder", fix=_OTHER_ADDRESS, final=True)
         return LocalStore(folder)
-    raise ModelError(f"{uri!r} is neither s3://bucket/prefix nor a folder")
+    raise ModelError(
+        f"{uri!r} is neither s3://bucket/prefix nor a folder", fix=_OTHER_ADDRESS, final=True
+    )
 
 
 async def fetch(
@@ -98,7 +112,7 @@ async def fetch(
         async with asyncio.timeout(time_limit):
             return await _fetch(uri, to, sha256, request_timeout, attempts)
     except TimeoutError:
-        raise ModelError(f"{uri}: not fetched within {time_limit:g} s") from None
+        raise ModelError(f"{uri}: not fetched within {time_limit:g} s", fix=_REACH_S3) from None
 
 
 async def _fetch(uri: str, to: Path, sha256: str, request_timeout: float, attempts: int) -> Fetched:
@@ -109,8 +123,9 @@ async def _fetch(uri: str, to: Path, sha256: str, request_timeout: float, attemp
     if sha256 and described.sha256 and described.sha256 != sha256:
         raise ModelError(
             f"{uri}: sha256 of the model is {described.sha256} by its model.json, but "
-            f"{sha256} was asked for: refused"
-        )
+            f"{sha256} was asked for: refused",
+            fix=_OTHER_SHA256, final=True,
+        )  # fmt: skip
     expected = sha256 or described.sha256
     folder = to / described.name / described.version
     files = {manifest.MODEL_FILE: expected} | described.data_files
@@ -127,8 +142,9 @@ async def _fetch(uri: str, to: Path, sha256: str, request_timeout: float, attemp
         if wanted is not None and digest != wanted:
             shutil.rmtree(staging)
             raise ModelError(
-                f"{uri}/{name} has sha256 {digest}, but {wanted} was expected: refused"
-            )
+                f"{uri}/{name} has sha256 {digest}, but {wanted} was expected: refused",
+                fix=_OTHER_SHA256, final=True,
+            )  # fmt: skip
     for name in files:
         _mark(staging / name).unlink()
     (staging / manifest.FILE).write_bytes(document)
@@ -156,9 +172,13 @@ def _retrying(attempts: int) -> Any:
                 with attempt:
                     return await step()
         except _ABSENT:
-            raise ModelError(f"{what} does not exist") from None
+            raise ModelError(f"{what} does not exist", fix=_PUBLISH, final=True) from None
+        except _DENIED as error:
+            raise ModelError(f"{what} cannot be read: {_first_line(error)}", fix=_KEYS) from None
         except (BaseError, OSError) as error:
-            raise ModelError(f"{what} cannot be read: {_first_line(error)}") from None
+            raise ModelError(
+                f"{what} cannot be read: {_first_line(error)}", fix=_REACH_S3
+            ) from None
 
     return run
 

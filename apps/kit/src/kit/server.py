@@ -10,10 +10,11 @@ from types import FrameType
 import uvicorn
 from starlette.types import ASGIApp
 
-from kit import logs
+from kit import logs, termination
 from kit.connections import BoundedProtocol, ConnectionLimits
 from kit.health import Health
 from kit.settings import ServiceSettings
+from kit.termination import Reason
 
 log = logs.get("kit.server")
 
@@ -38,6 +39,7 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._on_drain = on_drain
         self._health = health
+        health.on_give_up = self._stop
         self._stop_delay = stop_delay
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -75,6 +77,9 @@ def serve(
 ) -> None:
     """Run until SIGTERM or SIGINT, then: unready, keep serving, drain, exit.
 
+    The process ends with the health's exit code where the service gave up, with 1 where its port
+    is taken, and with 3 where the application raised an error at its start.
+
     ``on_drain`` is called at the signal, for work that is not a request and begins no more.
     ``http`` may be a subclass of the protocol that answers some requests itself.
     """
@@ -84,6 +89,7 @@ def serve(
         http=type(http.__name__, (http,), {"limits": limits_of(settings)}),
         log_config=None,
         access_log=False,
+        lifespan="on",
         server_header=False,
         date_header=False,
         proxy_headers=False,  # who asked is for the service to say, which knows its own hops
@@ -93,9 +99,16 @@ def serve(
     try:
         sockets = listeners(settings.host, settings.port)
     except OSError as error:
-        log.error(error.strerror or str(error), fix="stop what listens there, or set another port")
+        reason, fix = error.strerror or str(error), "stop what listens there, or set another port"
+        log.error(reason, fix=fix)
+        termination.leave(Reason(reason, fix))
         raise SystemExit(1) from None
-    _Server(config, health, settings.stop_delay_seconds, on_drain).run(sockets)
+    running = _Server(config, health, settings.stop_delay_seconds, on_drain)
+    try:
+        running.run(sockets)
+    finally:  # uvicorn ends the process by itself where the application did not start
+        if health.exit_code:
+            raise SystemExit(health.exit_code)
 
 
 def limits_of(settings: ServiceSettings) -> ConnectionLimits:

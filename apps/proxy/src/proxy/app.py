@@ -15,7 +15,7 @@ from proxy.api import create_api
 from proxy.gateway import Gateway
 from proxy.metrics import Metrics
 from proxy.queue_watch import QueueWatch
-from proxy.services import Services
+from proxy.services import START_FIX, Services
 from proxy.settings import ProxySettings
 from proxy.worker import Worker
 
@@ -54,7 +54,12 @@ def create_worker(
 
 async def _work(services: Services, receive: Receive, send: Send) -> None:
     await receive()
-    await services.start()
+    try:
+        await services.start()
+    except Exception as error:
+        services.health.give_up("start", f"the worker cannot start: {error}", START_FIX)
+        await send({"type": "lifespan.startup.failed", "message": str(error)})
+        return
     name = services.settings.pod_name or socket.gethostname()
     # A process that is started again in the same pod is another worker: the one before has died.
     worker = Worker(services, f"{name}-{secrets.token_hex(4)}")

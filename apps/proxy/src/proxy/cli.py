@@ -8,9 +8,8 @@ import sys
 from typing import Annotated
 
 import typer
-from pydantic import ValidationError
 
-from kit import logs, settings
+from kit import logs, settings, start
 from kit.health import Health
 from kit.server import serve as run_server
 from proxy.app import create_app, create_worker
@@ -23,21 +22,6 @@ app = typer.Typer(no_args_is_help=True, help=__doc__, pretty_exceptions_enable=F
 # What these say below that level has queries, headers and bodies in it: uvicorn's line for each
 # WebSocket, the frames of the websockets library (which has uvicorn's logger), boto3's calls.
 TELLTALES = {"uvicorn.error": logging.WARNING, "botocore": logging.INFO, "boto3": logging.INFO}
-
-
-def load() -> ProxySettings:
-    """The settings of the environment; exit 2 with one line for each thing that is wrong."""
-    try:
-        return ProxySettings()
-    except ValidationError as error:
-        for problem in error.errors():
-            first, *rest = [str(part) for part in problem["loc"]] or ["settings"]
-            where = ".".join([first.upper().removeprefix("PROXY_"), *rest])
-            typer.echo(f"PROXY_{where}: {problem['msg']}", err=True)
-        raise typer.Exit(2) from None
-    except ValueError as error:  # pydantic-settings: not even JSON
-        typer.echo(str(error), err=True)
-        raise typer.Exit(2) from None
 
 
 def _configure(loaded: ProxySettings, service: str) -> None:
@@ -67,7 +51,7 @@ def settle_garbage() -> None:
 @app.command()
 def serve() -> None:
     """Serve the gateway until SIGTERM."""
-    loaded = load()
+    loaded = start.load(ProxySettings)
     _configure(loaded, "proxy")
     health = Health()
     gateway = create_app(loaded, health)
@@ -78,10 +62,9 @@ def serve() -> None:
 @app.command()
 def worker() -> None:
     """Run jobs until SIGTERM, then finish or hand back what is under way."""
-    loaded = load()
+    loaded = start.load(ProxySettings)
     if not loaded.redis_url:
-        typer.echo("PROXY_REDIS_URL: a worker needs Redis, where the jobs are", err=True)
-        raise typer.Exit(2)
+        start.refuse("PROXY_REDIS_URL: a worker needs Redis, where the jobs are")
     _configure(loaded, "worker")
     health = Health()
     jobs = create_worker(loaded, health)

@@ -39,7 +39,7 @@ from proxy.overload import Overload
 from proxy.pages import Sample
 from proxy.paths import BadPathError
 from proxy.queue_watch import QueueWatch
-from proxy.services import Services
+from proxy.services import START_FIX, Services
 from proxy.settings import HttpBackend
 from proxy.websocket import pass_websocket
 
@@ -112,7 +112,7 @@ class Gateway:
                     await self.services.start()
                     watch = QueueWatch(self.services) if self.settings.redis_url else None
                 except Exception as error:
-                    log.error("start failed", reason=repr(error))
+                    self.health.give_up("start", f"the proxy cannot start: {error}", START_FIX)
                     await send({"type": "lifespan.startup.failed", "message": str(error)})
                     return
                 if any(each.cache for each in self._http_backends()):

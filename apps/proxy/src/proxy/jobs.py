@@ -272,30 +272,25 @@ class Jobs:
             await pubsub.aclose()  # type: ignore[no-untyped-call]
 
     async def depth(self) -> list[tuple[tuple[str, ...], float]]:
-        """Jobs waiting for each priority, for metrics and autoscalers; empty without Redis."""
+        """Jobs waiting for each priority, for metrics and autoscalers.
 
-        try:
-            async with self._store.need().pipeline(transaction=False) as pipe:
-                for priority in QUEUES:
-                    pipe.xlen(self.keys.stream(priority))
-                pipe.zcard(self.keys.delayed)
-                pipe.xlen(self.keys.dead)
-                counts = await pipe.execute()
-        except (RedisError, OSError):
-            return []
+        Raises RedisError or OSError where Redis does not answer.
+        """
+        async with self._store.need().pipeline(transaction=False) as pipe:
+            for priority in QUEUES:
+                pipe.xlen(self.keys.stream(priority))
+            pipe.zcard(self.keys.delayed)
+            pipe.xlen(self.keys.dead)
+            counts = await pipe.execute()
         names = (*QUEUES, "delayed", "dead")
         return [((name,), float(n)) for name, n in zip(names, counts, strict=True)]
 
     async def oldest(self) -> list[tuple[tuple[str, ...], float]]:
-        """Seconds the oldest entry of each queue has been there."""
-
-        try:
-            async with self._store.need().pipeline(transaction=False) as pipe:
-                for priority in QUEUES:
-                    pipe.xrange(self.keys.stream(priority), count=1)
-                found = await pipe.execute()
-        except (RedisError, OSError):
-            return []
+        """Seconds the oldest entry of each queue has been there; raises as `depth` does."""
+        async with self._store.need().pipeline(transaction=False) as pipe:
+            for priority in QUEUES:
+                pipe.xrange(self.keys.stream(priority), count=1)
+            found = await pipe.execute()
         now = time.time() * 1000
         return [
             (

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
+from redis.exceptions import RedisError
+
+from proxy.redis_store import unreachable
 from proxy.services import Services
 
 EVERY_SECONDS = 2.0
@@ -32,9 +35,19 @@ class QueueWatch:
 
     async def _watch(self) -> None:
         while True:
+            await self._look()
+            await asyncio.sleep(EVERY_SECONDS)
+
+    async def _look(self) -> None:
+        health = self._services.health
+        try:
             self._depth = await self._services.jobs.depth()
             self._oldest = await self._services.jobs.oldest()
-            await asyncio.sleep(EVERY_SECONDS)
+            health.do_with("redis")
+        except (RedisError, OSError) as error:
+            self._depth, self._oldest = [], []
+            if "redis" not in health.reasons:  # a worker waits for it, and says so itself
+                health.do_without("redis", *unreachable(self._services.settings.redis_url, error))
 
     def stop(self) -> None:
         """Look no more."""

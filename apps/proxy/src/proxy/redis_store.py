@@ -8,10 +8,16 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import cache
 from time import monotonic
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import redis.asyncio as redis
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import (
+    AuthenticationError,
+    NoPermissionError,
+    NoScriptError,
+    RedisError,
+)
 
 from kit import logs
 from kit.problem import Problem
@@ -45,6 +51,7 @@ class Store:
     def __init__(self, settings: ProxySettings, metrics: Metrics) -> None:
         self.prefix = settings.redis_prefix
         self.configured = bool(settings.redis_url)
+        self._url = settings.redis_url
         self._timeout = settings.redis_timeout_seconds
         self._metrics = metrics
         self._aside_until = float("-inf")
@@ -79,7 +86,8 @@ class Store:
                 if isinstance(error, TimeoutError) and late and not last:
                     continue  # it was this process that was busy; Redis may well have answered
                 if now >= self._aside_until:
-                    log.warning("redis does not answer", use=use, reason=repr(error))
+                    reason, fix = unreachable(self._url, error)
+                    log.warning("redis does not answer", use=use, reason=reason, fix=fix)
                 self._aside_until = monotonic() + ASIDE_SECONDS
                 break
         self._metrics.stepped_aside.add(use)
@@ -121,6 +129,24 @@ def unavailable(error: Exception) -> Problem:
         "the job store does not answer; predictions still work",
         headers={"retry-after": "2"},
     )
+
+
+def unreachable(url: str, error: Exception) -> tuple[str, str]:
+    """Why a Redis is of no use, by its address without the password; and the fix."""
+    parts = urlsplit(url)
+    address = f"{parts.hostname or url}:{parts.port or 6379}"
+    if isinstance(error, AuthenticationError | NoPermissionError):
+        fix = "give PROXY_REDIS_URL a user and password that Redis lets in, then restart the pod"
+        return f"Redis at {address} refuses the credentials: {error}", fix
+    fix = "look whether Redis runs there; if the address is wrong, correct PROXY_REDIS_URL"
+    return f"Redis at {address} does not answer: {_cause(error)}", fix
+
+
+def _cause(error: BaseException) -> str:
+    """The error's text without the numbers of a connection, which differ from try to try."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error) or type(error).__name__
 
 
 def _client(url: str, *, timeout: float, connections: int = 256) -> redis.Redis:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Iterable
+from pathlib import Path
 
 import aiohttp
 
@@ -25,6 +26,7 @@ from proxy.redis_store import Store
 from proxy.sagemaker import SageMakerModel
 from proxy.settings import HttpBackend, ProxySettings, Target
 
+START_FIX = "correct the setting that it names; `proxy settings` says what each takes"
 SWEEP_SECONDS = 5.0
 LARGEST_KEY_SET = 1024 * 1024
 BREAKER_STATES = {"closed": 0.0, "half-open": 1.0, "open": 2.0}
@@ -77,7 +79,7 @@ class Services:
         settings, metrics = self.settings, self.metrics
         self.loop = asyncio.get_running_loop()
         # One for all: certificates are verified, by the machine's authorities or the given ones.
-        tls = ssl.create_default_context(cafile=settings.ca_file)
+        tls = _authorities(settings.ca_file)
         self.session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(ssl=tls),
             timeout=aiohttp.ClientTimeout(total=10, sock_connect=3),
@@ -183,3 +185,10 @@ class Services:
             yield (name,), float(backend.in_flight())
         for key, upstream in self.upstreams.items():
             yield (f"api/{key}",), float(upstream.places.in_flight)
+
+
+def _authorities(file: Path | None) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=file)
+    except (ssl.SSLError, OSError) as error:
+        raise ValueError(f"PROXY_CA_FILE {file} holds no certificates: {error}") from None

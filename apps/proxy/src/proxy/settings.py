@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cached_property
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import (
     BaseModel,
@@ -28,6 +29,16 @@ def _http_url(value: str) -> str:
     if any(sign in value for sign in "?# \r\n"):
         raise ValueError(f"{value!r} must have no query, fragment or blanks")
     return value.rstrip("/")
+
+
+def _redis_url(value: str) -> str:
+    if value and not value.startswith(("redis://", "rediss://", "unix://")):
+        raise ValueError("must begin with redis://, rediss:// or unix://")
+    try:
+        _ = urlsplit(value).port
+    except ValueError as error:
+        raise ValueError(f"has no port that can be: {error}") from None
+    return value
 
 
 class Closed(BaseModel):
@@ -457,6 +468,8 @@ class ProxySettings(DecodingSettings):
     access_log: Annotated[
         Literal["all", "errors", "off"], Field(description="Which requests are logged.")
     ] = "all"
+
+    _redis = field_validator("redis_url")(_redis_url)
 
     @model_validator(mode="after")
     def _consistent(self) -> ProxySettings:

@@ -29,7 +29,7 @@ from proxy.callbacks import Teller
 from proxy.jobs import ALONE, GROUP, PRIORITIES, QUEUES, Keys, document, ensure_groups, pause
 from proxy.lost_jobs import died_alone
 from proxy.models import Asking
-from proxy.redis_store import script
+from proxy.redis_store import script, unreachable
 from proxy.sagemaker import SageMakerModel
 from proxy.services import Services
 
@@ -120,7 +120,7 @@ class Worker:
                 self.services.health.ready("redis")
                 break
             except (RedisError, OSError) as error:
-                self.services.health.wait_for("redis", repr(error))
+                self._wait_for_redis(error)
                 await pause(1.0, self.stopping)
         writer = asyncio.create_task(self._write_ends())
         beating = asyncio.create_task(self._keep_beating())
@@ -148,14 +148,17 @@ class Worker:
             await asyncio.gather(writer, beating, return_exceptions=True)
             await self.teller.close()
 
+    def _wait_for_redis(self, error: Exception) -> None:
+        """Not ready: Redis' address without its password, what it said, and the fix."""
+        self.services.health.wait_for("redis", *unreachable(self.settings.redis_url, error))
+
     async def _again_and_again(self, work: Any, seconds: float) -> None:
         while not self.stopping.is_set():
             try:
                 await work()
                 self.services.health.ready("redis")
             except (RedisError, OSError) as error:
-                log.warning("redis does not answer", use=work.__name__, reason=repr(error))
-                self.services.health.wait_for("redis", "Redis does not answer")
+                self._wait_for_redis(error)
                 await pause(1.0, self.stopping)
             except Exception as error:  # what failed once must not stop for good
                 log.error("work failed, to be done again", use=work.__name__, exc_info=error)

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -27,6 +28,7 @@ from release import (
     change,
     deployments,
     diff,
+    explain,
     history,
     offline,
     operations,
@@ -1110,7 +1112,7 @@ def status(
                     )
                 )
             return [
-                line
+                replace(line, finding=explain.with_reasons(cluster, environment, line.finding))
                 for environment, one in zip(environments, seen, strict=True)
                 for line in status_table.lines(at, environment, one, now())
             ]

@@ -15,24 +15,20 @@ from enum import Enum
 from typing import Any
 
 from release import marks
+from release.causes import Cause, short
 from release.cluster import Object, Observation
+from release.pod_causes import pod_causes
 from release.references import Image
 
 INSTANCE = "app.kubernetes.io/instance"
 _REVISION = "deployment.kubernetes.io/revision"
 _HASH = "pod-template-hash"
-_PULLS = {"ImagePullBackOff", "ErrImagePull", "InvalidImageName", "ErrImageNeverPull"}
 _SCHEMA = re.compile(r"don't meet the specifications of the schema|values\.schema\.json", re.I)
 _RENDER = re.compile(r"helm template|execution error at|parse error at", re.I)
 _PASSING = re.compile(
     r"timed? ?out|deadline exceeded|signal: killed|connection refused|unavailable|unable to resolve"
     r"|failed to (?:fetch|list refs)|no such host",
     re.I,
-)
-_HELM_COMMAND = re.compile(
-    r"(?:rpc error: code = \w+ desc = )?(?:Manifest generation error \(cached\): )?"
-    r"(?:failed to execute helm template command: )?(?:failed to get command args to log: )?"
-    r"`helm template [^`]*` failed(?: exit status \d+)?: (?:Error: )?"
 )
 _QUOTA = re.compile(r"exceeded quota|must specify limits|maximum .* usage per", re.I)
 
@@ -44,23 +40,6 @@ class State(Enum):
     ABSENT = "not deployed"
     PROGRESSING = "progressing"
     FAILED = "failed"
-
-
-@dataclass(frozen=True)
-class Cause:
-    """Why a release is not as wanted.
-
-    ``final`` means that waiting will not mend it. ``log`` names the pod and container whose
-    log says more: (pod, container, whether of its previous run).
-    """
-
-    kind: str
-    text: str
-    final: bool = False
-    log: tuple[str, str, bool] | None = None
-
-    def __str__(self) -> str:
-        return f"{self.kind}: {self.text}"
 
 
 @dataclass(frozen=True)
@@ -109,7 +88,7 @@ def find(release: str, wanted: Image, seen: Observation) -> Finding:
     if wanted.deployed:
         causes += _workload_causes(release, seen)
         for pod in current:
-            causes += _pod_causes(pod, seen.events)
+            causes += pod_causes(pod, seen.events)
     running = sorted({digest for pod in ready if (digest := _digest(pod, release))})
     deployment = _named(seen.deployments, release)
     scaled_to_zero = deployment is not None and deployment["spec"].get("replicas", 1) == 0
@@ -301,7 +280,7 @@ def _application_causes(app: Object) -> Iterator[Cause]:
             # Any other comparison error may be Argo CD's own trouble, or the network's, and pass.
             broken = kind == "schema" or bool(_RENDER.search(message))
             broken = broken and not _PASSING.search(message)
-            yield Cause(kind, _short(message), final=broken)
+            yield Cause(kind, short(message), final=broken)
     operation = status.get("operationState", {})
     phase, message = operation.get("phase", ""), operation.get("message", "")
     retrying = phase == "Running" and "retrying" in message.lower()
@@ -312,14 +291,14 @@ def _application_causes(app: Object) -> Iterator[Cause]:
         what = f"{result.get('kind')} {result.get('name')}"
         if result.get("hookPhase") in ("Failed", "Error"):
             named = True
-            yield Cause("hook", f"{what} failed: {_short(result.get('message', ''))}", not retrying)
+            yield Cause("hook", f"{what} failed: {short(result.get('message', ''))}", not retrying)
         elif result.get("status") == "SyncFailed":
             named = True
             text = result.get("message", "")
             kind = "quota" if _QUOTA.search(text) else "refused"
-            yield Cause(kind, f"{what}: {_short(text)}", not retrying)
+            yield Cause(kind, f"{what}: {short(text)}", not retrying)
     if not named:
-        yield Cause("sync", _short(message), final=not retrying)
+        yield Cause("sync", short(message), final=not retrying)
 
 
 def _workload_causes(release: str, seen: Observation) -> Iterator[Cause]:
@@ -331,73 +310,9 @@ def _workload_causes(release: str, seen: Observation) -> Iterator[Cause]:
         if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
             # The old pods' end may make room: the deadline below decides.
             kind = "quota" if _QUOTA.search(message) else "refused"
-            yield Cause(kind, _short(message))
+            yield Cause(kind, short(message))
         if condition["type"] == "Progressing" and condition["status"] == "False":
-            yield Cause("deadline", _short(message), final=True)
-
-
-def _pod_causes(pod: Object, events: Sequence[Object]) -> Iterator[Cause]:
-    name = pod["metadata"]["name"]
-    status = pod.get("status", {})
-    for condition in status.get("conditions", []):
-        if condition["type"] == "PodScheduled" and condition["status"] == "False":
-            yield Cause("unschedulable", f"{name}: {_short(condition.get('message', ''))}")
-    specs = {
-        container["name"]: container
-        for group in ("initContainers", "containers")
-        for container in pod["spec"].get(group, [])
-    }
-    for one in [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]:
-        yield from _container_causes(name, one, specs[one["name"]]["image"])
-        running = one.get("state", {}).get("running") is not None
-        if running and not one.get("ready") and (answer := _probe_answer(name, one, events)):
-            yield Cause("probe", f"{name}/{one['name']}: {answer}", log=(name, one["name"], False))
-
-
-def _container_causes(pod: str, status: Object, image: str) -> Iterator[Cause]:
-    where = f"{pod}/{status['name']}"
-    waiting = status.get("state", {}).get("waiting") or {}
-    reason, message = waiting.get("reason", ""), waiting.get("message", "")
-    last = _terminated(status)
-    restarts = status.get("restartCount", 0)
-    if reason in _PULLS:
-        # ErrImagePull may be a hiccup of the registry; the kubelet backs off when it persists.
-        text = f"{reason} of {image}" + (f" ({_pull_error(message)})" if message else "")
-        yield Cause("image", text, final=reason != "ErrImagePull")
-    elif reason in ("CreateContainerConfigError", "CreateContainerError", "RunContainerError"):
-        yield Cause("container", f"{where}: {reason}: {_short(message)}", final=True)
-    elif last is not None and last.get("exitCode", 0) != 0:
-        why = last.get("reason", "Error")
-        kind = "OOM" if why == "OOMKilled" else "crash"
-        told = last.get("message", "").strip()
-        text = f"{where}: {why}, exit code {last['exitCode']}, {restarts} restarts"
-        if told:
-            text += f": {_short(told)}"
-        looping = reason == "CrashLoopBackOff" and restarts >= 2
-        previous = not status.get("state", {}).get("terminated")
-        yield Cause(kind, text, final=looping, log=(pod, status["name"], previous))
-
-
-def _terminated(status: Object) -> Object | None:
-    """The run that ended badly: the present one, or the last one of a container that waits."""
-    state: Object = status.get("state", {})
-    if state.get("running"):
-        return None
-    found: Object | None = state.get("terminated") or status.get("lastState", {}).get("terminated")
-    return found
-
-
-def _probe_answer(pod: str, status: Object, events: Sequence[Object]) -> str:
-    """What the kubelet's last failed probe of a container was answered."""
-    told = [
-        event
-        for event in events
-        if event.get("reason") == "Unhealthy"
-        and event.get("involvedObject", {}).get("name") == pod
-        and status["name"] in event.get("involvedObject", {}).get("fieldPath", "")
-    ]
-    told.sort(key=lambda event: event.get("lastTimestamp") or event.get("eventTime") or "")
-    return _short(told[-1].get("message", "")) if told else ""
+            yield Cause("deadline", short(message), final=True)
 
 
 def _job_cause(job: Object) -> Cause:
@@ -405,7 +320,7 @@ def _job_cause(job: Object) -> Cause:
     text = (
         f"{job['metadata']['name']}: {condition.get('reason', '')} {condition.get('message', '')}"
     )
-    return Cause("job", _short(text), final=True)
+    return Cause("job", short(text), final=True)
 
 
 def _job_runs(job: Object, cronjob: Object, digest: str) -> bool:
@@ -468,28 +383,6 @@ def _ready(pod: Object) -> bool:
         return False
     conditions: Sequence[Any] = pod.get("status", {}).get("conditions", [])
     return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
-
-
-def _pull_error(message: str) -> str:
-    """The end of the runtime's nested sentence: what the registry said."""
-    if "not found" in message:
-        return "the registry has no such image"
-    return _short(message.rpartition("error: ")[2] or message, 160)
-
-
-def _without_noise(text: str) -> str:
-    """Argo CD's message without Helm's command line and what repo-server wraps around it.
-
-    The command line alone is longer than what is shown, and the cause stands behind it.
-    """
-    line = " ".join(text.split())
-    line = _HELM_COMMAND.sub("", line)
-    return line.replace("Use --debug flag to render out invalid YAML", "").strip()
-
-
-def _short(text: str, length: int = 400) -> str:
-    line = _without_noise(text)
-    return line if len(line) <= length else line[: length - 1] + "…"
 
 
 def _time(text: str) -> datetime:

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from release import deployments, marks, snapshots
+from release import deployments, explain, marks, snapshots
 from release.change import Plan
 from release.cluster import REFRESH, Cluster, Object
 from release.diagnosis import Finding, State, find
@@ -34,7 +34,6 @@ from release.operations import unknown_service
 from release.references import Image
 from release.rollback import Rollback
 from release.snapshots import MANAGER, Snapshot
-from release.verify import explained
 
 TRACKING = "argocd.argoproj.io/tracking-id"
 _OPTIONS = "argocd.argoproj.io/sync-options"
@@ -142,9 +141,9 @@ class OfflineRollback:
             failed = [finding for finding in findings if finding.state is State.FAILED]
             failed_looks = failed_looks + 1 if failed and not trouble else 0
             if failed_looks >= _FAILED_LOOKS:
-                told = explained(self.cluster, self.environment, failed)
+                why = explain.sentence(self._explained(failed))
                 raise FailedError(
-                    f"{self.environment} at {target.commit[:12]}, restored offline, failed. {told}",
+                    f"{self.environment} at {target.commit[:12]}, restored offline, failed. {why}",
                     fix="go further back with --to; `kubectl get secrets` in Argo CD's namespace "
                     "lists what is kept",
                 )
@@ -152,13 +151,16 @@ class OfflineRollback:
                 if trouble:
                     raise trouble
                 late = [f for f in findings if f.state is not State.DEPLOYED]
-                told = explained(self.cluster, self.environment, late)
+                explained = self._explained(late)
                 raise TimedOutError(
                     f"{self.environment} is not ready {self.timeout:g} seconds after it was "
-                    f"restored offline. {told}",
-                    fix="raise --timeout, or look at `release status`",
+                    f"restored offline. {explain.sentence(explained)}",
+                    fix=explain.advice(explained) or "raise --timeout, or look at `release status`",
                 )
             time.sleep(self.poll)
+
+    def _explained(self, findings: Sequence[Finding]) -> list[Finding]:
+        return [explain.with_reasons(self.cluster, self.environment, one) for one in findings]
 
     def _restored_again(self, target: Snapshot, releases: Sequence[str]) -> bool:
         """Whether something wrote over the deployment or was about to, and it was applied again."""

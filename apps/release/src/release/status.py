@@ -72,7 +72,7 @@ class Line:
             "hold": str(self.hold) if self.hold else None,
             "changed": self.changed,
             "causes": [
-                {"kind": cause.kind, "text": cause.text, "final": cause.final}
+                {"kind": cause.kind, "text": cause.text, "final": cause.final, "fix": cause.fix}
                 for cause in finding.causes
             ],
         }
@@ -184,6 +184,7 @@ def explanations(found: Sequence[Line]) -> list[str]:
     """One line per cause and hold, to print below the table."""
     told = [
         f"{line.environment}/{line.finding.release}: {cause}"
+        + (f"; fix: {cause.fix}" if cause.fix else "")
         for line in found
         for cause in line.finding.causes
     ]

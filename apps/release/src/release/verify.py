@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from release import deployments, holds, marks, status, tree
+from release import deployments, explain, holds, marks, status, tree
 from release import message as msg
+from release.causes import Cause
 from release.change import Plan
 from release.checks.run import Checks
 from release.cluster import REFRESH, Cluster, ForbiddenError, Object, Observation
 from release.diagnosis import (
-    Cause,
     Finding,
     State,
     find,
@@ -277,10 +276,13 @@ class Watch:
         self._failed_looks = self._failed_looks + 1 if failed else 0
         if self._failed_looks < LOOKS:
             return
-        told = explained(self.cluster, self.target.environment, failed)
+        environment = self.target.environment
+        explained = [explain.with_reasons(self.cluster, environment, one) for one in failed]
+        back = f"`release rollback --env {environment}`, or push a newer build"
+        advice = explain.advice(explained)
         raise FailedError(
-            f"{self.target.environment} at {self.target.commit[:12]} failed. {told}",
-            fix=f"`release rollback --env {self.target.environment}`, or push a newer build",
+            f"{environment} at {self.target.commit[:12]} failed. {explain.sentence(explained)}",
+            fix=f"{advice}; or {back}" if advice else back,
         )
 
     def _timed_out(
@@ -296,11 +298,11 @@ class Watch:
                 f"Argo CD has no Application {', '.join(f'{environment}-{m}' for m in missing)}.",
                 fix=f"apply argocd/{environment}.yaml, or look at its ApplicationSet's status",
             )
-        told = explained(self.cluster, environment, late)
+        explained = [explain.with_reasons(self.cluster, environment, one) for one in late]
         return TimedOutError(
             f"{environment} at {self.target.commit[:12]} has no verdict after "
-            f"{self.timeout:g} seconds. {told}",
-            fix="raise --timeout, or look at `release status`",
+            f"{self.timeout:g} seconds. {explain.sentence(explained)}",
+            fix=explain.advice(explained) or "raise --timeout, or look at `release status`",
         )
 
     def _refresh(self) -> None:
@@ -355,44 +357,6 @@ def target(
         deployments.files_at(at, environment, services),
         tuple(services),
     )
-
-
-def explained(cluster: Cluster, environment: str, findings: Sequence[Finding]) -> str:
-    """The causes in one text, each with the last error its container logged."""
-    told = []
-    for finding in findings:
-        for cause in finding.causes or (_cause_unknown(finding),):
-            said = (
-                last_error(cluster.logs(environment, *cause.log[:2], previous=cause.log[2]))
-                if (cause.log)
-                else ""
-            )
-            told.append(f"{finding.release}: {cause}" + (f" [{said}]" if said else ""))
-    return "; ".join(dict.fromkeys(told)) + ("." if told else "")
-
-
-def _cause_unknown(finding: Finding) -> Cause:
-    if finding.state is State.DEPLOYED and not finding.proved:
-        return Cause("not proved", "applied, and no run of its image has succeeded yet")
-    return Cause("health", f"Argo CD says {finding.sync} and {finding.health}")
-
-
-def last_error(log: str) -> str:
-    """The last line that reports an error, else the last line; JSON lines are read."""
-    best = ""
-    for line in log.splitlines():
-        if not line.strip():
-            continue
-        text, severe = line.strip(), "error" in line.lower()
-        with contextlib.suppress(ValueError):
-            entry: Object = json.loads(line)
-            if isinstance(entry, dict):
-                severe = str(entry.get("level", "")).lower() in ("error", "critical", "fatal")
-                parts = [str(entry.get(k, "")) for k in ("event", "message", "error", "reason")]
-                text = ": ".join(dict.fromkeys(part for part in parts if part)) or text
-        if severe or not best:
-            best = text
-    return best[:300]
 
 
 @dataclass

@@ -26,13 +26,13 @@ import boto3
 import typer
 from botocore.exceptions import BotoCoreError
 from prometheus_client import push_to_gateway
-from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 from rich.table import Table
 
-from kit import logs
+from kit import logs, start, termination
 from kit.settings import reference
+from kit.termination import CANNOT_WORK, Reason
 from unzip import service, startup
 from unzip.extract import MANIFEST, SOURCE_TAG, Extractor, Replaced, Source
 from unzip.kinds import Kind
@@ -42,7 +42,7 @@ from unzip.metrics import Metrics
 from unzip.publication import Publication
 from unzip.refusals import Refused
 from unzip.settings import UnzipSettings
-from unzip.store import S3, Missing, StoreError
+from unzip.store import S3, Missing, StoreError, fix_of
 from unzip.worker import Clock, Draining, Stop
 
 app = typer.Typer(no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
@@ -53,18 +53,15 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs."
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Change nothing; say what would be done.")]
 
 
-def _fail(code: int, message: str) -> NoReturn:
-    Console(stderr=True, highlight=False).print(f"unzip: {message}", markup=False, soft_wrap=True)
+def _fail(code: int, message: str, fix: str = "") -> NoReturn:
+    said = f"unzip: {message}" + (f". {fix}" if fix else "")
+    Console(stderr=True, highlight=False).print(said, markup=False, soft_wrap=True)
+    termination.leave(Reason(message, fix))
     raise typer.Exit(code)
 
 
 def _configured() -> UnzipSettings:
-    try:
-        settings = UnzipSettings()
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = "UNZIP_" + "_".join(str(part) for part in first["loc"]).upper()
-        _fail(2, f"{name}: {first['msg']}, got {first.get('input')!r}")
+    settings = start.load(UnzipSettings)
     logs.configure(
         level=settings.log_level,
         service="unzip",
@@ -103,14 +100,17 @@ def _stop_on_signals(settings: UnzipSettings) -> Stop:
     return stop
 
 
-def _guarded(work: Callable[[], int]) -> NoReturn:
+def _guarded(settings: UnzipSettings, work: Callable[[], int]) -> NoReturn:
     try:
         code = work()
     except startup.UnfitStore as error:
         log.error("unfit store", error=str(error))
+        termination.leave(Reason(str(error)))
         raise typer.Exit(3) from None
     except StoreError as error:
-        log.error("storage failed", code=error.code, error=str(error))
+        where, fix = settings.bucket, fix_of(error)
+        log.error("storage failed", bucket=where, code=error.code, error=str(error), fix=fix)
+        termination.leave(Reason(f"bucket {where!r} cannot be used: {error.code} {error}", fix))
         raise typer.Exit(1) from None
     raise typer.Exit(code)
 
@@ -125,9 +125,9 @@ def _session() -> boto3.session.Session:
     except BotoCoreError as error:
         why = str(error)
     _fail(
-        2,
-        f"no keys for S3: {why}. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run where "
-        "the account has a role.",
+        CANNOT_WORK,
+        f"no keys for S3: {why}",
+        "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run where the account has a role.",
     )
 
 
@@ -153,7 +153,7 @@ def run(dry_run: DryRun = False) -> None:
             log.info("done", **asdict(tally))
         return 0
 
-    _guarded(work)
+    _guarded(settings, work)
 
 
 def _push(settings: UnzipSettings, ours: service.Service) -> None:
@@ -209,7 +209,7 @@ def watch_command() -> None:
                 thread.join(timeout=settings.drain_seconds + _GIVE_BACK_SECONDS)
         return 0
 
-    _guarded(work)
+    _guarded(settings, work)
 
 
 @app.command()

@@ -549,6 +549,23 @@ _STATUS = re.compile(r"status code: (\d{3})")
 _CODE = re.compile(r"<Code>(\w+)</Code>")
 
 
+_REFUSED = {
+    "401", "403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken",
+}  # fmt: skip
+
+
+def fix_of(error: StoreError) -> str:
+    """What a person does about a store that cannot be used at all."""
+    if error.code == "NoSuchBucket":
+        return "create the bucket, or correct UNZIP_BUCKET"
+    if error.code in _REFUSED:
+        return (
+            "give the pod keys or a role that may list, read and write this bucket "
+            "(`envFromSecrets`, or the role of its service account)"
+        )
+    return "look whether S3 answers at AWS_ENDPOINT_URL_S3, or in AWS_REGION, from this namespace"
+
+
 def translate(error: Exception) -> StoreError:
     """The error of boto3 or obstore in our words; by S3's code first, then by HTTP status."""
     if isinstance(error, botocore.exceptions.ClientError):
