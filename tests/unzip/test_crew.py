@@ -16,6 +16,7 @@ def test_all_is_done_and_the_budget_given_back() -> None:
     with ThreadPoolExecutor(4) as pool:
         crew = Crew(pool, 4, budget)
         for n in range(50):
+            crew.reserve(n)
             crew.submit(lambda n=n: done.append(n), holding=n)  # some exceed it: alone, then
         crew.finish()
     assert sorted(done) == list(range(50))
@@ -33,7 +34,9 @@ def test_the_first_error_skips_the_rest_and_is_raised_by_both() -> None:
 
     with ThreadPoolExecutor(1) as pool:
         crew = Crew(pool, 10, budget)
+        crew.reserve(50)
         crew.submit(fail, holding=50)
+        crew.reserve(50)
         crew.submit(lambda: done.append(1), holding=50)
         gate.set()
         with pytest.raises(KeyError):

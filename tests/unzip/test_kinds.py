@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import stat
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from tests.unzip.support import in_memory, verdict
 from unzip.directory import Limits
 from unzip.extract import Extractor
 from unzip.kinds import Kind, kind_of
-from unzip.manifest import manifest
+from unzip.manifest import encoded, manifest
 from unzip.refusals import Reason, Refused
 
 CASES = Path(__file__).parent / "cases"
@@ -29,9 +30,11 @@ def _read(extractor: Extractor, data: bytes) -> dict[str, object]:
     source = in_memory(data)
     directory = extractor.read_directory(source, Limits())
     types = extractor.verify(source, directory.members, check=lambda: None)
-    return manifest(
+    document = manifest(
         bucket="b", key="k", etag="e", size=1, directory=directory, types=types, seconds={}
     )
+    read: dict[str, object] = json.loads(encoded(document))
+    return read
 
 
 def _archives() -> list[zips.Entry]:

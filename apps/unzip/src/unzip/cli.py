@@ -37,7 +37,8 @@ from unzip import service, startup
 from unzip.extract import MANIFEST, SOURCE_TAG, Extractor, Replaced, Source
 from unzip.kinds import Kind
 from unzip.ledger import Archive, Claim, Ledger, Outcome, State, key_hash
-from unzip.manifest import manifest
+from unzip.manifest import encoded, manifest
+from unzip.memory import TooLittleMemoryError
 from unzip.metrics import Metrics
 from unzip.publication import Publication
 from unzip.refusals import Refused
@@ -103,6 +104,8 @@ def _stop_on_signals(settings: UnzipSettings) -> Stop:
 def _guarded(settings: UnzipSettings, work: Callable[[], int]) -> NoReturn:
     try:
         code = work()
+    except TooLittleMemoryError as error:
+        _fail(2, str(error))
     except startup.UnfitStore as error:
         log.error("unfit store", error=str(error))
         termination.leave(Reason(str(error)))
@@ -279,8 +282,8 @@ def extract(
                 types=types,
                 seconds=clock.seconds,
             )
+            body = encoded(document)
             if not dry_run:
-                body = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
                 there.put(prefix + MANIFEST, body, "application/json", {SOURCE_TAG: reader.tag})
     except Refused as error:
         _fail(4, f"{source} is refused: {error}")
@@ -291,7 +294,7 @@ def extract(
     except Draining:
         _fail(1, "stopped before the end; what was written carries no manifest")
     if as_json:
-        typer.echo(json.dumps(document, ensure_ascii=False))
+        typer.echo(body.decode())
     else:
         files = sum(member.kind is Kind.FILE for member in directory.members)
         verb = "would become" if dry_run else "became"

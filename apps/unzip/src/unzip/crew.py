@@ -42,9 +42,9 @@ class Cancelled(Exception):  # noqa: N818 - not an error of anybody
 class Crew:
     """Calls on a shared pool that belong together.
 
-    ``submit`` blocks while ``most`` calls wait or ``budget`` has no room for the bytes a call
-    holds; ``finish`` waits for all calls. After the first error, calls that have not begun are
-    skipped and both methods raise it.
+    ``submit`` blocks while ``most`` calls wait. The bytes a call holds are reserved from
+    ``budget`` before they are made. ``finish`` waits for all calls. After the first error, calls
+    that have not begun are skipped and both methods raise it.
     """
 
     def __init__(self, pool: ThreadPoolExecutor, most: int, budget: Budget | None = None) -> None:
@@ -53,15 +53,31 @@ class Crew:
         self._budget = budget
         self._changed = threading.Condition()
         self._open = 0
+        self._reserved = 0  # bytes of the budget that no call holds yet
         self.error: BaseException | None = None
 
-    def submit(self, call: Callable[[], object], *, holding: int = 0) -> None:
-        """Have ``call`` made, which holds ``holding`` bytes until it returns."""
-        self._places.acquire()
+    def reserve(self, count: int) -> None:
+        """Wait until ``count`` bytes may be made; whoever waits must hold none of the budget."""
         if self._budget is not None:
-            self._budget.take(holding)
+            self._budget.take(count)
+            with self._changed:
+                self._reserved += count
+
+    def try_reserve(self, count: int) -> bool:
+        """Reserve ``count`` bytes if there is room for them now."""
+        if self._budget is None:
+            return True
+        fits = self._budget.offer(count)
+        with self._changed:
+            self._reserved += count if fits else 0
+        return fits
+
+    def submit(self, call: Callable[[], object], *, holding: int = 0) -> None:
+        """Have ``call`` made, which holds ``holding`` reserved bytes until it returns."""
+        self._places.acquire()
         with self._changed:
             self._open += 1
+            self._reserved -= holding
         if self.error is not None:
             self._close(holding, None)
             raise self.error
@@ -98,8 +114,14 @@ class Crew:
             raise self.error
 
     def settle(self) -> None:
-        """Wait for the calls under way without raising, skipping those that have not begun."""
+        """Wait for the calls under way without raising, skipping those that have not begun.
+
+        What is reserved and was not submitted is given back.
+        """
         with self._changed:
             if self.error is None:
                 self.error = Cancelled()
             self._changed.wait_for(lambda: self._open == 0)
+            left, self._reserved = self._reserved, 0
+        if self._budget is not None:
+            self._budget.give(left)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -25,8 +25,7 @@ from unzip.store import Conflict, Missing, Store
 
 SOURCE_TAG = "slipway-source"
 MANIFEST = "_manifest.json"
-_LEAST_OUTPUT = 5 << 20  # so that each chunk of a large member can be a part of an upload
-_AHEAD = 3  # ranges of a large member that are asked for at once
+AHEAD = 3  # ranges of a large member that are asked for at once
 
 
 class Replaced(Exception):  # noqa: N818 - a fact about the archive
@@ -57,7 +56,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How wide the work is; memory is about ``readers * (span + part) + buffer + keep`` bytes.
+    """How wide the work is; ``memory.most_bytes`` says how much memory that takes.
 
     With ``signing_block`` an Android package's block of signatures is accepted.
     Names that do not say theirs are in one of ``name_charsets``; without any, evidence decides.
@@ -88,9 +87,9 @@ class Extractor:
     def __init__(self, options: Options) -> None:
         self.options = options
         self._readers = ThreadPoolExecutor(options.readers, "reader")
-        self._ahead = ThreadPoolExecutor(options.readers + _AHEAD, "ahead")
+        self._ahead = ThreadPoolExecutor(options.readers + AHEAD, "ahead")
         self.writers = ThreadPoolExecutor(options.writers, "writer")
-        self.budget = Budget(options.buffer_bytes)
+        self.budget = Budget(max(options.buffer_bytes, options.part_bytes))
         self.kept = Budget(options.keep_bytes)
 
     def __enter__(self) -> Self:
@@ -175,17 +174,16 @@ class Extractor:
     def members(
         self, source: Source, listed: Sequence[Member], span: range, check: Check
     ) -> Iterator[tuple[int, Iterator[bytes]]]:
-        """Each member of a span with its proved bytes; small ones come in one chunk."""
+        """Each member of a span with its proved bytes; small ones come in one chunk.
+
+        Nothing is decompressed before the chunks are asked for.
+        """
         first, last = listed[span[0]], listed[span[-1]]
         check()
         if len(span) == 1 and not self._is_small(first):
             yield (
                 span[0],
-                members.unpack(
-                    first,
-                    self._pieces(source, first),
-                    output=max(_LEAST_OUTPUT, self.options.part_bytes),
-                ),
+                members.unpack(first, self._pieces(source, first)),
             )
             return
         base = first.offset
@@ -196,7 +194,7 @@ class Extractor:
             start, flags = members.read_local(member, extent)
             stop = start + member.compressed
             members.check_tail(member, extent[stop:], flags)
-            yield index, iter((members.unpack_whole(member, extent[start:stop]),))
+            yield index, _unpacked(member, extent[start:stop])
 
     def _is_small(self, member: Member) -> bool:
         return _is_small(member, self.options.span_bytes, self.options.part_bytes)
@@ -216,7 +214,7 @@ class Extractor:
                 ahead.append((at, future))
 
         try:
-            ask(_AHEAD)
+            ask(AHEAD)
             while ahead:
                 at, future = ahead.popleft()
                 piece = memoryview(future.result())
@@ -230,11 +228,15 @@ class Extractor:
                 if within:
                     yield piece[:within]
         finally:
-            for _, future in ahead:
-                future.cancel()
+            # Those under way hold memory, which is this reader's, until they end.
+            wait([future for _, future in ahead if not future.cancel()])
         if member.end - data_end > len(tail):
             tail += bytes(1)  # more than any descriptor has
         members.check_tail(member, tail, flags)
+
+
+def _unpacked(member: Member, data: Buffer) -> Iterator[bytes]:
+    yield members.unpack_whole(member, data)
 
 
 def probe_of(member: Member) -> content.Probe | content.TargetProbe:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from unzip.refusals import Reason, Refused
 
-Buffer = bytes | memoryview
+Buffer = bytes | bytearray | memoryview
 Read = Callable[[int, int], Buffer]
 """Bytes [start, end) of the archive."""
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from unzip.directory import Directory, Member
@@ -21,23 +22,18 @@ def manifest(
     types: Sequence[str],
     seconds: Mapping[str, float],
 ) -> dict[str, Any]:
-    """The document, ready for JSON. Sizes in bytes, CRCs as eight hex digits, durations in s.
+    """The document, for ``encoded``: its members are an iterator, so that they are never a list.
 
-    Everything but ``seconds`` follows from the archive alone, so a repeated extraction writes
-    the same.
+    Sizes in bytes, CRCs as eight hex digits, durations in s. Everything but ``seconds`` follows
+    from the archive alone, so a repeated extraction writes the same.
     """
-    files = [
-        _file(member, kind)
-        for member, kind in zip(directory.members, types, strict=True)
-        if member.kind is Kind.FILE
-    ]
     return {
         "version": VERSION,
         "source": {"bucket": bucket, "key": key, "etag": etag.strip('"'), "size": size},
         "empty": not directory.members,
         "zip64": directory.zip64,
         "name_charset": _charset(directory),
-        "members": files,
+        "members": _files(directory, types),
         "bytes": sum(member.size for member in directory.members if member.kind is Kind.FILE),
         "folders": sum(member.kind is Kind.FOLDER for member in directory.members),
         "skipped": [
@@ -47,6 +43,34 @@ def manifest(
         ],
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
     }
+
+
+def encoded(document: Mapping[str, Any]) -> bytearray:
+    """The document as JSON in UTF-8, made member by member: the only whole copy of the text."""
+    body = bytearray(b"{")
+    for key, value in document.items():
+        body += b"," if len(body) > 1 else b""
+        body += _json(key) + b":"
+        if isinstance(value, Iterator):
+            body += b"["
+            for number, row in enumerate(value):
+                body += b"," if number else b""
+                body += _json(row)
+            body += b"]"
+        else:
+            body += _json(value)
+    body += b"}"
+    return body
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _files(directory: Directory, types: Sequence[str]) -> Iterator[dict[str, Any]]:
+    for member, kind in zip(directory.members, types, strict=True):
+        if member.kind is Kind.FILE:
+            yield _file(member, kind)
 
 
 def _charset(directory: Directory) -> dict[str, Any] | None:

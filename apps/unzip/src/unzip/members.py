@@ -24,7 +24,8 @@ except ImportError:  # platforms without its wheel: the same interface, two to t
 
 _LOCAL = struct.Struct("<4s5H3L2H")
 _DESCRIPTOR_SIGNATURE = b"PK\x07\x08"
-_OUTPUT = 1 << 20
+_OUTPUT = 512 << 10
+_INPUT = 128 << 10  # what the decoder did not use of its input is copied each time
 _CORRUPT: tuple[type[Exception], ...] = (
     zlib.error,
     inflater.error,
@@ -204,7 +205,7 @@ def _decoded(member: Member, pieces: Iterable[Buffer], output: int) -> Iterator[
     size = 0
     unused = 0
     try:
-        for piece in pieces:
+        for piece in _sliced(pieces):
             if decoder.eof:
                 unused += len(piece)
                 continue
@@ -225,6 +226,13 @@ def _decoded(member: Member, pieces: Iterable[Buffer], output: int) -> Iterator[
     _check_end(member, decoder.eof, unused, size)
 
 
+def _sliced(pieces: Iterable[Buffer]) -> Iterator[Buffer]:
+    for piece in pieces:
+        view = memoryview(piece)
+        for at in range(0, len(view), _INPUT):
+            yield view[at : at + _INPUT]
+
+
 def _most(member: Member, size: int, output: int) -> int:
     """How much may come out next: one byte beyond the declared size shows the lie."""
     return max(1, min(output, member.size + 1 - size))
@@ -235,7 +243,7 @@ def _bunzipped(member: Member, pieces: Iterable[Buffer], output: int) -> Iterato
     size = 0
     unused = 0
     try:
-        for piece in pieces:
+        for piece in _sliced(pieces):
             if decoder.eof:
                 unused += len(piece)
                 continue

@@ -8,6 +8,7 @@ read again (docs/adr/0035).
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from unzip import content, headers, members
 from unzip.crew import Crew
 from unzip.directory import Member
 from unzip.extract import SOURCE_TAG, Check, Extractor, Replaced, Source, probe_of
+from unzip.headers import Buffer
 from unzip.kinds import Kind
 from unzip.members import crc32
 from unzip.store import Absent, Condition, Conflict, Matching, Missing, Part, Store, StoreError
@@ -27,6 +29,7 @@ from unzip.store import Absent, Condition, Conflict, Matching, Missing, Part, St
 # S3 copies a range of at least 5 MiB as a part; larger ones save requests.
 _COPY_PART = 64 << 20
 _LEAST_PART, _MOST_PARTS = 5 << 20, 9_000  # S3's are 5 MiB (but for the last part) and 10,000
+_GUESSED_FROM = 4 << 20  # bytes of a large member that its content type is guessed from
 _BATCH = 16  # small files that one thread sends one after the other
 
 
@@ -71,7 +74,7 @@ class Publication:
         self._lock = threading.Lock()
         self._uploads: dict[int, _Upload] = {}
         self._begun: dict[str, str] = {}  # upload's id to its key
-        self._kept: dict[int, bytes] = {}
+        self._kept: dict[int, Buffer] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -97,20 +100,21 @@ class Publication:
             return self._send_ahead(index, chunks)
         probe = probe_of(member)
         keeps = wanted and self._extractor.kept.offer(member.size)
-        kept: list[bytes] = []
+        body: Buffer = b""
         try:
-            for chunk in chunks:
-                self._check()
-                probe.feed(chunk)
-                if keeps:
-                    kept.append(chunk)
+            probed = self._probed(chunks, probe)
+            if keeps:
+                body = assembled(probed, member.size)
+            else:
+                for _ in probed:
+                    pass
         except BaseException:
             if keeps:
                 self._extractor.kept.give(member.size)
             raise
         if keeps:
             with self._lock:
-                self._kept[index] = kept[0] if len(kept) == 1 else b"".join(kept)
+                self._kept[index] = body
         return probe.content_type()
 
     def publish(
@@ -138,7 +142,7 @@ class Publication:
         # Handing every file to a thread of its own costs more than sending a small one.
         together = max(1, min(_BATCH, len(wanted) // (extractor.options.writers * 4)))
 
-        def put(rows: list[tuple[int, bytes]]) -> None:
+        def put(rows: list[tuple[int, Buffer]]) -> None:
             for index, body in rows:
                 self._check()
                 visible(index, self._put(index, body, types[index]))
@@ -154,8 +158,15 @@ class Publication:
             published(index)
 
         def work(span: range) -> None:
-            batch: list[tuple[int, bytes]] = []
+            batch: list[tuple[int, Buffer]] = []
             held = 0
+
+            def send() -> None:
+                nonlocal batch, held
+                if batch:
+                    crew.submit(partial(put, batch), holding=held)
+                    batch, held = [], 0
+
             for index, chunks in extractor.members(self._source, self._listed, span, self._check):
                 member = self._listed[index]
                 if member.kind is not Kind.FILE:
@@ -165,14 +176,14 @@ class Publication:
                     self._upload(index, chunks, types[index])
                     complete(index)
                 else:
-                    body = b"".join(chunks)
-                    batch.append((index, body))
-                    held += len(body)
+                    if not crew.try_reserve(member.size):
+                        send()  # whoever waits for memory holds none
+                        crew.reserve(member.size)
+                    batch.append((index, assembled(chunks, member.size)))
+                    held += member.size
                     if len(batch) == together or held > _LEAST_PART:
-                        crew.submit(partial(put, batch), holding=held)
-                        batch, held = [], 0
-            if batch:
-                crew.submit(partial(put, batch), holding=held)
+                        send()
+            send()
 
         kept = [index for index in wanted if index in self._kept]
         ahead = [index for index in wanted if index in self._uploads]
@@ -223,7 +234,7 @@ class Publication:
                     raise StoreError(f"the upload of {key} is gone") from error
         raise StoreError(f"{key} is written by somebody else again and again")
 
-    def _put(self, index: int, body: bytes, content_type: str) -> Callable[[Condition], str]:
+    def _put(self, index: int, body: Buffer, content_type: str) -> Callable[[Condition], str]:
         """How to write a file in one request; Unproved if it is not what the directory says."""
         member = self._listed[index]
         crc = crc32(body)
@@ -264,23 +275,28 @@ class Publication:
         parts are thrown away and the member is read once more when the archive is proved.
         """
         probe = content.Probe(self._listed[index].path)
-
-        def probed() -> Iterator[bytes]:
-            for chunk in chunks:
-                self._check()
-                probe.feed(chunk)
-                yield chunk
-
-        rest = probed()
-        first = next(rest, b"")
+        rest = self._probed(chunks, probe)
+        first: deque[bytes] = deque()
+        for chunk in rest:
+            first.append(chunk)
+            if sum(map(len, first)) >= _GUESSED_FROM:
+                break
         guess = probe.content_type(so_far=True)
-        self._upload(index, chain((first,), rest), guess)
+        self._upload(index, chain(_drained(first), rest), guess)
         found = probe.content_type()
         if found != guess:
             with self._lock:
                 upload = self._uploads.pop(index)
             self._abort(upload.identity)
         return found
+
+    def _probed(
+        self, chunks: Iterable[bytes], probe: content.Probe | content.TargetProbe
+    ) -> Iterator[bytes]:
+        for chunk in chunks:
+            self._check()
+            probe.feed(chunk)
+            yield chunk
 
     def _upload(self, index: int, chunks: Iterator[bytes], content_type: str) -> None:
         member = self._listed[index]
@@ -370,37 +386,76 @@ class Publication:
         """Send the bytes; the parts and their length. S3 checks the CRC of the whole."""
         parts: list[Part] = []
         size = 0
-        least = max(_LEAST_PART, -(-member.size // _MOST_PARTS))
+        part_bytes = max(
+            _LEAST_PART, self._extractor.options.part_bytes, -(-member.size // _MOST_PARTS)
+        )
         crew = Crew(self._extractor.writers, 4, self._extractor.budget)
 
-        def send(number: int, body: bytes) -> None:
+        def send(number: int, body: bytearray) -> None:
             self._check()
             parts[number] = self._target.upload_part(key, identity, number + 1, body)
 
         try:
-            for body in parted(chunks, least):
+            filler = Filler(chunks)
+            while size < member.size:
+                length = min(part_bytes, member.size - size)
+                crew.reserve(length)
+                body = filler.fill(length)
                 parts.append(Part(""))
                 size += len(body)
-                crew.submit(partial(send, len(parts) - 1, body), holding=len(body))
+                crew.submit(partial(send, len(parts) - 1, body), holding=length)
+                if len(body) < length:
+                    break  # ``_complete`` refuses what has another size
+            filler.finish()
             crew.finish()
         finally:
             crew.settle()
         return parts, size
 
 
-def parted(chunks: Iterable[bytes], least: int) -> Iterator[bytes]:
-    """The same bytes in parts of at least ``least``, but the last one.
+class Filler:
+    """Chunks of any lengths poured into buffers of given lengths, made before they are filled."""
 
-    Parts need not be equal, so a chunk that is large enough goes as it is, without a copy.
-    """
-    held: list[bytes] = []
-    length = 0
-    for chunk in chunks:
-        held.append(chunk)
-        length += len(chunk)
-        if length >= least:
-            yield held[0] if len(held) == 1 else b"".join(held)
-            held.clear()
-            length = 0
-    if length:
-        yield b"".join(held)
+    def __init__(self, chunks: Iterable[bytes]) -> None:
+        self._chunks = iter(chunks)
+        self._rest = memoryview(b"")
+
+    def fill(self, length: int) -> bytearray:
+        """The next ``length`` bytes, or fewer where the chunks end before."""
+        body = bytearray(length)
+        at = 0
+        while at < length:
+            if not self._rest:
+                chunk = next(self._chunks, None)
+                if chunk is None:
+                    del body[at:]
+                    break
+                self._rest = memoryview(chunk)
+            count = min(length - at, len(self._rest))
+            body[at : at + count] = self._rest[:count]
+            self._rest = self._rest[count:]
+            at += count
+        return body
+
+    def finish(self) -> None:
+        """Read to the end, where the last checks are. Bytes that are left are a defect of ours."""
+        if self._rest or any(self._chunks):
+            raise Unproved("there are more bytes than the directory says")
+
+
+def assembled(chunks: Iterator[bytes], size: int) -> Buffer:
+    """All ``size`` bytes of the chunks in one buffer, without a second copy of them."""
+    first = next(chunks, b"")
+    if len(first) == size:
+        for _ in chunks:  # the last checks are at the end
+            pass
+        return first
+    filler = Filler(chain((first,), chunks))
+    body = filler.fill(size)
+    filler.finish()
+    return body
+
+
+def _drained(queue: deque[bytes]) -> Iterator[bytes]:
+    while queue:
+        yield queue.popleft()

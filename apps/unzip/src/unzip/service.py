@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from kit import logs
-from unzip import find, startup
+from kit.cgroup import memory_limit
+from unzip import find, memory, startup
 from unzip.extract import SOURCE_TAG, Extractor, Options
 from unzip.ledger import Archive, Ledger, Outcome
 from unzip.metrics import Metrics
@@ -26,8 +27,11 @@ log = logs.get("unzip")
 
 
 def options(settings: UnzipSettings, store: Store) -> Options:
-    """How wide the extractor works."""
-    return Options(
+    """How wide the extractor works: as set, but within the container's memory.
+
+    TooLittleMemoryError where that is not enough for anything.
+    """
+    wished = Options(
         readers=settings.readers,
         writers=settings.writers,
         span_bytes=settings.span_bytes,
@@ -38,6 +42,15 @@ def options(settings: UnzipSettings, store: Store) -> Options:
         name_charsets=tuple(filter(None, settings.name_charsets.split(","))),
         copies_rightly=startup.copies_rightly(store, settings.state_prefix),
     )
+    fits = memory.fitted(wished, memory_limit())
+    if fits != wished:
+        log.info(
+            "narrowed to the memory limit",
+            readers=fits.readers,
+            buffer_bytes=fits.buffer_bytes,
+            keep_bytes=fits.keep_bytes,
+        )
+    return fits
 
 
 @dataclass(slots=True)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, Protocol, TypeVar, cast
 
 import boto3
 import botocore.exceptions
@@ -149,7 +149,7 @@ class Store(Protocol):
         *,
         checksums: bool = True,
     ) -> str: ...
-    def upload_part(self, key: str, upload: str, number: int, body: bytes) -> Part: ...
+    def upload_part(self, key: str, upload: str, number: int, body: bytes | bytearray) -> Part: ...
     def copy_part(
         self,
         key: str,
@@ -434,7 +434,7 @@ class S3:
             **extra,
         )["UploadId"]
 
-    def upload_part(self, key: str, upload: str, number: int, body: bytes) -> Part:
+    def upload_part(self, key: str, upload: str, number: int, body: bytes | bytearray) -> Part:
         """Send one part of an upload with checksums, numbered from 1."""
         crc = _base64(crc32(body))
         answer = self._call(
@@ -443,7 +443,7 @@ class S3:
             Key=key,
             UploadId=upload,
             PartNumber=number,
-            Body=body,
+            Body=cast(bytes, body),  # botocore takes a bytearray as well
             ChecksumCRC32=crc,
         )
         return Part(answer["ETag"], crc)

@@ -7,7 +7,6 @@ A step that cannot be undone comes right behind a renewal of the lease.
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Callable
@@ -22,7 +21,7 @@ from unzip.extract import MANIFEST, SOURCE_TAG, Extractor, Replaced, Source
 from unzip.find import result_prefix
 from unzip.kinds import Kind
 from unzip.ledger import Archive, Heartbeat, Lease, LeaseLost, Ledger, Outcome, State, now
-from unzip.manifest import manifest
+from unzip.manifest import encoded, manifest
 from unzip.metrics import Metrics
 from unzip.outbox import Outbox
 from unzip.publication import Publication
@@ -358,7 +357,7 @@ class Worker:
         self._ledger.save_plan(lease.claim.archive, types)
 
     def _put_manifest(self, lease: Lease, key: str, document: dict[str, Any], tag: str) -> None:
-        body = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+        body = encoded(document)
         condition: Condition = Absent()
         for _ in range(5):
             try:
@@ -396,8 +395,10 @@ class Worker:
 
         Only objects that carry our tag: what others put below ``result/`` is theirs.
         """
-        ours = {prefix + member.path for member in directory.members} | {prefix + MANIFEST}
-        strange = [(key, etag) for key, etag in existing.items() if key not in ours]
+        strange = dict(existing)
+        strange.pop(prefix + MANIFEST, None)
+        for member in directory.members:
+            strange.pop(prefix + member.path, None)
         stale: list[tuple[str, str]] = []
 
         def examine(key: str, etag: str) -> None:
@@ -410,7 +411,7 @@ class Worker:
             with suppress(Conflict):
                 self._store.delete(key, etag)
 
-        self._extractor.each(partial(examine, *row) for row in strange)
+        self._extractor.each(partial(examine, *row) for row in strange.items())
         for begin in range(0, len(stale), _DELETED_PER_RENEWAL):
             lease.renew()
             rows = stale[begin : begin + _DELETED_PER_RENEWAL]
