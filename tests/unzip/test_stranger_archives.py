@@ -107,7 +107,7 @@ def by_python(data: bytes) -> list[tuple[int, int]] | str:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             for info in archive.infolist():
-                if info.is_dir() or info.external_attr >> 28 == 0xA:
+                if info.is_dir() or info.external_attr & 0x10 or info.external_attr >> 28 == 0xA:
                     continue
                 body = archive.read(info)
                 found.append((len(body), zlib.crc32(body)))
@@ -117,12 +117,13 @@ def by_python(data: bytes) -> list[tuple[int, int]] | str:
 
 
 def by_libarchive(data: bytes, folder: Path) -> list[tuple[int, int]] | str:
-    """The same from what `bsdtar` writes, which reads from the front."""
+    """The same from what `bsdtar` writes."""
     folder.mkdir()
+    archive = folder.with_suffix(".zip")  # through a pipe it would not see what a link is
+    archive.write_bytes(data)
     try:
         done = subprocess.run(
-            ["bsdtar", "-x", "-f", "-", "-C", str(folder)],
-            input=data,
+            ["bsdtar", "-x", "-f", str(archive), "-C", str(folder)],
             capture_output=True,
             env=os.environ | {"LC_ALL": "C.UTF-8"},
             check=False,
