@@ -33,7 +33,7 @@ def _read(extractor: Extractor, data: bytes) -> dict[str, object]:
     document = manifest(
         bucket="b", key="k", etag="e", size=1, directory=directory, types=types, seconds={}
     )
-    read: dict[str, object] = json.loads(encoded(document))
+    read: dict[str, object] = json.loads(b"".join(encoded(document)))
     return read
 
 

@@ -86,5 +86,5 @@ def test_parts_that_are_not_the_member_are_not_completed(store: S3, *, copies: b
                 upload.identity, upload.parts, upload.size - 1
             )
             with pytest.raises(Unproved, match="9437183 bytes"):
-                publication.publish(types, fenced=lambda: None, existing={})
+                publication.publish(types, fenced=lambda: None, existing=[])
     assert list(store.entries(RESULT)) == []

@@ -158,6 +158,7 @@ def test_every_reason_has_a_fixture() -> None:
     tested = {reason for _, reason in (*zips.BAD.values(), *zips.BUDGET.values())}
     elsewhere = {
         Reason.RATIO_TOO_HIGH,  # above
+        Reason.DIRECTORY_TOO_LARGE,  # test_memory_settings
         Reason.TOO_SLOW,  # test_worker
         Reason.TOO_MANY_ATTEMPTS,  # test_worker
     }

@@ -413,10 +413,10 @@ def test_a_defect_of_ours_stops_nobody_else(
     put(store, KEY, zips.standard({"a": b"1"}))
     whole = Extractor.read_directory
 
-    def defective(self: Extractor, source: Any, limits: Any) -> Any:
+    def defective(self: Extractor, source: Any, limits: Any, reserve: Any) -> Any:
         if source.key.startswith("aaa/"):
             raise ZeroDivisionError("a bug")
-        return whole(self, source, limits)
+        return whole(self, source, limits, reserve)
 
     monkeypatch.setattr(Extractor, "read_directory", defective)
     backend = Recorder()

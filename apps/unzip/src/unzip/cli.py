@@ -15,7 +15,7 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from functools import partial
 from types import FrameType
@@ -34,10 +34,12 @@ from kit import logs, start, termination
 from kit.settings import reference
 from kit.termination import CANNOT_WORK, Reason
 from unzip import service, startup
-from unzip.extract import MANIFEST, SOURCE_TAG, Extractor, Replaced, Source
+from unzip.earlier import find_earlier
+from unzip.extract import MANIFEST, Extractor, Replaced, Source
 from unzip.kinds import Kind
 from unzip.ledger import Archive, Claim, Ledger, Outcome, State, key_hash
 from unzip.manifest import encoded, manifest
+from unzip.manifest_upload import upload_manifest
 from unzip.memory import TooLittleMemoryError
 from unzip.metrics import Metrics
 from unzip.publication import Publication
@@ -240,13 +242,14 @@ def extract(
         reader = Source(here, key, head.etag, head.size)
         clock = Clock()
         with (
+            ExitStack() as stack,
             Extractor(service.options(settings, here)) as extractor,
             Progress(
                 *columns, TransferSpeedColumn(), console=console, disable=not console.is_terminal
             ) as bar,
         ):
             limits = settings.limits(key_bytes=len(prefix.encode()))
-            directory = extractor.read_directory(reader, limits)
+            directory = stack.enter_context(extractor.directory(reader, limits))
             total = sum(member.size for member in directory.members)
             proving = bar.add_task("proving", total=total)
             with Publication(
@@ -262,14 +265,14 @@ def extract(
                 clock.lap("verify")
                 if not dry_run:
                     writing = bar.add_task("writing", total=total)
-                    existing = {entry.key: entry.etag for entry in there.entries(prefix)}
-                    if prefix + MANIFEST in existing:
+                    earlier = find_earlier(there, prefix, directory.members)
+                    if earlier.manifest:
                         # From here on the files are of two versions: nothing is published.
                         there.delete(prefix + MANIFEST)
                     publication.publish(
                         types,
                         fenced=stop.check,
-                        existing=existing,
+                        existing=earlier.members,
                         published=lambda i: bar.advance(writing, directory.members[i].size),
                     )
                     clock.lap("publish")
@@ -282,9 +285,8 @@ def extract(
                 types=types,
                 seconds=clock.seconds,
             )
-            body = encoded(document)
             if not dry_run:
-                there.put(prefix + MANIFEST, body, "application/json", {SOURCE_TAG: reader.tag})
+                upload_manifest(there, prefix, encoded(document), reader.tag, fenced=stop.check)
     except Refused as error:
         _fail(4, f"{source} is refused: {error}")
     except Missing:
@@ -294,7 +296,9 @@ def extract(
     except Draining:
         _fail(1, "stopped before the end; what was written carries no manifest")
     if as_json:
-        typer.echo(body.decode())
+        for piece in encoded(document):
+            typer.echo(piece, nl=False)
+        typer.echo()
     else:
         files = sum(member.kind is Kind.FILE for member in directory.members)
         verb = "would become" if dry_run else "became"

@@ -3,51 +3,61 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from unzip.refusals import Reason, Refused
 
 
-def check_together(paths: Iterable[bytes], *, reserved: str) -> None:
+def check_together(paths: Callable[[], Iterable[bytes]], *, reserved: str) -> None:
     """Refuse paths (UTF-8, a folder's with "/" at its end) that cannot live side by side.
 
     Twins are compared in NFC, because many a consumer's file system does. A folder may be listed
     more than once. Memory is a few pointers for each path: no prefix is kept, because a path
-    of a thousand bytes has five hundred of them.
+    of a thousand bytes has five hundred of them, and no path in NFC.
     """
     own = reserved.encode()
-    files: dict[bytes, bytes] = {}
-    folders: list[bytes] = []
-    for path in paths:
+    files: dict[int, bytes] = {}
+    for path in paths():
         normal = _normal(path)
         if normal.partition(b"/")[0] == own:
             raise _refused(Reason.NAME_RESERVED, f"{reserved} is the manifest's own", path)
         if normal.endswith(b"/"):
-            folders.append(normal)
-        elif normal in files:
+            continue
+        at, other = _find(normal, files)
+        if other is not None:
             raise _refused(
                 Reason.NAME_DUPLICATE,
-                f"two members have this name: {files[normal].decode()!r} and {path.decode()!r}",
+                f"two members have this name: {other.decode()!r} and {path.decode()!r}",
                 path,
             )
-        else:
-            files[normal] = path
-    for group in (files, folders):
-        previous = b""
-        for normal in group:
-            # Neighbours mostly share their folder: it is looked at once.
-            folder = normal[: normal.rfind(b"/") + 1]
-            if folder != previous:
-                _check_parents(folder, files)
-                previous = folder
+        files[at] = path
+    previous = b""
+    for path in paths():
+        normal = _normal(path)
+        # Neighbours mostly share their folder: it is looked at once.
+        folder = normal[: normal.rfind(b"/") + 1]
+        if folder != previous:
+            _check_parents(folder, files)
+            previous = folder
 
 
-def _check_parents(folder: bytes, files: dict[bytes, bytes]) -> None:
+def _find(normal: bytes, files: dict[int, bytes]) -> tuple[int, bytes | None]:
+    """The path that is ``normal`` in NFC, if it is there, and where it is or belongs.
+
+    Keys are hashes, counted up where another path has the same, so that the keys hold no bytes.
+    """
+    at = hash(normal)
+    while (other := files.get(at)) is not None and _normal(other) != normal:
+        at += 1
+    return at, other
+
+
+def _check_parents(folder: bytes, files: dict[int, bytes]) -> None:
     at = folder.find(b"/")
     while at >= 0:
-        parent = folder[:at]
-        if parent in files:
-            raise _refused(Reason.FILE_AS_FOLDER, "a file has members below it", files[parent])
+        _, file = _find(folder[:at], files)
+        if file is not None:
+            raise _refused(Reason.FILE_AS_FOLDER, "a file has members below it", file)
         at = folder.find(b"/", at + 1)
 
 

@@ -7,8 +7,9 @@ Field layouts: PKWARE APPNOTE 6.3.10, sections 4.3 and 4.4.
 
 from __future__ import annotations
 
+import hashlib
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -41,6 +42,7 @@ from unzip.signing_block import signing_block_start
 _ENTRY = struct.Struct("<4s6H3L5H2L")
 _CHUNK = 1 << 20
 _KNOWN_NAMES = 100
+MEMBER_BYTES = 512  # of memory for what a member has beside its name, at most
 _MASKED = 1 << 13  # the local headers of an encrypted directory hide their values
 
 
@@ -59,12 +61,13 @@ class Limits:
 class Member(NamedTuple):
     """One entry of the directory. Offsets and sizes in bytes; ``end`` is where the next begins.
 
-    A hundred thousand of them may have names of a thousand bytes: ``utf8`` is the path, and
-    ``raw`` the name as it is written, or nothing where that is the same.
+    A hundred thousand of them may have names of a thousand bytes, so the bytes are kept once:
+    ``utf8`` is the path. Where the name is written otherwise, ``written`` is the number of those
+    bytes (two bytes) and their BLAKE2b; else it is empty.
     """
 
     utf8: bytes
-    raw: bytes
+    written: bytes
     name_source: str
     kind: Kind
     method: int
@@ -80,10 +83,14 @@ class Member(NamedTuple):
         """Where the member goes below ``result/``."""
         return self.utf8.decode()
 
+    def is_named(self, raw: bytes) -> bool:
+        """Whether the directory writes the name with these bytes."""
+        return (_written(raw) == self.written) if self.written else raw == self.utf8
+
     @property
-    def raw_name(self) -> bytes:
-        """The name as the directory has it."""
-        return self.raw or self.utf8
+    def raw_length(self) -> int:
+        """The bytes of the name as the directory writes it."""
+        return int.from_bytes(self.written[:2], "big") if self.written else len(self.utf8)
 
     @property
     def reads_as_utf8(self) -> bool:
@@ -108,12 +115,22 @@ class Directory(NamedTuple):
     charset: Decision | None = None
 
 
+def most_bytes(entries: int, size: int, limits: Limits) -> int:
+    """The memory that a directory of ``size`` bytes may take while its archive is extracted.
+
+    A name takes at most twice its bytes, and no more than a key has.
+    """
+    written = max(0, size - entries * _ENTRY.size)
+    return entries * MEMBER_BYTES + min(2 * written, entries * limits.name_bytes)
+
+
 def read_directory(
     size: int,
     read: Read,
     limits: Limits,
     *,
     reserved: str,
+    reserve: Callable[[int], None] = lambda count: None,
     signing_block: bool = False,
     name_charsets: Sequence[str] = (),
 ) -> Directory:
@@ -121,6 +138,7 @@ def read_directory(
 
     Refused for everything that can be seen without the members' data. ``reserved`` is the one
     path that no member may have; with ``signing_block`` an Android package's is accepted.
+    ``reserve`` is called with the bytes of memory that all this may take, before it does.
     Names that do not say their charset are in the first of ``name_charsets`` that decodes them
     all; without any, evidence decides.
     """
@@ -131,6 +149,7 @@ def read_directory(
         raise Refused(
             Reason.TOO_MANY_MEMBERS, f"{ends.entries} members, at most {limits.members} allowed"
         )
+    reserve(most_bytes(ends.entries, ends.size, limits))
 
     def chunks() -> Iterator[Buffer]:
         position, stop = ends.offset, ends.offset + ends.size
@@ -145,11 +164,15 @@ def read_directory(
     members, charset = _parse(_entries(chunks(), ends, read), limits, name_charsets)
     _place(members, signing_block_start(ends.offset, read) if signing_block else ends.offset)
     _check_budget(members, size, limits)
-    check_together((member.utf8 for member in members), reserved=reserved)
+    check_together(lambda: (member.utf8 for member in members), reserved=reserved)
     if members and all(member.kind is not Kind.FILE for member in members):
         kinds = ", ".join(sorted({str(member.kind) for member in members}))
         raise Refused(Reason.NO_FILES, f"{len(members)} members, and none is a file: {kinds}")
     return Directory(members, ends.comment, ends.zip64, charset)
+
+
+def _written(raw: bytes) -> bytes:
+    return len(raw).to_bytes(2, "big") + hashlib.blake2b(raw, digest_size=16).digest()
 
 
 class _Entry(NamedTuple):
@@ -195,7 +218,10 @@ def _parse(
         charset = names.set_charset(raws, name_charsets) or decide(
             raws, {entry.made_by >> 8 for _, entry in unnamed}, known
         )
-        for index, entry in unnamed:
+        del raws
+        unnamed.reverse()
+        while unnamed:  # each is freed as soon as its member is there
+            index, entry = unnamed.pop()
             name = names.decoded(entry.raw, charset.charset)
             members[index] = _member(entry, name, charset.charset, limits)
     return members, charset
@@ -216,10 +242,9 @@ def _member(entry: _Entry, name: str, source: str, limits: Limits) -> Member:
     if kind is not Kind.FOLDER:
         _check_sizes(entry, path, limits)
     utf8 = path.encode()
-    raw = b"" if utf8 == entry.raw else entry.raw
     return Member(
         utf8,
-        raw,
+        b"" if utf8 == entry.raw else _written(entry.raw),
         source,
         kind,
         entry.method,
@@ -328,7 +353,7 @@ def _place(members: list[Member], stop: int) -> None:
         )
     for index, member in enumerate(members):
         end = members[index + 1].offset if index + 1 < len(members) else stop
-        least = LOCAL_SIZE + len(member.raw_name) + member.compressed
+        least = LOCAL_SIZE + member.raw_length + member.compressed
         if member.offset + least > end:
             raise Refused(
                 Reason.OVERLAPPING_MEMBERS,

@@ -10,6 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -21,6 +22,7 @@ from unzip.crew import Budget, Crew
 from unzip.directory import Directory, Limits, Member
 from unzip.headers import Buffer
 from unzip.kinds import Kind
+from unzip.refusals import Reason, Refused
 from unzip.store import Conflict, Missing, Store
 
 SOURCE_TAG = "slipway-source"
@@ -69,6 +71,7 @@ class Options:
     part_bytes: int = 8 << 20
     buffer_bytes: int = 32 << 20
     keep_bytes: int = 48 << 20
+    directory_bytes: int = 1 << 30
     signing_block: bool = False
     name_charsets: tuple[str, ...] = ()
     copies_rightly: Callable[[], bool] = lambda: False
@@ -91,6 +94,7 @@ class Extractor:
         self.writers = ThreadPoolExecutor(options.writers, "writer")
         self.budget = Budget(max(options.buffer_bytes, options.part_bytes))
         self.kept = Budget(options.keep_bytes)
+        self._directories = Budget(options.directory_bytes)
 
     def __enter__(self) -> Self:
         return self
@@ -114,13 +118,47 @@ class Extractor:
         finally:
             crew.settle()
 
-    def read_directory(self, source: Source, limits: Limits) -> Directory:
-        """The archive's members, as far as the directory alone can prove them."""
+    @contextmanager
+    def directory(self, source: Source, limits: Limits) -> Iterator[Directory]:
+        """The archive's members, whose memory is accounted for as long as the block runs.
+
+        Waits while the other archives' directories leave no room; Refused where there never is.
+        """
+        most = self.options.directory_bytes
+        held = 0
+
+        def reserve(count: int) -> None:
+            nonlocal held
+            if count > most:
+                raise Refused(
+                    Reason.DIRECTORY_TOO_LARGE,
+                    f"the directory may take {-(-count >> 20)} MiB of memory, {most >> 20} MiB are "
+                    "there for it: raise the container's memory limit and retry",
+                )
+            self._directories.take(count)
+            held = count
+
+        try:
+            yield self.read_directory(source, limits, reserve)
+        finally:
+            self._directories.give(held)
+
+    def read_directory(
+        self,
+        source: Source,
+        limits: Limits,
+        reserve: Callable[[int], None] = lambda count: None,
+    ) -> Directory:
+        """The archive's members, as far as the directory alone can prove them.
+
+        ``reserve`` is called with the bytes of memory that it may take, before it is read.
+        """
         return directory.read_directory(
             source.size,
             source.read,
             limits,
             reserved=MANIFEST,
+            reserve=reserve,
             signing_block=self.options.signing_block,
             name_charsets=self.options.name_charsets,
         )
@@ -277,26 +315,32 @@ def spans(
 
 
 class RangeSet:
-    """Numbers that are done, kept as the ranges they form; thread-safe."""
+    """Numbers that are done, kept as a byte for each up to the largest; thread-safe."""
 
     def __init__(self, ranges: Sequence[Sequence[int]] = ()) -> None:
-        self._done = {n for start, end in ranges for n in range(start, end)}
+        self._done = bytearray()
         self._lock = threading.Lock()
+        for start, end in ranges:
+            for number in range(start, end):
+                self.add(number)
 
     def add(self, number: int) -> None:
         """``number`` is done."""
         with self._lock:
-            self._done.add(number)
+            self._done.extend(bytes(max(0, number + 1 - len(self._done))))
+            self._done[number] = 1
 
     def __contains__(self, number: object) -> bool:
-        return number in self._done
+        done = self._done
+        return isinstance(number, int) and number < len(done) and bool(done[number])
 
     def __len__(self) -> int:
-        return len(self._done)
+        return self._done.count(1)
 
     def __iter__(self) -> Iterator[int]:
         with self._lock:
-            return iter(sorted(self._done))
+            done = bytes(self._done)
+        return (number for number, is_done in enumerate(done) if is_done)
 
     def ranges(self) -> list[tuple[int, int]]:
         """The same as ascending [start, end) pairs."""

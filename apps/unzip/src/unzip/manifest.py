@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from unzip.directory import Directory, Member
@@ -22,7 +23,7 @@ def manifest(
     types: Sequence[str],
     seconds: Mapping[str, float],
 ) -> dict[str, Any]:
-    """The document, for ``encoded``: its members are an iterator, so that they are never a list.
+    """The document, for ``encoded``: the rows of its members are never there together.
 
     Sizes in bytes, CRCs as eight hex digits, durations in s. Everything but ``seconds`` follows
     from the archive alone, so a repeated extraction writes the same.
@@ -33,7 +34,7 @@ def manifest(
         "empty": not directory.members,
         "zip64": directory.zip64,
         "name_charset": _charset(directory),
-        "members": _files(directory, types),
+        "members": _Files(directory.members, types),
         "bytes": sum(member.size for member in directory.members if member.kind is Kind.FILE),
         "folders": sum(member.kind is Kind.FOLDER for member in directory.members),
         "skipped": [
@@ -45,32 +46,37 @@ def manifest(
     }
 
 
-def encoded(document: Mapping[str, Any]) -> bytearray:
-    """The document as JSON in UTF-8, made member by member: the only whole copy of the text."""
-    body = bytearray(b"{")
+def encoded(document: Mapping[str, Any]) -> Iterator[bytes]:
+    """The document as JSON in UTF-8, member by member."""
+    between = b"{"
     for key, value in document.items():
-        body += b"," if len(body) > 1 else b""
-        body += _json(key) + b":"
-        if isinstance(value, Iterator):
-            body += b"["
+        yield between + _json(key) + b":"
+        between = b","
+        if isinstance(value, _Files):
+            yield b"["
             for number, row in enumerate(value):
-                body += b"," if number else b""
-                body += _json(row)
-            body += b"]"
+                yield (b"," if number else b"") + _json(row)
+            yield b"]"
         else:
-            body += _json(value)
-    body += b"}"
-    return body
+            yield _json(value)
+    yield b"}"
 
 
 def _json(value: object) -> bytes:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def _files(directory: Directory, types: Sequence[str]) -> Iterator[dict[str, Any]]:
-    for member, kind in zip(directory.members, types, strict=True):
-        if member.kind is Kind.FILE:
-            yield _file(member, kind)
+@dataclass(frozen=True, slots=True)
+class _Files:
+    """The rows of the files, each made when it is asked for."""
+
+    members: Sequence[Member]
+    types: Sequence[str]
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for member, kind in zip(self.members, self.types, strict=True):
+            if member.kind is Kind.FILE:
+                yield _file(member, kind)
 
 
 def _charset(directory: Directory) -> dict[str, Any] | None:

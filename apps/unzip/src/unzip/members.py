@@ -65,8 +65,11 @@ def read_local(member: Member, header: Buffer) -> LocalHeader:
     raw = bytes(view[_LOCAL.size : _LOCAL.size + name_length])
     extra = headers.parse_extra(bytes(view[_LOCAL.size + name_length : start]), raw)
     size, compressed = headers.local_sizes(headers.zip64_field(extra), raw, size, compressed)
+    if not member.is_named(raw):
+        raise _refused(
+            Reason.LOCAL_HEADER_CONTRADICTS, f"the local header's name is {raw!r}", member
+        )
     pairs: list[tuple[str, object, object]] = [
-        ("name", raw, member.raw_name),
         ("method", method, member.method),
         ("encryption", flags & headers.FLAG_ENCRYPTED, member.flags & headers.FLAG_ENCRYPTED),
     ]

@@ -8,7 +8,7 @@ from dataclasses import replace
 from unzip.extract import AHEAD, Options
 
 MIB = 1 << 20
-PROGRAM_BYTES = 64 * MIB  # the interpreter, libraries and connections
+PROGRAM_BYTES = 96 * MIB  # the interpreter, libraries and connections
 _LEAST_BUFFER = 16 * MIB
 
 
@@ -22,7 +22,7 @@ def reader_bytes(options: Options) -> int:
 
 
 def most_bytes(options: Options) -> int:
-    """The memory of a process without its archives' directories, in bytes."""
+    """The memory of a process without its archives' directories (``directory.most_bytes``)."""
     waiting = max(options.buffer_bytes, options.part_bytes)
     return PROGRAM_BYTES + options.readers * reader_bytes(options) + waiting + options.keep_bytes
 
@@ -30,7 +30,7 @@ def most_bytes(options: Options) -> int:
 def fitted(options: Options, limit: int | None) -> Options:
     """``options`` narrowed until they fit three quarters of ``limit`` bytes.
 
-    The last quarter is the directories'. What spares work goes first: files kept in memory, then
+    What is left is the directories'. What spares work goes first: files kept in memory, then
     bytes that wait for their upload, then readers. TooLittleMemoryError if nothing is enough.
     """
     if limit is None:
@@ -52,4 +52,4 @@ def fitted(options: Options, limit: int | None) -> Options:
             f"{math.ceil(needed / MIB)} MiB: raise the limit, or lower UNZIP_SPAN_BYTES "
             "or UNZIP_PART_BYTES"
         )
-    return options
+    return replace(options, directory_bytes=limit - most_bytes(options))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -122,14 +122,15 @@ class Publication:
         types: list[str],
         *,
         fenced: Check,
-        existing: Mapping[str, str],
+        existing: Sequence[str],
         published: Callable[[int], None] = lambda index: None,
     ) -> None:
         """Make every file visible that is not done.
 
-        ``existing`` maps keys below ``prefix`` to their ETags: each write is conditional on what
-        was there, so a worker that lost its lease cannot overwrite its successor's files.
-        ``fenced`` asks the ledger itself whether the lease is still ours.
+        ``existing`` has for each member the ETag of what is at its key, or "", or nothing at
+        all where nothing is at any: each write is conditional on what was there, so a worker that
+        lost its lease cannot overwrite its successor's files. ``fenced`` asks the ledger itself
+        whether the lease is still ours.
         """
         extractor = self._extractor
         wanted = [
@@ -204,7 +205,7 @@ class Publication:
         write: Callable[[Condition], object],
         *,
         fenced: Check,
-        existing: Mapping[str, str],
+        existing: Sequence[str],
     ) -> bool:
         """Write until the file is there, each time over exactly what was there before.
 
@@ -212,7 +213,9 @@ class Publication:
         """
         member = self._listed[index]
         key = self._prefix + member.path
-        condition: Condition = Matching(existing[key]) if key in existing else Absent()
+        condition: Condition = (
+            Matching(existing[index]) if existing and existing[index] else Absent()
+        )
         for _ in range(5):
             try:
                 write(condition)

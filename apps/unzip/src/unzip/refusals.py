@@ -42,6 +42,7 @@ class Reason(StrEnum):
     CORRUPT_DATA = "corrupt_data"
 
     TOO_MANY_MEMBERS = "too_many_members"
+    DIRECTORY_TOO_LARGE = "directory_too_large"
     TOO_LARGE = "too_large"
     MEMBER_TOO_LARGE = "member_too_large"
     RATIO_TOO_HIGH = "ratio_too_high"

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from kit import logs
@@ -43,7 +43,7 @@ def options(settings: UnzipSettings, store: Store) -> Options:
         copies_rightly=startup.copies_rightly(store, settings.state_prefix),
     )
     fits = memory.fitted(wished, memory_limit())
-    if fits != wished:
+    if replace(fits, directory_bytes=wished.directory_bytes) != wished:
         log.info(
             "narrowed to the memory limit",
             readers=fits.readers,

@@ -10,27 +10,26 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 from kit import logs
 from unzip.directory import Directory
-from unzip.extract import MANIFEST, SOURCE_TAG, Extractor, Replaced, Source
+from unzip.earlier import find_earlier, remove_leftovers
+from unzip.extract import MANIFEST, SOURCE_TAG, Check, Extractor, Replaced, Source
 from unzip.find import result_prefix
 from unzip.kinds import Kind
 from unzip.ledger import Archive, Heartbeat, Lease, LeaseLost, Ledger, Outcome, State, now
 from unzip.manifest import encoded, manifest
+from unzip.manifest_upload import upload_manifest
 from unzip.metrics import Metrics
 from unzip.outbox import Outbox
 from unzip.publication import Publication
 from unzip.refusals import Reason, Refused
 from unzip.settings import UnzipSettings
-from unzip.store import Absent, Condition, Conflict, Matching, Missing, Store, StoreError
+from unzip.store import Missing, Store, StoreError
 
 log = logs.get("unzip.worker")
-_DELETED_PER_RENEWAL = 100
 _MOST_VERSIONS = 10  # one after the other, when an archive is replaced while it is read
 
 
@@ -235,8 +234,24 @@ class Worker:
         source = Source(self._store, archive.key, archive.etag, archive.size)
         limits = self._settings.limits(key_bytes=len(prefix.encode()))
         self._abort_orphans(lease, prefix)
-        directory = self._extractor.read_directory(source, limits)
-        clock.lap("directory")
+        with self._extractor.directory(source, limits) as directory:
+            clock.lap("directory")
+            return self._extract_members(
+                lease, source, directory, check=check, deadline=deadline, clock=clock
+            )
+
+    def _extract_members(
+        self,
+        lease: Lease,
+        source: Source,
+        directory: Directory,
+        *,
+        check: Check,
+        deadline: Deadline,
+        clock: Clock,
+    ) -> Outcome:
+        archive = lease.claim.archive
+        prefix = result_prefix(archive.key)
         if directory.charset is not None and not directory.charset.sure:
             log.warning(
                 "charset of names guessed",
@@ -288,17 +303,21 @@ class Worker:
     ) -> None:
         prefix = result_prefix(source.key)
         manifest_key = prefix + MANIFEST
-        existing = {entry.key: entry.etag for entry in self._store.entries(prefix)}
-        published = not lease.claim.afresh and self._is_published(existing, manifest_key, source)
+        earlier = find_earlier(self._store, prefix, directory.members)
+        published = (
+            bool(earlier.manifest)
+            and not lease.claim.afresh
+            and self._is_published(manifest_key, source)
+        )
         if not published:
             lease.renew()
-            if manifest_key in existing:
+            if earlier.manifest:
                 # From here on the files are of two versions: nothing is published.
-                self._store.delete(manifest_key, existing.pop(manifest_key))
+                self._store.delete(manifest_key, earlier.manifest)
             publication.publish(
                 types,
                 fenced=lease.renew,
-                existing=existing,
+                existing=earlier.members,
                 published=self._progress(lease, types),
             )
             clock.lap("publish")
@@ -317,14 +336,20 @@ class Worker:
                 seconds=clock.seconds,
             )
             lease.renew()
-            self._put_manifest(lease, manifest_key, document, source.tag)
+            upload_manifest(self._store, prefix, encoded(document), source.tag, fenced=lease.renew)
             if lease.claim.afresh:
                 lease.renew(afresh=False)
-        self._remove_leftovers(lease, source, prefix, directory, existing)
+        if earlier.others:
+            remove_leftovers(
+                self._store,
+                prefix,
+                directory.members,
+                source.tag,
+                extractor=self._extractor,
+                renew=lease.renew,
+            )
 
-    def _is_published(self, existing: dict[str, str], key: str, source: Source) -> bool:
-        if key not in existing:
-            return False
+    def _is_published(self, key: str, source: Source) -> bool:
         try:
             return self._store.head(key).metadata.get(SOURCE_TAG) == source.tag
         except Missing:
@@ -356,25 +381,6 @@ class Worker:
         lease.renew(verified=True)
         self._ledger.save_plan(lease.claim.archive, types)
 
-    def _put_manifest(self, lease: Lease, key: str, document: dict[str, Any], tag: str) -> None:
-        body = encoded(document)
-        condition: Condition = Absent()
-        for _ in range(5):
-            try:
-                self._store.put(key, body, "application/json", {SOURCE_TAG: tag}, condition)
-                return
-            except Conflict:
-                lease.renew()
-                try:
-                    head = self._store.head(key)
-                except Missing:
-                    condition = Absent()
-                    continue
-                if head.metadata.get(SOURCE_TAG) == tag:
-                    return  # our own first answer was lost
-                condition = Matching(head.etag)
-        raise StoreError(f"{key} is written by somebody else again and again")
-
     def _abort_orphans(self, lease: Lease, prefix: str) -> None:
         """Drop what dead workers left under way; a live one that lost its lease is fenced so."""
         orphans = list(self._store.list_uploads(prefix))
@@ -382,40 +388,6 @@ class Worker:
             lease.renew()
         for upload in orphans:
             self._store.abort_upload(upload.key, upload.id)
-
-    def _remove_leftovers(
-        self,
-        lease: Lease,
-        source: Source,
-        prefix: str,
-        directory: Directory,
-        existing: dict[str, str],
-    ) -> None:
-        """Delete what an earlier version of the archive left and this one does not have.
-
-        Only objects that carry our tag: what others put below ``result/`` is theirs.
-        """
-        strange = dict(existing)
-        strange.pop(prefix + MANIFEST, None)
-        for member in directory.members:
-            strange.pop(prefix + member.path, None)
-        stale: list[tuple[str, str]] = []
-
-        def examine(key: str, etag: str) -> None:
-            with suppress(Missing):
-                tag = self._store.head(key).metadata.get(SOURCE_TAG)
-                if tag and tag != source.tag:
-                    stale.append((key, etag))
-
-        def remove(key: str, etag: str) -> None:
-            with suppress(Conflict):
-                self._store.delete(key, etag)
-
-        self._extractor.each(partial(examine, *row) for row in strange.items())
-        for begin in range(0, len(stale), _DELETED_PER_RENEWAL):
-            lease.renew()
-            rows = stale[begin : begin + _DELETED_PER_RENEWAL]
-            self._extractor.each(partial(remove, *row) for row in rows)
 
     def _count(self, outcome: Outcome) -> None:
         self._metrics.archives.labels(outcome.state).inc()

@@ -1,0 +1,95 @@
+"""The manifest on its way to its key: one request, or parts where it is large.
+
+A hundred thousand names of a thousand bytes make 120 MB of JSON, which are never in memory
+together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from functools import partial
+
+from unzip.extract import MANIFEST, SOURCE_TAG
+from unzip.members import crc32
+from unzip.store import Absent, Condition, Conflict, Matching, Missing, Part, Store, StoreError
+
+TYPE = "application/json"
+PART_BYTES = 5 << 20  # S3's least
+
+
+def upload_manifest(
+    store: Store,
+    prefix: str,
+    document: Iterable[bytes],
+    tag: str,
+    *,
+    fenced: Callable[[], object],
+    part_bytes: int = PART_BYTES,
+) -> None:
+    """Write the manifest of version ``tag`` below ``prefix``, over nothing but what was there.
+
+    ``fenced`` is called between parts and where somebody else was faster; it raises if the archive
+    is no longer ours. ``part_bytes`` are at least S3's 5 MiB.
+    """
+    key = prefix + MANIFEST
+    metadata = {SOURCE_TAG: tag}
+    pieces = iter(document)
+    first = _part(pieces, part_bytes)
+    if len(first) < part_bytes:
+        _write(store, key, tag, partial(store.put, key, first, TYPE, metadata), fenced)
+        return
+    identity = store.create_upload(key, TYPE, metadata)
+    try:
+        rows: list[Part] = []
+        crc = 0
+        body = first
+        del first
+        while body:
+            fenced()
+            rows.append(store.upload_part(key, identity, len(rows) + 1, body))
+            crc = crc32(body, crc)
+            body = _part(pieces, part_bytes)
+        complete = partial(store.complete_upload, key, identity, rows, crc=crc)
+        _write(store, key, tag, complete, fenced)
+    except Exception:
+        with suppress(StoreError):  # whoever takes the archive next drops it
+            store.abort_upload(key, identity)
+        raise
+
+
+def _part(pieces: Iterator[bytes], size: int) -> bytearray:
+    """The next pieces, ``size`` bytes and a little more; fewer at the end."""
+    body = bytearray()
+    for piece in pieces:
+        body += piece
+        if len(body) >= size:
+            break
+    return body
+
+
+def _write(
+    store: Store,
+    key: str,
+    tag: str,
+    write: Callable[[Condition], object],
+    fenced: Callable[[], object],
+) -> None:
+    condition: Condition = Absent()
+    for _ in range(5):
+        try:
+            write(condition)
+            return
+        except (Conflict, Missing) as error:
+            fenced()
+            try:
+                head = store.head(key)
+            except Missing:
+                condition = Absent()
+            else:
+                if head.metadata.get(SOURCE_TAG) == tag:
+                    return  # our own first answer was lost
+                condition = Matching(head.etag)
+            if isinstance(error, Missing):
+                raise StoreError(f"the upload of {key} is gone") from error
+    raise StoreError(f"{key} is written by somebody else again and again")
