@@ -26,10 +26,6 @@ from unzip.refusals import Reason
 from unzip.store import S3
 
 
-def test_the_default_is_what_the_documentation_says() -> None:
-    assert most_bytes(Options()) == 240 * MIB
-
-
 def test_the_documentation_states_the_formula_and_what_it_comes_to() -> None:
     page = (Path(__file__).parents[2] / "docs" / "unzip.md").read_text(encoding="utf-8")
     formula = re.search(r"`(UNZIP_READERS \S \(.*?\))`", page)
