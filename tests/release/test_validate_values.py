@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from release import render, validate
-from release.validate import addresses, duplicates, objects, quota, variables
+from release.validate import addresses, duplicates, egress, listing, objects, quota, variables
 from release.validate.environment import Environment
 from release.validate.findings import merged
 from tests.programs import require
@@ -29,7 +29,7 @@ def helm() -> None:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    for folder in ("charts", "values", "argocd", "docs/reference"):
+    for folder in ("charts", "values", "argocd", "docs/reference", "cluster/manifests"):
         shutil.copytree(ROOT / folder, tmp_path / folder)
     return tmp_path
 
@@ -147,6 +147,45 @@ FAULTS: dict[str, tuple[Change, str, str, str]] = {
         "which is no JSON",
         "",
     ),
+    "a misspelt key in nested JSON": (
+        lambda r: [
+            replaced(r, f"values/base/{name}.yaml", '"type": "http"', '"tpye": "http"')
+            for name in ("proxy", "worker")
+        ],
+        "values/base/proxy.yaml:5: env.PROXY_BACKENDS",
+        "digits: has the key 'tpye', which nothing reads",
+        "did you mean 'type'?",
+    ),
+    "a misspelt key deeper in nested JSON": (
+        lambda r: added(r, "values/dev/proxy.yaml", "  PROXY_UPSTREAMS: '{\"a\": {\"url\": \"http://inference:8080\", \"methds\": []}}'\n"),
+        "values/dev/proxy.yaml:6: env.PROXY_UPSTREAMS",
+        "a: has the key 'methds', which nothing reads",
+        "did you mean 'methods'?",
+    ),
+    "a key that nested JSON lacks": (
+        lambda r: added(r, "values/dev/proxy.yaml", "  PROXY_UPSTREAMS: '{\"a\": {}}'\n"),
+        "values/dev/proxy.yaml:6: env.PROXY_UPSTREAMS",
+        "a: lacks the key 'url'",
+        "add 'url'",
+    ),
+    "a word for a number in nested JSON": (
+        lambda r: added(r, "values/dev/proxy.yaml", "  PROXY_UPSTREAMS: '{\"a\": {\"url\": \"http://inference:8080\", \"max_concurrency\": \"often\"}}'\n"),
+        "values/dev/proxy.yaml:6: env.PROXY_UPSTREAMS",
+        "a.max_concurrency: 'often' is not of type 'integer'",
+        "see docs/reference/settings-proxy.md",
+    ),
+    "a wrong name in the stores' namespace": (
+        lambda r: replaced(r, "values/dev/worker.yaml", "redis.slipway-system", "redsi.slipway-system"),
+        "values/dev/worker.yaml:5: env.PROXY_REDIS_URL",
+        "slipway-system has the Services redis, s3",
+        "did you mean redis.slipway-system?",
+    ),
+    "a host outside with a scheme": (
+        lambda r: added(r, "values/dev/environment.yaml", "egressHosts: {api: {hosts: [\"https://api.example.com/v1\"]}}\n"),
+        "values/dev/environment.yaml:2: egressHosts.api.hosts",
+        "a host has no scheme, port or path",
+        "write api.example.com, and the port under port",
+    ),
     "backends of proxy and worker that differ": (
         lambda r: replaced(r, "values/base/worker.yaml", '{"digits"', '{"digit"'),
         "values/base/worker.yaml:6: env.PROXY_BACKENDS",
@@ -216,6 +255,7 @@ FAULTS: dict[str, tuple[Change, str, str, str]] = {
 MORE = {
     "a letter is wrong in an address": ["values/base/worker.yaml:6: env.PROXY_BACKENDS"],
     "a port that the Service does not have": ["values/base/worker.yaml:6: env.PROXY_BACKENDS"],
+    "a misspelt key in nested JSON": ["values/base/worker.yaml:6: env.PROXY_BACKENDS"],
 }
 IN_STAGE = {
     "a callers row in base for a service that only dev has",
@@ -333,3 +373,75 @@ def test_the_reference_says_what_validate_needs() -> None:
         (ROOT / "docs/reference/settings-proxy.json").read_text()
     )["settings"]
     assert any(row.get("limits") == {"minimum": 0, "maximum": 1} for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("host", "said"),
+    [
+        ("api.example.com", None),
+        ("*.s3.eu-central-1.amazonaws.com", None),
+        ("xn--9t4b11yi5a.com", None),
+        ("API.example.com", "lower case"),
+        ("10.0.0.7", "an address"),
+        ("[fd00::1]", "an address"),
+        ("api.example.com:443", "no scheme, port or path"),
+        ("https://api.example.com", "no scheme, port or path"),
+        ("proxy", "a Service of the cluster"),
+        ("proxy.dev.svc.cluster.local", "a Service of the cluster"),
+        ("api", "no name of a host"),
+        ("api.*.com", "no name of a host"),
+        ("*", "no name of a host"),
+        ("api example.com", "no name of a host"),
+        ("-a.example.com", "no name of a host"),
+        ("api..com", "no name of a host"),
+    ],
+)  # fmt: skip
+def test_a_host_outside_is_a_name_that_can_be_right(host: str, said: str | None) -> None:
+    wrong = egress.refusal(host, {"proxy"})
+    assert (wrong is None) == (said is None), wrong
+    assert wrong is None or (said or "") in wrong[0]
+
+
+def test_the_root_that_leaves_an_environment_out_is_found(root: Path) -> None:
+    """Found: 0 findings for an environment that nothing deploys."""
+    require("kubeconform")
+    replaced(root, "argocd/root.yaml", "dev,stage,prod", "dev,prod")
+    told = validate.validate(root).findings
+    assert [one.file for one in told] == ["argocd/root.yaml"], [str(one) for one in told]
+    assert "nobody deploys the environment 'stage'" in told[0].message
+    assert str((root / "values" / "stage").resolve()) in told[0].message, "which clone it is"
+    assert told[0].line
+
+
+def test_the_project_that_leaves_an_environment_out_is_found(root: Path) -> None:
+    require("kubeconform")
+    row = "    - {server: https://kubernetes.default.svc, namespace: stage}\n"
+    replaced(root, "argocd/project.yaml", row, "")
+    told = validate.validate(root).findings
+    assert [one.file for one in told] == ["argocd/project.yaml"], [str(one) for one in told]
+    assert "does not allow the namespace 'stage'" in told[0].message
+    replaced(root, "argocd/project.yaml", "namespace: prod}", "namespace: '*'}")
+    assert validate.validate(root).findings == []
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("*.yaml", ["*.yaml"]),
+        ("{a, b}.yaml", ["a.yaml", "b.yaml"]),
+        ("{a,{b,c}d}.yaml", ["a.yaml", "bd.yaml", "cd.yaml"]),
+        ("{a", ["{a"]),
+    ],
+)  # fmt: skip
+def test_braces_of_a_pattern_are_alternatives(pattern: str, expected: list[str]) -> None:
+    assert sorted(listing.alternatives(pattern)) == expected
+
+
+def test_a_service_without_a_model_is_told_as_that_by_the_whole_command(root: Path) -> None:
+    """Found: "Service selects no pods: make its labels those of a release", and two more."""
+    require("kubeconform")
+    (root / "values/dev/inference.model.yaml").unlink()
+    told = validate.validate(root, ["dev"]).findings
+    assert len(told) == 1, [str(one) for one in told]
+    assert "no file sets its model" in told[0].message
+    assert "selects no pods" not in str(told[0])

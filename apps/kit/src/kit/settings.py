@@ -124,8 +124,8 @@ class DecodingSettings(ServiceSettings):
 def environment_variables(settings: type[BaseSettings]) -> list[dict[str, Any]]:
     """One row per setting: ``name``, ``type``, ``default``, ``description``, ``required``.
 
-    Where they say something, also ``needed_by``, ``shared`` (`needed_by`) and ``limits`` of a
-    number, by JSON Schema's names.
+    Where they say something, also ``needed_by``, ``shared`` (`needed_by`), ``limits`` of a
+    number, by JSON Schema's names, and ``schema``, the JSON Schema of a value that is JSON.
     Names are those of the environment variables, in the order the fields are declared.
     """
     schema = settings.model_json_schema(by_alias=False)
@@ -145,9 +145,51 @@ def environment_variables(settings: type[BaseSettings]) -> list[dict[str, Any]]:
                 "description": field.description or "",
                 **said,
                 **({"limits": limits} if limits else {}),
+                **_schema_of(described, schema.get("$defs", {})),
             }
         )
     return rows
+
+
+def _schema_of(described: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a setting that is JSON, with the definitions it refers to and without texts."""
+    if not _type_name(described).startswith("JSON"):
+        return {}
+    used: dict[str, Any] = {}
+    waiting = [_bare(described)]
+    while waiting:
+        for name in _references(waiting.pop()):
+            if name not in used:
+                used[name] = _bare(definitions[name])
+                waiting.append(used[name])
+    made = {key: one for key, one in _bare(described).items() if key not in ("needed_by", "shared")}
+    return {"schema": made | ({"$defs": dict(sorted(used.items()))} if used else {})}
+
+
+def _bare(node: Any) -> Any:
+    """A schema without what only people read; names of properties are kept, whatever they are."""
+    if isinstance(node, list):
+        return [_bare(one) for one in node]
+    if not isinstance(node, dict):
+        return node
+    return {
+        key: {name: _bare(one) for name, one in value.items()}
+        if key == "properties"
+        else value
+        if key in ("default", "const", "enum")
+        else _bare(value)
+        for key, value in node.items()
+        if key not in ("title", "description")
+    }
+
+
+def _references(node: Any) -> set[str]:
+    if isinstance(node, list):
+        return {name for one in node for name in _references(one)}
+    if not isinstance(node, dict):
+        return set()
+    own = {str(node["$ref"]).rsplit("/", 1)[-1]} if "$ref" in node else set()
+    return own | {name for one in node.values() for name in _references(one)}
 
 
 def reference(settings: type[BaseSettings], *, title: str, as_json: bool = False) -> str:

@@ -6,8 +6,12 @@ import difflib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from ipaddress import ip_address
+from pathlib import Path
 from urllib.parse import urlsplit
+
+import yaml
 
 from release.render import Release
 from release.validate import reach, values
@@ -83,6 +87,26 @@ def _kept(host: str, port: int | None) -> list[Address]:
     return [Address(host.lower().rstrip("."), port)]
 
 
+@cache
+def stores(root: Path) -> dict[str, set[str]]:
+    """Services of other namespaces that the one-machine cluster's manifests make, by namespace.
+
+    Where they run elsewhere nothing is known of them: only a near miss is a finding.
+    """
+    found: dict[str, set[str]] = {}
+    for path in sorted((root / "cluster" / "manifests").glob("*.yaml")):
+        filled_in = re.sub(r"\$\{\w+\}", "", path.read_text())
+        for text in re.split(r"^---$", filled_in, flags=re.M):
+            try:
+                document = yaml.safe_load(text)
+            except yaml.YAMLError:
+                continue  # it has a place for more than a word
+            if isinstance(document, dict) and document.get("kind") == "Service":
+                metadata = document["metadata"]
+                found.setdefault(metadata.get("namespace", ""), set()).add(metadata["name"])
+    return found
+
+
 def findings(environment: Environment) -> Iterator[Finding]:
     """Of every value of every release that runs pods."""
     known = reach.namespaces(environment)
@@ -132,6 +156,15 @@ def _of_address(
                 f"of values/{environment.name}/environment.yaml",
             )  # fmt: skip
         return
+    if not own:
+        there = stores(environment.root).get(namespace, set())
+        near = difflib.get_close_matches(address.service, sorted(there), n=1)
+        if near and address.service not in there:
+            yield found(
+                f"leads to {address}, and {namespace} has the Services {', '.join(sorted(there))}",
+                f"did you mean {near[0]}.{namespace}?",
+            )
+            return
     if own:
         ports = {port["port"] for port in environment.services[address.service]["spec"]["ports"]}
         if address.port is not None and address.port not in ports:

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase as fnmatch
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from release import policy
 from release.render import Release
@@ -14,6 +19,7 @@ from release.validate.findings import Finding
 
 # Files below values/ that belong to an environment rather than to one of its releases.
 _ENVIRONMENT_FILES = {"hold"}
+ROOT, PROJECT = "argocd/root.yaml", "argocd/project.yaml"
 
 
 def of_tree(root: Path, known: Sequence[str]) -> Iterator[Finding]:
@@ -32,8 +38,79 @@ def of_tree(root: Path, known: Sequence[str]) -> Iterator[Finding]:
             f"argocd/{name}.yaml", 0, "", f"the environment {name!r} has no values",
             f"add values/{name}/",
         )  # fmt: skip
+    yield from _of_root(root, sorted(folders & set(known)))
     for problem in policy.problems(_Folder(root)):
         yield Finding(policy.PATH, problem.line, problem.key, problem.message, problem.fix)
+
+
+def _of_root(root: Path, environments: Sequence[str]) -> Iterator[Finding]:
+    """Argo CD applies an ApplicationSet that the root includes, to namespaces its project allows.
+
+    Namespaces are compared as patterns, as Argo CD does; ``!name`` forbids one.
+    """
+    path = root / ROOT
+    if path.is_file():
+        source = (_documents(path) or [{}])[0].get("spec", {}).get("source", {})
+        pattern = source.get("directory", {}).get("include")
+        for name in environments if isinstance(pattern, str) else ():
+            if not any(fnmatch(f"{name}.yaml", one) for one in alternatives(pattern)):
+                yield Finding(
+                    ROOT, _line(path, "include:"), "spec.source.directory.include",
+                    f"leaves out argocd/{name}.yaml: nobody deploys the environment {name!r}, "
+                    f"whose values are in {(root / 'values' / name).resolve()}",
+                    f"add {name} to it, or delete argocd/{name}.yaml and values/{name}",
+                )  # fmt: skip
+    projects = {
+        document["metadata"]["name"]: document
+        for file in sorted((root / "argocd").glob("*.yaml"))
+        for document in _documents(file)
+        if document.get("kind") == "AppProject"
+    }
+    for name in environments:
+        file = root / "argocd" / f"{name}.yaml"
+        for document in _documents(file):
+            spec = document.get("spec", {}).get("template", {}).get("spec", {})
+            project = projects.get(spec.get("project"))
+            if project is None or document.get("kind") != "ApplicationSet":
+                continue
+            allowed = [str(d.get("namespace", "")) for d in project["spec"].get("destinations", [])]
+            forbidden = [one[1:] for one in allowed if one.startswith("!")]
+            namespace = str(spec.get("destination", {}).get("namespace", name)).strip()
+            namespace = name if "{{" in namespace else namespace
+            if any(fnmatch(namespace, one) for one in forbidden) or not any(
+                fnmatch(namespace, one) for one in allowed if not one.startswith("!")
+            ):
+                yield Finding(
+                    PROJECT, 0, "spec.destinations",
+                    f"does not allow the namespace {namespace!r}, to which "
+                    f"argocd/{name}.yaml deploys: Argo CD refuses all of its releases",
+                    f"add a destination with namespace {namespace} to the project "
+                    f"{spec['project']}",
+                )  # fmt: skip
+
+
+def alternatives(pattern: str) -> list[str]:
+    """The globs of Argo CD's ``include``: braces hold alternatives, as in ``{dev,prod}.yaml``."""
+    found = re.search(r"\{([^{}]*)\}", pattern)
+    if found is None:
+        return [pattern]
+    before, after = pattern[: found.start()], pattern[found.end() :]
+    names = [one.strip() for one in found[1].split(",")]
+    texts = [text for name in names for text in alternatives(f"{before}{name}{after}")]
+    return list(dict.fromkeys(texts))
+
+
+def _documents(path: Path) -> list[dict[str, Any]]:
+    try:
+        found = list(yaml.safe_load_all(path.read_text()))
+    except (OSError, yaml.YAMLError):
+        return []  # kubeconform says so
+    return [one for one in found if isinstance(one, dict)]
+
+
+def _line(path: Path, text: str) -> int:
+    lines = path.read_text().splitlines()
+    return next((number for number, line in enumerate(lines, 1) if text in line), 0)
 
 
 def of_environment(root: Path, environment: str, listed: Sequence[Release]) -> Iterator[Finding]:

@@ -16,6 +16,7 @@ from release.validate import (
     addresses,
     callers,
     duplicates,
+    egress,
     listing,
     names,
     objects,
@@ -112,6 +113,7 @@ def cross_checks(
         *names.findings(environment),
         *callers.findings(environment),
         *addresses.findings(environment),
+        *egress.findings(environment),
         *quota.findings(environment),
     ]
     yield from found

@@ -16,7 +16,7 @@ from typing import Any
 from release import places
 from release.render import Release
 from release.tree import RUNS_IMAGE_OF
-from release.validate import values
+from release.validate import nested, values
 from release.validate.environment import Environment
 from release.validate.findings import Finding, at_value
 
@@ -42,6 +42,8 @@ class Setting:
     shared: bool = False
     """Whether all releases of the image in an environment must have the same."""
     limits: Mapping[str, float] | None = None
+    schema: Mapping[str, Any] | None = None
+    """JSON Schema of a value that is JSON."""
 
 
 def read(root: Path) -> tuple[dict[str, dict[str, Setting]], list[str]]:
@@ -64,6 +66,7 @@ def _setting(row: Mapping[str, Any]) -> Setting:
         tuple(row.get("needed_by", ())),
         bool(row.get("shared")),
         row.get("limits"),
+        row.get("schema"),
     )
 
 
@@ -109,6 +112,13 @@ def _of_wrong_type(root: Path, release: Release, known: Mapping[str, Setting]) -
                 root, release, f"env.{name}", f"is {_shown(text)}, {wrong}",
                 f"see docs/reference/settings-{app}.md", ("env", name),
             )  # fmt: skip
+        elif setting.schema is not None:
+            for one in nested.complaints(setting.schema, json.loads(text)):
+                where = f"{one.where}: " if one.where else ""
+                fix = one.fix or f"see docs/reference/settings-{app}.md"
+                yield at_value(
+                    root, release, f"env.{name}", f"{where}{one.message}", fix, ("env", name)
+                )
 
 
 def refusal(setting: Setting, text: str) -> str:
