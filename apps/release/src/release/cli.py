@@ -57,6 +57,8 @@ from release.errors import (
 )
 from release.git import CommitTree, Git, ManifestRepo, open_repo
 from release.holds import EVERY, Hold
+from release.look import lines as looked
+from release.look.traffic import IN_CLUSTER, Prometheus
 from release.rollback import Rollback
 from release.sources import Sources
 from release.status import Line
@@ -1079,6 +1081,15 @@ def status(
     env: Annotated[
         list[str] | None, typer.Option("--env", help="Environment; all when left out.")
     ] = None,
+    service: ServicesOption = None,
+    prometheus: Annotated[
+        str,
+        typer.Option(
+            "--prometheus",
+            envvar="SLIPWAY_PROMETHEUS",
+            help="Where Prometheus answers: a URL, or NAMESPACE/SERVICE:PORT.",
+        ),
+    ] = IN_CLUSTER,
     watch: Annotated[bool, typer.Option("--watch", help="Keep the table up to date.")] = False,
     interval: Annotated[
         float, typer.Option("--interval", min=0.5, help="Seconds between looks with --watch.")
@@ -1092,7 +1103,11 @@ def status(
     dry_run: ReadsOption = False,
     json_output: JsonOption = False,
 ) -> None:
-    """What is wanted, what runs, and what is wrong; exit code 6 when a release has failed."""
+    """What is wanted, what runs, and what is wrong; exit code 6 when a release has failed.
+
+    Traffic is that of the last five minutes where there is a Prometheus; else --service shows what
+    the pods of a release have counted since they started.
+    """
     with (
         reported(json_output),
         open_repo(manifest_repo, branch, timeout=git_timeout) as repo,
@@ -1111,10 +1126,14 @@ def status(
                         environments,
                     )
                 )
+            metrics = Prometheus(cluster, prometheus)
+            found = metrics if metrics.found() else None
             return [
                 replace(line, finding=explain.with_reasons(cluster, environment, line.finding))
                 for environment, one in zip(environments, seen, strict=True)
-                for line in status_table.lines(at, environment, one, now())
+                for line in looked.lines(
+                    cluster, at, environment, one, now(), named=service or (), prometheus=found
+                )
             ]
 
         found = look()

@@ -32,6 +32,12 @@ def pod_causes(pod: Object, events: Sequence[Object]) -> Iterator[Cause]:
         for group in ("initContainers", "containers")
         for container in pod["spec"].get(group, [])
     }
+    for one in status.get("initContainerStatuses", []):
+        # A sidecar among them runs for as long as the pod does, and is started.
+        sidecar = specs[one["name"]].get("restartPolicy") == "Always"
+        if one.get("state", {}).get("running") is not None and not sidecar:
+            text = f"{name}/{one['name']} has not finished"
+            yield Cause("starting", text, log=(name, one["name"], False))
     for one in [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]:
         yield from _container_causes(name, one, specs[one["name"]]["image"])
         running = one.get("state", {}).get("running") is not None

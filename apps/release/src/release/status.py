@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -11,15 +11,18 @@ from rich.table import Table
 from rich.text import Text
 
 from release import holds, tree
-from release.cluster import Observation
-from release.diagnosis import Finding, State, find
+from release.checks import endpoints, plan
+from release.cluster import Object, Observation
+from release.diagnosis import Cause, Finding, State, find
 from release.git import CommitTree
 from release.holds import Hold
+from release.look import objects
+from release.look.traffic import Traffic
 from release.references import Image, Model
 
 COLUMNS = (
-    "env", "release", "state", "wanted", "running", "model", "sync", "health", "pods", "hold",
-    "age", "source",
+    "env", "release", "state", "wanted", "running", "model", "sync", "health", "pods",
+    "endpoints", "traffic", "hold", "age", "source",
 )  # fmt: skip
 _COLOURS = {
     State.DEPLOYED: "green",
@@ -40,6 +43,10 @@ class Line:
     changed: int | None
     """When its values last changed, in seconds since the epoch."""
     finding: Finding
+    endpoints: int | None = None
+    """Ready addresses behind its Service; None where nobody calls it by one."""
+    traffic: Traffic | str = "-"
+    """Its requests of late, or why they are not known."""
 
     @property
     def state(self) -> str:
@@ -69,6 +76,8 @@ class Line:
             "health": finding.health,
             "synced_commit": finding.revision,
             "pods": {"ready": finding.ready, "all": finding.pods},
+            "endpoints": self.endpoints,
+            "traffic": vars(self.traffic) if isinstance(self.traffic, Traffic) else None,
             "hold": str(self.hold) if self.hold else None,
             "changed": self.changed,
             "causes": [
@@ -87,8 +96,18 @@ def wanted_images(at: CommitTree, environment: str) -> dict[str, Image]:
     }
 
 
-def lines(at: CommitTree, environment: str, seen: Observation, now: datetime) -> list[Line]:
-    """An environment's lines, in the order its releases are listed."""
+def lines(
+    at: CommitTree,
+    environment: str,
+    seen: Observation,
+    now: datetime,
+    gone: Mapping[str, list[str]] | None = None,
+) -> list[Line]:
+    """An environment's lines, in the order its releases are listed.
+
+    ``gone`` are objects that should be in the cluster and are not, by release.
+    """
+    called = set(plan.read(at, environment).addresses)
     held = holds.read(at, environment)
     with_image = set(tree.image_releases(at, environment))
     with_model = set(tree.model_releases(at, environment))
@@ -98,6 +117,18 @@ def lines(at: CommitTree, environment: str, seen: Observation, now: datetime) ->
         finding = find(release, image, seen)
         if release in with_image and not image.deployed and finding.state is State.DEPLOYED:
             finding = absent(finding)
+        elif (app := seen.applications.get(release)) is not None:
+            finding = _contradicted(finding, app, (gone or {}).get(release, []), now)
+        addresses: int | None = None
+        if release in called and not finding.scaled_to_zero:
+            addresses = endpoints.ready_addresses(release, seen.endpointslices) or 0
+            if addresses == 0 and finding.state is State.DEPLOYED:
+                unreached = endpoints.problem(release, seen.endpointslices)
+                finding = replace(
+                    finding,
+                    state=State.FAILED,
+                    causes=(*finding.causes, Cause("endpoints", str(unreached), final=True)),
+                )
         made.append(
             Line(
                 environment,
@@ -106,9 +137,21 @@ def lines(at: CommitTree, environment: str, seen: Observation, now: datetime) ->
                 holds.covering(held, release, now),
                 changed.get(release),
                 finding,
+                addresses,
             )
         )
     return made
+
+
+def _contradicted(finding: Finding, app: Object, gone: list[str], now: datetime) -> Finding:
+    """The finding with what the cluster itself says against Argo CD's word."""
+    more = objects.causes(app, gone, now)
+    failed = any(cause.final for cause in more) or finding.state is State.FAILED
+    return replace(
+        finding,
+        state=State.FAILED if failed else finding.state,
+        causes=(*finding.causes, *more),
+    )
 
 
 def absent(finding: Finding) -> Finding:
@@ -155,6 +198,8 @@ def render(found: Sequence[Line], now: datetime) -> Table:
             "sync": finding.sync,
             "health": finding.health,
             "pods": f"{finding.ready}/{finding.pods}",
+            "endpoints": "-" if line.endpoints is None else f"{line.endpoints}/{finding.pods}",
+            "traffic": str(line.traffic),
             "hold": line.hold.owner if line.hold else "-",
             "age": age(now.timestamp() - line.changed) if line.changed is not None else "-",
             "source": line.wanted.revision[:7] or "-",

@@ -13,6 +13,7 @@ from release import deployments, explain, holds, marks, status, tree
 from release import message as msg
 from release.causes import Cause
 from release.change import Plan
+from release.checks import endpoints
 from release.checks.run import Checks
 from release.cluster import REFRESH, Cluster, ForbiddenError, Object, Observation
 from release.diagnosis import (
@@ -133,6 +134,7 @@ class Watch:
                 )
         findings = [self._find(release, seen) for release in releases]
         self._seen = seen
+        findings = [self._addressed(finding, seen) for finding in findings]
         if self.run_cronjobs and not self.dry_run:
             self._prove(findings, seen)
             return findings
@@ -247,6 +249,16 @@ class Watch:
             with contextlib.suppress(ReleaseError):
                 self.cluster.delete_job(self.target.environment, name)
         self._trials.clear()
+
+    def _addressed(self, finding: Finding, seen: Observation) -> Finding:
+        """The finding, with why its Service leads nowhere: that is so whatever Argo CD is at."""
+        called = self.checks is not None and finding.release in self.checks.plan.addresses
+        if not called or finding.state is not State.PROGRESSING or finding.scaled_to_zero:
+            return finding
+        problem = endpoints.problem(finding.release, seen.endpointslices)
+        if problem is None:
+            return finding
+        return replace(finding, causes=(*finding.causes, Cause("endpoints", str(problem))))
 
     def _answered(self, findings: Sequence[Finding]) -> list[Finding]:
         """The findings with what is wrong with their services' answers.

@@ -1,0 +1,1 @@
+"""What `release status` sees beside Argo CD's word: live objects, addresses, traffic."""
