@@ -12,6 +12,7 @@ from rich.text import Text
 
 from release import holds, tree
 from release.checks import endpoints, plan
+from release.checks.answers import Problem
 from release.cluster import Object, Observation
 from release.diagnosis import Cause, Finding, State, find
 from release.git import CommitTree
@@ -127,7 +128,7 @@ def lines(
                 finding = replace(
                     finding,
                     state=State.FAILED,
-                    causes=(*finding.causes, Cause("endpoints", str(unreached), final=True)),
+                    causes=(*finding.causes, _unreached(unreached)),
                 )
         made.append(
             Line(
@@ -141,6 +142,11 @@ def lines(
             )
         )
     return made
+
+
+def _unreached(problem: Problem | None) -> Cause:
+    text, fix = (problem.text, problem.fix) if problem is not None else ("", "")
+    return Cause("endpoints", text, final=True, fix=fix)
 
 
 def _contradicted(finding: Finding, app: Object, gone: list[str], now: datetime) -> Finding:

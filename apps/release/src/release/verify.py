@@ -258,7 +258,9 @@ class Watch:
         problem = endpoints.problem(finding.release, seen.endpointslices)
         if problem is None:
             return finding
-        return replace(finding, causes=(*finding.causes, Cause("endpoints", str(problem))))
+        return replace(
+            finding, causes=(*finding.causes, Cause("endpoints", problem.text, fix=problem.fix))
+        )
 
     def _answered(self, findings: Sequence[Finding]) -> list[Finding]:
         """The findings with what is wrong with their services' answers.
@@ -275,7 +277,9 @@ class Watch:
         state = State.FAILED if late else State.PROGRESSING
         causes: dict[str, list[Cause]] = {}
         for release, problem in problems:
-            causes.setdefault(release, []).append(Cause("check", str(problem), final=late))
+            causes.setdefault(release, []).append(
+                Cause("check", problem.text, final=late, fix=problem.fix)
+            )
         return [
             replace(finding, state=state, causes=(*finding.causes, *causes[finding.release]))
             if finding.release in causes

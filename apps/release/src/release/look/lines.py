@@ -10,13 +10,11 @@ from datetime import datetime
 from release import status
 from release.checks.ask import INSTANCE
 from release.cluster import Cluster, Observation
-from release.diagnosis import Cause, Finding, State
 from release.errors import NotFoundError, ReleaseError
 from release.git import CommitTree
 from release.look import objects, traffic
 from release.look.traffic import NO_PROMETHEUS, Prometheus, Traffic
 from release.status import Line
-from release.verify import last_error
 
 
 def lines(
@@ -41,27 +39,11 @@ def lines(
             pool.map(
                 lambda line: replace(
                     line,
-                    finding=_with_logs(cluster, environment, line.finding),
                     traffic=_traffic(cluster, line, seen, bool(named), prometheus),
                 ),
                 made,
             )
         )
-
-
-def _with_logs(cluster: Cluster, environment: str, finding: Finding) -> Finding:
-    """Each cause with the last error that its container logged: why it is not ready yet."""
-    if finding.state not in (State.PROGRESSING, State.FAILED):
-        return finding
-
-    def explained(cause: Cause) -> Cause:
-        if cause.log is None:
-            return cause
-        pod, container, previous = cause.log
-        said = last_error(cluster.logs(environment, pod, container, previous=previous))
-        return replace(cause, text=f"{cause.text} [{said}]") if said else cause
-
-    return replace(finding, causes=tuple(map(explained, finding.causes)))
 
 
 def _traffic(

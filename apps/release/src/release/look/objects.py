@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 
+from release.causes import Cause
 from release.cluster import Cluster, ForbiddenError, Object
-from release.diagnosis import Cause
 from release.errors import NotFoundError
 
 # A Job that has run is removed in time, and no fault.
