@@ -11,10 +11,11 @@ from rich.table import Table
 from rich.text import Text
 
 from release import holds, tree
+from release.causes import Cause
 from release.checks import endpoints, plan
 from release.checks.answers import Problem
 from release.cluster import Object, Observation
-from release.diagnosis import Cause, Finding, State, find
+from release.diagnosis import Finding, State, find
 from release.git import CommitTree
 from release.holds import Hold
 from release.look import objects
