@@ -2,7 +2,9 @@
 
 A fixed count is 40 ms of waiting for one model and 270 ms for another. Here the limit follows
 the wait that is measured: while the limit is felt it moves by the ratio of the target to that
-wait, which is the measured throughput times the target (Little's law). Netflix's
+wait, which is the measured throughput times the target (Little's law). The wait is the shortest
+of a window, as in CoDel (RFC 8289): where requests queue all the time it is as long as the others,
+and a stall of the machine, which makes some of them wait long, does not count. Netflix's
 concurrency-limits and Envoy's adaptive concurrency move theirs by such a gradient too; they
 compare with the shortest latency seen, which would have to be probed for, where this compares
 with a target that the operator set.
@@ -15,7 +17,7 @@ import time
 from collections.abc import Callable
 
 AIM = 0.75
-"""Share of the target that the average is held at, so that the slowest stay within it."""
+"""Share of the target that the shortest wait is held at, so that the longest stay within it."""
 WINDOW = 0.1
 """Seconds of samples that one step of the limit follows from."""
 FELT = 0.8
@@ -27,7 +29,7 @@ class Admission:
     """A count of open requests and the limit of it. Use it from one thread only."""
 
     __slots__ = (
-        "_ceiling", "_clock", "_exact", "_floor", "_most_open", "_samples", "_waits",
+        "_ceiling", "_clock", "_exact", "_floor", "_most_open", "_shortest_wait",
         "_window_began", "limit", "open", "target",
     )  # fmt: skip
 
@@ -50,8 +52,7 @@ class Admission:
         self._clock = clock
         self._window_began = clock()
         self._most_open = 0
-        self._waits = 0.0
-        self._samples = 0
+        self._shortest_wait = math.inf
 
     def bound(self, floor: int, ceiling: int) -> None:
         """Keep the limit between these from now on."""
@@ -83,18 +84,16 @@ class Admission:
 
     def waited(self, seconds: float) -> None:
         """A request that waited for so long begins to run."""
-        self._waits += seconds
-        self._samples += 1
+        self._shortest_wait = min(self._shortest_wait, seconds)
         now = self._clock()
         if now - self._window_began >= WINDOW:
             self._move()
             self._window_began = now
             self._most_open = self.open
-            self._waits = 0.0
-            self._samples = 0
+            self._shortest_wait = math.inf
 
     def _move(self) -> None:
-        wait = self._waits / self._samples
+        wait = self._shortest_wait
         aim = self.target * AIM
         limit = float(self.limit)
         if wait > aim:

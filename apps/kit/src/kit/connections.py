@@ -24,6 +24,8 @@ from kit.http_protocol import HttpProtocol
 log = logs.get("kit.connections")
 
 SWEEP_SECONDS = 1.0
+RECENT_SECONDS = 0.5
+"""A connection that went on so recently is passed by: with thousands of them a look costs time."""
 LOG_SECONDS = 10.0
 CHUNK_FRAME_BYTES = 16  # what a chunk of a body may cost beside its data
 DRAINED_BYTES = 16 * 1024  # what a caller must take of an answer in `answer_seconds`
@@ -69,6 +71,8 @@ class BoundedProtocol(HttpProtocol):
     """When the phase began (`time.monotonic`)."""
     heard = False
     """Whether anything came yet."""
+    inside = False
+    """Whether the parser is inside a request."""
     _served = False
     _received = 0
     _head_bytes = 0
@@ -118,6 +122,7 @@ class BoundedProtocol(HttpProtocol):
     def on_message_begin(self) -> None:
         """The first byte of a request. The bytes before it in the same read count for nothing."""
         super().on_message_begin()
+        self.inside = True
         self.phase = Phase.HEAD
         self.since = monotonic()
         self._head_bytes = -self._received
@@ -144,6 +149,7 @@ class BoundedProtocol(HttpProtocol):
 
     def on_message_complete(self) -> None:
         """The request is complete."""
+        self.inside = False
         self.phase = Phase.NOTHING
         self._served = True
         super().on_message_complete()
@@ -164,6 +170,9 @@ class BoundedProtocol(HttpProtocol):
 
     def overdue(self, now: float) -> str:
         """Why the connection is to be given up; empty where it is not."""
+        if now - self.since < RECENT_SECONDS and not self.flow.write_paused:
+            self._unsent = -1
+            return ""
         limits = self.limits
         if self._write_stalls(now):
             return "answer-not-taken"
@@ -177,8 +186,8 @@ class BoundedProtocol(HttpProtocol):
         if self.phase is Phase.BODY:
             if waited > (limits.head_seconds if answered else limits.body_seconds):
                 return "body"
-        elif self.phase is Phase.NOTHING and answered and waited > self.timeout_keep_alive + 1:
-            return "idle"  # uvicorn's own timer ends at any byte, even one that begins no request
+        elif self.phase is Phase.NOTHING and answered and waited > self.timeout_keep_alive:
+            return "idle"
         return ""
 
     def _write_stalls(self, now: float) -> bool:

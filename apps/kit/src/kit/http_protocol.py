@@ -9,6 +9,9 @@
 - A head that RFC 9112 tells servers to refuse is refused: no Host or two of them, a transfer
   coding that is not undone here, another version of HTTP.
 - Trailer fields never become header fields (RFC 9110, 6.5.1): they are dropped.
+
+It sets no timer for a connection that waits for its next request: `kit.connections` closes those
+that wait too long, which costs nothing per request.
 """
 
 from __future__ import annotations
@@ -72,7 +75,6 @@ class HttpProtocol(HttpToolsProtocol):
         """Parse what came; what has no right answer any more is not parsed."""
         if self._broken is not None or self._lingering is not None:
             return
-        self._unset_keepalive_if_required()
         while data:
             try:
                 self.parser.feed_data(data)
@@ -123,9 +125,11 @@ class HttpProtocol(HttpToolsProtocol):
     # -- the parser's callbacks --------------------------------------------------------------
 
     def on_message_begin(self) -> None:
-        """The first byte of a request."""
+        """The first byte of a request. Its scope is made when an application is to be called."""
         self._reading_head = True
-        super().on_message_begin()
+        self.url = b""
+        self.headers = []
+        self.expect_100_continue = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header field; trailer fields come here too, after the body, and are dropped."""
@@ -160,7 +164,18 @@ class HttpProtocol(HttpToolsProtocol):
             raise HeadRefused(400, "Transfer-Encoding is given twice")
 
     def on_head(self) -> None:
-        """A head that is to be answered."""
+        """A head that is to be answered by the application."""
+        self.scope = {  # as uvicorn makes it at the first byte; the rest is added below
+            "type": "http",
+            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
+            "http_version": "1.1",
+            "server": self.server,
+            "client": self.client,
+            "scheme": cast("Any", self.scheme),
+            "root_path": self.root_path,
+            "headers": self.headers,
+            "state": self.app_state.copy(),
+        }  # type: ignore[typeddict-item]
         super().on_headers_complete()
         if self.cycle is not None:  # there is none where the connection becomes a WebSocket
             cast("Any", self.cycle).transport = self._answering
@@ -189,9 +204,19 @@ class HttpProtocol(HttpToolsProtocol):
             self.pipeline.clear()
             self.flow.resume_reading()
         else:
-            super().on_response_complete()
+            self._begin_next()
         if self._half_closed and self._unanswered <= 0:
             self.transport.close()
+
+    def _begin_next(self) -> None:
+        """What uvicorn does after an answer, without its timer."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            cycle, app = self.pipeline.pop()
+            self._start_asgi_task(cycle, app)
 
     # -- the end of a connection -------------------------------------------------------------
 
@@ -250,7 +275,8 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _send_interim(self, pause: float) -> None:
         started = getattr(self.cycle, "response_started", False)
-        if self.transport.is_closing() or started or self.scope["http_version"] != "1.1":
+        version = self.parser.get_http_version()
+        if self.transport.is_closing() or started or version != "1.1":
             return
         if not self.pipeline:  # else the answer to an earlier request may have begun
             self.transport.write(_CONTINUE)

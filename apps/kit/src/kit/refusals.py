@@ -18,7 +18,7 @@ SHARE = 0.35
 """Share of the time that reading and refusing may take."""
 BURST = 0.01
 """Seconds of refusing that may be saved up while nothing is refused."""
-OUTSIDE = 1.7
+OUTSIDE = 3.0
 """How many times the measured part a refusal costs: the socket is read and written elsewhere."""
 TOGETHER = 16
 """Refusals that are measured together: to look at the clock costs as much as half of one."""

@@ -46,14 +46,10 @@ class RefusingProtocol(BoundedProtocol):
     """A subclass says when the server is overloaded and what the refusal is."""
 
     refusals: Refusals
-    inside = False
-    """Whether the parser is inside a request."""
     _refused: bytes | None = None
     """The request that waits for its refusal."""
     _behind = b""
     """What the caller sent after it."""
-    _recently = False
-    """Whether a request was refused unparsed since the keep-alive timer was set."""
 
     @property
     def waiting(self) -> bool:
@@ -94,37 +90,11 @@ class RefusingProtocol(BoundedProtocol):
         data, self._refused = self._refused, None
         if data is None or self.transport.is_closing():
             return
-        self._recently = True
-        self.answered_unparsed()
         self.transport.write(self.refusal(data))
-        if self.timeout_keep_alive_task is None:  # no request on it was ever answered otherwise
-            self.timeout_keep_alive_task = self.loop.call_later(
-                self.timeout_keep_alive, self.timeout_keep_alive_handler
-            )
         behind, self._behind = self._behind, b""
         if behind:
             self.flow.resume_reading()
             self.data_received(behind)
-
-    def on_message_begin(self) -> None:
-        """The first byte of a request."""
-        self.inside = True
-        super().on_message_begin()
-
-    def on_message_complete(self) -> None:
-        """The last byte of a request."""
-        self.inside = False
-        super().on_message_complete()
-
-    def timeout_keep_alive_handler(self) -> None:
-        """Close the connection, unless requests on it were refused meanwhile."""
-        if self._recently or self._refused is not None:
-            self._recently = False
-            self.timeout_keep_alive_task = self.loop.call_later(
-                self.timeout_keep_alive, self.timeout_keep_alive_handler
-            )
-            return
-        super().timeout_keep_alive_handler()
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """The caller sends nothing more: it is told now what it would be told later."""

@@ -33,6 +33,7 @@ _CODES = {
     "UINT64": "Q",
 }
 _WIDE = {name: np.dtype(code) for name, code in _CODES.items()}
+_LARGEST = {name: float(np.finfo(NUMPY[name]).max) for name in ("FP16", "FP32", "FP64")}
 _LENGTH = struct.Struct("<I")
 _MOST_SHOWN = 40
 """Characters of a wrong element that a message shows."""
@@ -100,6 +101,8 @@ def array_of(
             raise _first_wrong(datatype, data) from None
         return values if values.dtype.kind in "iu" else _finite(datatype, values, data)
     if isinstance(data, np.ndarray):
+        if _in_range(datatype, data):
+            return data.astype(NUMPY[datatype])
         with np.errstate(over="ignore"):
             return _finite(datatype, data.astype(NUMPY[datatype]), data)
     if datatype == "BYTES":
@@ -147,7 +150,7 @@ def _finite(datatype: str, values: Array, sent: list[Any] | Array) -> Array:
         with np.errstate(over="ignore"):
             values = values.astype(np.float16)
     # JSON cannot say Infinity, so one here is a number too large for the datatype
-    if not math.isfinite(_sum(values)):
+    if not _in_range(datatype, values):
         wrong = np.flatnonzero(~np.isfinite(values))
         if wrong.size:
             position = int(wrong[0])
@@ -157,9 +160,12 @@ def _finite(datatype: str, values: Array, sent: list[Any] | Array) -> Array:
     return values
 
 
-def _sum(values: Array) -> float:
-    with np.errstate(over="ignore", invalid="ignore"):
-        return float(np.add.reduce(values))
+def _in_range(datatype: str, values: Array) -> bool:
+    """Whether every number is within the datatype's largest: False also where one is no number."""
+    if not values.size:
+        return True
+    largest = _LARGEST[datatype]
+    return bool(np.maximum.reduce(values) <= largest and np.minimum.reduce(values) >= -largest)
 
 
 def _flatten(name: str, shape: Sequence[int], data: list[Any]) -> list[Any]:
