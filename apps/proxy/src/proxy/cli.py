@@ -55,7 +55,6 @@ def worker() -> None:
     _configure(loaded, "worker")
     health = Health()
     jobs = create_worker(loaded, health)
-    settle_garbage()
     run_server(jobs, loaded, health)
 
 
