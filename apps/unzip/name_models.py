@@ -1,11 +1,12 @@
 """Write `src/unzip/name_models.json`: how likely letters are in each language.
 
-    uv run --no-project --with wordfreq,opencc-python-reimplemented python apps/unzip/name_models.py
+    uv run --no-project --with wordfreq,opencc-python-reimplemented,pythainlp \
+        python apps/unzip/name_models.py
 
 The counts come from the word lists of the package wordfreq (Apache-2.0, data CC BY-SA 4.0), the
-traditional Chinese ones through OpenCC (Apache-2.0). What is kept is no text: for alphabets the
-likelihood of a letter behind another, for the rest that of a character alone, both as halves of
-negative natural logarithms.
+traditional Chinese ones through OpenCC (Apache-2.0), the Thai ones from the words of PyThaiNLP
+(Apache-2.0, data CC0). What is kept is no text: for alphabets the likelihood of a letter behind
+another, for the rest that of a character alone, both as halves of negative natural logarithms.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ from pathlib import Path
 import msgpack
 import wordfreq
 from opencc import OpenCC
+from pythainlp.corpus import thai_words as thai
 
 ALPHABETS = tuple(
-    "de fr es pt it nl sv da nb fi pl cs sk hu sl ro tr ru uk bg el".split()  # noqa: SIM905
+    "de fr es pt it nl sv da nb fi pl cs sk hu sl ro tr ru uk bg el he ar vi".split()  # noqa: SIM905
 )
-CHARACTERS = ("ko", "ja", "zh", "zh-Hant")
+CHARACTERS = ("ko", "ja", "zh", "zh-Hant", "th")
 _LARGE = ("de", "fr", "es", "pt", "it", "nl", "sv", "nb", "fi", "pl", "cs", "ru", "uk", "zh", "ja")
 
 
@@ -40,6 +42,11 @@ def words(language: str) -> list[tuple[str, float]]:
         for rank, bucket in enumerate(buckets)
         for word in bucket
     ]
+
+
+def thai_words() -> list[tuple[str, float]]:
+    """The same for Thai, whose words wordfreq does not have; the list has no frequencies."""
+    return [(word, 1.0) for word in thai()]
 
 
 def levels(weights: dict[str, float], total: float) -> dict[str, list[str]]:
@@ -70,7 +77,8 @@ def alphabet(language: str) -> dict[str, str]:
 def characters(language: str) -> dict[str, str]:
     convert = OpenCC("s2tw").convert if language == "zh-Hant" else str
     weights: dict[str, float] = defaultdict(float)
-    for word, weight in words(language.partition("-")[0]):
+    listed = thai_words() if language == "th" else words(language.partition("-")[0])
+    for word, weight in listed:
         for char in convert(word):
             if not char.isascii():
                 weights[char] += weight

@@ -9,11 +9,12 @@ less likely; otherwise it is a guess, and the manifest says so.
 from __future__ import annotations
 
 import json
+import math
 import re
 import unicodedata
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import files
 from typing import NamedTuple
 
@@ -31,7 +32,8 @@ class _Charset(NamedTuple):
     console: bool | None = None  # DOS's (True), Windows' or Unix's (False), or both (None)
 
 
-_ALL = (*_WEST, *_CENTRAL, "tr", *_CYRILLIC, "el", "ko", "ja", "zh", "zh-Hant")
+_LETTERS = (*dict.fromkeys((*_WEST, *_CENTRAL, "tr", "vi")), *_CYRILLIC, "el", "he", "ar")
+_ALL = (*_LETTERS, "ko", "ja", "zh", "zh-Hant", "th")
 _CHARSETS = {
     "utf-8": _Charset(_ALL, 8.0),
     "cp949": _Charset(("ko",), 0.0),
@@ -49,6 +51,12 @@ _CHARSETS = {
     "cp1251": _Charset(_CYRILLIC, -0.5, False),
     "cp1253": _Charset(("el",), -1.0, False),
     "cp1254": _Charset(("tr",), -0.5, False),
+    "cp862": _Charset(("he",), -0.5, True),
+    "cp1255": _Charset(("he",), -0.5, False),
+    "cp864": _Charset(("ar",), -2.0, True),
+    "cp1256": _Charset(("ar",), -0.5, False),
+    "cp1258": _Charset(("vi",), -1.0, False),
+    "cp874": _Charset(("th",), -0.5),
     "euc_jp": _Charset(("ja",), -3.0, False),
     "koi8_r": _Charset(("ru",), -3.0, False),
 }
@@ -58,11 +66,13 @@ _CAPITAL_IN_WORD = re.compile(
 )
 _FOLDED = {"\N{GREEK SMALL LETTER FINAL SIGMA}": "\N{GREEK SMALL LETTER SIGMA}", "ß": "s"}
 _BELOW_DIGITS = re.compile(rb"[\x00-\x2f]+")
-_SCORED_BYTES = 16 << 10  # more names than this show nothing new
+_SCORED_BYTES = 4 << 10  # more names than this show nothing new
 _UNSEEN_PAIR, _UNSEEN_CHARACTER, _SYMBOL, _CONTROL = -10.0, -13.0, -13.0, -40.0
 _ASCII_LETTER = -3.2  # among Hangul and Han
 _SCRIPT_CHANGE = -2.5  # between a letter of ASCII and a character
 _CAPITAL_INSIDE = -8.0
+_FOREIGN = math.log(0.05)  # a word of a language that is not usual in the charset
+_MOST_OF_WORD = 12.0  # what one word may say for or against a reading
 _SURE = 14.0  # how much less likely (natural logarithm) any other reading must be
 _SURE_OF_ONE = 15.0  # the same where one character decides
 _PLAUSIBLE = -8.5  # what a character that is not ASCII must come to on average
@@ -117,24 +127,30 @@ def decide(
         fitting = [charset for charset in possible if _reads(shown, charset)]
         possible = fitting or possible
     sample = _sample(names)
-    scored: dict[str, tuple[float, str]] = {}  # text of all names: its score and charset
+    readings: dict[tuple[str, ...], _Reading] = {}
     for charset in possible:
-        texts = [unicodedata.normalize("NFC", name.decode(charset)) for name in sample]
-        score = _score(texts, charset) + _prior(charset, systems)
-        text = "\n".join(texts)
-        if text not in scored or score > scored[text][0]:
-            scored[text] = score, charset
-    if not scored:
+        words = tuple(unicodedata.normalize("NFC", name.decode(charset)) for name in sample)
+        reading = _Reading(charset, words, _scores(words, charset), _prior(charset, systems))
+        if words not in readings or reading.prior > readings[words].prior:
+            readings[words] = reading
+    if not readings:
         return Decision("cp437", sure=False)
-    ranked = sorted(((s, charset, text) for text, (s, charset) in scored.items()), reverse=True)
-    best, charset, text = ranked[0]
+    ranked = sorted(readings.values(), key=lambda each: each.total, reverse=True)
+    best = ranked[0]
+    for other in ranked[1:]:
+        if _evidence(best, other) < 0:
+            best = other
+    charset = best.charset
+    text = "\n".join(best.words)
     foreign = sum(not char.isascii() for char in text)
     letters = sum(char.isascii() and char.isalpha() for char in text)
-    plausible = not _CAPITAL_IN_WORD.search(text) and best > _PLAUSIBLE * (
+    plausible = not _CAPITAL_IN_WORD.search(text) and best.total > _PLAUSIBLE * (
         foreign + _ASCII_SHARE * letters
     )
     margin = _SURE if foreign > 1 else _SURE_OF_ONE
-    near = tuple(other for score, other, _ in ranked[1:] if best - score < margin)
+    near = tuple(
+        other.charset for other in ranked if other is not best and _evidence(best, other) < margin
+    )
     proved = bool(shown) and len(possible) < len(_CHARSETS) and _reads(shown, charset)
     if proved and all(_same(sample, charset, other) for other in possible):
         return Decision(charset)
@@ -184,14 +200,54 @@ def _prior(charset: str, systems: Collection[int]) -> float:
     return candidate.prior - (2.0 if candidate.console is not dos else 0.0)
 
 
-def _score(texts: Sequence[str], charset: str) -> float:
-    pairs, characters = _models()
-    return max(
-        sum(_in_alphabet(text, pairs[language]) for text in texts)
-        if language in pairs
-        else sum(_in_characters(text, characters[language]) for text in texts)
-        for language in _CHARSETS[charset].languages
+class _Reading(NamedTuple):
+    """The words in one charset, each with the logarithm of its likelihood there."""
+
+    charset: str
+    words: tuple[str, ...]
+    scores: list[float]
+    prior: float
+
+    @property
+    def total(self) -> float:
+        return self.prior + sum(self.scores)
+
+
+def _evidence(one: _Reading, other: _Reading) -> float:
+    """How much likelier (natural logarithm) ``one`` is, by the words that differ alone.
+
+    A name that both read alike says nothing, however well it fits a language of one of them: the
+    names of an archive are of several languages.
+    """
+    differing = (
+        score - against
+        for word, unlike, score, against in zip(
+            one.words, other.words, one.scores, other.scores, strict=True
+        )
+        if word != unlike
     )
+    words = sum(max(-_MOST_OF_WORD, min(_MOST_OF_WORD, each)) for each in differing)
+    return one.prior - other.prior + words
+
+
+def _scores(words: Sequence[str], charset: str) -> list[float]:
+    """Each word's likelihood (natural logarithm) in its likeliest language."""
+    usual = _CHARSETS[charset].languages
+    scores = []
+    for word in words:
+        best = max(_score(word, language) for language in usual)
+        if charset != "utf-8" and usual[0] in _LETTERS:
+            best = max(best, _FOREIGN + max(_score(word, language) for language in _LETTERS))
+        scores.append(best)
+    return scores
+
+
+@lru_cache(maxsize=50_000)
+def _score(word: str, language: str) -> float:
+    pairs, characters = _models()
+    if language in pairs:
+        return _in_alphabet(word, pairs[language])
+    return _in_characters(word, characters[language])
 
 
 def _in_alphabet(text: str, model: _Pairs) -> float:
