@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 import uuid
 from collections.abc import Iterator
+from hashlib import sha256
 from typing import Any
 
 import pytest
 import schemathesis
-from hypothesis import HealthCheck, given, settings
-from schemathesis.checks import not_a_server_error
-from schemathesis.specs.openapi.checks import (
-    content_type_conformance,
-    response_schema_conformance,
-)
+from hypothesis import settings
 
 from kit.health import Health
 from proxy.api import create_api
 from proxy.services import Services
 from proxy.settings import ProxySettings
+from tests.openapi_checks import Allowed, Contract, aim, examples
 from tests.proxy.conftest import (
     _answer_infer,
     _answer_metadata,
@@ -31,7 +27,13 @@ from tests.proxy.conftest import (
 )
 
 pytestmark = pytest.mark.timeout(180)
-EXAMPLES = int(os.environ.get("PROXY_TEST_EXAMPLES", "25"))
+KEY = "key-of-the-tests"
+SECURED: dict[str, Any] = {
+    "auth_required": True,
+    "api_keys": {
+        "tests": {"sha256": sha256(KEY.encode()).hexdigest(), "scopes": ["predict:*", "jobs:*"]}
+    },
+}
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +51,7 @@ def base_url(redis_url: str) -> Iterator[str]:
                 "backends": {"digits": {"type": "http", "url": model.url}},
                 "ensembles": {"digits": {"members": [{"model": "digits"}]}},
                 "pipelines": {"digits": {"steps": [{"model": "digits"}]}},
+                **SECURED,
                 "redis_url": redis_url,
                 "redis_prefix": f"test-{uuid.uuid4().hex[:8]}",
                 "timeout_seconds": 5.0,
@@ -68,28 +71,105 @@ def base_url(redis_url: str) -> Iterator[str]:
 
 # Jobs' events are streams that last as long as the job does.
 SCHEMA = schemathesis.openapi.from_dict(
-    create_api(Services(ProxySettings(), Health())).openapi()
+    create_api(Services(ProxySettings(**SECURED), Health())).openapi()
 ).exclude(path_regex="/events$")
-OPERATIONS = {found.ok().label: found.ok() for found in SCHEMA.get_all_operations()}
+SCHEMA.config.generation.with_security_parameters = False  # the right key is sent instead
+PREDICTIONS = r"^POST /v1/(predict|data|ensembles|pipelines)\b"
+ALLOWED = (
+    Allowed(
+        "positive_data_acceptance",
+        PREDICTIONS,
+        (400, 415),
+        r"send JSON or CSV|the model takes|instances|takes no images|has shape|is unknown|charset"
+        r"|UTF-8|is no FP32|the body is not JSON|the CSV has|input '|is missing",
+        "What a model takes (its inputs, their datatypes and shapes, pictures or none) stands in "
+        "its metadata; the document is the same for every model.",
+    ),
+    Allowed(
+        "positive_data_acceptance",
+        r"^POST /v1/predict$",
+        (400,),
+        r"name the model: ",
+        "The model is named by the query or by a header: OpenAPI cannot say that one of two "
+        "parameters is needed.",
+    ),
+    Allowed(
+        "positive_data_acceptance",
+        r"^POST /v1/jobs/",
+        (422,),
+        r"urn:slipway:problem:callback-refused",
+        "Where callbacks may go is a list of the operator's, and what is a URL is said by a "
+        "parser, not by a pattern.",
+    ),
+    Allowed(
+        "negative_data_rejection",
+        r"^POST /v1/jobs/",
+        (202,),
+        r'"state":"queued"',
+        "The tool writes any value as CSV, and what it writes is a text.",
+        media_type="text/csv",
+    ),
+    Allowed(
+        "allow_header_conformance",
+        r" /v1/jobs/\{(model|identity)\}$",
+        (405,),
+        r"method-not-allowed",
+        "`/v1/jobs/{model}` and `/v1/jobs/{identity}` are one path; OpenAPI knows the methods of "
+        "each template alone.",
+    ),
+    Allowed(
+        "use_after_free",
+        r"/v1/jobs/\{identity\}$",
+        (200,),
+        r'"state":"cancelled"',
+        "DELETE cancels a job; what became of it can be asked until its result's time is over.",
+    ),
+)
+CONTRACT = Contract(ALLOWED)
 
 
-@pytest.mark.parametrize("label", OPERATIONS)
-def test_every_answer_is_documented_and_none_is_a_500(base_url: str, label: str) -> None:
-    @given(OPERATIONS[label].as_strategy())
-    @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
-    def ask(case: Any) -> None:
-        names = case.path_parameters or {}
-        for name in names:
-            if name in ("model", "name") and len(str(names[name])) % 2:
-                names[name] = "digits"  # else hardly a case would get past the path
-        case.call_and_validate(
-            base_url=base_url,
-            timeout=20,
-            checks=(not_a_server_error, content_type_conformance, response_schema_conformance),
-        )
+def ask(case: schemathesis.Case, base_url: str) -> None:
+    """Ask for a model that is there."""
+    aim(case, "digits", "model", "name")
+    CONTRACT.ask(case, base_url, {"X-API-Key": KEY})
 
-    ask()
+
+@SCHEMA.parametrize()
+@examples(6)
+def test_every_answer_is_what_the_document_says(case: schemathesis.Case, base_url: str) -> None:
+    ask(case, base_url)
+
+
+@pytest.mark.conformance
+@SCHEMA.parametrize()
+@examples(400)
+def test_every_answer_is_what_the_document_says_at_length(
+    case: schemathesis.Case, base_url: str
+) -> None:
+    ask(case, base_url)
+
+
+class Scenario(SCHEMA.as_state_machine()):  # type: ignore[misc]
+    """Operations one after another: what one answers (a job's id) is asked for by the next."""
+
+    base_url = ""
+
+    def get_call_kwargs(self, case: schemathesis.Case) -> dict[str, Any]:
+        """What every call is made with."""
+        aim(case, "digits", "model", "name")
+        return {"base_url": self.base_url, "headers": {"X-API-Key": KEY}, "timeout": 30}
+
+    def validate_response(
+        self, response: Any, case: schemathesis.Case, additional_checks: Any = None, **_: Any
+    ) -> None:
+        """Every check, those of things that were made or deleted before too."""
+        CONTRACT.hold(case, response, headers={"X-API-Key": KEY}, recorder=self.recorder)
+
+
+def test_what_was_made_is_there_and_what_was_deleted_is_not(base_url: str) -> None:
+    Scenario.base_url = base_url
+    Scenario.run(settings=settings(examples(10), stateful_step_count=6))
 
 
 def test_the_operations_are_all_there() -> None:
-    assert len(OPERATIONS) == 10
+    assert len([*SCHEMA.get_all_operations()]) == 10

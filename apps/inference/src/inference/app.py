@@ -411,10 +411,10 @@ class InferenceApp:
     async def _control(self, exchange: Exchange, name: str, verb: str) -> None:
         asked = await self.json_body(exchange)
         if verb == "load":
-            unsupported.check_load(asked.get("parameters"))
+            unsupported.check_load(asked.get("parameters", {}))
             await self.load(name)
         else:
-            unsupported.check_unload(asked.get("parameters"))
+            unsupported.check_unload(asked.get("parameters", {}))
             await self.unload(name)
 
     async def load(self, name: str) -> None:

@@ -135,7 +135,7 @@ def _post(summary: str, schema: str, *errors: int) -> Schema:
 def _invocations() -> Schema:
     operation = _post("Predict (SageMaker)", "PredictRequest", *_INFER, 406)
     operation["requestBody"]["content"] |= {
-        "text/csv": {"schema": {"type": "string"}},
+        "text/csv": {"schema": {"type": "string", "minLength": 1}},
         "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
     }
     operation["responses"]["200"]["content"] |= {"text/csv": {}, "application/octet-stream": {}}

@@ -93,8 +93,6 @@ def check_tensor(kind: str, tensor: str, parameters: Iterable[str]) -> None:
 
 def check_load(parameters: Any) -> None:
     """Refuse a load that brings a configuration or files with it: a model is what is stored."""
-    if parameters is None:
-        return
     if not isinstance(parameters, Mapping):
         raise BadRequest("parameters must be an object")
     if parameters:
@@ -106,8 +104,6 @@ def check_load(parameters: Any) -> None:
 
 def check_unload(parameters: Any) -> None:
     """Refuse what an unload cannot do; no model depends on another here."""
-    if parameters is None:
-        return
     if not isinstance(parameters, Mapping):
         raise BadRequest("parameters must be an object")
     for name, value in parameters.items():

@@ -37,12 +37,14 @@ from proxy.openapi import (
     ModelList,
     Predicted,
     Reference,
+    say_credentials,
 )
-from proxy.payload import payload_of
+from proxy.pages import OPEN_PATHS
+from proxy.payload import check_form, payload_of
 from proxy.predict import media_type
 from proxy.predictor import Outcome
 from proxy.services import Services
-from proxy.settings import NAME
+from proxy.settings import NAME, ProxySettings
 from proxy.v2 import asking_of
 
 STATE_SECONDS = 2.0
@@ -91,7 +93,22 @@ def create_api(services: Services) -> FastAPI:
     _add_problems(app, [*app.routes, *(route for each in routers for route in each.routes)])
     for router in routers:
         app.include_router(router)
+    _describe_credentials(app, services.settings)
     return app
+
+
+def _describe_credentials(app: FastAPI, settings: ProxySettings) -> None:
+    if not (settings.auth_required or settings.api_keys or settings.jwt):
+        return
+    plain = app.openapi
+
+    def described() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            say_credentials(plain(), open_paths=OPEN_PATHS, needed=settings.auth_required)
+        assert app.openapi_schema is not None
+        return app.openapi_schema
+
+    app.openapi = described  # type: ignore[method-assign]
 
 
 def _add_problems(app: FastAPI, routes: list[BaseRoute]) -> None:
@@ -329,7 +346,7 @@ def _jobs(services: Services) -> APIRouter:
         """Predict later: answers 202 at once, with the job's address in `Location`."""
         request = current(http)
         allow(request, "jobs", model)
-        services.models.named(model)
+        backend = services.models.named(model)
         request.model = model
         kind = media_type(content_type)
         if callback:
@@ -337,8 +354,7 @@ def _jobs(services: Services) -> APIRouter:
         await services.jobs.check_known(model)
         kept = carried(request.headers, http.scope["query_string"]).dump()
         payload = await payload_of(services, request)
-        if not payload:
-            raise Problem(400, "empty-body", "the request has no body; send an image, JSON or CSV")
+        check_form(payload, kind if isinstance(backend, HttpModel) else "")
         identity, new = await services.jobs.submit(
             Submission(
                 model=model,

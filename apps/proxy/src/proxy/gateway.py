@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable
 from time import monotonic
-from typing import cast, get_args
+from typing import cast
 from urllib.parse import unquote
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -36,7 +36,7 @@ from proxy.forward import HungUp, Truncated, forward, forwarding_headers
 from proxy.headers import BadHeadersError, Headers
 from proxy.models import HttpModel
 from proxy.overload import Overload
-from proxy.pages import Sample
+from proxy.pages import OPEN_PATHS
 from proxy.paths import BadPathError
 from proxy.queue_watch import QueueWatch
 from proxy.services import START_FIX, Services
@@ -45,19 +45,6 @@ from proxy.websocket import pass_websocket
 
 log = logs.get("proxy.gateway")
 
-# What needs no credential. Everything else is asked for one before it is routed.
-OPEN_PATHS = frozenset(
-    {
-        "/",
-        "/docs",
-        "/docs/swagger-ui-bundle.js",
-        "/docs/swagger-ui.css",
-        "/favicon.ico",
-        *(f"/samples/{name}.jpg" for name in get_args(Sample)),
-        "/openapi.json",
-        "/v1/about",
-    }
-)
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
 CLIENT_CLOSED = 499  # nginx's number for a caller that hung up; it never reaches anybody
 

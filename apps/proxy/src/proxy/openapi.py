@@ -141,12 +141,31 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     },
 }
 
+API_KEY, BEARER = "apiKey", "bearer"
+
+
+def say_credentials(document: dict[str, Any], *, open_paths: frozenset[str], needed: bool) -> None:
+    """Add to an OpenAPI document which credentials its operations take.
+
+    ``needed`` says whether one must be sent to all but ``open_paths``, or only may be.
+    """
+    document.setdefault("components", {})["securitySchemes"] = {
+        API_KEY: {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+        BEARER: {"type": "http", "scheme": "bearer"},
+    }
+    either: list[dict[str, list[str]]] = [{API_KEY: []}, {BEARER: []}]
+    for path, operations in document["paths"].items():
+        if path not in open_paths:
+            for operation in operations.values():
+                operation["security"] = either if needed else [*either, {}]
+
+
 EXAMPLES: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "content": {
             "application/json": {
-                "schema": {"type": "object", "minProperties": 1},
+                "schema": {"type": ["object", "array"]},
                 "examples": {
                     "rows": {
                         "summary": "A handwritten zero, 8 x 8 shades from 0 to 16",

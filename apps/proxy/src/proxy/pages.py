@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib import resources
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import fastapi_offline
 from fastapi import APIRouter
@@ -17,6 +17,19 @@ from proxy.settings import ProxySettings
 ASSETS = Path(fastapi_offline.__file__).parent / "static"  # Swagger UI as it is released
 Sample = Literal["0-screen", "2-thin", "4-photograph", "5-photograph", "7-pen", "7-thick"]
 """Held-out digits of scikit-learn, drawn by ``trainer.drawing``; the pen's is drawn in strokes."""
+# What needs no credential. Everything else is asked for one before it is routed.
+OPEN_PATHS = frozenset(
+    {
+        "/",
+        "/docs",
+        "/docs/swagger-ui-bundle.js",
+        "/docs/swagger-ui.css",
+        "/favicon.ico",
+        *(f"/samples/{name}.jpg" for name in get_args(Sample)),
+        "/openapi.json",
+        "/v1/about",
+    }
+)
 HEADERS = {
     "content-security-policy": (
         "default-src 'none'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "

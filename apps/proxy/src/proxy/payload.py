@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from contextlib import AsyncExitStack
 
+import orjson
+
 from kit import content_coding
 from kit.content_coding import (
     MOST_UNPACKED,
@@ -15,7 +17,11 @@ from kit.decoding import BusyError
 from kit.problem import Problem
 from proxy.context import Request
 from proxy.forward import read_body
+from proxy.predict import JSON
 from proxy.services import Services
+
+SMALL = 16 * 1024
+"""Bytes of JSON that are parsed while the caller waits for a job's id."""
 
 
 async def payload_of(services: Services, request: Request) -> bytes:
@@ -54,3 +60,27 @@ async def payload_of(services: Services, request: Request) -> bytes:
     except UnpackedTooLargeError as error:
         raise Problem(413, "body-too-large", str(error)) from None
     return body
+
+
+def check_form(payload: bytes, kind: str) -> None:
+    """Problem 400 for a job's input that no model can take, so that it is not lost later.
+
+    Small JSON is parsed; of large JSON the first sign is looked at, the worker parses the rest.
+    """
+    if not payload:
+        raise Problem(400, "empty-body", "the request has no body; send an image, JSON or CSV")
+    if kind != JSON:
+        return
+    if len(payload) <= SMALL:
+        try:
+            taken = isinstance(orjson.loads(payload), dict | list)
+        except orjson.JSONDecodeError as error:
+            raise Problem(400, "bad-input", f"the body is not JSON: {error}") from None
+    else:
+        taken = payload.lstrip(b" \t\r\n")[:1] in (b"{", b"[")
+    if not taken:
+        raise Problem(
+            400,
+            "bad-input",
+            "the body must be a JSON object with `instances` or `inputs`, or a list of rows",
+        )
