@@ -13,7 +13,7 @@ import orjson
 import pytest
 
 from tests.inference import small_models
-from tests.memory import peak, picture
+from tests.memory import peak, picture, together
 from tests.proxy.processes import running
 
 pytestmark = pytest.mark.timeout(300)
@@ -82,3 +82,28 @@ async def test_nothing_small_takes_more_memory_than_a_pod_has(tmp_path: Path) ->
         ) as answer:
             assert answer.status == 200, await answer.text()
         assert server.process.poll() is None
+
+
+async def test_many_large_bodies_at_once_take_no_more_memory_than_a_pod_has(
+    tmp_path: Path,
+) -> None:
+    """Found: nothing bounded bodies that are each below the limit of one."""
+    repository = tmp_path / "models"
+    small_models.put(repository, "m", "1", small_models.identity("FP32", ["rows", 1024]))
+    settings = {
+        "model_repository": str(repository),
+        "decode_memory_bytes": LIMIT // 3,
+        "body_memory_bytes": LIMIT // 6,
+        "grpc_enabled": False,
+    }
+    size = 60 * MEBIBYTE
+    async with running(tmp_path, "inference", "serve", **settings) as server:
+        for path in ("/v2/models/m/infer", "/v1/models/m:predict", "/invocations"):
+            answers = await together(server.url, path, {"content-encoding": "identity"}, size, 20)
+            refused = [answer for answer in answers if answer.startswith("HTTP/1.1 429")]
+            assert any("body_memory_bytes" in answer for answer in refused), path
+            assert all("retry-after: 1" in answer.lower() for answer in refused), path
+            assert any("HTTP/1.1 4" in answer and answer not in refused for answer in answers)
+            assert peak(server.process.pid) < LIMIT, (path, peak(server.process.pid) // MEBIBYTE)
+        [alone] = await together(server.url, "/v2/models/m/infer", {}, size, 1)
+        assert " 429 " not in alone.partition("\r\n")[0], alone

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import threading
+import weakref
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
 
+from kit.budget import WITHOUT_LIMIT, body_budget
 from kit.decoding import (
     SHARE,
-    WITHOUT_LIMIT,
     BusyError,
     Decoding,
     TooCostlyError,
     csv_memory,
-    default_memory,
     json_memory,
 )
 
@@ -106,12 +108,34 @@ def test_an_error_of_the_work_is_the_callers_and_its_memory_is_given_back() -> N
     run(work)
 
 
+def test_work_that_fails_leaves_nothing_behind() -> None:
+    """Found: the error kept the work's arguments alive after their memory was given back."""
+
+    class Document:
+        pass
+
+    async def work(decoding: Decoding) -> None:
+        document = Document()
+        left = weakref.ref(document)
+        with contextlib.suppress(TypeError):
+            await decoding.run(50, "a", abs, document)  # type: ignore[arg-type]
+        del document
+        await asyncio.sleep(0)
+        assert left() is None
+
+    gc.disable()
+    try:
+        run(work)
+    finally:
+        gc.enable()
+
+
 def test_the_memory_follows_the_containers_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kit.decoding.memory_limit", lambda: 384 << 20)
-    assert default_memory() == 128 << 20
+    monkeypatch.setattr("kit.budget.memory_limit", lambda: 384 << 20)
     assert Decoding().total == 128 << 20
-    monkeypatch.setattr("kit.decoding.memory_limit", lambda: None)
-    assert default_memory() == WITHOUT_LIMIT
+    assert body_budget(0).total == 64 << 20
+    monkeypatch.setattr("kit.budget.memory_limit", lambda: None)
+    assert Decoding().total == body_budget(0).total == WITHOUT_LIMIT
     assert SHARE > 1
 
 

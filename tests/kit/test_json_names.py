@@ -68,3 +68,11 @@ def test_a_name_is_found_exactly_where_one_object_has_it_twice(
 )
 def test_names(document: bytes, name: str | None) -> None:
     assert repeated_name(document, orjson.loads(document)) == name
+
+
+def test_objects_as_deep_as_the_parser_takes_them_are_counted() -> None:
+    """Found: 1,000 objects in one another were more frames than the interpreter has."""
+    deep = b'{"a":' * 1000 + b"1" + b"}" * 1000
+    assert repeated_name(deep, orjson.loads(deep)) is None
+    twice = deep.replace(b"1", b'{"b":1,"b":2}', 1)
+    assert repeated_name(twice, orjson.loads(twice)) == "b"

@@ -18,3 +18,10 @@ def test_a_problem_has_the_members_of_the_rfc_and_its_own() -> None:
         "request_id": "r-1",
     }
     assert str(problem) == "there is no model 'x'"
+
+
+def test_what_a_caller_sent_is_quoted_in_part() -> None:
+    problem = Problem(400, "bad-input", f"input {'x' * 7_000_000!r} is unknown: send 'y'")
+    assert len(problem.body()) < 3000
+    assert problem.detail.startswith("input 'xxx")
+    assert problem.detail.endswith("is unknown: send 'y'")

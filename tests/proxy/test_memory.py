@@ -9,7 +9,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from tests.memory import peak, picture
+from tests.memory import peak, picture, together
 from tests.proxy.conftest import Neighbour
 from tests.proxy.processes import running
 from tests.proxy.test_app import png
@@ -18,7 +18,11 @@ pytestmark = pytest.mark.timeout(300)
 MEBIBYTE = 1 << 20
 LIMIT = 384 * MEBIBYTE
 """The proxy's memory limit in values/base; a third of it is for decoding."""
-POD = {"decode_memory_bytes": LIMIT // 3, "access_log": "off"}
+POD = {
+    "decode_memory_bytes": LIMIT // 3,
+    "body_memory_bytes": LIMIT // 6,
+    "access_log": "off",
+}
 
 
 JSON = "application/json"
@@ -54,3 +58,34 @@ async def test_nothing_small_takes_more_memory_than_a_pod_has(
             assert peak(proxy.process.pid) < LIMIT, (name, peak(proxy.process.pid) // MEBIBYTE)
         assert (await ask("image/png", png()))[0] == 200
         assert proxy.process.poll() is None
+
+
+async def test_many_large_bodies_at_once_take_no_more_memory_than_a_pod_has(
+    tmp_path: Path, model: Neighbour
+) -> None:
+    """Found: nothing bounded bodies that are each below the limit of one."""
+    backends = {"digits": {"type": "http", "url": model.url}}
+    size, path = 30 * MEBIBYTE, "/v1/predict/digits"
+    async with running(tmp_path, "proxy", "serve", backends=backends, **POD) as proxy:
+        answers = await together(proxy.url, path, {"content-type": "image/png"}, size, 20)
+        refused = [answer for answer in answers if answer.startswith("HTTP/1.1 429")]
+        assert any("retry-after: 1" in answer.lower() for answer in refused)
+        assert any("bodies-busy" in answer for answer in refused)
+        assert any("HTTP/1.1 4" in answer and answer not in refused for answer in answers)
+        assert peak(proxy.process.pid) < LIMIT, peak(proxy.process.pid) // MEBIBYTE
+        # what was held is given back
+        [alone] = await together(proxy.url, path, {"content-type": "image/png"}, size, 1)
+        assert " 429 " not in alone.partition("\r\n")[0], alone
+
+
+async def test_a_body_that_can_never_fit_is_413_with_the_setting_to_raise(
+    tmp_path: Path, model: Neighbour
+) -> None:
+    backends = {"digits": {"type": "http", "url": model.url}}
+    given = POD | {"body_memory_bytes": MEBIBYTE}
+    async with running(tmp_path, "proxy", "serve", backends=backends, **given) as proxy:
+        for path in ("/v1/predict/digits", "/v2/models/digits/infer"):
+            kind = {"content-type": "image/png"}
+            [answer] = await together(proxy.url, path, kind, MEBIBYTE + 1, 1)
+            assert answer.startswith("HTTP/1.1 413"), answer
+            assert "PROXY_BODY_MEMORY_BYTES" in answer

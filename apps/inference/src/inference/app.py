@@ -98,7 +98,7 @@ class InferenceApp:
             if value
         ]
         self.identity_lines = b"".join(b"%b: %b\r\n" % pair for pair in self._identity)
-        self.short_way_limit = min(SHORT_WAY, settings.max_json_bytes, settings.max_body_bytes)
+        self.short_way_limit = min(SHORT_WAY, settings.max_json_bytes, engine.body_limit)
         self.version = version_of("slipway-inference", settings.source_revision)
         self._traces = engine.traces
         self._hot: dict[str, Target] = {}
@@ -188,6 +188,8 @@ class InferenceApp:
         except Exception as error:
             await self.refuse(send, self.engine.failed(served, call, error, request), call)
             return
+        finally:
+            self.engine.let_go(call)
         answer_headers = self.answer_headers(served, answer, call)
         answer_headers += self.non_finite_headers(request)
         if out_json_length is None:
@@ -220,16 +222,16 @@ class InferenceApp:
 
     async def body(self, receive: Receive, headers: HeaderMap, call: Call) -> bytes:
         """The request's body, within its limit and the request's time."""
-        limit = self.settings.max_body_bytes
         undone = codings(headers.get(b"content-encoding"))  # refused before the body is read
         body = await read_body(
             receive,
-            limit,
+            self.engine.body_limit,
             seconds=call.started + self.engine.timeout(call) - time.monotonic(),
             length=headers.get(b"content-length"),
+            hold=lambda size: self.engine.hold(call, size),
         )
-        for coding in undone:
-            body = await self.engine.unpack(body, coding, limit)
+        for coding in undone if body else ():
+            body = await self.engine.unpack(body, coding, call)
         return body
 
     def check_json_size(self, size: int, what: str = "JSON") -> None:
@@ -291,6 +293,8 @@ class InferenceApp:
             await self.refuse(send, BadRequest(str(error)), call)
         except Exception as error:
             await self.refuse(send, self.engine.failed(None, call, error), call)
+        finally:
+            self.engine.let_go(call)
 
     async def _dispatch(self, exchange: Exchange) -> None:
         raw = exchange.scope.get("raw_path") or exchange.scope["path"].encode()

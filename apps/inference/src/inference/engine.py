@@ -28,8 +28,9 @@ from inference.protocol import InferRequest
 from inference.settings import InferenceSettings
 from inference.turns import OFF_LOOP
 from kit import logs, tracing
+from kit.budget import BusyError, TooCostlyError, body_budget
 from kit.content_coding import MOST_UNPACKED
-from kit.decoding import BusyError, Decoding, TooCostlyError, csv_memory, json_memory
+from kit.decoding import Decoding, csv_memory, json_memory
 from kit.oip.errors import BadTensorError
 from kit.oip.tensors import Array
 from kit.probe_header import is_believed
@@ -51,8 +52,8 @@ T = TypeVar("T")
 class Call:
     """A request under way. ``hang_up`` returns when its caller is gone; times are monotonic."""
 
-    __slots__ = ("arrived", "caller", "hang_up", "mirrored", "probe", "protocol", "request_id",
-                 "started", "timeout", "trace")  # fmt: skip
+    __slots__ = ("arrived", "caller", "hang_up", "held", "mirrored", "probe", "protocol",
+                 "request_id", "started", "timeout", "trace")  # fmt: skip
 
     def __init__(self, protocol: str, started: float, request_id: str = "") -> None:
         self.protocol = protocol
@@ -65,6 +66,7 @@ class Call:
         self.probe = False
         self.timeout: float | None = None
         self.hang_up: HangUp | None = None
+        self.held = 0  # bytes of its body, out of the memory that all bodies share
 
     def follow(self, traceparent: bytes | None, *, starts: bool) -> None:
         """Go on with the caller's trace; where there is none, start one if ``starts`` says so."""
@@ -122,6 +124,8 @@ class Engine:
         self.decoding = Decoding(
             settings.decode_memory_bytes, wait_seconds=settings.decode_wait_seconds
         )
+        self.bodies = body_budget(settings.body_memory_bytes)
+        self.body_limit = min(settings.max_body_bytes, self.bodies.total)
         self._watchable: dict[Item, tuple[Batcher, HangUp]] = {}
         self._watchers: dict[Item, asyncio.Task[None]] = {}
         self._watch_timer: asyncio.TimerHandle | None = None
@@ -134,6 +138,20 @@ class Engine:
     def is_probe(self, mark: bytes | None) -> bool:
         """Whether the verifier made the request: its header ``X-Slipway-Probe`` is believed."""
         return mark is not None and is_believed(mark, self._probe_key, time.time())
+
+    def hold(self, call: Call, size: int) -> None:
+        """Count ``size`` bytes of a body that are in memory; Overloaded where none are left."""
+        try:
+            self.bodies.take(size, "the request's body")
+        except BusyError as error:
+            raise Overloaded(str(error)) from None
+        call.held += size
+
+    def let_go(self, call: Call) -> None:
+        """Give back the memory of the request's body."""
+        if call.held:
+            self.bodies.give(call.held)
+            call.held = 0
 
     def full(self, served: ServedModel) -> bool:
         """Whether another request for this model would wait longer than its target."""
@@ -237,7 +255,10 @@ class Engine:
     ) -> Answer:
         """What a finished item gives: its outputs, or its error raised."""
         if item.error is not None:
-            raise item.error
+            try:
+                raise item.error
+            finally:
+                item.error = None  # it holds this frame, and so the item with its tensors
         outputs: dict[str, Array] = dict(zip(item.outputs, item.results, strict=True))
         if served.finish is not None and (request.images is not None or request.wanted):
             outputs = self._finish(served, request, outputs)
@@ -294,17 +315,21 @@ class Engine:
         if self._watchable:
             self._watch_timer = loop.call_later(WATCH_AFTER, self._watch, loop)
 
-    async def unpack(self, body: bytes, coding: str, limit: int) -> bytes:
-        """A compressed body's bytes, at most ``limit``; all large ones within the same memory."""
-        memory = len(body) + min(len(body) * MOST_UNPACKED, limit)
-        if memory < OFF_LOOP:
-            return unpack(body, coding, limit)
+    async def unpack(self, body: bytes, coding: str, call: Call) -> bytes:
+        """A compressed body's bytes; what they are at most is held, and then what they are."""
+        limit = self.body_limit
+        most = min(len(body) * MOST_UNPACKED, limit)
         try:
-            return await self.decoding.run(
-                min(memory, self.decoding.total), "the body", unpack, body, coding, limit
-            )
+            async with self.bodies.room(most, "the unpacked body") as held:
+                if most < OFF_LOOP:
+                    plain = unpack(body, coding, limit)
+                else:
+                    plain = await self.decoding.thread(unpack, body, coding, limit)
+                held.keep(0)
+                self.hold(call, len(plain))  # no more than was held, and nobody ran in between
         except BusyError as error:
             raise Overloaded(str(error)) from None
+        return plain
 
     async def _infer_images(self, served: ServedModel, request: InferRequest, call: Call) -> Answer:
         """The same for raw images: their pixels and rows take of the memory for decoding."""

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from kit.problem import shortened
+
 
 class InferenceError(Exception):
     """A request that is not answered with a prediction."""
@@ -20,8 +22,8 @@ class InferenceError(Exception):
 
     @property
     def message(self) -> str:
-        """What the caller is told."""
-        return str(self.args[0]) if self.args else type(self).__name__
+        """What the caller is told, never more than a few lines of what the caller has sent."""
+        return shortened(str(self.args[0])) if self.args else type(self).__name__
 
 
 class BadRequest(InferenceError):

@@ -115,6 +115,16 @@ class FastRequest:
         self.keep_alive = False
         self.refuse(self.refusal)
 
+    def add(self, part: bytes) -> None:
+        """A part of the body came: keep it, unless the bodies of others leave no room."""
+        try:
+            self.app.engine.hold(self.call, len(part))
+        except Overloaded as error:
+            self.refusal = error
+            self.body.clear()
+        else:
+            self.body += part
+
     def await_body(self) -> None:
         """The body comes in pieces: the rest of it has the request's time."""
         left = self.call.started + self.app.engine.timeout(self.call) - time.monotonic()
@@ -244,6 +254,7 @@ class FastRequest:
     def finish(self) -> None:
         """Nothing more comes: free the place."""
         self.response_complete = True
+        self.app.engine.let_go(self.call)
         if self.timer is not None:
             self.timer.cancel()
         if self.counted:
@@ -358,7 +369,7 @@ class FastProtocol(RefusingProtocol):
             return
         self.body_arrived(len(body))
         if self.fast.refusal is None and not self.fast.response_complete:
-            self.fast.body += body
+            self.fast.add(body)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The caller is gone: give up its place in the queue."""

@@ -61,7 +61,7 @@ class GrpcServer:
 
     async def start(self) -> None:
         """Listen."""
-        limit = self._app.settings.max_body_bytes
+        limit = self._app.engine.body_limit
         self._server = grpc.aio.server(
             options=[
                 ("grpc.max_receive_message_length", limit),
@@ -199,6 +199,7 @@ class GrpcServer:
         parsed: InferRequest | None = None
         try:
             size = len(message)
+            app.engine.hold(call, size)
             name = model_named_first(message)
             if name is not None and (entry := app.registry.entries.get(name)) and entry.default:
                 app.engine.check_full(entry.default)
@@ -213,6 +214,8 @@ class GrpcServer:
                 app.engine.leave(served)
         except Exception as error:
             raise app.engine.failed(served, call, error, parsed) from None
+        finally:
+            app.engine.let_go(call)
         headers = app.answer_headers(served, answer, call)
         context.set_trailing_metadata([(name.decode(), value.decode()) for name, value in headers])
         app.engine.succeeded(served, parsed, call, answer)

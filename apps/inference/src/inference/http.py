@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import io
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -91,19 +92,28 @@ def settle_repeated(headers: dict[bytes, bytes], pairs: Headers) -> None:
         raise BadRequest(f"Inference-Header-Content-Length is given twice, as {said}: send it once")
 
 
-async def read_body(receive: Receive, limit: int, *, seconds: float, length: bytes | None) -> bytes:
+async def read_body(
+    receive: Receive,
+    limit: int,
+    *,
+    seconds: float,
+    length: bytes | None,
+    hold: Callable[[int], None],
+) -> bytes:
     """The body as it was sent; TooLarge as soon as more than ``limit`` bytes are announced or come.
 
     Chunked bodies count as they arrive. SlowBody where it is not there within ``seconds``,
-    Cancelled where the caller hangs up before the end.
+    Cancelled where the caller hangs up before the end. ``hold`` is told of the bytes that came,
+    and raises where there is no room for them.
     """
     if length is not None and (content_length(length, "Content-Length") or 0) > limit:
         raise TooLarge(
-            f"body of {length.decode()} bytes: at most {limit} are taken (max_body_bytes)"
+            f"body of {length.decode()} bytes: at most {limit} are taken (max_body_bytes, "
+            "body_memory_bytes)"
         )
     try:
         async with asyncio.timeout(max(0.0, seconds)):
-            return await _receive_all(receive, limit)
+            return await _receive_all(receive, limit, hold)
     except TimeoutError:
         raise SlowBody(SLOW_BODY) from None
 
@@ -116,27 +126,28 @@ def codings(encoding: bytes | None) -> list[str]:
         raise UnsupportedMediaType(str(error)) from None
 
 
-async def _receive_all(receive: Receive, limit: int) -> bytes:
-    message = await receive()
-    if message["type"] == "http.disconnect":
-        raise Cancelled("the caller hung up")
-    body: bytes = message.get("body", b"")
-    if message.get("more_body", False):
-        parts = [body]
-        size = len(body)
-        while message.get("more_body", False):
-            if size > limit:
-                break
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                raise Cancelled("the caller hung up")
-            part = message.get("body", b"")
-            size += len(part)
-            parts.append(part)
-        body = b"".join(parts) if size <= limit else b""
+async def _receive_all(receive: Receive, limit: int, hold: Callable[[int], None]) -> bytes:
+    size = 0
+    begun: io.BytesIO | None = None  # it gives its bytes away, where joined parts are there twice
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise Cancelled("the caller hung up")
+        part: bytes = message.get("body", b"")
+        more = message.get("more_body", False)
+        size += len(part)
         if size > limit:
-            raise TooLarge(f"body of more than {limit} bytes: that is the limit (max_body_bytes)")
-    return body
+            raise TooLarge(
+                f"body of more than {limit} bytes: that is the limit (max_body_bytes, "
+                "body_memory_bytes)"
+            )
+        hold(len(part))
+        if begun is None and not more:
+            return part
+        begun = begun or io.BytesIO()
+        begun.write(part)
+        if not more:
+            return begun.getvalue()
 
 
 def unpack(body: bytes, coding: str, limit: int) -> bytes:

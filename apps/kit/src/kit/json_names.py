@@ -13,6 +13,8 @@ import orjson
 
 _TOKEN = re.compile(rb'("(?:[^"\\]+|\\.)*")([ \t\r\n]*:)?|[{}]')
 
+_NESTED = (dict, list)
+
 
 def repeated_name(document: bytes, parsed: Any) -> str | None:
     """A name that one of the document's objects has twice, or None.
@@ -28,17 +30,18 @@ def repeated_name(document: bytes, parsed: Any) -> str | None:
 def count_names(parsed: Any) -> int:
     """How many names its objects have; lists are looked into where their first item is an object.
 
-    So it is never more than there are.
+    So it is never more than there are. However deep they lie: no frame of the interpreter's stack
+    is needed for each.
     """
-    if type(parsed) is list:
-        return sum(map(count_names, parsed)) if parsed and type(parsed[0]) is dict else 0
-    if type(parsed) is not dict:
-        return 0
-    count = len(parsed)
-    for value in parsed.values():
-        kind = type(value)
-        if kind is dict or (kind is list and value and type(value[0]) is dict):
-            count += count_names(value)
+    count = 0
+    left = [parsed]
+    while left:
+        value = left.pop()
+        if type(value) is dict:
+            count += len(value)
+            left += [each for each in value.values() if type(each) in _NESTED]
+        elif type(value) is list and value and type(value[0]) is dict:
+            left += value
     return count
 
 

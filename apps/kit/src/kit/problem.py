@@ -11,6 +11,18 @@ MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:slipway:problem:"
 
 
+MOST_SAID = 2000
+"""Characters of an error that are told and logged: it may quote what a caller sent, of any size."""
+
+
+def shortened(text: str) -> str:
+    """``text``, or its beginning and its end where it is longer than an error may be."""
+    if len(text) <= MOST_SAID:
+        return text
+    left_out = len(text) - MOST_SAID
+    return f"{text[: MOST_SAID - 500]} … {left_out} characters left out … {text[-500:]}"
+
+
 class Problem(Exception):  # noqa: N818 - the RFC calls it a problem
     """An answer that is an error: raise it anywhere below a request.
 
@@ -27,10 +39,10 @@ class Problem(Exception):  # noqa: N818 - the RFC calls it a problem
         headers: Mapping[str, str] | None = None,
         **extra: Any,
     ) -> None:
-        super().__init__(detail)
+        super().__init__(shortened(detail))
         self.status = status
         self.type = type
-        self.detail = detail
+        self.detail = shortened(detail)
         self.headers = dict(headers or {})
         self.extra = extra
 

@@ -111,6 +111,15 @@ class DecodingSettings(ServiceSettings):
         float,
         Field(gt=0, description="How long a request may wait for that memory before it gets 429."),
     ] = 1.0
+    body_memory_bytes: Annotated[
+        int,
+        Field(
+            ge=0,
+            description="Memory for the bodies of all requests under way, as they came and "
+            "unpacked; past it they get 429, and one that is larger 413. 0 takes a sixth of the "
+            "container's memory limit.",
+        ),
+    ] = 0
     probe_key: Annotated[
         SecretStr,
         Field(

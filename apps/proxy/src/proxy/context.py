@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 from starlette.types import Receive, Scope, Send
@@ -11,6 +10,7 @@ from starlette.types import Receive, Scope, Send
 from proxy import headers, paths
 
 if TYPE_CHECKING:
+    from kit.budget import Budget
     from proxy.auth import Caller
 
 
@@ -24,6 +24,7 @@ class Request:
         "_fields",
         "admitted",
         "arm",
+        "bodies",
         "body_bytes",
         "cache",
         "caller",
@@ -33,7 +34,7 @@ class Request:
         "extra",
         "forwarded",
         "headers",
-        "held",
+        "held_bytes",
         "method",
         "model",
         "pod",
@@ -85,7 +86,20 @@ class Request:
         self.body_bytes = 0
         self.extra: list[tuple[bytes, bytes]] = []  # headers every answer to this one carries
         self.write_whole: WriteWhole | None = None
-        self.held: AsyncExitStack | None = None  # what is given back when the request ends
+        self.bodies: Budget | None = None  # the memory that all bodies share
+        self.held_bytes = 0  # what this one has of it, given back when the request ends
+
+    def hold(self, size: int) -> None:
+        """Count ``size`` bytes of a body, till the end; BusyError where none are left for it."""
+        if self.bodies is not None:
+            self.bodies.take(size, "the request's body")
+            self.held_bytes += size
+
+    def let_go(self) -> None:
+        """Give back the memory of the body."""
+        if self.bodies is not None and self.held_bytes:
+            self.bodies.give(self.held_bytes)
+            self.held_bytes = 0
 
     def check_headers(self) -> None:
         """BadHeadersError where they could be read in two ways."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import io
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from time import monotonic
 
 from starlette.types import Message, Receive
 
+from kit.budget import BusyError
 from kit.http_protocol import EVENT_STREAM
 from kit.problem import Problem
 from proxy import deadline as deadlines
@@ -34,9 +36,25 @@ def too_large(limit: int) -> Problem:
     return Problem(
         413,
         "body-too-large",
-        f"the request body is larger than {limit} bytes; send less, or raise PROXY_MAX_BODY_BYTES",
+        f"the request body is larger than {limit} bytes; send less, or raise PROXY_MAX_BODY_BYTES "
+        "and PROXY_BODY_MEMORY_BYTES, of which it is the smaller one",
         headers={"connection": "close"},
     )
+
+
+def hold(request: Request, size: int) -> None:
+    """Count bytes of a body in memory; Problem 429 where those of others leave no room."""
+    try:
+        request.hold(size)
+    except BusyError as error:
+        problem = bodies_busy(error)
+        problem.headers["connection"] = "close"  # the rest of it is not read
+        raise problem from None
+
+
+def bodies_busy(error: BusyError) -> Problem:
+    """The answer to a body for which there is no memory now."""
+    return Problem(429, "bodies-busy", str(error), headers={"retry-after": "1"})
 
 
 def declared_length(request: Request, limit: int) -> int | None:
@@ -74,17 +92,22 @@ async def _part(request: Request, deadline: float) -> tuple[bytes, bool]:
 async def read_body(request: Request, limit: int) -> bytes:
     """The whole body, counted as it arrives, by the request's deadline."""
     declared_length(request, limit)
-    parts: list[bytes] = []
     size = 0
+    begun: io.BytesIO | None = None  # it gives its bytes away, where joined parts are there twice
     while True:
         part, more = await _part(request, request.deadline)
         size += len(part)
         if size > limit:
             raise too_large(limit)
-        parts.append(part)
+        hold(request, len(part))
+        if begun is not None:
+            begun.write(part)
+        elif more:
+            begun = io.BytesIO()
+            begun.write(part)
         if not more:
             request.body_bytes = size
-            return parts[0] if len(parts) == 1 else b"".join(parts)
+            return part if begun is None else begun.getvalue()
 
 
 async def body_of(
@@ -110,6 +133,7 @@ async def body_of(
         size += len(part)
         if size > limit:
             raise too_large(limit)
+        hold(request, len(part))
     collected = b"".join(begun)
     if not more:
         request.body_bytes = size

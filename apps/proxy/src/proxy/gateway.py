@@ -165,6 +165,7 @@ class Gateway:
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive, send, monotonic())
+        request.bodies = self.services.bodies
         begun = False
 
         async def answer(message: Message) -> None:
@@ -209,8 +210,7 @@ class Gateway:
                 )
         finally:
             self._in_flight -= 1
-            if request.held is not None:
-                await request.held.aclose()
+            request.let_go()
             self._report(request)
             # Break the circles: what leaves none is freed at once, not by the collector's walks.
             request.send = send
@@ -301,7 +301,7 @@ class Gateway:
             request,
             self.services.upstreams[key],
             target,
-            limit=self.settings.max_body_bytes,
+            limit=self.services.body_limit,
             margin=self.settings.hop_margin_seconds,
             dropped=dropped,
             repeatable=repeatable,

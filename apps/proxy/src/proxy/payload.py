@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack
+import asyncio
 
 import orjson
 
 from kit import content_coding
+from kit.budget import BusyError
 from kit.content_coding import (
     MOST_UNPACKED,
     BadCodedBodyError,
     UnknownCodingError,
     UnpackedTooLargeError,
 )
-from kit.decoding import BusyError
 from kit.problem import Problem
 from proxy.context import Request
-from proxy.forward import read_body
+from proxy.forward import bodies_busy, read_body
 from proxy.predict import JSON
 from proxy.services import Services
 
@@ -25,12 +25,11 @@ SMALL = 16 * 1024
 
 
 async def payload_of(services: Services, request: Request) -> bytes:
-    """The body as it was before it was compressed, at most ``max_body_bytes`` either way.
+    """The body as it was before it was compressed, at most ``body_limit`` bytes either way.
 
-    What compressed bodies may become is held, for all of them together, until the request ends.
     Problem 400, 413, 415 or 429.
     """
-    limit = services.settings.max_body_bytes
+    limit = services.body_limit
     encoding = request.joined(b"content-encoding")
     try:
         codings = content_coding.codings((encoding or b"").decode("latin-1"))
@@ -42,24 +41,27 @@ async def payload_of(services: Services, request: Request) -> bytes:
             headers={"accept-encoding": "gzip, deflate", "connection": "close"},
         ) from None
     body = await read_body(request, limit)
-    if not codings or not body:
-        return body
-    request.held = AsyncExitStack()
+    for coding in codings if body else ():
+        body = await _unpacked(services, request, body, coding)
+    return body
+
+
+async def _unpacked(services: Services, request: Request, body: bytes, coding: str) -> bytes:
+    """What a body becomes at most is held while it is unpacked, and then what it became."""
+    limit = services.body_limit
+    most = min(limit, len(body) * MOST_UNPACKED)
     try:
-        size = min(limit, len(body) * MOST_UNPACKED ** len(codings))
-        await request.held.enter_async_context(services.unpacking.room(size, "the body"))
-        for coding in codings:
-            packed = body
-            body = await services.unpacking.thread(
-                lambda packed=packed, coding=coding: content_coding.unpack(packed, coding, limit)  # type: ignore[misc]
-            )
+        async with services.bodies.room(most, "the unpacked body") as held:
+            plain = await asyncio.to_thread(content_coding.unpack, body, coding, limit)
+            held.keep(0)
+            request.hold(len(plain))  # no more than was held, and nobody ran in between
     except BusyError as error:
-        raise Problem(429, "decoding-busy", str(error), headers={"retry-after": "1"}) from None
+        raise bodies_busy(error) from None
     except BadCodedBodyError as error:
         raise Problem(400, "bad-input", str(error)) from None
     except UnpackedTooLargeError as error:
         raise Problem(413, "body-too-large", str(error)) from None
-    return body
+    return plain
 
 
 def check_form(payload: bytes, kind: str) -> None:

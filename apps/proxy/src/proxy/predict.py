@@ -50,6 +50,11 @@ class Prepared:
     inputs: Packed
     rows: int
 
+    @property
+    def size(self) -> int:
+        """Bytes of the tensors."""
+        return sum(len(raw) for _, _, raw in self.inputs.values())
+
     def canonical(self) -> bytes:
         """The same bytes for the same input, whatever form it came in: what a cache keys by."""
         parts: list[bytes] = []

@@ -10,12 +10,14 @@ from typing import Any, cast
 import orjson
 import redis.asyncio as redis
 
+from kit.budget import Budget, BusyError, TooCostlyError
 from kit.decoding import Decoding
 from kit.json_names import repeated_name
 from kit.problem import Problem
 from proxy.cache import Made, PredictionCache, key_of
 from proxy.carried import choosing, key_of_choice
 from proxy.contract import Contract
+from proxy.forward import bodies_busy
 from proxy.models import Asking, ModelBackend
 from proxy.predict import (
     JSON,
@@ -53,10 +55,13 @@ class Outcome:
 class Predictor:
     """Prepares, looks into the cache, asks, interprets."""
 
-    def __init__(self, settings: ProxySettings, store: Store, cache: PredictionCache) -> None:
+    def __init__(
+        self, settings: ProxySettings, store: Store, cache: PredictionCache, bodies: Budget
+    ) -> None:
         self._settings = settings
         self._store = store
         self._cache = cache
+        self._bodies = bodies
         self._decoding = Decoding(
             settings.decode_memory_bytes, wait_seconds=settings.decode_wait_seconds
         )
@@ -95,6 +100,34 @@ class Predictor:
             )
         contract = await backend.contract(asking)
         prepared = await self.prepared(backend, kind, payload, contract, owner)
+        try:
+            # the tensors, and the request that is made of them
+            async with self._bodies.room(2 * prepared.size, "the input as tensors"):
+                return await self._ask(
+                    backend,
+                    contract,
+                    prepared,
+                    asking,
+                    cache_control=cache_control,
+                    chunk_rows=chunk_rows,
+                    on_progress=on_progress,
+                )
+        except BusyError as error:
+            raise bodies_busy(error) from None
+        except TooCostlyError as error:
+            raise Problem(413, "body-too-large", f"{backend.name}: {error}") from None
+
+    async def _ask(
+        self,
+        backend: ModelBackend,
+        contract: Contract,
+        prepared: Prepared,
+        asking: Asking,
+        *,
+        cache_control: bytes,
+        chunk_rows: int | None,
+        on_progress: OnProgress | None,
+    ) -> Outcome:
         if chunk_rows and contract.rows_independent and prepared.rows > chunk_rows:
             return await self._in_parts(
                 backend, contract, prepared, asking, rows=chunk_rows, on_progress=on_progress

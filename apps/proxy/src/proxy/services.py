@@ -9,7 +9,7 @@ from pathlib import Path
 
 import aiohttp
 
-from kit.decoding import Decoding
+from kit.budget import Budget, body_budget
 from kit.health import Health
 from kit.spans import Spans, configure
 from proxy.access import AccessLog
@@ -42,7 +42,8 @@ class Services:
     store: Store
     cache: PredictionCache
     predictor: Predictor
-    unpacking: Decoding
+    bodies: Budget
+    body_limit: int
     blobs: Blobs
     jobs: Jobs
     session: aiohttp.ClientSession
@@ -112,9 +113,9 @@ class Services:
         self.store = Store(settings, metrics)
         self.limits = Limits(settings, self.store)
         self.cache = PredictionCache(self.store, metrics, settings.cache_memory_bytes)
-        # Bodies that were compressed, all together: two of the largest, or many small ones.
-        self.unpacking = Decoding(2 * settings.max_body_bytes)
-        self.predictor = Predictor(settings, self.store, self.cache)
+        self.bodies = body_budget(settings.body_memory_bytes)
+        self.body_limit = min(settings.max_body_bytes, self.bodies.total)
+        self.predictor = Predictor(settings, self.store, self.cache, self.bodies)
         self.blobs = Blobs(settings.jobs.bucket)
         self.jobs = Jobs(settings, self.store, self.blobs)
         metrics.gauge(
@@ -142,7 +143,6 @@ class Services:
             await backend.close()
         for upstream in self.upstreams.values():
             upstream.close()
-        self.unpacking.close()
         await self.session.close()
         await self.store.close()
         self.blobs.close()

@@ -72,7 +72,7 @@ async def pass_on(
                 backend,
                 asking_of(request),
                 rest=path.rest,
-                limit=settings.max_body_bytes,
+                limit=services.body_limit,
             )
             return
         query = request.scope["query_string"]
@@ -83,7 +83,7 @@ async def pass_on(
             request,
             backend.destination,
             target,
-            limit=settings.max_body_bytes,
+            limit=services.body_limit,
             margin=settings.hop_margin_seconds,
             dropped=headers.DROPPED_WITH_CREDENTIALS,
             repeatable=True,  # a prediction changes nothing
@@ -92,7 +92,7 @@ async def pass_on(
             slowest=settings.upload_bytes_per_second,
         )
         return
-    await _pass_on_invocation(request, backend, path, settings.max_body_bytes)
+    await _pass_on_invocation(request, backend, path, services.body_limit)
 
 
 async def _pass_on_invocation(
