@@ -19,6 +19,8 @@ from schemathesis.checks import CHECKS, load_all_checks
 from schemathesis.core.failures import Failure, FailureGroup
 from schemathesis.core.parameters import ParameterLocation
 
+from tests.conformance import PAGE
+
 load_all_checks()
 EVERY_CHECK = tuple(CHECKS.get_all())
 
@@ -104,3 +106,15 @@ def aim(case: Any, name: str, *parameters: str) -> None:
     for parameter in parameters:
         if parameter in (case.path_parameters or {}) and zlib.crc32(given.encode()) % 4:
             case.path_parameters[parameter] = name
+
+
+def row_of(service: str, allowed: Allowed) -> str:
+    """An exception as a line of the table in docs/conformance.md."""
+    statuses = ", ".join(map(str, allowed.statuses))
+    return f"| {service} | `{allowed.check}` | {statuses} | {allowed.reason} |"
+
+
+def not_documented(service: str, allowed: Sequence[Allowed]) -> list[str]:
+    """The exceptions that docs/conformance.md does not list as they are."""
+    page = PAGE.read_text()
+    return [row for each in allowed if (row := row_of(service, each)) not in page]

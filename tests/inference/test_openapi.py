@@ -14,7 +14,7 @@ from inference.openapi import document
 from kit.version import version_of
 from tests.inference import small_models
 from tests.inference.conftest import Running, serving
-from tests.openapi_checks import Allowed, Contract, aim, examples
+from tests.openapi_checks import Allowed, Contract, aim, examples, not_documented
 
 ALLOWED = (
     Allowed(
@@ -84,3 +84,7 @@ async def test_the_document_is_served(tmp_path: Path) -> None:
         answer = await server.client.get("/openapi.json")
         expected = document(version_of("slipway-inference", "abc"))
         assert answer.json() == expected
+
+
+def test_the_exceptions_are_documented() -> None:
+    assert not_documented("inference", ALLOWED) == []

@@ -17,7 +17,7 @@ from kit.health import Health
 from proxy.api import create_api
 from proxy.services import Services
 from proxy.settings import ProxySettings
-from tests.openapi_checks import Allowed, Contract, aim, examples
+from tests.openapi_checks import Allowed, Contract, aim, examples, not_documented
 from tests.proxy.conftest import (
     _answer_infer,
     _answer_metadata,
@@ -173,3 +173,7 @@ def test_what_was_made_is_there_and_what_was_deleted_is_not(base_url: str) -> No
 
 def test_the_operations_are_all_there() -> None:
     assert len([*SCHEMA.get_all_operations()]) == 10
+
+
+def test_the_exceptions_are_documented() -> None:
+    assert not_documented("proxy", ALLOWED) == []
