@@ -189,3 +189,30 @@ async def test_a_text_model_works_from_the_page(model: Neighbour, tmp_path: Path
         await tab.until("!document.getElementById('found').hidden")
         assert b"spoke too soon, with a comma" in model.seen[-1].body
         await tab.screenshot(artifacts(tmp_path) / "page-text-desk.png")
+
+
+async def test_a_job_for_a_model_that_no_worker_knows_is_refused_in_a_sentence(
+    model: Neighbour, redis_url: str, tmp_path: Path
+) -> None:
+    settings: dict[str, Any] = {
+        "redis_url": redis_url,
+        "redis_prefix": f"test-{uuid.uuid4().hex[:8]}",
+    }
+    digits = {"digits": {"type": "http", "url": model.url}}
+    letters = {"letters": {"type": "http", "url": model.url}}
+    async with (
+        worker_with(**settings, backends=letters),
+        proxy_with(**settings, backends=digits) as proxy,
+        browsing(tmp_path, f"{proxy.url}/", width=1100, height=800) as tab,
+    ):
+        await tab.until("document.querySelectorAll('#models input').length === 1")
+        await tab.do(drop())
+        await tab.until("!document.getElementById('preview').hidden")
+        await tab.do("document.getElementById('job').click()")
+        said = await tab.until("document.getElementById('problem').textContent")
+        assert "the workers that run jobs do not know the model 'digits'" in said
+        assert "they know: letters" in said
+        assert not await tab.do("document.getElementById('problem').hidden")
+        assert await tab.do("document.getElementById('running').hidden")
+        assert not await tab.do("document.getElementById('job').disabled")
+        await tab.screenshot(artifacts(tmp_path) / "page-job-refused.png")
