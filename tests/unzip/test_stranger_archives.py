@@ -111,7 +111,14 @@ def by_python(data: bytes) -> list[tuple[int, int]] | str:
                     continue
                 body = archive.read(info)
                 found.append((len(body), zlib.crc32(body)))
-    except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError, zlib.error) as error:
+    except (
+        zipfile.BadZipFile,
+        RuntimeError,
+        NotImplementedError,
+        EOFError,
+        zlib.error,
+        IndexError,
+    ) as error:
         return f"{type(error).__name__}: {error}"[:80]
     return sorted(found)
 
