@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import urllib.error
 import urllib.request
@@ -11,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.ports import free_port
 from tests.programs import require
 from tests.waits import SECONDS, until
 
@@ -47,9 +47,7 @@ def serve_s3(
     data.mkdir(parents=True, exist_ok=True)
     for bucket in buckets:
         (data / bucket).mkdir(parents=True, exist_ok=True)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     url = f"http://127.0.0.1:{port}"
     log = folder / "versitygw.log"
     with log.open("wb") as output:

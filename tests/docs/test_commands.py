@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from tests.documented import ROOT, Block, blocks
-from tests.release.kube import free_port
+from tests.ports import free_port
 
 BLOCKS = [one for one in blocks() if one.how and one.how.get("with") == "inference"]
 

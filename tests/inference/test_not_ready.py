@@ -114,7 +114,7 @@ def test_s3_that_does_not_answer_is_waited_for_and_named(tmp_path: Path) -> None
 
 def fetch(folder: Path, uri: str, sha256: str = "", **settings: str) -> tuple[int, str, str]:
     words = ("fetch", "--uri", uri, "--sha256", sha256, "--to", str(folder / "models"))
-    ended = run_to_its_end(folder, "inference", *words, "--timeout=5", **settings)
+    ended = run_to_its_end(folder, "inference", *words, **settings)
     assert f"{ended.message.text}; {ended.message.fix}" in ended.log
     return ended.code, ended.message.text, ended.message.fix
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.ports import free_port
 from tests.waits import SECONDS, until
 
 PROGRAM = """
@@ -53,9 +54,7 @@ def get(port: int, path: str) -> int:
 
 @pytest.fixture
 def server() -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     process = subprocess.Popen([sys.executable, "-c", PROGRAM, str(port)])
 
     def ready() -> bool:

@@ -6,6 +6,10 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
+
+from tests.ports import free_port
+
 TESTS = Path(__file__).resolve().parents[1]
 
 LOOKS = "looks again and again, with a generous bound, at what tells nobody"
@@ -84,3 +88,15 @@ def test_no_reason_outlives_its_pause() -> None:
 def test_a_pause_is_found_and_giving_way_is_none() -> None:
     source = "async def a():\n    def b():\n        time.sleep(0.1)\n    await asyncio.sleep(0)\n"
     assert list(pauses(ast.parse(source))) == ["a.b"]
+
+
+def test_no_example_of_hypothesis_has_a_deadline() -> None:
+    """Its 200 ms fail on a machine that is busy; tests/conftest.py loads a profile without."""
+    assert hypothesis.settings().deadline is None
+
+
+def test_ports_are_not_those_that_connections_take() -> None:
+    ports = {free_port() for _ in range(20)}
+    assert len(ports) == 20
+    first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    assert all(port < first for port in ports)

@@ -23,6 +23,7 @@ from kit.spans import Spans
 from proxy.app import create_app, create_worker
 from proxy.settings import ProxySettings
 from proxy.whole import WholeProtocol
+from tests.ports import free_port
 from tests.programs import require
 from tests.waits import SECONDS
 
@@ -45,14 +46,6 @@ METADATA: dict[str, Any] = {
         "postprocess": [{"transform": "label_lookup", "input": "probabilities", "output": "class"}],
     },
 }
-
-
-def free_port() -> int:
-    """A port nobody listens on just now."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 @asynccontextmanager

@@ -17,7 +17,7 @@ from typing import Any
 
 import aiohttp
 
-from tests.proxy.conftest import free_port
+from tests.ports import free_port
 
 
 @dataclass

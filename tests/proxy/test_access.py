@@ -19,7 +19,8 @@ from yarl import URL
 from proxy import access
 from proxy.access import AccessLog
 from proxy.metrics import Counter
-from tests.proxy.conftest import Neighbour, free_port
+from tests.ports import free_port
+from tests.proxy.conftest import Neighbour
 from tests.proxy.processes import running
 from tests.proxy.test_auth import AUDIENCE, ISSUER, OTHER_RSA, jwks, token
 

@@ -14,8 +14,10 @@ import pytest
 from aiohttp import ClientError, ClientPayloadError, web
 
 from proxy.guards import Breaker
-from tests.proxy.conftest import Neighbour, Proxy, eventually, free_port, proxy_with
+from tests.ports import free_port
+from tests.proxy.conftest import Neighbour, Proxy, eventually, proxy_with
 from tests.proxy.faults import toxic
+from tests.waits import SECONDS
 
 INFER = "/v2/models/digits/infer"
 JSON = {"content-type": "application/json"}
@@ -189,7 +191,7 @@ async def test_a_small_answer_tells_its_end_however_the_backend_told_it(case: st
         reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
         for _ in range(2):  # the caller's connection is good for another
             writer.write(head)
-            async with asyncio.timeout(3):
+            async with asyncio.timeout(SECONDS):
                 assert await answer_of(reader, method) == (status, body)
         writer.close()
 

@@ -15,15 +15,8 @@ from moto.server import ThreadedMotoServer
 
 from proxy.jobs import ENDED
 from tests.aws_calls import held_against_its_policy
-from tests.proxy.conftest import (
-    Neighbour,
-    Proxy,
-    eventually,
-    free_port,
-    neighbour,
-    proxy_with,
-    worker_with,
-)
+from tests.ports import free_port
+from tests.proxy.conftest import Neighbour, Proxy, eventually, neighbour, proxy_with, worker_with
 from tests.proxy.faults import toxic
 
 JSON = {"content-type": "application/json"}

@@ -161,8 +161,9 @@ async def test_sigterm_under_load_fails_no_request(model: Neighbour, tmp_path: P
 
             await eventually(unready)
             before = served
-            await asyncio.sleep(0.3)
-            assert served > before, "it serves on while routes change"
+            while served == before:
+                assert failures == []
+                await asyncio.sleep(0.01)
             stop.set()
             await asyncio.gather(*tasks)
         assert failures == []

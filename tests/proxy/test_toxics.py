@@ -19,10 +19,12 @@ from aiohttp import ClientPayloadError, web
 from proxy import blobs
 from proxy.callbacks import Teller
 from proxy.settings import CallbackPolicy
-from tests.proxy.conftest import Neighbour, free_port, proxy_with
+from tests.ports import free_port
+from tests.proxy.conftest import Neighbour, proxy_with
 from tests.proxy.faults import Toxic, toxic
 from tests.proxy.test_auth import AUDIENCE, ISSUER, jwks, token
 from tests.s3 import serve_s3
+from tests.waits import SECONDS
 
 HOW = ["well", "slow", "cut", "reset", "refused", "deaf"]
 
@@ -109,7 +111,7 @@ async def test_the_issuer_of_tokens(model: Neighbour, upstream: Neighbour, how: 
             jwt={"issuer": ISSUER, "audience": AUDIENCE, "jwks_url": f"{url}/jwks"},
             auth_required=True,
         ) as proxy,
-        asyncio.timeout(5),
+        asyncio.timeout(SECONDS),
         proxy.session.post(
             f"{proxy.url}/v2/models/digits/infer",
             data=b"{}",

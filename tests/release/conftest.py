@@ -21,8 +21,9 @@ from typer.testing import CliRunner
 from release import verdicts, verify
 from release.cli import app
 from release.git import open_repo
+from tests.ports import free_port
 from tests.programs import require
-from tests.release.kube import Kubernetes, free_port, kubernetes
+from tests.release.kube import Kubernetes, kubernetes
 from tests.waits import until
 
 HEADER = "# Written by `release`; do not edit.\n"

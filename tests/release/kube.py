@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import ssl
 import subprocess
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ import yaml
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from tests.ports import free_port
 from tests.programs import require
 from tests.waits import until
 
@@ -82,13 +82,6 @@ class Kubernetes:
             ]
         for path in paths:
             self.client.delete(path, params={"gracePeriodSeconds": "0"})
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def argocd_crd() -> dict[str, Any]:

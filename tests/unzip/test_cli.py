@@ -21,11 +21,12 @@ import typer
 from prometheus_client.parser import text_string_to_metric_families
 
 from kit.settings import environment_variables
+from tests.ports import free_port
 from tests.s3 import S3Server
 from tests.unzip import zips
 from tests.unzip.faults import Faults, faulty
 from tests.unzip.receiver import receiving
-from tests.unzip.support import files_below, free_port, manifest_of, put, settings_for
+from tests.unzip.support import files_below, manifest_of, put, settings_for
 from tests.waits import SECONDS
 from unzip.cli import _address, _store
 from unzip.metrics import Metrics

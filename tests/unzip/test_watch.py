@@ -19,17 +19,11 @@ from starlette.types import ASGIApp
 
 from kit.health import Health
 from tests.aws_calls import held_against_its_policy
+from tests.ports import free_port
 from tests.s3 import S3Server, serve_s3
 from tests.unzip import zips
 from tests.unzip.conftest import session
-from tests.unzip.support import (
-    Recorder,
-    files_below,
-    free_port,
-    manifest_of,
-    put,
-    service_on,
-)
+from tests.unzip.support import Recorder, files_below, manifest_of, put, service_on
 from tests.waits import SECONDS, until
 from unzip.extract import Extractor
 from unzip.service import Service
