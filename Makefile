@@ -106,6 +106,10 @@ e2e: up ## Run the tests that need the cluster
 e2e-full: addons ## And those of every routing pattern, autoscaler and disruption
 	pytest -m e2e --timeout=600 $(ARGS)
 
+.PHONY: breakage
+breakage: up ## Break dev in 24 ways, tell what validate, verify and status say, and mend it
+	python -m tests.breakage $(ARGS)
+
 .PHONY: lint
 lint: setup ## Check style and types
 	ruff check .
