@@ -4,7 +4,7 @@
 ``python -m tests.breakage`` (``make breakage``) needs the cluster of `make up`. Each way is either a
 commit, which `release validate` is shown first and which is only deployed where validate lets it
 pass, or a change in the cluster, made while Argo CD's controller is stopped so that nothing heals
-it. Everything is put back. One way of each kind was chosen from the documentation alone.
+it. Everything is put back.
 """
 
 from __future__ import annotations

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from release import status
 from release.causes import Cause, short
 from release.cluster import Observation
-from release.diagnosis import find
+from release.diagnosis import State, find
+from release.drift import IMAGE_DRIFT
 from release.references import Image
 
 HELM = (
@@ -54,3 +56,25 @@ def test_pods_that_the_quota_refused_are_counted_as_wished() -> None:
     finding = find("proxy", Image("r/proxy", "1", f"sha256:{'a' * 64}", "b" * 40), seen)
     assert (finding.ready, finding.pods) == (12, 60)
     assert Cause("quota", refused) in finding.causes
+
+
+def test_a_deployment_of_another_image_than_git_is_said_though_argo_cd_says_synced() -> None:
+    wanted = Image("r/proxy", "1", f"sha256:{'a' * 64}", "b" * 40)
+    container = {"name": "proxy", "image": f"r/other@sha256:{'c' * 64}"}
+    deployment = {
+        "metadata": {"name": "proxy", "generation": 2},
+        "spec": {"replicas": 1, "template": {"spec": {"containers": [container]}}},
+        "status": {"observedGeneration": 2},
+    }
+    app = {"status": {"sync": {"status": "Synced", "revision": "f" * 40}}}
+    finding = find("proxy", wanted, Observation({"proxy": app}, deployments=[deployment]))
+    (cause,) = [each for each in finding.causes if each.kind == IMAGE_DRIFT]
+    assert "r/other" in cause.text
+    assert wanted.digest in cause.text
+    assert "argo cd" in cause.fix.lower()
+    # a commit that Argo CD has not looked at yet is no drift for good
+    assert status.failed_if_drifted(finding, "f" * 40).state is State.FAILED
+    assert status.failed_if_drifted(finding, "e" * 40).state is finding.state is State.PROGRESSING
+    container["image"] = f"r/proxy@{wanted.digest}"
+    finding = find("proxy", wanted, Observation({"proxy": app}, deployments=[deployment]))
+    assert IMAGE_DRIFT not in [each.kind for each in finding.causes]

@@ -14,7 +14,7 @@ from datetime import datetime
 from enum import Enum
 from typing import Any
 
-from release import marks
+from release import drift, marks
 from release.causes import Cause, short
 from release.cluster import Object, Observation
 from release.pod_causes import pod_causes
@@ -87,6 +87,8 @@ def find(release: str, wanted: Image, seen: Observation) -> Finding:
     causes = [*_application_causes(app)]
     if wanted.deployed:
         causes += _workload_causes(release, seen)
+        if sync == "Synced":
+            causes += drift.causes(_named(seen.deployments, release), wanted)
         for pod in current:
             causes += pod_causes(pod, seen.events)
     running = sorted({digest for pod in ready if (digest := _digest(pod, release))})

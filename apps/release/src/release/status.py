@@ -16,6 +16,7 @@ from release.checks import endpoints, plan
 from release.checks.answers import Problem
 from release.cluster import Object, Observation
 from release.diagnosis import Finding, State, find
+from release.drift import IMAGE_DRIFT
 from release.git import CommitTree
 from release.holds import Hold
 from release.look import objects
@@ -121,6 +122,7 @@ def lines(
             finding = absent(finding)
         elif (app := seen.applications.get(release)) is not None:
             finding = _contradicted(finding, app, (gone or {}).get(release, []), now)
+            finding = failed_if_drifted(finding, at.commit)
         addresses: int | None = None
         if release in called and not finding.scaled_to_zero:
             addresses = endpoints.ready_addresses(release, seen.endpointslices) or 0
@@ -159,6 +161,16 @@ def _contradicted(finding: Finding, app: Object, gone: list[str], now: datetime)
         state=State.FAILED if failed else finding.state,
         causes=(*finding.causes, *more),
     )
+
+
+def failed_if_drifted(finding: Finding, commit: str) -> Finding:
+    """Failed where Argo CD says that this very commit is applied, and another image is asked for.
+
+    Of an older commit it says nothing: the newest is still to be applied.
+    """
+    if finding.revision != commit or not any(cause.kind == IMAGE_DRIFT for cause in finding.causes):
+        return finding
+    return replace(finding, state=State.FAILED)
 
 
 def absent(finding: Finding) -> Finding:
