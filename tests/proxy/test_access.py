@@ -61,7 +61,7 @@ async def test_every_request_has_its_line_and_no_secret_is_in_any(
         ("POST", f"/v1/jobs/digits{query}&callback=https://a:secret-callback@b.test/", 422,
          key | JSON, body),
         ("POST", f"/v1/jobs/digits{query}", 202,
-         key | JSON | {"idempotency-key": "secret-idempotency"}, body),
+         key | JSON | {"idempotency-key": "secret-idempotency"}, b'{"secret-body": 1}'),
     ]  # fmt: skip
     settings: dict[str, Any] = {
         "backends": {"digits": {"type": "http", "url": model.url}},

@@ -170,7 +170,8 @@ def test_names_of_strangers_are_right_or_marked(language: str, together: int) ->
         count, wrong, unmarked = _measured(_names(language), charset, together=together, most=80)
         assert count >= 40, (charset, count)
         assert unmarked == 0, charset
-        assert together == 1 or wrong * 25 <= count, (charset, wrong)
+        # one archive of eight may be wrong where it says that it guessed
+        assert together == 1 or wrong <= max(together, count // 25), (charset, wrong)
 
 
 @pytest.mark.parametrize("language", CHARSETS)

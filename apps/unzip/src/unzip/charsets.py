@@ -64,6 +64,7 @@ _CHARSETS = {
 _CAPITAL_IN_WORD = re.compile(
     "[\u0430-\u044f\u03ac-\u03ce\xe0-\xff][\u0410-\u042f\u0386-\u03ab\xc0-\xde]"
 )
+_KANA = re.compile(r"[\x00-\x7f\u3041-\u30ff]*")
 _FOLDED = {"\N{GREEK SMALL LETTER FINAL SIGMA}": "\N{GREEK SMALL LETTER SIGMA}", "ß": "s"}
 _BELOW_DIGITS = re.compile(rb"[\x00-\x2f]+")
 _SCORED_BYTES = 4 << 10  # more names than this show nothing new
@@ -149,12 +150,23 @@ def decide(
     )
     margin = _SURE if foreign > 1 else _SURE_OF_ONE
     near = tuple(
-        other.charset for other in ranked if other is not best and _evidence(best, other) < margin
+        other.charset
+        for other in ranked
+        if other is not best and (_evidence(best, other) < margin or _is_kana(other.words))
     )
     proved = bool(shown) and len(possible) < len(_CHARSETS) and _reads(shown, charset)
     if proved and all(_same(sample, charset, other) for other in possible):
         return Decision(charset)
     return Decision(charset, plausible and not near, near[:3])
+
+
+def _is_kana(words: Iterable[str]) -> bool:
+    """Whether nothing but kana is beside ASCII in them.
+
+    Kana of EUC-JP are the most frequent characters of Big5, and foreign words written in kana
+    (countries, currencies) look like none of the language's own.
+    """
+    return _KANA.fullmatch("".join(words)) is not None
 
 
 def _decodes(names: Iterable[bytes], charset: str) -> bool:
