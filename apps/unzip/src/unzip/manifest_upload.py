@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
 
+from unzip.conditional_write import write_until_there
 from unzip.extract import MANIFEST, SOURCE_TAG
 from unzip.members import crc32
-from unzip.store import Absent, Condition, Conflict, Matching, Missing, Part, Store, StoreError
+from unzip.store import Absent, Condition, Part, Store, StoreError
 
 TYPE = "application/json"
 PART_BYTES = 5 << 20  # S3's least
@@ -35,9 +36,20 @@ def upload_manifest(
     key = prefix + MANIFEST
     metadata = {SOURCE_TAG: tag}
     pieces = iter(document)
+
+    def visible(write: Callable[[Condition], object]) -> None:
+        write_until_there(
+            store,
+            key,
+            write,
+            Absent(),
+            ours=lambda head: head.metadata.get(SOURCE_TAG) == tag,
+            fenced=fenced,
+        )
+
     first = _part(pieces, part_bytes)
     if len(first) < part_bytes:
-        _write(store, key, tag, partial(store.put, key, first, TYPE, metadata), fenced)
+        visible(partial(store.put, key, first, TYPE, metadata))
         return
     identity = store.create_upload(key, TYPE, metadata)
     try:
@@ -50,8 +62,7 @@ def upload_manifest(
             rows.append(store.upload_part(key, identity, len(rows) + 1, body))
             crc = crc32(body, crc)
             body = _part(pieces, part_bytes)
-        complete = partial(store.complete_upload, key, identity, rows, crc=crc)
-        _write(store, key, tag, complete, fenced)
+        visible(partial(store.complete_upload, key, identity, rows, crc=crc))
     except Exception:
         with suppress(StoreError):  # whoever takes the archive next drops it
             store.abort_upload(key, identity)
@@ -66,30 +77,3 @@ def _part(pieces: Iterator[bytes], size: int) -> bytearray:
         if len(body) >= size:
             break
     return body
-
-
-def _write(
-    store: Store,
-    key: str,
-    tag: str,
-    write: Callable[[Condition], object],
-    fenced: Callable[[], object],
-) -> None:
-    condition: Condition = Absent()
-    for _ in range(5):
-        try:
-            write(condition)
-            return
-        except (Conflict, Missing) as error:
-            fenced()
-            try:
-                head = store.head(key)
-            except Missing:
-                condition = Absent()
-            else:
-                if head.metadata.get(SOURCE_TAG) == tag:
-                    return  # our own first answer was lost
-                condition = Matching(head.etag)
-            if isinstance(error, Missing):
-                raise StoreError(f"the upload of {key} is gone") from error
-    raise StoreError(f"{key} is written by somebody else again and again")

@@ -18,13 +18,14 @@ from types import TracebackType
 from typing import Self
 
 from unzip import content, headers, members
+from unzip.conditional_write import write_until_there
 from unzip.crew import Crew
 from unzip.directory import Member
 from unzip.extract import SOURCE_TAG, Check, Extractor, Replaced, Source, probe_of
 from unzip.headers import Buffer
 from unzip.kinds import Kind
 from unzip.members import crc32
-from unzip.store import Absent, Condition, Conflict, Matching, Missing, Part, Store, StoreError
+from unzip.store import Absent, Condition, Conflict, Matching, Part, Store, StoreError
 
 # S3 copies a range of at least 5 MiB as a part; larger ones save requests.
 _COPY_PART = 64 << 20
@@ -216,26 +217,16 @@ class Publication:
         condition: Condition = (
             Matching(existing[index]) if existing and existing[index] else Absent()
         )
-        for _ in range(5):
-            try:
-                write(condition)
-                return True
-            except (Conflict, Missing) as error:
-                # Our own first answer may have been lost, or somebody else was faster.
-                fenced()
-                try:
-                    head = self._target.head(key)
-                except Missing:
-                    condition = Absent()
-                else:
-                    if head.metadata.get(SOURCE_TAG) == self._source.tag and (
-                        head.size == member.size
-                    ):
-                        return False
-                    condition = Matching(head.etag)
-                if isinstance(error, Missing):
-                    raise StoreError(f"the upload of {key} is gone") from error
-        raise StoreError(f"{key} is written by somebody else again and again")
+        return write_until_there(
+            self._target,
+            key,
+            write,
+            condition,
+            ours=lambda head: (
+                head.metadata.get(SOURCE_TAG) == self._source.tag and head.size == member.size
+            ),
+            fenced=fenced,
+        )
 
     def _put(self, index: int, body: Buffer, content_type: str) -> Callable[[Condition], str]:
         """How to write a file in one request; Unproved if it is not what the directory says."""
