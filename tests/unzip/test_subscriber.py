@@ -268,15 +268,20 @@ def test_what_is_not_ended_at_the_stop_is_given_back_at_once(
 
 
 def test_what_is_under_way_at_the_stop_is_ended_and_acknowledged(
-    nats_server: NatsServer, store: S3, extractor: Extractor
+    nats_server: NatsServer, store: S3, extractor: Extractor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Also when the thread that waits for the stop is slow to say so."""
     nats_server.add_stream()
     nats_server.publish(event(store.bucket, KEY), event(store.bucket, "lee/result.zip"))
     service = service_by(nats_server, store, extractor)
+    heard = threading.Event()
+    monkeypatch.setattr(service.stop.requested, "wait", heard.wait)
     with held(service) as hold, listening(service):
         until(lambda: hold.keys == [KEY])
         service.stop.requested.set()
         hold.released.set()
+        until(lambda: nats_server.consumer().num_ack_pending == 0 or len(hold.keys) > 1)
+        heard.set()
     assert hold.keys == [KEY]  # nothing new was begun
     info = nats_server.consumer()
     assert (info.num_ack_pending, info.num_pending) == (0, 1)

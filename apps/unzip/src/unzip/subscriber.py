@@ -156,7 +156,9 @@ class Subscriber:
             settings.nats_queue_group, settings.nats_stream
         )
         log.info("listening", stream=settings.nats_stream, consumer=settings.nats_queue_group)
-        while not stopped.done():
+        # The event itself is asked: the task that waits for it ends a moment later, and in that
+        # moment another message could be taken.
+        while not self._service.stop.requested.is_set():
             # Never more than can be begun at once: the rest is for the other pods.
             if len(self._under_way) >= settings.archives_at_once:
                 await asyncio.wait({*self._under_way, stopped}, return_when=asyncio.FIRST_COMPLETED)
@@ -171,6 +173,7 @@ class Subscriber:
                 task.add_done_callback(self._under_way.discard)
         # A request for the next message may be on its way: nobody waits for its answer any more.
         await subscription.unsubscribe()
+        await stopped
 
     async def _handle(self, message: Msg) -> None:
         try:
