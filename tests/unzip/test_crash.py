@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import random
+import stat
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -31,7 +32,7 @@ from tests.unzip.support import (
     put,
     service_on,
 )
-from unzip.extract import Extractor, Options
+from unzip.extract import MANIFEST, Extractor, Options
 from unzip.headers import Buffer
 from unzip.ledger import Archive, Outcome
 from unzip.store import S3
@@ -56,6 +57,8 @@ class Scenario:
     retried: bool = False
     replacement: bytes | None = None
     settings: dict[str, Any] = field(default_factory=dict)
+    always: str = ""
+    """What calls have in their names that are tried however few points are."""
 
 
 _many = {f"d{n % 3}/{n:02}.txt": f"{n}\n".encode() * n for n in range(110)}
@@ -63,6 +66,14 @@ _first = {"a": b"1", "gone/b": b"2", "c": b"3"}
 _leftovers = {f"gone/{n}": b"2" for n in range(30)}
 _large = {"big.txt": b"line of text\n" * 480_000, "a": b"1"}
 _stored = zips.noise(6 << 20)
+# A control character in a link's target is six bytes of JSON: 250 of them make two parts.
+_manifest_in_parts = zips.build(
+    zips.A,
+    *[
+        zips.Entry(f"link-{n}".encode(), b"\1" * 4000, mode=stat.S_IFLNK | 0o777)
+        for n in range(250)
+    ],
+)
 SCENARIOS = {
     "one file": Scenario(zips.standard({"a.txt": b"1"}), {"a.txt": b"1"}),
     "empty": Scenario(zips.build(), {}),
@@ -78,6 +89,12 @@ SCENARIOS = {
     "stored, copied by S3": Scenario(
         zips.build(zips.Entry(b"b.bin", _stored, method=0), zips.A),
         {"b.bin": _stored, "a.txt": b"alpha\n"},
+    ),
+    "manifest in parts": Scenario(
+        _manifest_in_parts, {"a.txt": b"alpha\n"}, always=f"{RESULT}{MANIFEST}"
+    ),
+    "manifest in parts, over an older version": Scenario(
+        _manifest_in_parts, {"a.txt": b"alpha\n"}, zips.standard(_first)
     ),
     "refused": Scenario(zips.BAD["wrong crc, bad one last"][0], {}, refused=True),
     "refused, over an older version": Scenario(
@@ -217,11 +234,13 @@ def _is_telling(call: str) -> bool:
     return "tell " in call or "/outbox/" in call
 
 
-def _points(total: int, seed: str) -> list[tuple[int, bool]]:
-    every = [(at, before) for at in range(1, total + 1) for before in (True, False)]
+def _points(calls: list[str], seed: str, always: str) -> list[tuple[int, bool]]:
+    every = [(at, before) for at in range(1, len(calls) + 1) for before in (True, False)]
     if POINTS == "all":
         return every
-    return sorted(random.Random(seed).sample(every, min(int(POINTS), len(every))))
+    some = random.Random(seed).sample(every, min(int(POINTS), len(every)))
+    wanted = [(at, before) for at, before in every if always and always in calls[at - 1]]
+    return sorted({*some, *wanted})
 
 
 @pytest.mark.timeout(1800)
@@ -238,7 +257,7 @@ def test_killed_at_any_call(
     whole.sweep(scenario, crash_extractor, mortal)
     manifest = manifest_of(whole.store, RESULT)
     _check_after(whole, scenario, manifest, "")
-    points = _points(len(mortal.calls), name)
+    points = _points(mortal.calls, name, scenario.always)
     deaths = len(points)
     assert deaths >= (2 * len(mortal.calls) if POINTS == "all" else 1)
     for at, before in points:

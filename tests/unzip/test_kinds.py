@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tests.unzip import zips
 from tests.unzip.support import in_memory, verdict
-from unzip.directory import Limits
+from unzip.directory import LINK_TARGETS_BYTES, Limits
 from unzip.extract import Extractor
 from unzip.kinds import Kind, kind_of
 from unzip.manifest import encoded, manifest
@@ -118,3 +118,18 @@ def test_what_bsdtar_writes_is_read(extractor: Extractor, case: str) -> None:
     found = verdict(extractor, (CASES / f"{case}.zip").read_bytes())
     assert isinstance(found, dict)
     assert set(found) == {"a.csv", "empty", "sub/b.bin", "결과.txt"}
+
+
+def test_the_targets_of_links_have_a_bound(extractor: Extractor) -> None:
+    """Found: a hundred thousand links, which a small archive may hold, kept 400 MB of targets in
+    memory that no budget counted."""
+
+    def archive(count: int) -> bytes:
+        link = stat.S_IFLNK | 0o777
+        return zips.build(
+            zips.A, *[zips.Entry(b"%d" % n, b"t" * 4095, mode=link) for n in range(count)]
+        )
+
+    most = LINK_TARGETS_BYTES // 4095
+    assert isinstance(verdict(extractor, archive(most)), dict)
+    assert verdict(extractor, archive(most + 1)) is Reason.DIRECTORY_TOO_LARGE

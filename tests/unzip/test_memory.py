@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import stat
 import subprocess
 import sys
 import zipfile
@@ -139,3 +140,32 @@ def test_names_of_most_bytes_are_published(s3_server: S3Server, store: S3, bucke
         most = peak(s3_server, bucket, "run")
         assert most < (256 if comment == b"first" else 272) * MIB  # ETags of what was there
         assert sum(1 for _ in store.entries("u/result/")) == 100_001
+
+
+def _links(target: bytes) -> bytes:
+    """A hundred thousand links of the longest names."""
+    folder = "/".join(["n" * 200] * 4)
+    return zips.build(
+        zips.A,
+        *[
+            zips.Entry(
+                f"{folder}/{n:06}{'n' * 86}".encode(), target, method=0, mode=stat.S_IFLNK | 0o777
+            )
+            for n in range(99_999)
+        ],
+        zip64=True,
+    )
+
+
+@pytest.mark.conformance
+@pytest.mark.timeout(900)
+def test_links_of_the_longest_names(s3_server: S3Server, store: S3, bucket: str) -> None:
+    """Found: the rows of what is skipped were in memory together, beside the directory."""
+    data = _links(b"a-target-of-forty-bytes/that-is-not-ther")
+    put(store, "u/result.zip", data)
+    most = peak(s3_server, bucket, "run")
+    document = manifest_of(store, "u/result/")
+    assert document is not None
+    assert len(document["skipped"]) == 99_999
+    assert most <= most_bytes(Options()) + _most_of_directory(data)
+    assert most < 256 * MIB

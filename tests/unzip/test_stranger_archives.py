@@ -118,6 +118,7 @@ def by_python(data: bytes) -> list[tuple[int, int]] | str:
         EOFError,
         zlib.error,
         IndexError,
+        ValueError,
     ) as error:
         return f"{type(error).__name__}: {error}"[:80]
     return sorted(found)

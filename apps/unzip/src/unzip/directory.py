@@ -35,7 +35,7 @@ from unzip.headers import (
     widen,
     zip64_field,
 )
-from unzip.kinds import Kind, kind_of
+from unzip.kinds import LONGEST_LINK, Kind, kind_of
 from unzip.refusals import Reason, Refused
 from unzip.signing_block import signing_block_start
 
@@ -43,6 +43,8 @@ _ENTRY = struct.Struct("<4s6H3L5H2L")
 _CHUNK = 1 << 20
 _KNOWN_NAMES = 100
 MEMBER_BYTES = 512  # of memory for what a member has beside its name, at most
+LINK_TARGETS_BYTES = 4 << 20  # of all symbolic links together, which the manifest names
+_TEXT_WIDTH = 4  # bytes of memory that a byte of UTF-8 takes as text, at most
 _MASKED = 1 << 13  # the local headers of an encrypted directory hide their values
 
 
@@ -118,10 +120,12 @@ class Directory(NamedTuple):
 def most_bytes(entries: int, size: int, limits: Limits) -> int:
     """The memory that a directory of ``size`` bytes may take while its archive is extracted.
 
-    A name takes at most twice its bytes, and no more than a key has.
+    A name takes at most twice its bytes, and no more than a key has; the targets of symbolic
+    links are text.
     """
     written = max(0, size - entries * _ENTRY.size)
-    return entries * MEMBER_BYTES + min(2 * written, entries * limits.name_bytes)
+    targets = _TEXT_WIDTH * min(entries * LONGEST_LINK, LINK_TARGETS_BYTES)
+    return entries * MEMBER_BYTES + min(2 * written, entries * limits.name_bytes) + targets
 
 
 def read_directory(
@@ -364,6 +368,13 @@ def _place(members: list[Member], stop: int) -> None:
 
 
 def _check_budget(members: list[Member], size: int, limits: Limits) -> None:
+    targets = sum(member.size for member in members if member.kind is Kind.SYMBOLIC_LINK)
+    if targets > LINK_TARGETS_BYTES:
+        raise Refused(
+            Reason.DIRECTORY_TOO_LARGE,
+            f"the targets of the symbolic links have {targets} bytes together, "
+            f"at most {LINK_TARGETS_BYTES} allowed",
+        )
     total = sum(member.size for member in members if member.kind is not Kind.FOLDER)
     if total > limits.total_bytes:
         raise Refused(

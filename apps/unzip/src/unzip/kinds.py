@@ -13,7 +13,7 @@ from unzip.refusals import Reason, Refused
 
 _UNIX_SYSTEMS = (3, 19)  # these put the mode in the upper half of the external attributes
 _DOS_FOLDER = 0x10
-_LONGEST_LINK = 4095  # Linux's PATH_MAX without the NUL: what is longer is no link's target
+LONGEST_LINK = 4095  # Linux's PATH_MAX without the NUL: what is longer is no link's target
 
 
 class Kind(StrEnum):
@@ -40,7 +40,7 @@ def kind_of(path: str, *, made_by: int, attributes: int, size: int, compressed: 
         if size and compressed:
             raise Refused(Reason.FOLDER_WITH_DATA, f"a folder holds {size} bytes", member=path)
         return Kind.FOLDER
-    if unix == stat.S_IFLNK and size <= _LONGEST_LINK:
+    if unix == stat.S_IFLNK and size <= LONGEST_LINK:
         return Kind.SYMBOLIC_LINK
     if unix in (0, stat.S_IFREG, stat.S_IFLNK) or size:
         return Kind.FILE  # a pipe that was archived by its data, for one: `printf x | zip a.zip -`

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,14 +34,10 @@ def manifest(
         "empty": not directory.members,
         "zip64": directory.zip64,
         "name_charset": _charset(directory),
-        "members": _Files(directory.members, types),
+        "members": _Rows(directory.members, types, _file),
         "bytes": sum(member.size for member in directory.members if member.kind is Kind.FILE),
         "folders": sum(member.kind is Kind.FOLDER for member in directory.members),
-        "skipped": [
-            _skipped(member, kind)
-            for member, kind in zip(directory.members, types, strict=True)
-            if member.kind in (Kind.SYMBOLIC_LINK, Kind.DEVICE)
-        ],
+        "skipped": _Rows(directory.members, types, _skipped),
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
     }
 
@@ -52,7 +48,7 @@ def encoded(document: Mapping[str, Any]) -> Iterator[bytes]:
     for key, value in document.items():
         yield between + _json(key) + b":"
         between = b","
-        if isinstance(value, _Files):
+        if isinstance(value, _Rows):
             yield b"["
             for number, row in enumerate(value):
                 yield (b"," if number else b"") + _json(row)
@@ -67,16 +63,18 @@ def _json(value: object) -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
-class _Files:
-    """The rows of the files, each made when it is asked for."""
+class _Rows:
+    """The rows that ``row`` makes of some members, each made when it is asked for."""
 
     members: Sequence[Member]
     types: Sequence[str]
+    row: Callable[[Member, str], dict[str, Any] | None]
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for member, kind in zip(self.members, self.types, strict=True):
-            if member.kind is Kind.FILE:
-                yield _file(member, kind)
+            row = self.row(member, kind)
+            if row is not None:
+                yield row
 
 
 def _charset(directory: Directory) -> dict[str, Any] | None:
@@ -87,12 +85,16 @@ def _charset(directory: Directory) -> dict[str, Any] | None:
     return {"charset": found.charset, "guessed": not found.sure, "or": list(found.others)}
 
 
-def _skipped(member: Member, target: str) -> dict[str, Any]:
+def _skipped(member: Member, target: str) -> dict[str, Any] | None:
+    if member.kind not in (Kind.SYMBOLIC_LINK, Kind.DEVICE):
+        return None
     row = {"path": member.path, "reason": str(member.kind), "size": member.size}
     return row | {"target": target} if member.kind is Kind.SYMBOLIC_LINK else row
 
 
-def _file(member: Member, content_type: str) -> dict[str, Any]:
+def _file(member: Member, content_type: str) -> dict[str, Any] | None:
+    if member.kind is not Kind.FILE:
+        return None
     return {
         "path": member.path,
         "size": member.size,

@@ -63,6 +63,11 @@ def upload_manifest(
             crc = crc32(body, crc)
             body = _part(pieces, part_bytes)
         visible(partial(store.complete_upload, key, identity, rows, crc=crc))
+        # One whose first answer was lost was begun twice, and ours is left where another call
+        # for the same archive was faster.
+        for upload in list(store.list_uploads(key)):
+            fenced()
+            store.abort_upload(upload.key, upload.id)
     except Exception:
         with suppress(StoreError):  # whoever takes the archive next drops it
             store.abort_upload(key, identity)
