@@ -141,3 +141,13 @@ def test_a_deleted_service_is_seen_though_argo_cd_is_dead(
     assert answer.code == 6
     assert line(answer, "proxy")["endpoints"] == 0
     assert "endpoints: there is no Service proxy (nor endpoints of one)" in causes(answer, "proxy")
+
+
+def test_requests_that_were_refused_unread_are_traffic_too() -> None:
+    """Found: the proxy and the server count these apart, so status showed none refused."""
+    unread = '# TYPE slipway_proxy_failures counter\nslipway_proxy_failures_total{type="%s"} 50\n'
+    found = of_metrics([PROXY, unread % "overloaded", unread % "backend-down"])
+    assert found is not None
+    assert (found.requests, found.refused) == (155, 52)
+    server = '# TYPE inference_refused counter\ninference_refused_total{reason="overloaded"} 4\n'
+    assert str(of_metrics([SERVER, server])) == "11, 0 failed, 4 refused"

@@ -44,6 +44,7 @@ from release import message as msg
 from release import status as status_table
 from release.checks import plan as check_plan
 from release.checks.run import Checks
+from release.checks.user_requests import Limit, UserRequests
 from release.cluster import Cluster
 from release.diagnosis import Finding
 from release.doctor import command as doctor
@@ -59,6 +60,7 @@ from release.git import CommitTree, Git, ManifestRepo, open_repo
 from release.holds import EVERY, Hold
 from release.look import lines as looked
 from release.look.traffic import IN_CLUSTER, Prometheus
+from release.revert import Revert
 from release.rollback import Rollback
 from release.sources import Sources
 from release.status import Line
@@ -132,6 +134,14 @@ GatewayOption = Annotated[
         envvar="SLIPWAY_GATEWAY",
         help="Address of the gateway with {host} in it, instead of `gateway.url` in the values "
         "of routing.",
+    ),
+]
+PrometheusOption = Annotated[
+    str,
+    typer.Option(
+        "--prometheus",
+        envvar="SLIPWAY_PROMETHEUS",
+        help="Where Prometheus answers: a URL, or NAMESPACE/SERVICE:PORT.",
     ),
 ]
 TimeoutOption = Annotated[
@@ -917,6 +927,23 @@ def verify_command(
         ),
     ] = True,
     gateway: GatewayOption = "",
+    failed_share: Annotated[
+        float,
+        typer.Option(
+            "--failed-share",
+            min=0,
+            max=1,
+            help="Share of users' requests since the commit that may fail (500 and above) or be "
+            "refused (429, 503); 1 fails no verdict.",
+        ),
+    ] = Limit.share,
+    least_requests: Annotated[
+        int,
+        typer.Option(
+            "--least-requests", min=1, help="Fewer requests of users than this are not judged."
+        ),
+    ] = Limit.least,
+    prometheus: PrometheusOption = IN_CLUSTER,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -934,6 +961,10 @@ def verify_command(
     ):
         cluster = Cluster(context, kubeconfig, argocd_namespace=argocd_namespace)
         target = verify.target(repo, env, commit, service or ())
+        requests: UserRequests | None = None
+        if check and not dry_run:
+            limit = Limit(failed_share, least_requests)
+            requests = user_requests(repo, cluster, target, limit, prometheus)
         try:
             found = deployed(
                 repo,
@@ -946,6 +977,7 @@ def verify_command(
                 dry_run=dry_run,
                 check=check,
                 gateway=gateway,
+                requests=requests,
             )
         except FailedError as error:
             if revert_on_failure:
@@ -961,10 +993,33 @@ def verify_command(
                     {"release": f.release, "state": f.state.value, "running": list(f.running)}
                     for f in found
                 ],
+                "requests": requests.as_json() if requests is not None else None,
             },
             status_table.findings(found),
+            *(requests.notes() if requests is not None else ()),
             f"{env} at {target.commit[:12]}: deployed.",
         )
+
+
+def user_requests(
+    repo: ManifestRepo,
+    cluster: Cluster,
+    target: verify.Target,
+    limit: Limit | None = None,
+    prometheus: str = IN_CLUSTER,
+) -> UserRequests:
+    """What counts the requests of users since a commit."""
+    at = repo.tree(target.commit)
+    called = check_plan.read(at, target.environment, target.services).addresses
+    metrics = Prometheus(cluster, prometheus)
+    return UserRequests(
+        cluster,
+        target.environment,
+        called,
+        float(repo.git.text("show", "--no-patch", "--format=%ct", target.commit)),
+        limit or Limit(),
+        metrics if called and metrics.found() else None,
+    )
 
 
 def shown(json_output: bool, found: list[Finding]) -> None:
@@ -986,6 +1041,7 @@ def deployed(
     dry_run: bool = False,
     check: bool = True,
     gateway: str = "",
+    requests: UserRequests | None = None,
 ) -> list[Finding]:
     """Wait for a verdict and keep it; the findings of a deployment that succeeded.
 
@@ -998,6 +1054,7 @@ def deployed(
         at = repo.tree(target.commit)
         plan = check_plan.read(at, target.environment, target.services, gateway)
         checks = Checks(cluster, plan)
+        requests = requests or user_requests(repo, cluster, target)
     try:
         watch = verify.Watch(
             repo,
@@ -1009,6 +1066,7 @@ def deployed(
             preempt=preempt,
             dry_run=dry_run,
             checks=checks,
+            requests=requests,
         )
         found = watch.wait()
         for note in checks.notes if checks is not None else ():
@@ -1067,7 +1125,7 @@ def reverted(
         target.environment, person(repo), reason, now(), services=services, to=parent, hold=False
     )
     try:
-        result = change.apply(repo, verify.Revert(target, planner), dry_run=dry_run)
+        result = change.apply(repo, Revert(target, planner), dry_run=dry_run)
     except ReleaseError as error:
         return f"It was not reverted: {error.message}"
     if dry_run and result.plan.edits:
@@ -1082,14 +1140,7 @@ def status(
         list[str] | None, typer.Option("--env", help="Environment; all when left out.")
     ] = None,
     service: ServicesOption = None,
-    prometheus: Annotated[
-        str,
-        typer.Option(
-            "--prometheus",
-            envvar="SLIPWAY_PROMETHEUS",
-            help="Where Prometheus answers: a URL, or NAMESPACE/SERVICE:PORT.",
-        ),
-    ] = IN_CLUSTER,
+    prometheus: PrometheusOption = IN_CLUSTER,
     watch: Annotated[bool, typer.Option("--watch", help="Keep the table up to date.")] = False,
     interval: Annotated[
         float, typer.Option("--interval", min=0.5, help="Seconds between looks with --watch.")

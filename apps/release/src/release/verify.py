@@ -9,12 +9,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from release import deployments, explain, holds, marks, status, tree
-from release import message as msg
+from release import deployments, explain, marks, status, tree
 from release.causes import Cause
-from release.change import Plan
 from release.checks import endpoints
 from release.checks.run import Checks
+from release.checks.user_requests import UserRequests
 from release.cluster import REFRESH, Cluster, ForbiddenError, Object, Observation
 from release.diagnosis import (
     Finding,
@@ -26,7 +25,6 @@ from release.diagnosis import (
     verification_job,
 )
 from release.errors import (
-    ConflictError,
     FailedError,
     HeldError,
     NotFoundError,
@@ -38,7 +36,6 @@ from release.errors import (
 from release.git import CommitTree, ManifestRepo
 from release.operations import unknown_service
 from release.references import Image
-from release.rollback import Rollback
 
 # A release is called failed when it has looked so for this many looks on end: what Argo CD shows
 # in the moment after a sync may still be about the version before.
@@ -76,6 +73,8 @@ class Watch:
     """Only look: write nothing to the cluster."""
     checks: Checks | None = None
     """Asks the services once they look deployed; None asks nothing."""
+    requests: UserRequests | None = None
+    """Counts what users were answered meanwhile; None counts nothing."""
     progress: Callable[[Sequence[Finding]], None] = lambda findings: None
     clock: Callable[[], float] = time.monotonic
     _failed_looks: int = field(default=0, init=False)
@@ -110,7 +109,7 @@ class Watch:
                 trouble = None
                 self.progress(findings)
                 if all(f.state in (State.DEPLOYED, State.ABSENT) and f.proved for f in findings):
-                    findings = self._answered(findings)
+                    findings = self._users_answered(self._answered(findings))
                     if all(f.state in (State.DEPLOYED, State.ABSENT) for f in findings):
                         return findings
                 self._judge(findings)
@@ -133,6 +132,8 @@ class Watch:
                     fix=f"`release reconcile --env {self.target.environment}`",
                 )
         findings = [self._find(release, seen) for release in releases]
+        if self._seen is None and self.requests is not None:
+            self.requests.begin(seen, time.time())
         self._seen = seen
         findings = [self._addressed(finding, seen) for finding in findings]
         if self.run_cronjobs and not self.dry_run:
@@ -287,6 +288,26 @@ class Watch:
             for finding in findings
         ]
 
+    def _users_answered(self, findings: list[Finding]) -> list[Finding]:
+        """The findings with the share of users' requests that came to nothing, if it is too high.
+
+        Asked last: while anything else is wrong there is no verdict to fail.
+        """
+        good = all(finding.state in (State.DEPLOYED, State.ABSENT) for finding in findings)
+        if self.requests is None or self._seen is None or not good:
+            return findings
+        problems = dict(self.requests.look(self._seen))
+        return [
+            replace(
+                finding,
+                state=State.FAILED,
+                causes=(*finding.causes, Cause("requests", one.text, final=True, fix=one.fix)),
+            )
+            if (one := problems.get(finding.release)) is not None
+            else finding
+            for finding in findings
+        ]
+
     def _judge(self, findings: Sequence[Finding]) -> None:
         failed = [finding for finding in findings if finding.state is State.FAILED]
         self._failed_looks = self._failed_looks + 1 if failed else 0
@@ -373,33 +394,3 @@ def target(
         deployments.files_at(at, environment, services),
         tuple(services),
     )
-
-
-@dataclass
-class Revert:
-    """Take back one failed deployment, unless anybody has touched the environment since."""
-
-    target: Target
-    rollback: Rollback
-
-    def __call__(self, at: CommitTree) -> Plan:
-        """Raises ConflictError when it is not ours to revert, or not this state any more, and
-        HeldError when a hold says that nothing may change."""
-        logged = deployments.logged(at.git, self.target.commit)
-        if logged.first(msg.OPERATION) not in ("image set", "model set", "promote"):
-            raise ConflictError(
-                f"{self.target.commit[:12]} is no deployment that `release` made: left alone.",
-                fix="a person decides: `release rollback`",
-            )
-        now = deployments.files_at(at, self.target.environment, self.target.services)
-        if now != self.target.files:
-            raise ConflictError(
-                f"{self.target.environment} was changed since {self.target.commit[:12]}: "
-                "left alone."
-            )
-        environment = self.target.environment
-        held = holds.read(at, environment)
-        for release in self.rollback.services:
-            if hold := holds.covering(held, release, self.rollback.now):
-                raise holds.refuse(environment, release, hold)
-        return self.rollback(at)

@@ -8,7 +8,6 @@ from dataclasses import replace
 from datetime import datetime
 
 from release import status
-from release.checks.ask import INSTANCE
 from release.cluster import Cluster, Observation
 from release.errors import NotFoundError, ReleaseError
 from release.git import CommitTree
@@ -57,12 +56,7 @@ def _traffic(
             return prometheus.traffic(line.environment, release) or "none"
         if not named:
             return NO_PROMETHEUS
-        pods = [
-            pod
-            for pod in seen.pods
-            if pod["metadata"].get("labels", {}).get(INSTANCE) == release
-            and pod.get("status", {}).get("phase") == "Running"
-        ]
+        pods = traffic.running_pods(release, seen.pods)
         return traffic.from_pods(cluster, line.environment, release, pods)
     except NotFoundError:
         return "its image has no python3"

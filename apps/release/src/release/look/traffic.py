@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlencode
 
@@ -19,6 +19,7 @@ import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
 from release.cluster import Cluster, Object
+from release.diagnosis import INSTANCE
 from release.errors import ReleaseError, UnreachableError
 
 MINUTES = 5
@@ -38,18 +39,29 @@ class Family:
     seconds: str
     """A histogram of durations, without ``_bucket``."""
     scale: float = 1.0
+    refused: tuple[str, str, str] | None = None
+    """A counter, its label and that one's value: requests answered 429 unread, which the counter
+    of requests has not."""
+    with_probes: bool = False
+    """Whether the verifier's own requests are among them."""
 
 
 FAMILIES = (
     Family(
         "http_server_request_duration_seconds_count", "http_response_status_code",
         "http_server_request_duration_seconds",
+        refused=("slipway_proxy_failures_total", "type", "overloaded"),
     ),
-    Family("inference_requests_total", "status", "inference_request_duration_seconds"),
     Family(
-        "istio_requests_total", "response_code", "istio_request_duration_milliseconds", 0.001
+        "inference_requests_total", "status", "inference_request_duration_seconds",
+        refused=("inference_refused_total", "reason", "overloaded"),
+    ),
+    Family(
+        "istio_requests_total", "response_code", "istio_request_duration_milliseconds", 0.001,
+        with_probes=True,
     ),
 )  # fmt: skip
+REFUSED = 429
 
 
 @dataclass(frozen=True)
@@ -73,26 +85,52 @@ class Traffic:
         return f"{self.requests}, {self.failed} failed{refused}{slow}"
 
 
+@dataclass
+class Counted:
+    """What the metrics of some pods say of one family."""
+
+    family: Family
+    by_status: Counter[int] = field(default_factory=Counter)
+    """Requests by HTTP status; 0 where it is none."""
+    buckets: Counter[float] = field(default_factory=Counter)
+    declared: bool = False
+    """Whether the metrics have the family, be it without a request so far."""
+
+
+def counted(texts: Iterable[str]) -> Counted | None:
+    """The sum of several pods' metrics; None where they have no family that is known."""
+    found = [Counted(known) for known in FAMILIES]
+    for text in texts:
+        for metrics in text_string_to_metric_families(text):
+            for one in found:
+                names = (one.family.seconds, one.family.requests.removesuffix("_total"))
+                one.declared |= metrics.name in names
+                for sample in metrics.samples:
+                    _add(one, sample.name, sample.labels, sample.value)
+    with_requests = (one for one in found if one.by_status)
+    return next(with_requests, None) or next((one for one in found if one.declared), None)
+
+
+def _add(to: Counted, name: str, labels: Mapping[str, str], value: float) -> None:
+    known = to.family
+    if name == known.requests and known.status in labels:
+        to.by_status[_status(labels[known.status])] += int(value)
+    elif name == f"{known.seconds}_bucket":
+        to.buckets[float(labels["le"])] += int(value)
+    elif known.refused is not None and name == known.refused[0]:
+        _, label, wanted = known.refused
+        if labels.get(label) == wanted:
+            to.by_status[REFUSED] += int(value)
+
+
 def of_metrics(texts: Iterable[str]) -> Traffic | None:
     """The sum of several pods' metrics; None where they have none that is known."""
-    counts: dict[str, Counter[int]] = {}
-    buckets: dict[str, Counter[float]] = {}
-    for text in texts:
-        for family in text_string_to_metric_families(text):
-            for sample in family.samples:
-                for known in FAMILIES:
-                    if sample.name == known.requests and known.status in sample.labels:
-                        status = _status(sample.labels[known.status])
-                        counts.setdefault(known.requests, Counter())[status] += int(sample.value)
-                    elif sample.name == f"{known.seconds}_bucket":
-                        bound = float(sample.labels["le"])
-                        buckets.setdefault(known.requests, Counter())[bound] += int(sample.value)
-    for known in FAMILIES:
-        if found := counts.get(known.requests):
-            p99 = quantile(buckets.get(known.requests, {}), 0.99)
-            scaled = None if p99 is None else p99 * known.scale
-            return _traffic(found, scaled, "since its pods started")
-    return None
+    found = counted(texts)
+    if found is None:
+        return None
+    p99 = quantile(found.buckets, 0.99)
+    scaled = None if p99 is None else p99 * found.family.scale
+    return _traffic(found.by_status, scaled, "since its pods started")
 
 
 def quantile(buckets: Mapping[float, float], share: float) -> float | None:
@@ -115,16 +153,32 @@ def quantile(buckets: Mapping[float, float], share: float) -> float | None:
     return lower
 
 
-def from_pods(cluster: Cluster, environment: str, release: str, pods: Sequence[Object]) -> Traffic:
-    """What a release's ready pods have counted since they started.
+_METRICS = (
+    "import sys, urllib.request as r; "
+    "sys.stdout.write(r.build_opener(r.ProxyHandler({})).open("
+    "'http://127.0.0.1:%d/metrics', timeout=5).read().decode())"
+)
+SIDE_BY_SIDE = 16
 
-    Raises ReleaseError where they cannot be asked.
+
+def running_pods(release: str, pods: Iterable[Object]) -> list[Object]:
+    """Pods of a release that run and are not about to end."""
+    return [
+        pod
+        for pod in pods
+        if pod["metadata"].get("labels", {}).get(INSTANCE) == release
+        and pod.get("status", {}).get("phase") == "Running"
+        and not pod["metadata"].get("deletionTimestamp")
+    ]
+
+
+def metrics_of(
+    cluster: Cluster, environment: str, release: str, pods: Sequence[Object]
+) -> list[str]:
+    """What each of a release's pods answers at /metrics, asked by a command in the pod.
+
+    Raises NotFoundError where its image has no python3, else ReleaseError where it cannot be asked.
     """
-    program = (
-        "import sys, urllib.request as r; "
-        "sys.stdout.write(r.build_opener(r.ProxyHandler({})).open("
-        "'http://127.0.0.1:%d/metrics', timeout=5).read().decode())"
-    )
 
     def metrics(pod: Object) -> str:
         container = next(c for c in pod["spec"]["containers"] if c["name"] == release)
@@ -132,11 +186,19 @@ def from_pods(cluster: Cluster, environment: str, release: str, pods: Sequence[O
             (p["containerPort"] for p in container.get("ports", ()) if p.get("name") == "http"),
             8080,
         )
-        command = ["python3", "-c", program % port]
+        command = ["python3", "-c", _METRICS % port]
         return cluster.run_in_pod(environment, pod["metadata"]["name"], release, command)
 
-    with ThreadPoolExecutor(max(1, len(pods))) as pool:
-        texts = list(pool.map(metrics, pods))
+    with ThreadPoolExecutor(min(SIDE_BY_SIDE, len(pods) or 1)) as pool:
+        return list(pool.map(metrics, pods))
+
+
+def from_pods(cluster: Cluster, environment: str, release: str, pods: Sequence[Object]) -> Traffic:
+    """What a release's ready pods have counted since they started.
+
+    Raises ReleaseError where they cannot be asked.
+    """
+    texts = metrics_of(cluster, environment, release, pods)
     return of_metrics(texts) or Traffic(0, 0, 0, None, "since its pods started")
 
 
@@ -157,18 +219,12 @@ class Prometheus:
 
     def traffic(self, environment: str, release: str) -> Traffic | None:
         """The last minutes; None where it knows no requests of the release."""
-        pods = f'namespace="{environment}",pod=~"{release}-[a-z0-9]+-[a-z0-9]{{5}}"'
+        pods = _selector(environment, release)
         span = f"{MINUTES}m"
         for known in FAMILIES:
-            rows = self.query(
-                f"sum by ({known.status}) (increase({known.requests}{{{pods}}}[{span}]))"
-            )
-            if not rows:
+            counts = self._by_status(known, pods, lambda series: f"increase({series}[{span}])")
+            if counts is None:
                 continue
-            counts: Counter[int] = Counter()
-            for row in rows:
-                status = _status(row["metric"].get(known.status, ""))
-                counts[status] += round(float(row["value"][1]))
             slow = self.query(
                 "histogram_quantile(0.99, sum by (le) "
                 f"(rate({known.seconds}_bucket{{{pods}}}[{span}])))"
@@ -176,6 +232,48 @@ class Prometheus:
             value = float(slow[0]["value"][1]) * known.scale if slow else float("nan")
             return _traffic(counts, None if math.isnan(value) else value, f"last {span}")
         return None
+
+    def pods(self, environment: str, release: str) -> set[str]:
+        """Names of a release's pods that it reads now."""
+        rows = self.query(f"group by (pod) (up{{{_selector(environment, release)}}} == 1)")
+        return {row["metric"].get("pod", "") for row in rows}
+
+    def since(self, environment: str, release: str, start: float) -> Counted | None:
+        """Requests since ``start`` (seconds since the epoch) of the pods that it knows now; None
+        where it knows of no request.
+
+        What each pod counted by now, less what it had counted then: exact, also for a pod that
+        began later, of which an `increase` misses the first requests.
+        """
+
+        def grown(series: str) -> str:
+            then = f"({series} @ {start:.3f} or {series} * 0)"
+            return f"clamp_min({series} - {then}, 0)"
+
+        pods = _selector(environment, release)
+        for known in FAMILIES:
+            counts = self._by_status(known, pods, grown)
+            if counts is not None:
+                return Counted(known, counts)
+        return None
+
+    def _by_status(
+        self, known: Family, pods: str, over: Callable[[str], str]
+    ) -> Counter[int] | None:
+        """A family's requests by status, refusals too; None where it has no such series."""
+        all_of_them = f"{known.requests}{{{pods}}}"
+        rows = self.query(f"sum by ({known.status}) ({over(all_of_them)})")
+        if not rows:
+            return None
+        counts: Counter[int] = Counter()
+        for row in rows:
+            counts[_status(row["metric"].get(known.status, ""))] += round(float(row["value"][1]))
+        if known.refused is not None:
+            name, label, value = known.refused
+            unread = f'{name}{{{pods},{label}="{value}"}}'
+            for row in self.query(f"sum({over(unread)})"):
+                counts[REFUSED] += round(float(row["value"][1]))
+        return counts
 
     def query(self, text: str) -> list[dict[str, Any]]:
         """The rows of an instant query.
@@ -205,9 +303,14 @@ class Prometheus:
         return found
 
 
+def _selector(environment: str, release: str) -> str:
+    """Prometheus' labels of the pods of a Deployment."""
+    return f'namespace="{environment}",pod=~"{release}-[a-z0-9]+-[a-z0-9]{{5}}"'
+
+
 def _traffic(counts: Mapping[int, int], p99: float | None, span: str) -> Traffic:
     failed = sum(count for status, count in counts.items() if status >= 500)
-    return Traffic(sum(counts.values()), counts.get(429, 0), failed, p99, span)
+    return Traffic(sum(counts.values()), counts.get(REFUSED, 0), failed, p99, span)
 
 
 def _status(text: str) -> int:
