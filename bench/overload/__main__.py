@@ -91,14 +91,20 @@ def main() -> None:
 
 
 def _window(target: Target, load: Load, given: argparse.Namespace, peak: float) -> Row:
+    if load.after:
+        _attack(target, Load(load.connections, load.after), given, peak)
     before = target.cpu_seconds()
-    row = attack(
-        target.url, target.path, target.body, load,
-        cpu=1, seconds=given.seconds + 1, skip=1, peak=peak, header=target.header,
-    )  # fmt: skip
+    row = _attack(target, load, given, peak)
     asked = (row["answers_per_second"] + row["refused_per_second"]) * (given.seconds + 1)
     used = target.cpu_seconds() - before
     return row | {"server_cpu_ms_per_request": used * 1000 / max(1.0, asked)}
+
+
+def _attack(target: Target, load: Load, given: argparse.Namespace, peak: float) -> Row:
+    return attack(
+        target.url, target.path, target.body, load,
+        cpu=1, seconds=given.seconds + 1, skip=1, peak=peak, header=target.header,
+    )  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -167,7 +173,8 @@ def render(rows: Rows, peaks: dict[str, float], given: argparse.Namespace) -> st
         f"{given.rounds} rounds of {given.seconds:g} s after one second that does not count, "
         "servers interleaved; one core for the server, the other for the generator. Answers are "
         "those that came within a second of their schedule, in the window; times count "
-        "from the schedule. A peak is the better of two windows with 128 connections"
+        "from the schedule. A load `after 200%` begins when that one ends. A peak is the better of "
+        "two windows with 128 connections"
         + (", or the stored one, where that is higher" if given.stored_peaks else "")
         + f". Load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores.",
         "",

@@ -14,20 +14,27 @@ SOURCE = Path(__file__).parents[1] / "generators" / "open_loop.c"
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What is offered: ``connections``, and ``share`` of the peak; 0 is the closed loop."""
+    """What is offered: ``connections``, and ``share`` of the peak; 0 is the closed loop.
+
+    ``after`` is the share offered until the moment at which this load begins.
+    """
 
     connections: int
     share: float = 0.0
+    after: float = 0.0
 
     @property
     def name(self) -> str:
         """As the tables have it."""
-        return f"open {self.share:.0%}" if self.share else f"closed {self.connections}"
+        if not self.share:
+            return f"closed {self.connections}"
+        return f"open {self.share:.0%}" + (f", after {self.after:.0%}" if self.after else "")
 
 
 LOADS = (
     *(Load(count) for count in (128, 600, 1500)),
     *(Load(1500, share) for share in (1.0, 1.2, 1.5, 2.0)),
+    Load(1500, 0.5, after=2.0),
 )
 
 
