@@ -367,7 +367,7 @@ class FastProtocol(RefusingProtocol):
         if self.fast is None:
             super().on_body(body)
             return
-        self.body_arrived(len(body))
+        self.excess -= len(body)
         if self.fast.refusal is None and not self.fast.response_complete:
             self.fast.add(body)
 

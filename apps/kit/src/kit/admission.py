@@ -70,8 +70,7 @@ class Admission:
 
     def enter(self) -> None:
         """One more request is open."""
-        self.open += 1
-        self._most_open = max(self._most_open, self.open)
+        self.opened(self.open + 1)
 
     def leave(self) -> None:
         """One request less is open."""

@@ -85,7 +85,8 @@ class Budget:
     def give(self, size: int) -> None:
         """Let go of ``size`` bytes."""
         self.free += size
-        self._serve()
+        if self._waiting:
+            self._serve()
 
     @asynccontextmanager
     async def room(

@@ -76,7 +76,8 @@ class BoundedProtocol(HttpProtocol):
     _served = False
     _received = 0
     _head_bytes = 0
-    _excess = 0
+    excess = 0
+    """Bytes that came since the head and are no data of the body."""
     _unsent = -1
     _unsent_since = 0.0
 
@@ -100,8 +101,8 @@ class BoundedProtocol(HttpProtocol):
                 _watch_of(self).count("head-bytes")
                 self.refuse(431, f"the head is larger than {self.limits.head_bytes} bytes")
         elif self.phase is Phase.BODY:
-            self._excess += len(data)
-            if self._excess > self.limits.head_bytes:
+            self.excess += len(data)
+            if self.excess > self.limits.head_bytes:
                 _watch_of(self).count("body-framing")
                 self.refuse(400, "the body is nearly all framing, or its trailers are too large")
 
@@ -131,21 +132,17 @@ class BoundedProtocol(HttpProtocol):
         """The head is there."""
         self.phase = Phase.BODY
         self.since = monotonic()
-        self._excess = -self._received
+        self.excess = -self._received
         super().on_headers_complete()
 
     def on_chunk_header(self) -> None:
         """Another chunk of a body."""
-        self._excess -= CHUNK_FRAME_BYTES
+        self.excess -= CHUNK_FRAME_BYTES
 
     def on_body(self, body: bytes) -> None:
         """A part of the body."""
-        self.body_arrived(len(body))
+        self.excess -= len(body)
         super().on_body(body)
-
-    def body_arrived(self, size: int) -> None:
-        """Also for a subclass that does not pass ``on_body`` on."""
-        self._excess -= size
 
     def on_message_complete(self) -> None:
         """The request is complete."""

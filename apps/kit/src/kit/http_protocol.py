@@ -19,10 +19,11 @@ from __future__ import annotations
 import asyncio
 from functools import cached_property
 from http import HTTPStatus
-from typing import Any, cast
+from typing import cast
+from urllib.parse import unquote
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from kit import logs, problem
 from kit.problem import Problem
@@ -54,6 +55,8 @@ class HttpProtocol(HttpToolsProtocol):
     _unanswered = 0
     """Requests that are complete, less the answers that are: below 0 for an early answer."""
     _reading_head = True
+    _upgrade_ignored = False
+    """Whether the parser stops behind this head, which comes again without its upgrade."""
     _half_closed = False
     _lingering: asyncio.TimerHandle | None = None
     _broken: tuple[int, str] | None = None
@@ -118,10 +121,6 @@ class HttpProtocol(HttpToolsProtocol):
                 lines.append(b"%b: %b" % (name, value))
         return b"\r\n".join(lines) + b"\r\n\r\n"
 
-    @property
-    def _upgrade_ignored(self) -> bool:
-        return bool(self.parser.should_upgrade()) and not self._should_upgrade()
-
     # -- the parser's callbacks --------------------------------------------------------------
 
     def on_message_begin(self) -> None:
@@ -132,13 +131,20 @@ class HttpProtocol(HttpToolsProtocol):
         self.expect_100_continue = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A header field; trailer fields come here too, after the body, and are dropped."""
+        """A header field; trailer fields come here too, after the body, and are dropped.
+
+        It does what uvicorn's does, without the call: it runs for every field of every request.
+        """
         if self._reading_head:
-            super().on_header(name, value)
+            name = name.lower()
+            if name == b"expect" and value.lower() == b"100-continue":
+                self.expect_100_continue = True
+            self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         """The head is complete; the one of an ignored upgrade comes again without it."""
         self._reading_head = False
+        self._upgrade_ignored = self.parser.should_upgrade() and not self._should_upgrade()
         if self._upgrade_ignored:
             return
         self.check_head()
@@ -164,21 +170,48 @@ class HttpProtocol(HttpToolsProtocol):
             raise HeadRefused(400, "Transfer-Encoding is given twice")
 
     def on_head(self) -> None:
-        """A head that is to be answered by the application."""
-        self.scope = {  # as uvicorn makes it at the first byte; the rest is added below
+        """Call the application for a head, after the answers to the requests before it.
+
+        uvicorn makes the scope at the first byte of a request, also where nobody wants it.
+        """
+        version, url = self.parser.get_http_version(), httptools.parse_url(self.url)
+        path = url.path.decode("ascii")
+        self.scope = {
             "type": "http",
             "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
-            "http_version": "1.1",
+            "http_version": version,
             "server": self.server,
             "client": self.client,
-            "scheme": cast("Any", self.scheme),
+            "scheme": self.scheme or "http",
+            "method": self.parser.get_method().decode("ascii"),
             "root_path": self.root_path,
+            "path": self.root_path + (unquote(path) if "%" in path else path),
+            "raw_path": self.root_path.encode("ascii") + url.path,
+            "query_string": url.query or b"",
             "headers": self.headers,
             "state": self.app_state.copy(),
-        }  # type: ignore[typeddict-item]
-        super().on_headers_complete()
-        if self.cycle is not None:  # there is none where the connection becomes a WebSocket
-            cast("Any", self.cycle).transport = self._answering
+        }
+        if self.parser.should_upgrade():
+            return  # the connection becomes a WebSocket
+        before = self.cycle
+        self.cycle = RequestResponseCycle(
+            self.scope,
+            cast("asyncio.Transport", self._answering),
+            self.flow,
+            self.logger,
+            self.access_logger,
+            self.access_log,
+            self.server_state.default_headers,
+            asyncio.Event(),
+            self.expect_100_continue,
+            version != "1.0" and self.parser.should_keep_alive(),
+            self.on_response_complete,
+        )
+        if before is None or before.response_complete:
+            self._start_asgi_task(self.cycle, self.app)
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((self.cycle, self.app))
 
     @cached_property
     def _answering(self) -> _AnsweringTransport:
@@ -192,10 +225,14 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_end(self) -> None:
         """The body of a request that is to be answered is complete."""
-        super().on_message_complete()
+        cycle = self.cycle
+        if cycle is not None and not cycle.response_complete:  # there is none for a WebSocket
+            cycle.more_body = False
+            cycle.message_event.set()
 
     def on_response_complete(self) -> None:
         """The answer is written: on to the next request, or to the end of the connection."""
+        self.server_state.total_requests += 1
         self._unanswered -= 1
         if self._broken is not None and self._unanswered <= 0:
             self.pipeline.clear()
@@ -203,20 +240,13 @@ class HttpProtocol(HttpToolsProtocol):
         if self._lingering is not None:
             self.pipeline.clear()
             self.flow.resume_reading()
-        else:
-            self._begin_next()
+        elif not self.transport.is_closing():  # as uvicorn does, without its timer
+            self.flow.resume_reading()
+            if self.pipeline:
+                cycle, app = self.pipeline.pop()
+                self._start_asgi_task(cycle, app)
         if self._half_closed and self._unanswered <= 0:
             self.transport.close()
-
-    def _begin_next(self) -> None:
-        """What uvicorn does after an answer, without its timer."""
-        self.server_state.total_requests += 1
-        if self.transport.is_closing():
-            return
-        self.flow.resume_reading()
-        if self.pipeline:
-            cycle, app = self.pipeline.pop()
-            self._start_asgi_task(cycle, app)
 
     # -- the end of a connection -------------------------------------------------------------
 

@@ -216,8 +216,8 @@ class Destination:
                 raise
             now = monotonic()
             status = connection.status
-            rushed = self._rushed(deadline - started)
             undecided = status not in FAILING and not connection.complete
+            rushed = (undecided or status == 504) and self._rushed(deadline - started)
             if status == 504 and rushed:
                 lane.breaker.abandon()
             elif not undecided:

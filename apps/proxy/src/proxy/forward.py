@@ -19,7 +19,7 @@ from proxy.context import Request
 from proxy.destination import Body, Destination, Exchange
 from proxy.pulse import Pulse, pulse_of
 from proxy.upstream import BODILESS, Pool, UpstreamError
-from proxy.whole import has_arrived
+from proxy.whole import body_that_arrived
 
 COLLECTED_BYTES = 1024 * 1024
 SLOW_UPLOAD_SECONDS = 2.0  # what a streamed body may be late, all its pauses together
@@ -70,20 +70,17 @@ def declared_length(request: Request, limit: int) -> int | None:
 
 async def _part(request: Request, deadline: float) -> tuple[bytes, bool]:
     """The next bytes of the body, and whether more follow; 408 where they do not come in time."""
-    if has_arrived(request.scope):
-        message = await request.receive()
-    else:
-        try:
-            async with asyncio.timeout(deadline - monotonic()):
-                message = await request.receive()
-        except TimeoutError:
-            raise Problem(
-                408,
-                "body-too-slow",
-                "the request's body did not arrive before its deadline; send it faster, or ask "
-                "for more time with X-Request-Timeout",
-                headers={"connection": "close"},
-            ) from None
+    try:
+        async with asyncio.timeout(deadline - monotonic()):
+            message = await request.receive()
+    except TimeoutError:
+        raise Problem(
+            408,
+            "body-too-slow",
+            "the request's body did not arrive before its deadline; send it faster, or ask "
+            "for more time with X-Request-Timeout",
+            headers={"connection": "close"},
+        ) from None
     if message["type"] == "http.disconnect":
         raise HungUp
     return message.get("body", b""), message.get("more_body", False)
@@ -92,6 +89,13 @@ async def _part(request: Request, deadline: float) -> tuple[bytes, bool]:
 async def read_body(request: Request, limit: int) -> bytes:
     """The whole body, counted as it arrives, by the request's deadline."""
     declared_length(request, limit)
+    arrived = body_that_arrived(request.scope)
+    if arrived is not None:
+        if len(arrived) > limit:
+            raise too_large(limit)
+        hold(request, len(arrived))
+        request.body_bytes = len(arrived)
+        return arrived
     size = 0
     begun: io.BytesIO | None = None  # it gives its bytes away, where joined parts are there twice
     while True:
@@ -341,7 +345,7 @@ async def _answer(
     send = request.send
     if connection.complete:
         watch.stop()
-        data = await connection.chunk()
+        data = connection.arrived()
         if not (connection.counted or request.method == "HEAD" or connection.status in BODILESS):
             # Its end was told by its chunks or by the connection's, and neither is passed on.
             passed.append((b"content-length", b"%d" % len(data)))

@@ -80,15 +80,14 @@ class Gateway:
             lambda: [((), float(self._in_flight))],
         )
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Serve one request, WebSocket, or the lifespan."""
         kind = scope["type"]
         if kind == "http":
-            await self._http(scope, receive, send)
-        elif kind == "websocket":
-            await self._websocket(scope, receive, send)
-        else:
-            await self._lifespan(scope, receive, send)
+            return self._http(scope, receive, send)
+        if kind == "websocket":
+            return self._websocket(scope, receive, send)
+        return self._lifespan(scope, receive, send)
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         watch: QueueWatch | None = None
@@ -261,9 +260,14 @@ class Gateway:
             request.probe = probe
 
     async def _admit(self, request: Request) -> None:
-        request.caller = await self.services.auth.caller(request.headers, request.deadline)
+        services = self.services
+        found = services.auth.at_once(request.headers)
+        if isinstance(found, bytes):  # a token that is not known yet
+            found = await services.auth.caller(request.headers, request.deadline)
+        request.caller = found
         request.arm = arm_of(self.settings, request)
-        await self.services.limits.admit(request)
+        if not services.limits.at_once(request):
+            await services.limits.admit(request)
         request.admitted = True
 
     async def _v2(self, request: Request) -> None:

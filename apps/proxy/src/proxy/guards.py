@@ -22,12 +22,12 @@ class Concurrency:
     limit: int
     share: float = 1.0
     in_flight: int = 0
+    limit_of_one: int = field(init=False)
+    """How many one caller may have in flight."""
     _by_caller: dict[str, int] = field(default_factory=dict)
 
-    @property
-    def limit_of_one(self) -> int:
-        """How many one caller may have in flight."""
-        return math.ceil(self.limit * self.share)
+    def __post_init__(self) -> None:
+        self.limit_of_one = math.ceil(self.limit * self.share)
 
     def enter(self, caller: str = "") -> bool:
         """Count a request; False where there are too many. True must be followed by ``leave``."""

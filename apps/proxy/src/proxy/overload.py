@@ -76,8 +76,9 @@ class Overload:
         if not self._probing:
             self._probing = True
             loop.call_soon(self._begin, loop)
-        self.admission.opened(open_requests)
-        return self.admission.full and not data.startswith(EXEMPT)
+        admission = self.admission
+        admission.opened(open_requests)
+        return open_requests >= admission.limit and not data.startswith(EXEMPT)
 
     def refusal(self, data: bytes, loop: asyncio.AbstractEventLoop) -> bytes:
         """The whole answer to a refused request."""

@@ -80,7 +80,7 @@ class Connection(asyncio.Protocol):
         self._framed = False
         self._unread = 0  # bytes of the answer that are neither its head, once read, nor its body
         self.counted = False  # whether a Content-Length came with the headers
-        self._chunks: deque[bytes] = deque()
+        self._chunks: list[bytes] = []
         self._buffered = 0
         self._paused = False
         self._error: UpstreamError | None = None
@@ -211,7 +211,8 @@ class Connection(asyncio.Protocol):
         while not self._have_head:
             if self._error is not None:
                 raise self._error
-            await self._wait()
+            self._waiter = self._loop.create_future()
+            await self._waiter
         return self.status
 
     @property
@@ -226,12 +227,14 @@ class Connection(asyncio.Protocol):
                 return b""
             if self._error is not None:
                 raise self._error
-            await self._wait()
-        if len(self._chunks) == 1:
-            data = self._chunks.popleft()
-        else:
-            data = b"".join(self._chunks)
-            self._chunks.clear()
+            self._waiter = self._loop.create_future()
+            await self._waiter
+        return self.arrived()
+
+    def arrived(self) -> bytes:
+        """What has come of the answer's body and was not read yet; nothing waits for more."""
+        data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
+        self._chunks = []
         self._buffered = 0
         if self._paused and self.transport is not None:
             self._paused = False
@@ -287,10 +290,6 @@ class Connection(asyncio.Protocol):
             self._waiter = None
             if not waiter.done():
                 waiter.set_result(None)
-
-    async def _wait(self) -> None:
-        self._waiter = self._loop.create_future()
-        await self._waiter
 
 
 class Pool:

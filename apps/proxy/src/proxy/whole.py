@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from http import HTTPStatus
-from typing import Any, cast
+from typing import Any
 
 from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
@@ -73,14 +73,26 @@ class WholeProtocol(RefusingProtocol):
             return
         # A pipelined request comes here out of the answer before it, and so gets a task in any
         # case: answered at once, a row of them would be as many calls deep.
-        cast(dict[str, Any], cycle.scope)[KEY] = cycle
+        cycle.scope[KEY] = cycle  # type: ignore[literal-required]
         super()._start_asgi_task(cycle, app)
 
 
-def has_arrived(scope: Scope) -> bool:
-    """Whether the whole request is here, so that nobody need wait for its body."""
+def body_that_arrived(scope: Scope) -> bytes | None:
+    """The body of a request that is whole, without waiting; None where some is to come.
+
+    It is taken from uvicorn as its ``receive`` would, which is asked for no more of it.
+    """
     cycle: RequestResponseCycle | None = scope.get(KEY)
-    return cycle is not None and not cycle.more_body
+    if (
+        cycle is None
+        or cycle.more_body
+        or cycle.disconnected
+        or cycle.waiting_for_100_continue  # it is told first, though it did not wait
+    ):
+        return None
+    body, cycle.body = cycle.body, bytearray()
+    cycle.flow.resume_reading()
+    return bytes(body)
 
 
 def may_write(cycle: RequestResponseCycle, status: int) -> bool:
