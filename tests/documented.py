@@ -53,7 +53,7 @@ class Block:
 def pages() -> list[Path]:
     """Every page with commands of its own; the generated references list options."""
     written = [page for page in (ROOT / "docs").rglob("*.md") if page.parent.name != "reference"]
-    return [ROOT / "README.md", *sorted(written)]
+    return [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(written)]
 
 
 def blocks() -> list[Block]:
