@@ -10,6 +10,8 @@ export PATH := $(CURDIR)/.venv/bin:$(CURDIR)/.tools/bin:$(CACHE)/bin:$(PATH):/us
 # Where `release` reads and writes; the one-machine cluster's repo unless told otherwise.
 export MANIFEST_REPO ?= $(CACHE)/cluster/git/slipway.git
 export KUBECONFIG ?= $(CACHE)/cluster/kubeconfig
+# Where it is set, every command and every worker of the tests compiles all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
 # What starts Kubernetes: machine (this one), kind, or current (whatever kubectl points at).
 export CLUSTER ?= machine
 
