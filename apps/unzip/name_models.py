@@ -1,12 +1,13 @@
 """Write `src/unzip/name_models.json`: how likely letters are in each language.
 
-    uv run --no-project --with wordfreq,opencc-python-reimplemented,pythainlp \
+    uv run --no-project --with wordfreq,opencc-python-reimplemented,pythainlp,simplemma \
         python apps/unzip/name_models.py
 
 The counts come from the word lists of the package wordfreq (Apache-2.0, data CC BY-SA 4.0), the
 traditional Chinese ones through OpenCC (Apache-2.0), the Thai ones from the words of PyThaiNLP
-(Apache-2.0, data CC0). What is kept is no text: for alphabets the likelihood of a letter behind
-another, for the rest that of a character alone, both as halves of negative natural logarithms.
+(Apache-2.0, data CC0), the Estonian ones from those of simplemma (MIT). What is kept is no text:
+for alphabets the likelihood of a letter behind another, for the rest that of a character alone,
+both as halves of negative natural logarithms.
 """
 
 from __future__ import annotations
@@ -23,11 +24,19 @@ import msgpack
 import wordfreq
 from opencc import OpenCC
 from pythainlp.corpus import thai_words as thai
+from simplemma.strategies import DefaultDictionaryFactory
 
 ALPHABETS = tuple(
-    "de fr es pt it nl sv da nb fi pl cs sk hu sl ro tr ru uk bg el he ar vi".split()  # noqa: SIM905
+    "de fr es pt it nl sv da nb fi is ca pl cs sk hu sl sh ro tr lt lv et "  # noqa: SIM905
+    "ru uk bg sr mk el he ar fa vi".split()
 )
 CHARACTERS = ("ko", "ja", "zh", "zh-Hant", "th")
+# wordfreq has Serbian in Latin letters alone.
+_SERBIAN = str.maketrans(
+    "abvgdđežzijklmnoprstćufhcčšǉǌǆ",
+    "абвгдђежзијклмнопрстћуфхцчшљњџ",
+)
+_DIGRAPHS = (("lj", "ǉ"), ("nj", "ǌ"), ("dž", "ǆ"))
 _LARGE = ("de", "fr", "es", "pt", "it", "nl", "sv", "nb", "fi", "pl", "cs", "ru", "uk", "zh", "ja")
 
 
@@ -44,9 +53,22 @@ def words(language: str) -> list[tuple[str, float]]:
     ]
 
 
+def serbian(word: str) -> str:
+    """The word in Cyrillic letters."""
+    for latin, one in _DIGRAPHS:
+        word = word.replace(latin, one)
+    return word.translate(_SERBIAN)
+
+
 def thai_words() -> list[tuple[str, float]]:
     """The same for Thai, whose words wordfreq does not have; the list has no frequencies."""
     return [(word, 1.0) for word in thai()]
+
+
+def estonian() -> list[tuple[str, float]]:
+    """The same for Estonian: the words that other words are forms of."""
+    words = set(DefaultDictionaryFactory().get_dictionary("et").values())
+    return [(unicodedata.normalize("NFC", word).lower(), 1.0) for word in sorted(words)]
 
 
 def levels(weights: dict[str, float], total: float) -> dict[str, list[str]]:
@@ -59,7 +81,9 @@ def levels(weights: dict[str, float], total: float) -> dict[str, list[str]]:
 
 def alphabet(language: str) -> dict[str, str]:
     pairs: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
-    for word, weight in words(language):
+    listed = estonian() if language == "et" else words("sh" if language == "sr" else language)
+    for latin, weight in listed:
+        word = serbian(latin) if language == "sr" else latin
         text = f" {word} "
         if all(char.isalpha() for char in word):
             for one, other in itertools.pairwise(text):

@@ -1,20 +1,24 @@
-"""Archives that libarchive and libzip test their readers with: right, or refused by name.
+"""Archives that others test their readers with, inside packages: right, or refused by name.
 
 What we publish must be what two independent readers find: Python's and libarchive's. The sources
-come from Debian, so this runs in `make conformance` alone and writes its table.
+come from Debian and other registries, so this runs in `make conformance` alone and writes tables.
 """
 
 from __future__ import annotations
 
+import base64
 import binascii
 import io
+import json
 import os
+import re
 import shutil
 import subprocess
+import tarfile
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -24,7 +28,7 @@ from tests.unzip.support import in_memory
 from unzip.directory import Directory, Limits
 from unzip.extract import Extractor
 from unzip.kinds import Kind
-from unzip.refusals import Refused
+from unzip.refusals import Reason, Refused
 
 pytestmark = pytest.mark.conformance
 SUITE = "bookworm"
@@ -148,21 +152,41 @@ def by_libarchive(data: bytes, folder: Path) -> list[tuple[int, int]] | str:
     return sorted((len(body), zlib.crc32(body)) for body in bodies)
 
 
-@pytest.mark.parametrize("package", ["libarchive", "libzip"])
-def test_archives_of(package: str, extractor: Extractor, tmp_path: Path) -> None:
+# Why we refuse what two other readers take alike.
+WHY = {
+    Reason.CONTRADICTORY_END_RECORD: "its end record says otherwise than its bytes: readers that "
+    "believe the one or the other find other members",
+    Reason.FILE_AS_FOLDER: "a file system holds one of the two; S3 would hold both",
+    Reason.LEADING_DATA: "a reader from the front meets other bytes first",
+    Reason.MULTI_DISK: "it says that it is one part of several; the others may hold members",
+    Reason.NAME_CONTROL_CHARACTER: "the names are control characters",
+    Reason.NO_END_RECORD: "its last bytes, the end of its comment, are cut off: so may others be",
+    Reason.NO_FILES: "nothing would be published",
+    Reason.TRAILING_DATA: "a second archive may be behind the first, and some readers take the "
+    "last",
+    Reason.UNACCOUNTED_DATA: "bytes between members may be a member that the directory hides",
+    Reason.UNSUPPORTED_METHOD: "stored, deflate and bzip2 are read, the methods that zip tools "
+    "write unasked",
+}
+
+
+def _judge(
+    title: str, archives: Iterable[tuple[str, bytes]], extractor: Extractor, folder: Path
+) -> None:
+    """Write the section of the page, and fail where we read what another reader does not."""
     verdicts: Counter[str] = Counter()
     wrong: list[str] = []
     alone: list[str] = []
-    refused_alone: Counter[str] = Counter()
-    for name, data in _archives(_sources(package, tmp_path)):
-        theirs = {"Python": by_python(data), "bsdtar": by_libarchive(data, tmp_path / "out")}
+    strict: list[str] = []
+    for name, data in archives:
+        theirs = {"Python": by_python(data), "bsdtar": by_libarchive(data, folder / "out")}
         readable = [who for who, files in theirs.items() if not isinstance(files, str)]
         try:
             found, _ = ours(extractor, data)
         except Refused as error:
             verdicts[f"refused: {error.reason}"] += 1
             if len(readable) == 2 and theirs["Python"] == theirs["bsdtar"]:
-                refused_alone[str(error.reason)] += 1
+                strict.append(f"| `{name}` | {error.reason}: {WHY[error.reason]} |")
             continue
         verdicts["right"] += 1
         mine = sorted(found.values())
@@ -171,18 +195,99 @@ def test_archives_of(package: str, extractor: Extractor, tmp_path: Path) -> None
             wrong.append(f"{name}: {', '.join(differing)} differ")
         elif not readable:
             alone.append(name)
-    assert verdicts, "the package has no archives any more"
+    assert verdicts, "there are no archives any more"
     rows = "\n".join(f"| {what} | {count} |" for what, count in sorted(verdicts.items()))
     body = (
         f"{sum(verdicts.values())} archives, each also read by Python's `zipfile` and by `bsdtar`. "
         f"Published with other bytes than one of them: {len(wrong)}.\n\n"
         f"| verdict | archives |\n|---|---|\n{rows}\n\n"
-        "Refused though both others read the same: "
-        + (", ".join(f"{why} ({n})" for why, n in sorted(refused_alone.items())) or "none")
-        + ". Read although neither other does: "
+        "Read although neither other does: "
         + (", ".join(f"`{name}`" for name in alone) or "none")
-        + "."
+        + ". Refused though both others read the same:"
+        + (" none." if not strict else "\n\n| archive | why |\n|---|---|\n" + "\n".join(strict))
     )
     print(body, "\n".join(wrong), sep="\n")
-    conformance.write_section(f"Archives of {package}'s tests", body)
+    conformance.write_section(title, body)
     assert not wrong
+
+
+@pytest.mark.parametrize("package", ["libarchive", "libzip"])
+def test_archives_of(package: str, extractor: Extractor, tmp_path: Path) -> None:
+    archives = _archives(_sources(package, tmp_path))
+    _judge(f"Archives of {package}'s tests", archives, extractor, tmp_path)
+
+
+# Versions whose packages hold archives that their tests read.
+PACKAGES = {
+    "npm": ("unzip@0.1.11", "node-unzip-2@0.2.8"),
+    "pip": ("libarchive-c==5.3", "patool==4.0.7", "python-docx==1.2.0", "python-pptx==1.0.2"),
+    "go": (
+        "github.com/klauspost/compress@v1.18.0",
+        "github.com/mholt/archives@v0.1.5",
+        "github.com/gabriel-vasile/mimetype@v1.4.8",
+        "github.com/h2non/filetype@v1.1.3",
+        "github.com/nwaples/rardecode/v2@v2.1.0",
+        "github.com/hashicorp/go-getter@v1.7.8",
+    ),
+}
+_ARCHIVE = re.compile(
+    r"\.(zip|zipx|jar|xpi|epub|docx|xlsx|pptx|potx|apk|od[tsp]|kmz|cbz|crx)(\.base64)?$", re.I
+)
+_LARGEST = 4 << 20
+
+
+def _download(tool: str, package: str, folder: Path) -> Path:
+    """The package's file; the test is skipped where the registry does not answer."""
+    program = {"npm": "npm", "pip": "uv", "go": "go"}[tool]
+    if shutil.which(program) is None:
+        pytest.skip(f"{program} is needed")
+    name = package.partition("==")[0]
+    words = {
+        "npm": ["npm", "pack", "--silent", package],
+        "pip": [
+            *("uv", "run", "--no-project", "--with", "pip", "python", "-m", "pip", "download"),
+            *("--quiet", "--no-deps", "--no-binary", name, package),
+        ],
+        "go": ["go", "mod", "download", "-json", package],
+    }[tool]
+    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"{package}: {(done.stderr or done.stdout).strip()[-200:]}")
+    if tool == "go":
+        return Path(json.loads(done.stdout)["Zip"])
+    (file,) = folder.iterdir()
+    return file
+
+
+def _inside(package: Path) -> Iterator[tuple[str, bytes]]:
+    """The archives in a package's file, by name."""
+    found: dict[str, bytes] = {}
+    if package.suffix == ".zip":
+        with zipfile.ZipFile(package) as archive:
+            for info in archive.infolist():
+                if _ARCHIVE.search(info.filename) and info.file_size <= _LARGEST:
+                    found[info.filename] = archive.read(info)
+    else:
+        with tarfile.open(package) as tar:
+            for member in tar:
+                if _ARCHIVE.search(member.name) and member.isfile() and member.size <= _LARGEST:
+                    file = tar.extractfile(member)
+                    assert file is not None
+                    found[member.name] = file.read()
+    for name, data in found.items():
+        plain = base64.b64decode(data) if name.endswith(".base64") else data
+        yield name.rpartition("/")[2], plain
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("tool", PACKAGES)
+def test_archives_in_packages(tool: str, extractor: Extractor, tmp_path: Path) -> None:
+    archives: dict[bytes, str] = {}
+    for number, package in enumerate(PACKAGES[tool]):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        for name, data in _inside(_download(tool, package, folder)):
+            archives.setdefault(data, name)
+    registry = {"npm": "npm", "pip": "PyPI", "go": "Go"}[tool]
+    named = [(name, data) for data, name in archives.items()]
+    _judge(f"Archives inside packages of {registry}", named, extractor, tmp_path)

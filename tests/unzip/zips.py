@@ -400,13 +400,13 @@ BAD: dict[str, tuple[bytes, Reason]] = {
     "leading data, offsets shifted": (build(A, leading=b"#!/bin/sh\n"), Reason.LEADING_DATA),
     "leading data, offsets not shifted": (
         build(A, leading=b"#!/bin/sh\n", shift=False),
-        Reason.CONTRADICTORY_END_RECORD,
+        Reason.LEADING_DATA,
     ),
     "comment cut, a nested zip's end record before": (
         build(Entry(b"in.zip", build(A), method=0), comment=b"four")[:-4],
         Reason.NO_END_RECORD,
     ),
-    "two archives in a row": (build(A) + build(B), Reason.CONTRADICTORY_END_RECORD),
+    "two archives in a row": (build(A) + build(B), Reason.LEADING_DATA),
     "data between members": (build(Entry(b"x", b"1", after=b"hidden"), A), Reason.UNACCOUNTED_DATA),
     "a member that is not listed": (
         build(Entry(b"x", b"1", after=_local(A, A.packed()) + A.packed()), B),

@@ -16,11 +16,14 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from importlib.resources import files
+from itertools import pairwise
 from typing import NamedTuple
 
-_WEST = ("de", "fr", "es", "pt", "it", "nl", "sv", "da", "nb", "fi")
-_CENTRAL = ("pl", "cs", "sk", "hu", "sl", "ro", "de")
+_WEST = ("de", "fr", "es", "pt", "it", "nl", "sv", "da", "nb", "fi", "is", "ca", "et")
+_CENTRAL = ("pl", "cs", "sk", "hu", "sl", "sh", "ro", "de")
+_BALTIC = ("lt", "lv", "et", "de")
 _CYRILLIC = ("ru", "uk", "bg")
+_SOUTH = ("sr", "mk", "bg", "ru")
 _DOS_SYSTEMS = (0, 6)  # MS-DOS and OS/2: names in the console's charset, or an East Asian one
 
 
@@ -32,7 +35,8 @@ class _Charset(NamedTuple):
     console: bool | None = None  # DOS's (True), Windows' or Unix's (False), or both (None)
 
 
-_LETTERS = (*dict.fromkeys((*_WEST, *_CENTRAL, "tr", "vi")), *_CYRILLIC, "el", "he", "ar")
+_LATIN = dict.fromkeys((*_WEST, *_CENTRAL, *_BALTIC, "tr", "vi"))
+_LETTERS = (*_LATIN, *dict.fromkeys((*_CYRILLIC, *_SOUTH)), "el", "he", "ar", "fa")
 _ALL = (*_LETTERS, "ko", "ja", "zh", "zh-Hant", "th")
 _CHARSETS = {
     "utf-8": _Charset(_ALL, 8.0),
@@ -44,30 +48,46 @@ _CHARSETS = {
     "cp850": _Charset(_WEST, -0.3, True),
     "cp852": _Charset(_CENTRAL, -1.0, True),
     "cp866": _Charset(_CYRILLIC, -0.5, True),
+    "cp855": _Charset(_SOUTH, -1.5, True),
     "cp737": _Charset(("el",), -1.0, True),
     "cp857": _Charset(("tr",), -1.0, True),
     "cp1252": _Charset(_WEST, -0.5, False),
     "cp1250": _Charset(_CENTRAL, -1.0, False),
-    "cp1251": _Charset(_CYRILLIC, -0.5, False),
+    "cp1251": _Charset((*_CYRILLIC, "sr", "mk"), -0.5, False),
     "cp1253": _Charset(("el",), -1.0, False),
     "cp1254": _Charset(("tr",), -0.5, False),
     "cp862": _Charset(("he",), -0.5, True),
     "cp1255": _Charset(("he",), -0.5, False),
+    "cp720": _Charset(("ar", "fa"), -0.5, True),
     "cp864": _Charset(("ar",), -2.0, True),
-    "cp1256": _Charset(("ar",), -0.5, False),
+    "cp1256": _Charset(("ar", "fa"), -0.5, False),
+    "cp775": _Charset(_BALTIC, -1.0, True),
+    "cp1257": _Charset(_BALTIC, -1.0, False),
+    "cp860": _Charset(("pt",), -2.0, True),
+    "cp861": _Charset(("is",), -2.0, True),
+    "cp863": _Charset(("fr",), -3.0, True),
+    "cp865": _Charset(("da", "nb"), -2.0, True),
     "cp1258": _Charset(("vi",), -1.0, False),
     "cp874": _Charset(("th",), -0.5),
     "euc_jp": _Charset(("ja",), -3.0, False),
     "koi8_r": _Charset(("ru",), -3.0, False),
+    "iso8859_2": _Charset(_CENTRAL, -3.0, False),
+    "mac_roman": _Charset(_WEST, -4.0, False),
+    "mac_cyrillic": _Charset(("ru", "uk", "bg"), -4.0, False),
 }
 # In the middle of a word a capital shows a wrong charset more often than a strange name.
 _CAPITAL_IN_WORD = re.compile(
-    "[\u0430-\u044f\u03ac-\u03ce\xe0-\xff][\u0410-\u042f\u0386-\u03ab\xc0-\xde]"
+    "[\u0430-\u044f\u03ac-\u03ce\xe0-\xffa-z][\u0410-\u042f\u0386-\u03ab\xc0-\xde]"
 )
+# Bytes above 0x7f in a charset that is none of these mostly come to some of these.
+_NO_NAME = re.compile("[\x80-\xa0\u2310-\u2321\u2500-\u259f]")
+_CLOSING = "\u2019\u201d\u203a"
+_MARKS = "\xa7\xb6\u2020\u2021\u2030\u2039\u203a"  # sections, daggers, per mille, single guillemets
+_BEHIND_LATIN, _BEHIND_ALPHABETS = "\u0370", "\u0e80"  # from Greek to Thai
 _KANA = re.compile(r"[\x00-\x7f\u3041-\u30ff]*")
 _FOLDED = {"\N{GREEK SMALL LETTER FINAL SIGMA}": "\N{GREEK SMALL LETTER SIGMA}", "ß": "s"}
 _BELOW_DIGITS = re.compile(rb"[\x00-\x2f]+")
-_SCORED_BYTES = 4 << 10  # more names than this show nothing new
+_SCORED_BYTES = 1 << 10  # more names than this show nothing new
 _UNSEEN_PAIR, _UNSEEN_CHARACTER, _SYMBOL, _CONTROL = -10.0, -13.0, -13.0, -40.0
 _ASCII_LETTER = -3.2  # among Hangul and Han
 _SCRIPT_CHANGE = -2.5  # between a letter of ASCII and a character
@@ -145,8 +165,11 @@ def decide(
     text = "\n".join(best.words)
     foreign = sum(not char.isascii() for char in text)
     letters = sum(char.isascii() and char.isalpha() for char in text)
-    plausible = not _CAPITAL_IN_WORD.search(text) and best.total > _PLAUSIBLE * (
-        foreign + _ASCII_SHARE * letters
+    plausible = (
+        not _CAPITAL_IN_WORD.search(text)
+        and not _NO_NAME.search(text)
+        and not any(map(_is_odd, best.words))
+        and best.total > _PLAUSIBLE * (foreign + _ASCII_SHARE * letters)
     )
     margin = _SURE if foreign > 1 else _SURE_OF_ONE
     near = tuple(
@@ -158,6 +181,29 @@ def decide(
     if proved and all(_same(sample, charset, other) for other in possible):
         return Decision(charset)
     return Decision(charset, plausible and not near, near[:3])
+
+
+def _is_odd(word: str) -> bool:
+    """Whether hardly anybody writes such a word, whatever its letters are.
+
+    It begins with a mark that belongs to a letter, or a letter stands beside a symbol, or one of
+    ASCII beside one of another alphabet.
+    """
+    if word[0] in _CLOSING or unicodedata.category(word[0]).startswith("M"):
+        return True
+    return any(_do_not_meet(one, other) for one, other in pairwise(word))
+
+
+def _do_not_meet(one: str, other: str) -> bool:
+    if _is_symbol(one) or _is_symbol(other):
+        return any(char < _BEHIND_ALPHABETS and char.isalpha() for char in (one, other))
+    if not (one.isalpha() and other.isalpha()) or one.isascii() == other.isascii():
+        return False
+    return _BEHIND_LATIN <= max(one, other) < _BEHIND_ALPHABETS
+
+
+def _is_symbol(char: str) -> bool:
+    return not char.isascii() and (char in _MARKS or unicodedata.category(char).startswith("S"))
 
 
 def _is_kana(words: Iterable[str]) -> bool:

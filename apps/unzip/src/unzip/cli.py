@@ -29,6 +29,7 @@ from prometheus_client import push_to_gateway
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 from rich.table import Table
+from rich.text import Text
 
 from kit import logs, start, termination
 from kit.settings import reference
@@ -368,7 +369,11 @@ def status(
     for column in table.columns[:-1]:
         column.no_wrap = True
     for row in rows:
-        table.add_row(*(str(row[name]) for name in _COLUMNS))
+        # Names are shown with their control characters escaped.
+        member = f" (member {row['member']!r})" if row["member"] else ""
+        texts = {name: str(row[name]) for name in _COLUMNS}
+        texts["detail"] += member
+        table.add_row(*(Text(texts[name]) for name in _COLUMNS))
     # Not cut to 80 columns when the output goes to a file.
     Console(width=None if sys.stdout.isatty() else 250).print(table)
 
@@ -393,6 +398,7 @@ def _rows(ledger: Ledger, begins: str) -> list[dict[str, Any]]:
                 "attempts": outcome.attempts,
                 "when": outcome.finished_at,
                 "detail": outcome.detail,
+                "member": outcome.member,
                 "etag": outcome.archive.etag.strip('"'),
             }
         claim = Claim.from_json(document.body)
@@ -408,6 +414,7 @@ def _rows(ledger: Ledger, begins: str) -> list[dict[str, Any]]:
             "attempts": claim.attempts,
             "when": claim.claimed_at,
             "detail": claim.error or claim.last_error or claim.owner,
+            "member": "",
             "etag": claim.archive.etag.strip('"'),
         }
 

@@ -25,11 +25,13 @@ def check_together(paths: Callable[[], Iterable[bytes]], *, reserved: str) -> No
             continue
         at, other = _find(normal, files)
         if other is not None:
-            raise _refused(
-                Reason.NAME_DUPLICATE,
-                f"two members have this name: {other.decode()!r} and {path.decode()!r}",
-                path,
-            )
+            why = "two members have this name"
+            if other != path:
+                why += (
+                    f", written as {other.decode()!a} and {path.decode()!a}: macOS "
+                    "writes letters and their marks apart"
+                )
+            raise _refused(Reason.NAME_DUPLICATE, why, path)
         files[at] = path
     previous = b""
     for path in paths():

@@ -8,6 +8,8 @@ from pathlib import PurePosixPath
 DEFAULT = "application/octet-stream"
 _SAMPLE = 16 << 10
 _LEAST_HANGUL = 10
+# macOS keeps a file's attributes beside it, under "._" and its name (RFC 1740).
+_APPLE_DOUBLE, _APPLE_TYPE = b"\x00\x05\x16\x07", "application/applefile"
 
 # IANA's names, or the one in common use where IANA has none.
 _TYPES = {
@@ -195,9 +197,14 @@ class Probe:
     def __init__(self, path: str) -> None:
         self._media = media_type(path)
         self._text = TextProbe() if is_text(self._media) else None
+        self._may_be_apple_double = PurePosixPath(path).name.startswith("._")
 
     def feed(self, chunk: bytes) -> None:
         """Take the next bytes."""
+        if self._may_be_apple_double and chunk:
+            self._may_be_apple_double = False
+            if chunk.startswith(_APPLE_DOUBLE):
+                self._media, self._text = _APPLE_TYPE, None
         if self._text is not None:
             self._text.feed(chunk)
 

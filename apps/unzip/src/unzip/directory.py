@@ -353,7 +353,9 @@ def _place(members: list[Member], stop: int) -> None:
     members.sort(key=lambda member: member.offset)
     if members and members[0].offset:
         raise Refused(
-            Reason.LEADING_DATA, f"{members[0].offset} bytes come before the first member"
+            Reason.LEADING_DATA,
+            f"{members[0].offset} bytes come before the first member: a self-extracting "
+            "archive, or another file in front",
         )
     for index, member in enumerate(members):
         end = members[index + 1].offset if index + 1 < len(members) else stop

@@ -2,17 +2,53 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
+from typing import overload
 
 from unzip.directory import Member
 from unzip.extract import MANIFEST, SOURCE_TAG, Extractor
 from unzip.store import Conflict, Entry, Missing, Store
 
 _DELETED_PER_RENEWAL = 100
+_MD5 = re.compile('"[0-9a-f]{32}"')
+_MD5_BYTES = 16
+
+
+class ETags(Sequence[str]):
+    """An ETag, or "", for each of ``count`` numbers. One that is an MD5 takes 16 bytes of memory,
+    for there are a hundred thousand; as text it takes 91."""
+
+    def __init__(self, count: int = 0) -> None:
+        self._count = count
+        self._digests = bytearray(_MD5_BYTES * count)
+        self._others: dict[int, str] = {}
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __setitem__(self, index: int, etag: str) -> None:
+        at = index * _MD5_BYTES
+        digest = bytes.fromhex(etag.strip('"')) if _MD5.fullmatch(etag) else b""
+        if any(digest):
+            self._digests[at : at + _MD5_BYTES] = digest
+        else:
+            self._others[index] = etag
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self[each] for each in range(self._count)[index]]
+        index = range(self._count)[index]
+        digest = self._digests[index * _MD5_BYTES : (index + 1) * _MD5_BYTES]
+        return self._others.get(index) or (f'"{digest.hex()}"' if any(digest) else "")
 
 
 @dataclass(slots=True)
@@ -24,7 +60,7 @@ class Earlier:
     there are objects of other names.
     """
 
-    members: list[str] = field(default_factory=list)
+    members: ETags = field(default_factory=ETags)
     manifest: str = ""
     others: bool = False
 
@@ -39,7 +75,7 @@ def find_earlier(store: Store, prefix: str, listed: Sequence[Member]) -> Earlier
         if path == MANIFEST.encode():
             found.manifest = entry.etag
         elif path in indices:
-            found.members = found.members or [""] * len(listed)
+            found.members = found.members or ETags(len(listed))
             found.members[indices[path]] = entry.etag
         else:
             found.others = True

@@ -8,7 +8,8 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
-from unzip.headers import MAX16, MAX32, Read
+from unzip.headers import ENTRY_SIGNATURE, LOCAL_SIGNATURE, MAX16, MAX32, Read
+from unzip.no_zip import HEAD_BYTES, described
 from unzip.refusals import Reason, Refused
 
 END_SIGNATURE = b"PK\x05\x06"
@@ -38,7 +39,7 @@ class Ends(NamedTuple):
 
 def read_ends(size: int, start: int, tail: bytes, read: Read) -> Ends:
     """Where the directory of an archive of ``size`` bytes is; ``tail`` is all from ``start`` on."""
-    position, fields = _find_end(size, start, tail)
+    position, fields = _find_end(size, start, tail, read)
     _, disk, first_disk, here, total, length, offset, comment_length = fields
     comment = tail[position - start + _END.size : position - start + _END.size + comment_length]
     stop = position
@@ -59,6 +60,13 @@ def read_ends(size: int, start: int, tail: bytes, read: Read) -> Ends:
     if disk or first_disk or here != total:
         raise Refused(Reason.MULTI_DISK, f"disk {disk} of an archive in parts")
     if offset + length != stop:
+        before = stop - length - offset
+        if _begins_at(before, stop - length, read):
+            raise Refused(
+                Reason.LEADING_DATA,
+                f"{before} bytes come before the archive: a self-extracting one, or two files "
+                "written one behind the other",
+            )
         raise contradiction(
             f"the directory is said to be {length} bytes at {offset}, but it must end at {stop}"
         )
@@ -67,6 +75,15 @@ def read_ends(size: int, start: int, tail: bytes, read: Read) -> Ends:
     if total == 0 and offset:
         raise contradiction(f"no entry is listed, yet {offset} bytes come before the directory")
     return Ends(total, offset, length, comment, zip64)
+
+
+def _begins_at(before: int, directory: int, read: Read) -> bool:
+    """Whether an archive begins ``before`` bytes into the file, its directory where it must be."""
+    return (
+        0 < before < directory
+        and bytes(read(before, before + 4)) == LOCAL_SIGNATURE
+        and bytes(read(directory, directory + 4)) == ENTRY_SIGNATURE
+    )
 
 
 def _record64_at(
@@ -113,7 +130,7 @@ def contradiction(detail: str) -> Refused:
     return Refused(Reason.CONTRADICTORY_END_RECORD, detail)
 
 
-def _find_end(size: int, start: int, tail: bytes) -> tuple[int, tuple[int, ...]]:
+def _find_end(size: int, start: int, tail: bytes, read: Read) -> tuple[int, tuple[int, ...]]:
     """Where the one end record is that reaches to the end of the file, and its fields.
 
     Zeros may follow it up to the end of a tar record: what bsdtar, the `tar` of Windows and
@@ -145,7 +162,9 @@ def _find_end(size: int, start: int, tail: bytes) -> tuple[int, tuple[int, ...]]
                 Reason.TRAILING_DATA, f"{size - stop} bytes follow the end of the archive at {stop}"
             )
         raise Refused(
-            Reason.NO_END_RECORD, f"no whole end record in the last {len(tail)} of {size} bytes"
+            Reason.NO_END_RECORD,
+            f"no whole end record in the last {len(tail)} of {size} bytes: "
+            f"{described(bytes(read(0, min(size, HEAD_BYTES))) if size else b'')}",
         )
     if len(ending) > 1 or any(at > ending[0] for at in shorter):
         raise Refused(

@@ -122,8 +122,12 @@ def checked_path(name: str, *, made_by: int, limit: int) -> str:
     length = len(path.encode())
     if length > limit:
         raise refuse(Reason.NAME_TOO_LONG, f"{length} bytes, at most {limit} fit a key")
-    if any(len(part.encode()) > MAX_COMPONENT_BYTES for part in own):
-        raise refuse(Reason.NAME_TOO_LONG, f"a component has over {MAX_COMPONENT_BYTES} bytes")
+    longest = max(len(part.encode()) for part in own)
+    if longest > MAX_COMPONENT_BYTES:
+        raise refuse(
+            Reason.NAME_TOO_LONG,
+            f"a component has {longest} bytes of UTF-8, at most {MAX_COMPONENT_BYTES} allowed",
+        )
     return path
 
 

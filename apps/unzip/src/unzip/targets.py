@@ -98,7 +98,8 @@ def render(template: str, event: dict[str, Any]) -> str:
         name: _escape(value) if isinstance(value, str) else value
         for name, value in event["data"].items()
     }
-    reason = f" {data['reason']}: {data['detail']}" if data["reason"] else ""
+    member = f" (member {data['member']})" if data.get("member") else ""
+    reason = f" {data['reason']}: {data['detail']}{member}" if data["reason"] else ""
     return template.format_map(
         {**data, "icon": _ICONS.get(data["outcome"], ""), "detail": reason, "id": event["id"]}
     )
