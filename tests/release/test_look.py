@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 import yaml
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
-from release.look import objects
+from release.cluster import Cluster
+from release.look import gateway, objects
+from release.look.objects import Live
 from release.look.traffic import Prometheus, of_metrics, quantile
 from tests.release.conftest import World
 from tests.release.kube import APPLICATIONS, Kubernetes
-from tests.release.test_cluster import application, causes, everything_runs, kube, line, status
+from tests.release.test_cluster import (
+    DEPLOYMENTS,
+    application,
+    causes,
+    deployment,
+    everything_runs,
+    kube,
+    line,
+    status,
+    verify,
+)
 
 __all__ = ["kube"]
 
@@ -78,20 +95,20 @@ def test_prometheus_tells_of_the_last_minutes() -> None:
 
 def test_an_object_that_is_gone_contradicts_argo_cd() -> None:
     app = application("proxy", "0" * 40)
-    (cause,) = objects.causes(app, ["Service proxy"], NOW)
+    (cause,) = objects.causes(app, Live(gone=["Service proxy"]), NOW)
     assert cause.final
     assert cause.text == (
         "Service proxy not in the cluster; Argo CD says Synced, compared 180 s ago"
     )
     # While Argo CD is about to make it, it is no fault yet.
     app["status"]["sync"]["status"] = "OutOfSync"
-    assert not objects.causes(app, ["Service proxy"], NOW)[0].final
+    assert not objects.causes(app, Live(gone=["Service proxy"]), NOW)[0].final
 
 
 def test_a_comparison_that_is_old_is_said() -> None:
     app = application("proxy", "0" * 40)
-    assert objects.causes(app, [], NOW) == []
-    (cause,) = objects.causes(app, [], NOW.replace(hour=13))
+    assert objects.causes(app, Live(), NOW) == []
+    (cause,) = objects.causes(app, Live(), NOW.replace(hour=13))
     assert cause.text == "Argo CD has compared this 3780 s ago: does its controller run?"
 
 
@@ -151,3 +168,183 @@ def test_requests_that_were_refused_unread_are_traffic_too() -> None:
     assert (found.requests, found.refused) == (155, 52)
     server = '# TYPE inference_refused counter\ninference_refused_total{reason="overloaded"} 4\n'
     assert str(of_metrics([SERVER, server])) == "11, 0 failed, 4 refused"
+
+
+def policy(*entries: dict[str, Any]) -> dict[str, Any]:
+    return {"metadata": {"name": "inference", "managedFields": list(entries)}}
+
+
+def fields(manager: str, *, at: str = "2026-11-28T11:00:00Z", **spec: Any) -> dict[str, Any]:
+    return {
+        "manager": manager, "operation": "Update", "time": at,
+        "fieldsV1": {"f:metadata": {"f:labels": {".": {}, "f:a": {}}}, "f:spec": spec},
+    }  # fmt: skip
+
+
+APPLIED = fields("argocd-controller", **{"f:podSelector": {}, "f:ingress": {}})
+
+
+def test_a_change_by_hand_is_told_from_what_argo_cd_applied() -> None:
+    """Found: a policy that somebody patched left status green, Argo CD's controller being dead."""
+    kept = fields("argocd-controller", **{"f:podSelector": {}})
+    patched = policy(kept, fields("kubectl-patch", **{"f:ingress": {}}))
+    assert objects.by_hand(patched) == "spec.ingress by kubectl-patch at 2026-11-28T11:00:00Z"
+    # Who writes the same value as Argo CD has changed nothing.
+    assert not objects.by_hand(policy(APPLIED, fields("kubectl", **{"f:ingress": {}})))
+    # Controllers write too, that is their work, and a restart is none of Git's business.
+    assert not objects.by_hand(
+        policy(APPLIED, fields("kube-controller-manager", **{"f:replicas": {}}))
+    )
+    annotation = {"f:annotations": {".": {}, "f:kubectl.kubernetes.io/restartedAt": {}}}
+    restart = {"f:template": {"f:metadata": annotation}}
+    assert not objects.by_hand(policy(APPLIED, fields("kubectl-rollout", **restart)))
+    # What Argo CD never applied, or applies as another, cannot be compared.
+    assert not objects.by_hand(policy(fields("kubectl", **{"f:ingress": {}})))
+    app = application("environment", "0" * 40)
+    (cause,) = objects.causes(app, Live(changed=["NetworkPolicy inference (…)"]), NOW)
+    assert cause.final
+    assert "not as Git has it; Argo CD says Synced" in cause.text
+    app["status"]["sync"]["status"] = "OutOfSync"
+    assert not objects.causes(app, Live(changed=["NetworkPolicy inference (…)"]), NOW)[0].final
+
+
+class Listed:
+    """A cluster with these objects of a namespace, by kind."""
+
+    def __init__(self, **kinds: list[dict[str, Any]]) -> None:
+        self.kinds = kinds
+
+    @staticmethod
+    def path(_: str, kind: str, __: str) -> str:
+        return kind
+
+    def request(self, _: str, path: str) -> dict[str, Any]:
+        return {"items": self.kinds[path]}
+
+
+def test_a_policy_that_git_does_not_have_is_named_once() -> None:
+    def resources(*names: str) -> list[dict[str, str]]:
+        return [
+            {"version": "v1", "kind": "AuthorizationPolicy", "namespace": "dev", "name": name}
+            for name in names
+        ]
+
+    apps = {
+        "environment": application("environment", "0" * 40, resources=resources("nothing")),
+        "routing": application("routing", "0" * 40, resources=resources("proxy")),
+    }
+    there = [{"metadata": {"name": name}} for name in ("nothing", "proxy", "deny-all")]
+    found = objects.live(Listed(AuthorizationPolicy=there), apps)  # type: ignore[arg-type]
+    assert found["environment"] == Live([], [], ["AuthorizationPolicy deny-all"])
+    assert found["routing"] == Live([], [], [])
+    (cause,) = objects.causes(apps["environment"], found["environment"], NOW)
+    assert not cause.final
+    assert "AuthorizationPolicy deny-all in the namespace, which Git does not have" in cause.text
+
+
+def certificate(*hosts: str, start: datetime, end: datetime) -> dict[str, Any]:
+    """A Secret with a certificate of its own making."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
+    built = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(start)
+        .not_valid_after(end)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(h) for h in hosts]), False)
+        .sign(key, hashes.SHA256())
+    )
+    text = built.public_bytes(serialization.Encoding.PEM)
+    data = {"tls.crt": base64.b64encode(text).decode(), "tls.key": "eA=="}
+    return {"metadata": {"namespace": "istio-ingress", "name": "public"}, "data": data}
+
+
+DAY = timedelta(days=1)
+
+
+@pytest.mark.parametrize(
+    ("hosts", "start", "end", "told", "final"),
+    [
+        (["api.example.org"], -DAY, 90 * DAY, "", False),
+        (["*.example.org"], -DAY, 90 * DAY, "", False),
+        (["api.example.org"], -90 * DAY, -DAY, "expired at 2026-11-19T12:03:05Z", True),
+        (["api.example.org"], DAY, 90 * DAY, "not valid before", True),
+        (["api.example.org"], -DAY, 3 * DAY, "expires at 2026-11-23T12:03:05Z", False),
+        (["example.org"], -DAY, 90 * DAY, "is for example.org, not for api.example.org", True),
+        (["*.api.example.org"], -DAY, 90 * DAY, "not for api.example.org", True),
+    ],
+)
+def test_a_certificate_is_in_time_and_for_the_hosts(
+    hosts: list[str], start: timedelta, end: timedelta, told: str, final: bool
+) -> None:
+    """Found: with a tlsSecret that was not there, or had expired, everything stayed green."""
+    secret = certificate(*hosts, start=NOW + start, end=NOW + end)
+    found = list(gateway.of_certificate(secret, ["api.example.org"], NOW))
+    assert [cause.final for cause in found] == ([final] if told else [])
+    assert told in "".join(cause.text for cause in found)
+
+
+def test_a_secret_without_a_readable_certificate_is_named() -> None:
+    secret = certificate("x", start=NOW, end=NOW)
+    secret["data"]["tls.crt"] = base64.b64encode(b"no certificate").decode()
+    (cause,) = gateway.of_certificate(secret, ["x"], NOW)
+    assert "istio-ingress/public: tls.crt cannot be read" in cause.text
+    secret["data"] = {}
+    (cause,) = gateway.of_certificate(secret, ["x"], NOW)
+    assert "has no tls.crt and no tls.key" in cause.text
+
+
+def test_a_gateway_without_pods_and_a_secret_that_is_not_there_keep_users_out(
+    kube: Kubernetes, world: World
+) -> None:
+    """Found: with the gateway scaled to zero status was green."""
+    kube.namespace("istio-ingress")
+    cluster = Cluster(kubeconfig=str(kube.kubeconfig))
+    values = {"hosts": ["api.example.org"], "gateway": {"tlsSecret": "nobody"}}
+    texts = [cause.text for cause in gateway.causes(cluster, values, NOW)]
+    assert texts == [
+        "no pod of the ingress gateway is ready (istio-ingress, istio=ingressgateway): no user "
+        "gets in",
+        "there is no Secret nobody in istio-ingress: the gateway has no certificate",
+    ]
+    assert gateway.causes(cluster, {"hosts": []}, NOW) == []
+    routes = {"hosts": ["api.example.org"], "services": {}}
+    listed = {"spec": {"generators": [{"list": {"elements": [
+        {"release": "routing", "chart": "routing"}, {"release": "proxy", "chart": "service"},
+    ]}}]}}  # fmt: skip
+    world.push(
+        {
+            "argocd/dev.yaml": yaml.safe_dump(listed),
+            "values/dev/routing.yaml": yaml.safe_dump(routes),
+        }
+    )
+    kube.put(APPLICATIONS, application("routing", world.head()), subresource=False)
+    kube.put(APPLICATIONS, application("proxy", world.head()), subresource=False)
+    answer = status(world)
+    assert answer.code == 6
+    assert "gateway: no pod of the ingress gateway is ready" in causes(answer, "routing")
+
+
+def test_a_deployment_that_somebody_scaled_to_zero_has_failed(
+    kube: Kubernetes, world: World
+) -> None:
+    """Found: status and verify took it for one that Git wants without pods."""
+    world.deploy("1", world.source(), "proxy")
+    everything_runs(kube, world, "1")
+    none = {"replicas": 0, "updatedReplicas": 0, "availableReplicas": 0, "readyReplicas": 0}
+    scaled = deployment("proxy", "1", **none)
+    scaled["spec"]["replicas"] = 0
+    kube.put(DEPLOYMENTS, scaled)
+    answer = status(world)
+    assert answer.code == 6, answer.out
+    assert "scaled to zero: Deployment proxy is scaled to no pods" in causes(answer, "proxy")
+    told = verify(world, "--service", "proxy")
+    assert told.code == 6, told.out
+    assert "Deployment proxy is scaled to no pods, and Git wants some" in told.json["message"]
+    world.push({"values/dev/proxy.yaml": "keda: {enabled: true}\n"})
+    world.push({"values/base/proxy.yaml": "{}\n"})
+    everything_runs(kube, world, "1")
+    assert status(world).code == 0

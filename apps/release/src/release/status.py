@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -14,12 +14,13 @@ from release import holds, tree
 from release.causes import Cause
 from release.checks import endpoints, plan
 from release.checks.answers import Problem
-from release.cluster import Object, Observation
+from release.cluster import Observation
 from release.diagnosis import Finding, State, find
 from release.drift import IMAGE_DRIFT
 from release.git import CommitTree
 from release.holds import Hold
 from release.look import objects
+from release.look.objects import Live
 from release.look.traffic import Traffic
 from release.references import Image, Model
 
@@ -104,13 +105,17 @@ def lines(
     environment: str,
     seen: Observation,
     now: datetime,
-    gone: Mapping[str, list[str]] | None = None,
+    *,
+    live: Mapping[str, Live] | None = None,
+    kept_out: Sequence[Cause] = (),
 ) -> list[Line]:
     """An environment's lines, in the order its releases are listed.
 
-    ``gone`` are objects that should be in the cluster and are not, by release.
+    ``live`` is what became of their objects, by release, ``kept_out`` what keeps users out of the
+    environment.
     """
-    called = set(plan.read(at, environment).addresses)
+    planned = plan.read(at, environment)
+    called = set(planned.addresses)
     held = holds.read(at, environment)
     with_image = set(tree.image_releases(at, environment))
     with_model = set(tree.model_releases(at, environment))
@@ -121,8 +126,12 @@ def lines(
         if release in with_image and not image.deployed and finding.state is State.DEPLOYED:
             finding = absent(finding)
         elif (app := seen.applications.get(release)) is not None:
-            finding = _contradicted(finding, app, (gone or {}).get(release, []), now)
+            more = objects.causes(app, (live or {}).get(release, Live()), now)
+            if release == planned.routing_release:
+                more += kept_out
+            finding = failed_if_final(finding, more)
             finding = failed_if_drifted(finding, at.commit)
+            finding = failed_if_scaled_down(finding, planned.without_pods)
         addresses: int | None = None
         if release in called and not finding.scaled_to_zero:
             addresses = endpoints.ready_addresses(release, seen.endpointslices) or 0
@@ -152,15 +161,30 @@ def _unreached(problem: Problem | None) -> Cause:
     return Cause("endpoints", text, final=True, fix=fix)
 
 
-def _contradicted(finding: Finding, app: Object, gone: list[str], now: datetime) -> Finding:
+def failed_if_final(finding: Finding, more: Sequence[Cause]) -> Finding:
     """The finding with what the cluster itself says against Argo CD's word."""
-    more = objects.causes(app, gone, now)
     failed = any(cause.final for cause in more) or finding.state is State.FAILED
     return replace(
         finding,
         state=State.FAILED if failed else finding.state,
         causes=(*finding.causes, *more),
     )
+
+
+def failed_if_scaled_down(finding: Finding, allowed: Collection[str]) -> Finding:
+    """Failed where a Deployment is scaled to zero and is not among those that Git lets be so."""
+    applied = finding.state is State.DEPLOYED and finding.wanted.deployed
+    if not (applied and finding.scaled_to_zero) or finding.release in allowed:
+        return finding
+    name = finding.release
+    cause = Cause(
+        "scaled to zero",
+        f"Deployment {name} is scaled to no pods, and Git wants some",
+        final=True,
+        fix="let Argo CD apply Git again (does its controller run?), and see who changed it with "
+        f"`kubectl get deployment {name} --show-managed-fields -o yaml`",
+    )
+    return replace(finding, state=State.FAILED, causes=(*finding.causes, cause))
 
 
 def failed_if_drifted(finding: Finding, commit: str) -> Finding:

@@ -253,6 +253,8 @@ class Watch:
 
     def _addressed(self, finding: Finding, seen: Observation) -> Finding:
         """The finding, with why its Service leads nowhere: that is so whatever Argo CD is at."""
+        if self.checks is not None:
+            finding = status.failed_if_scaled_down(finding, self.checks.plan.without_pods)
         called = self.checks is not None and finding.release in self.checks.plan.addresses
         if not called or finding.state is not State.PROGRESSING or finding.scaled_to_zero:
             return finding

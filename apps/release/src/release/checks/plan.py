@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import yaml
@@ -94,6 +94,11 @@ class Plan:
     addresses: tuple[str, ...]
     """Releases that somebody calls: their Services need ready addresses."""
     notes: tuple[str, ...] = ()
+    routing: Values = field(default_factory=dict)
+    """Values of the release that routes."""
+    routing_release: str = ""
+    without_pods: frozenset[str] = frozenset()
+    """Releases that Git lets have no pods: `replicas: 0`, or an autoscaler that wakes them."""
 
 
 def read(at: Snapshot, environment: str, services: Sequence[str] = (), gateway: str = "") -> Plan:
@@ -122,8 +127,10 @@ def read(at: Snapshot, environment: str, services: Sequence[str] = (), gateway: 
     named: str = gateway or (routes.get("gateway") or {}).get("url") or "https://{host}"
     wanted = [name for name in made.called() if not services or name in services]
     return Plan(
-        environment, named, tuple(dict.fromkeys(questions)), tuple(wanted), tuple(made.notes)
-    )
+        environment, named, tuple(dict.fromkeys(questions)), tuple(wanted), tuple(made.notes),
+        routes, routing or "",
+        frozenset(name for name, values in deployed.items() if may_have_no_pods(values)),
+    )  # fmt: skip
 
 
 def values_of(at: Snapshot, environment: str, release: str) -> Values:
@@ -243,6 +250,12 @@ def _replicas(values: Values) -> int:
     """Pods that the values wish for; one where an autoscaler or a default decides."""
     given = values.get("replicas")
     return 1 if given is None else int(given)
+
+
+def may_have_no_pods(values: Values) -> bool:
+    """Whether a release's Deployment may be scaled to zero."""
+    keda = values.get("keda") or {}
+    return _replicas(values) == 0 or (bool(keda.get("enabled")) and not keda.get("minReplicas", 0))
 
 
 def _port(values: Values) -> int:

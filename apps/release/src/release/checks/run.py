@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from release.checks import endpoints
 from release.checks.answers import Problem
 from release.checks.ask import PROBE_KEY, PROBE_SECRET, Asker, Result, secret_value
 from release.checks.plan import Plan
 from release.cluster import Cluster, ForbiddenError, Observation
+from release.look import gateway, objects
 
 
 @dataclass
@@ -36,6 +38,7 @@ class Checks:
             if name not in without_pods
             and (problem := endpoints.problem(name, seen.endpointslices)) is not None
         ]
+        found += self._contradictions(seen)
         for result in self.results(seen):
             if result.question.release in without_pods:
                 continue
@@ -44,6 +47,23 @@ class Checks:
             elif result.problem is not None:
                 found.append((result.question.release, _of(result)))
         return found
+
+    def _contradictions(self, seen: Observation) -> list[tuple[str, Problem]]:
+        """What the cluster itself says against Argo CD's word.
+
+        Whether the gateway has pods is left out: it is asked.
+        """
+        now = datetime.now(UTC)
+        live = objects.live(self.cluster, seen.applications)
+        found = [
+            (release, cause)
+            for release, app in seen.applications.items()
+            for cause in objects.causes(app, live[release], now)
+        ]
+        if (release := self.plan.routing_release) in seen.applications:
+            kept_out = gateway.of_its_certificate(self.cluster, self.plan.routing, now)
+            found += [(release, cause) for cause in kept_out]
+        return [(release, Problem(str(one), one.fix)) for release, one in found if one.final]
 
     def results(self, seen: Observation) -> Sequence[Result]:
         """Every question's answer."""

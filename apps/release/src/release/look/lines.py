@@ -8,10 +8,11 @@ from dataclasses import replace
 from datetime import datetime
 
 from release import status
+from release.checks import plan
 from release.cluster import Cluster, Observation
 from release.errors import NotFoundError, ReleaseError
 from release.git import CommitTree
-from release.look import objects, traffic
+from release.look import gateway, objects, traffic
 from release.look.traffic import NO_PROMETHEUS, Prometheus, Traffic
 from release.status import Line
 
@@ -27,10 +28,11 @@ def lines(
     prometheus: Prometheus | None = None,
 ) -> list[Line]:
     """All lines, or those of the releases that are ``named``."""
-    gone = objects.missing(cluster, seen.applications)
+    live = objects.live(cluster, seen.applications)
+    kept_out = gateway.causes(cluster, plan.read(at, environment).routing, now)
     made = [
         line
-        for line in status.lines(at, environment, seen, now, gone)
+        for line in status.lines(at, environment, seen, now, live=live, kept_out=kept_out)
         if not named or line.finding.release in named
     ]
     with ThreadPoolExecutor(max(1, len(made))) as pool:
