@@ -109,7 +109,7 @@ e2e-full: addons ## And those of every routing pattern, autoscaler and disruptio
 	pytest -m e2e --timeout=600 $(ARGS)
 
 .PHONY: breakage
-breakage: up ## Break dev in 24 ways, tell what validate, verify and status say, and mend it
+breakage: up ## Break dev in two ways of each kind, tell who notices, and mend it
 	python -m tests.breakage $(ARGS)
 
 .PHONY: lint

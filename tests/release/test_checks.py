@@ -18,11 +18,11 @@ import yaml
 
 from kit.probe_header import is_believed
 from release import verify as verdict
-from release.checks import endpoints, plan, samples
+from release.checks import endpoints, in_pod, plan, samples
 from release.checks.answers import Answer, judge
 from release.checks.ask import PROBE_KEY, Asker
 from release.checks.plan import AtGateway, Check, FromCaller, OfModel
-from release.errors import NotFoundError
+from release.errors import NotFoundError, ReleaseError
 from tests.release.conftest import World, digest
 from tests.release.kube import APPLICATIONS, Kubernetes
 from tests.release.test_cluster import application, everything_runs, kube, labels, verify
@@ -321,14 +321,18 @@ class Pods:
 
     manifests: str = ""
     secrets: dict[str, dict[str, str]] = field(default_factory=dict)
+    programs: Sequence[str] = ("python3",)
 
     def run_in_pod(self, _: str, pod: str, __: str, command: Sequence[str]) -> str:
         if command[0] == "sh":
             return self.manifests
         assert pod == "worker-1"
-        done = subprocess.run(
-            [sys.executable, *command[1:]], capture_output=True, text=True, check=True
-        )
+        if command[0] not in self.programs:
+            raise NotFoundError(f"{command[0]} in {pod}: there is no such program or file")
+        program = sys.executable if command[0] == "python3" else command[0]
+        done = subprocess.run([program, *command[1:]], capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise ReleaseError(f"{command[0]} failed: {done.stderr}")
         return done.stdout
 
     def request(self, _: str, path: str) -> dict[str, Any]:
@@ -387,6 +391,34 @@ def test_a_caller_s_pod_asks(gateway: Gateway) -> None:
     assert found[0].problem is None
     assert "no connection" in found[1].problem.text
     assert is_believed(gateway.seen[0][1]["x-slipway-probe"].encode(), "key", time.time())
+
+
+def test_a_caller_s_pod_without_python_asks_with_curl(gateway: Gateway) -> None:
+    gateway.answers["/v2/models/m/infer?a=[1]"] = (200, "yes\n\nindeed")
+    gateway.answers["/readyz"] = (503, '{"detail": "no model"}')
+    request = in_pod.Request(
+        "127.0.0.1", gateway.port, "/v2/models/m/infer?a=[1]", "POST", {"x-a": "b: c"}, "{}" * 2000
+    )
+    cluster = Pods(programs=("curl",))
+    answer = in_pod.ask(cluster, "dev", "worker-1", "worker", request)  # type: ignore[arg-type]
+    assert (answer.status, answer.body) == (200, "yes\n\nindeed")
+    assert answer.headers["content-length"] == "11"
+    _, headers, body = gateway.seen[0]
+    assert (headers["x-a"], body) == ("b: c", "{}" * 2000)
+    bad = FromCaller("127.0.0.1", "worker", gateway.port, "/readyz", Check())
+    nobody = FromCaller("127.0.0.1", "worker", 1, "/readyz", Check())
+    found = ask(gateway, cluster, bad, nobody)
+    assert "503: no model" in found[0].problem.text
+    assert "no connection" in found[1].problem.text
+    assert is_believed(gateway.seen[1][1]["x-slipway-probe"].encode(), "key", time.time())
+
+
+def test_a_caller_without_a_program_to_ask_with_is_said_with_a_fix(gateway: Gateway) -> None:
+    """Found: the warning said no more than that there is no such program or file."""
+    (found,) = ask(gateway, Pods(programs=()), INSIDE)
+    assert not found.asked
+    assert "the image of worker has neither python3 nor curl to ask with" in str(found.problem)
+    assert "set `check: {enabled: false}` for inference" in str(found.problem)
 
 
 def test_a_caller_without_a_ready_pod_is_said_not_to_have_asked(gateway: Gateway) -> None:

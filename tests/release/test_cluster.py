@@ -656,6 +656,7 @@ def test_an_old_run_that_failed_is_ignored(kube: Kubernetes, world: World) -> No
 
 def at_zero(kube: Kubernetes, world: World) -> None:
     """What an autoscaler makes of a worker without work."""
+    world.push({"values/dev/worker.yaml": "keda: {enabled: true}\n"})
     world.deploy("1", world.source(), "proxy")
     everything_runs(kube, world, "1", "proxy")
     counts = ("replicas", "updatedReplicas", "availableReplicas", "readyReplicas")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections import Counter
 from collections.abc import Sequence
@@ -64,7 +65,7 @@ class Pods:
     def run_in_pod(self, _: str, pod: str, __: str, command: Sequence[str]) -> str:
         if self.error is not None:
             raise self.error
-        return self.texts[pod]
+        return json.dumps({"status": 200, "body": self.texts[pod]})
 
 
 def counting(
@@ -92,7 +93,8 @@ def test_pods_of_before_count_from_the_start_and_new_ones_from_nothing() -> None
     assert made.look(seen(old, new)) == [("proxy", made.found[0].problem(Limit()))]
     assert dict(made.found[0].by_status) == {200: 40, 500: 1, 503: 2}
     assert str(made.found[0]) == (
-        "proxy: 43 requests of users since 2026-11-28T10:00:00Z (counted by its pods), "
+        "proxy: 43 requests of users since 2026-11-28T10:00:00Z, of older pods since "
+        "2026-11-28T10:01:00Z (counted by its pods), "
         "1 failed, 2 refused (500: 1, 503: 2)"
     )
 
@@ -142,7 +144,7 @@ def test_that_no_requests_were_seen_is_said() -> None:
     ("cluster", "why"),
     [
         (Pods({"new": "other 1\n"}), "by a name that is known"),
-        (Pods(error=NotFoundError("there is no such program")), "/metrics is read with python3"),
+        (Pods(error=NotFoundError("no such program")), "nor curl to ask with (no such program)"),
         (Pods(error=ReleaseError("it cannot be asked")), "it cannot be asked"),
     ],
 )
@@ -209,6 +211,7 @@ def test_prometheus_is_asked_where_it_reads_every_pod() -> None:
         "releases": [
             {
                 "release": "proxy", "source": "Prometheus", "since": "2026-11-28T10:00:00Z",
+                "older_pods_since": None,
                 "requests": 200, "failed": 30, "refused": 100, "verifier_included": False,
                 "by_status": {"200": 70, "429": 100, "502": 30}, "unknown": "",
             }
@@ -266,7 +269,7 @@ def test_prometheus_counts_since_the_commit_exactly(tmp_path: Path) -> None:
 
 
 def test_requests_of_a_mesh_are_said_to_have_the_verifier_s_among_them() -> None:
-    text = str(Requests("page", {200: 3}, NOW, "Prometheus", with_probes=True))
+    text = str(Requests("page", {200: 3}, NOW, source="Prometheus", with_probes=True))
     assert "the verifier's own among them" in text
 
 
@@ -276,7 +279,9 @@ def test_a_deployment_whose_users_were_answered_errors_has_failed(
 ) -> None:
     """The verifier's own requests are answered well all the while."""
     told = {"text": metrics(s200=60, s500=40)}
-    monkeypatch.setattr(Cluster, "run_in_pod", lambda *_: told["text"])
+    monkeypatch.setattr(
+        Cluster, "run_in_pod", lambda *_: json.dumps({"status": 200, "body": told["text"]})
+    )
     kube.client.delete(SLICES)
     deployed_behind(gateway, kube, world)
     for one in slices("proxy"):

@@ -16,8 +16,9 @@ from urllib.parse import urlsplit
 import httpx
 
 from kit.probe_header import PROBE, mark
-from release.checks import samples
+from release.checks import in_pod, samples
 from release.checks.answers import Answer, Problem, judge
+from release.checks.in_pod import SECONDS
 from release.checks.plan import AtGateway, FromCaller, OfModel, Plan, Question
 from release.cluster import Cluster, ForbiddenError, Object
 from release.errors import NotFoundError, ReleaseError, UnreachableError
@@ -25,25 +26,7 @@ from release.errors import NotFoundError, ReleaseError, UnreachableError
 PROBE_SECRET = "probe-credential"  # noqa: S105 - its name
 PROBE_KEY = "SLIPWAY_PROBE_KEY"
 SIDE_BY_SIDE = 16
-SECONDS = 10.0
-"""How long one request may take."""
-
 INSTANCE = "app.kubernetes.io/instance"
-
-# Run in a pod of a caller: one request, one line of JSON. Its own standard library, no proxy.
-_REQUEST = """
-import http.client, json, sys
-q = json.loads(sys.argv[1])
-try:
-    c = http.client.HTTPConnection(q["host"], q["port"], timeout=q["seconds"])
-    c.request(q["method"], q["path"], q["body"] or None, q["headers"])
-    a = c.getresponse()
-    said = {"status": a.status, "headers": {k.lower(): v for k, v in a.getheaders()},
-            "body": a.read(4000000).decode("utf-8", "replace")}
-except Exception as e:
-    said = {"error": str(e) or repr(e)}
-print(json.dumps(said))
-"""
 
 
 @dataclass(frozen=True)
@@ -145,15 +128,15 @@ class Asker:
         pod = self._ready_pod(ask.caller)
         if pod is None:
             raise NotFoundError(f"no pod of {ask.caller} is ready to ask it from")
-        question = {
-            "host": ask.release, "port": ask.port, "method": method, "path": path, "body": body,
-            "headers": dict(headers), "seconds": SECONDS,
-        }  # fmt: skip
-        run = functools.partial(
-            self.cluster.run_in_pod, self.plan.environment, pod["metadata"]["name"], ask.caller
-        )
-        said = run(["python3", "-c", _REQUEST, json.dumps(question)])
-        return Answer(**json.loads(said))
+        request = in_pod.Request(ask.release, ask.port, path, method, headers, body)
+        name = pod["metadata"]["name"]
+        try:
+            return in_pod.ask(self.cluster, self.plan.environment, name, ask.caller, request)
+        except NotFoundError as error:
+            raise NotFoundError(
+                f"{error.message}; give it one of them, or set `check: {{enabled: false}}` for "
+                f"{ask.release}. That its Service leads to ready pods was looked at"
+            ) from error
 
     def _ready_pod(self, release: str) -> Object | None:
         for pod in self.pods:

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from release.checks.answers import Problem
 from release.cluster import Cluster, Object, Observation
-from release.errors import NotFoundError, ReleaseError
+from release.errors import ReleaseError
 from release.look.traffic import Counted, Prometheus, counted, metrics_of, running_pods
 
 LONGEST_SECONDS = 900.0
@@ -40,7 +40,9 @@ class Requests:
     release: str
     by_status: Mapping[int, int] = field(default_factory=dict)
     start: float = 0.0
-    """Seconds since the epoch."""
+    """When the count begins, in seconds since the epoch."""
+    older_from: float | None = None
+    """When it begins for pods that are older than that, where their counters were read."""
     source: str = ""
     """Who counted them: ``Prometheus`` or ``its pods``."""
     unknown: str = ""
@@ -97,6 +99,7 @@ class Requests:
             "release": self.release,
             "source": self.source,
             "since": _iso(self.start) if self.source else None,
+            "older_pods_since": _iso(self.older_from) if self.older_from is not None else None,
             "requests": self.total,
             "failed": self.failed,
             "refused": self.refused,
@@ -107,7 +110,8 @@ class Requests:
 
     @property
     def _when(self) -> str:
-        return f"since {_iso(self.start)} (counted by {self.source})"
+        older = f", of older pods since {_iso(self.older_from)}" if self.older_from else ""
+        return f"since {_iso(self.start)}{older} (counted by {self.source})"
 
     @property
     def _statuses(self) -> str:
@@ -133,12 +137,14 @@ class UserRequests:
     prometheus: Prometheus | None = None
     found: list[Requests] = field(default_factory=list)
     """What the last look counted."""
+    _began: float = 0.0
     _before: dict[str, dict[str, Counted | None]] = field(default_factory=dict)
     """What each pod had counted when this began, by release and the pod's uid."""
 
     def begin(self, seen: Observation, now: float) -> None:
         """Read the counters that pods have already; ``now`` is in seconds since the epoch."""
         self.start = max(self.start, now - LONGEST_SECONDS)
+        self._began = now
         with ThreadPoolExecutor(max(1, len(self.releases))) as pool:
             self._before = dict(
                 zip(self.releases, pool.map(lambda one: self._old(one, seen), self.releases),
@@ -178,10 +184,8 @@ class UserRequests:
     def _since(self, release: str, seen: Observation) -> Requests:
         try:
             return self._of_prometheus(release, seen) or self._of_pods(release, seen)
-        except NotFoundError as error:
-            return Requests(release, unknown=f"{error.message}; /metrics is read with python3")
         except ReleaseError as error:
-            return Requests(release, unknown=error.message[:200])
+            return Requests(release, unknown=error.message)
 
     def _of_prometheus(self, release: str, seen: Observation) -> Requests | None:
         """None where there is no Prometheus, or it does not read every one of the pods yet."""
@@ -213,13 +217,14 @@ class UserRequests:
             known = now
             then = before.get(uid)
             total += grown(now.by_status, then.by_status if then is not None else Counter())
-        return self._requests(release, total, "its pods", known)
+        found = self._requests(release, total, "its pods", known)
+        return replace(found, older_from=self._began) if before.keys() & after.keys() else found
 
     def _requests(
         self, release: str, counts: Mapping[int, int], source: str, known: Counted | None
     ) -> Requests:
         probes = known is not None and known.family.with_probes
-        return Requests(release, dict(counts), self.start, source, with_probes=probes)
+        return Requests(release, dict(counts), self.start, source=source, with_probes=probes)
 
     def _read(self, release: str, pods: Sequence[Object]) -> dict[str, Counted | None]:
         texts = metrics_of(self.cluster, self.environment, release, pods)

@@ -61,6 +61,6 @@ def _traffic(
         pods = traffic.running_pods(release, seen.pods)
         return traffic.from_pods(cluster, line.environment, release, pods)
     except NotFoundError:
-        return "its image has no python3"
+        return "its image has neither python3 nor curl"
     except ReleaseError as error:
         return f"not known: {error.message[:80]}"

@@ -18,6 +18,7 @@ from urllib.parse import urlencode
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
+from release.checks import in_pod
 from release.cluster import Cluster, Object
 from release.diagnosis import INSTANCE
 from release.errors import ReleaseError, UnreachableError
@@ -153,11 +154,6 @@ def quantile(buckets: Mapping[float, float], share: float) -> float | None:
     return lower
 
 
-_METRICS = (
-    "import sys, urllib.request as r; "
-    "sys.stdout.write(r.build_opener(r.ProxyHandler({})).open("
-    "'http://127.0.0.1:%d/metrics', timeout=5).read().decode())"
-)
 SIDE_BY_SIDE = 16
 
 
@@ -175,9 +171,11 @@ def running_pods(release: str, pods: Iterable[Object]) -> list[Object]:
 def metrics_of(
     cluster: Cluster, environment: str, release: str, pods: Sequence[Object]
 ) -> list[str]:
-    """What each of a release's pods answers at /metrics, asked by a command in the pod.
+    """What each of a release's pods answers at /metrics, asked by a command in the pod; "" where
+    that is no metrics.
 
-    Raises NotFoundError where its image has no python3, else ReleaseError where it cannot be asked.
+    Raises NotFoundError where its image has no program to ask with, else ReleaseError where it
+    cannot be asked.
     """
 
     def metrics(pod: Object) -> str:
@@ -186,8 +184,10 @@ def metrics_of(
             (p["containerPort"] for p in container.get("ports", ()) if p.get("name") == "http"),
             8080,
         )
-        command = ["python3", "-c", _METRICS % port]
-        return cluster.run_in_pod(environment, pod["metadata"]["name"], release, command)
+        request = in_pod.Request("127.0.0.1", port, "/metrics")
+        name = pod["metadata"]["name"]
+        answer = in_pod.ask(cluster, environment, name, release, request)
+        return answer.body if answer.status == 200 else ""
 
     with ThreadPoolExecutor(min(SIDE_BY_SIDE, len(pods) or 1)) as pool:
         return list(pool.map(metrics, pods))

@@ -1,0 +1,238 @@
+"""``python -m tests.breakage`` (``make breakage``): needs the cluster of `make up`.
+
+dev is brought to what the source says, with the images and models that it runs. Each way is then
+shown to `release validate` where it is a commit, and deployed whatever that says; changes in the
+cluster are made while Argo CD's controller is stopped, so that nothing heals them. `release status`
+is asked again and again while `release verify` waits. Everything is put back, and the table in
+docs/testing.md is written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from flow import site as sites
+from flow.source import PLACEHOLDER_URL
+from tests.breakage.report import Said, row, write
+from tests.breakage.ways import ENVIRONMENT, MORE, WAYS, Way
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = ROOT / "docs" / "testing.md"
+CONTROLLER = "statefulset/argocd-application-controller"
+VERIFY_SECONDS = 75
+AFTERWARDS_SECONDS = 240
+BETWEEN_LOOKS_SECONDS = 2.0
+MACHINE_OWNED = (".image.yaml", ".model.yaml")
+
+
+class Breaker:
+    """Breaks, asks, and puts back."""
+
+    def __init__(self, site: sites.Site) -> None:
+        self.site = site
+        self.repo = str(site.manifest_repo)
+        self.gateway = sites.GATEWAY.replace("127.0.0.1", "{host}")
+        self.environment = {
+            **os.environ, "MANIFEST_REPO": self.repo, "COLUMNS": "250",
+            "KUBECONFIG": str(site.kubectl.kubeconfig),
+        }  # fmt: skip
+
+    @contextlib.contextmanager
+    def standard(self) -> Iterator[None]:
+        """dev as the source has it: its repository may hold what people or tests left in it."""
+        with self.clone() as clone:
+            before = self.git(clone, "rev-parse", "HEAD")
+            for folder in (f"values/{ENVIRONMENT}", "values/base"):
+                theirs = {path.name for path in (ROOT / folder).iterdir()}
+                for path in (clone / folder).iterdir():
+                    if path.name not in theirs:
+                        path.unlink()
+                for name in theirs:
+                    if not name.endswith(MACHINE_OWNED):
+                        shutil.copy(ROOT / folder / name, clone / folder / name)
+            listed = (ROOT / "argocd" / f"{ENVIRONMENT}.yaml").read_text()
+            file = clone / "argocd" / f"{ENVIRONMENT}.yaml"
+            file.write_text(listed.replace(PLACEHOLDER_URL, self.site.repo_url))
+            self.push(clone, "Bring dev to what the source says")
+        self.settled()
+        try:
+            yield
+        finally:
+            with self.clone() as clone:
+                self.git(clone, "checkout", "--quiet", before, "--", "values", "argocd")
+                self.push(clone, "Put back what dev was")
+
+    def run(self, way: Way) -> dict[str, Said]:
+        """What validate, verify and status say of one way."""
+        with way.arranged(self.site) if way.arranged else contextlib.nullcontext():
+            said = self.by_commit(way) if way.edit is not None else self.in_cluster(way)
+        self.settled()
+        return said
+
+    def by_commit(self, way: Way) -> dict[str, Said]:
+        """Validate, and push whatever it says."""
+        assert way.edit is not None
+        with self.clone() as clone:
+            before = self.git(clone, "rev-parse", "HEAD")
+            way.edit(clone)
+            found = self.release("validate", str(clone), "--env", ENVIRONMENT)
+            self.push(clone, f"Break: {way.what}")
+            try:
+                return {"validate": found, **self.verdicts()}
+            finally:
+                self.git(clone, "checkout", "--quiet", before, "--", ".")
+                self.push(clone, f"Put back: {way.what}")
+
+    def in_cluster(self, way: Way) -> dict[str, Said]:
+        """Without Argo CD's controller, which would heal it before anybody looked."""
+        kubectl, place = self.site.kubectl, ("-n", way.namespace)
+        kept = [kubectl.get(name, *place) for name in way.objects]
+        kubectl.run("scale", CONTROLLER, "-n", "argocd", "--replicas=0")
+        try:
+            kubectl.run(
+                "wait", "--for=delete", "pod/argocd-application-controller-0", "-n", "argocd",
+                "--timeout=90s",
+            )  # fmt: skip
+            if way.made:
+                kubectl.apply(way.made)
+            for command in way.kubectl:
+                kubectl.run(*command, *place)
+            return self.verdicts()
+        finally:
+            if way.made:
+                kubectl.run("delete", "--ignore-not-found", "-f", "-", stdin=way.made)
+            for item in kept:
+                kubectl.apply(json.dumps(bare(item)))
+            kubectl.run("scale", CONTROLLER, "-n", "argocd", "--replicas=1")
+
+    def verdicts(self) -> dict[str, Said]:
+        """Verify, and status again and again meanwhile; seconds count from now."""
+        started = time.monotonic()
+        ended = threading.Event()
+        looks: list[Said] = []
+
+        def look() -> None:
+            while not (looks and not looks[-1].green):
+                last = ended.is_set()
+                looks.append(self.release("status", "--env", ENVIRONMENT, since=started))
+                if last:
+                    return
+                ended.wait(BETWEEN_LOOKS_SECONDS)
+
+        watching = threading.Thread(target=look)
+        watching.start()
+        verify = self.release(
+            "verify", "--env", ENVIRONMENT, f"--timeout={VERIFY_SECONDS}", "--no-record",
+            "--gateway", self.gateway, since=started,
+        )  # fmt: skip
+        ended.set()
+        watching.join()
+        return {"verify": verify, "status": looks[-1]}
+
+    def settled(self) -> None:
+        """Wait until everything is good again; AssertionError where it is not."""
+        said = self.release(
+            "verify", "--env", ENVIRONMENT, f"--timeout={AFTERWARDS_SECONDS}", "--no-record",
+            "--gateway", self.gateway, "--failed-share=1",
+        )  # fmt: skip
+        assert said.green, f"{ENVIRONMENT} is not as it was: {said.text}"
+
+    def release(self, *arguments: str, since: float | None = None) -> Said:
+        """One command: whether it was content, and its first word of trouble."""
+        started = time.monotonic() if since is None else since
+        done = subprocess.run(
+            ["release", *arguments], capture_output=True, text=True, check=False,
+            env=self.environment, cwd=ROOT,
+        )  # fmt: skip
+        seconds = time.monotonic() - started
+        lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+        if arguments[0] == "status":
+            causes = [line for line in lines if line.startswith(f"{ENVIRONMENT}/")]
+            code = "" if done.returncode else "exit 0, but: "
+            green = done.returncode == 0 and not causes
+            return Said(green, f"{code}{(causes or lines or [''])[0]}", seconds)
+        if arguments[0] == "verify":
+            told = next((x for x in lines if x.startswith(f"release: {ENVIRONMENT} at")), "")
+            text = told.partition(" failed. ")[2]
+            if late := told.partition(" seconds. ")[2]:
+                text = f"timed out: {late}"
+            return Said(done.returncode == 0, text or " ".join(lines[-2:]), seconds)
+        return Said(done.returncode == 0, (lines or [""])[0], seconds)
+
+    @contextlib.contextmanager
+    def clone(self) -> Iterator[Path]:
+        """A clone of the cluster's repository."""
+        with tempfile.TemporaryDirectory(prefix="slipway-breakage-") as scratch:
+            clone = Path(scratch) / "clone"
+            subprocess.run(["git", "clone", "--quiet", self.repo, str(clone)], check=True)
+            yield clone
+
+    def push(self, clone: Path, subject: str) -> None:
+        """Commit whatever differs and push it."""
+        who = ("-c", "user.name=breakage", "-c", "user.email=breakage@localhost")
+        self.git(clone, "add", "--all")
+        self.git(clone, *who, "commit", "--quiet", "--allow-empty", "-m", subject)
+        self.git(clone, "push", "--quiet", "origin", "HEAD:main")
+
+    @staticmethod
+    def git(clone: Path, *arguments: str) -> str:
+        """Git's answer."""
+        command = ["git", "-C", str(clone), *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def bare(item: dict[str, Any]) -> dict[str, Any]:
+    """An object without what the API server wrote into it."""
+    kept = ("name", "namespace", "labels", "annotations")
+    metadata = {key: value for key, value in item["metadata"].items() if key in kept}
+    if item["kind"] == "Service":
+        for key in ("clusterIP", "clusterIPs"):
+            item["spec"].pop(key, None)
+    return {**{k: v for k, v in item.items() if k != "status"}, "metadata": metadata}
+
+
+def main() -> int:
+    """Run the ways that were asked for; 1 where one of them stayed green everywhere."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("words", nargs="*", help="words of kinds or ways; all when left out")
+    parser.add_argument("--list", action="store_true", help="only name the ways")
+    given = parser.parse_args()
+    everything = (*WAYS, *MORE)
+    chosen = [
+        way
+        for way in everything
+        if not given.words or any(w in f"{way.kind}: {way.what}" for w in given.words)
+    ]
+    if given.list:
+        sys.stdout.write("".join(f"{way.kind}: {way.what}\n" for way in chosen))
+        return 0
+    assert shutil.which("release"), "release is not installed: run `make setup`"
+    breaker = Breaker(sites.one_machine())
+    rows: dict[Way, str] = {}
+    unseen: list[Way] = []
+    with breaker.standard():
+        for way in chosen:
+            said = breaker.run(way)
+            rows[way] = row(way, said)
+            unseen += [way] if all(one.green for one in said.values()) else []
+            sys.stdout.write(rows[way])
+            sys.stdout.flush()
+            write(PAGE, everything, rows)
+    sys.stdout.write(f"{len(unseen)} of {len(rows)} stayed green\n")
+    return 1 if unseen else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
