@@ -10,6 +10,8 @@ from release.cluster import Observation
 from release.diagnosis import State, find
 from release.drift import IMAGE_DRIFT
 from release.references import Image
+from tests.release.conftest import digest
+from tests.release.test_cluster import application, container, cronjob, pod
 
 HELM = (
     "Failed to load target state: failed to generate manifest for source 1 of 1: rpc error: code = "
@@ -78,3 +80,33 @@ def test_a_deployment_of_another_image_than_git_is_said_though_argo_cd_says_sync
     container["image"] = f"r/proxy@{wanted.digest}"
     finding = find("proxy", wanted, Observation({"proxy": app}, deployments=[deployment]))
     assert IMAGE_DRIFT not in [each.kind for each in finding.causes]
+
+
+def test_a_run_that_failed_with_a_message_is_over_once_another_succeeded() -> None:
+    """Found: four pods of an outage that was over kept unzip progressing and verify waiting."""
+    made = cronjob("1")
+    template = made["spec"]["jobTemplate"]["spec"]
+
+    def job(name: str, condition: str) -> dict[str, Any]:
+        owner = {"apiVersion": "batch/v1", "kind": "CronJob", "name": "unzip", "uid": "1"}
+        return {
+            "metadata": {"name": name, "ownerReferences": [owner]},
+            "spec": template,
+            "status": {"conditions": [{"type": condition, "status": "True"}]},
+        }
+
+    message = '{"event": "cannot work", "reason": "keys are refused", "fix": "mend the Secret"}'
+    ended = {"exitCode": 1, "reason": "Error", "message": message}
+    failed = pod(
+        "unzip", "1", ready=False, name="unzip-1-a", phase="Failed",
+        containerStatuses=[container("unzip", state={"terminated": ended})],
+    )  # fmt: skip
+    failed["metadata"]["ownerReferences"] = [{"name": "unzip-1"}]
+    applications = {"unzip": application("unzip", "0" * 40)}
+    wanted = Image("registry.test/slipway/unzip", "1", digest("unzip1"), "0" * 40)
+    jobs = [job("unzip-1", "Failed"), job("unzip-2", "Complete")]
+    seen = Observation(applications, pods=[failed], cronjobs=[made], jobs=jobs)
+    found = find("unzip", wanted, seen)
+    assert (found.state, found.causes, found.proved) == (State.DEPLOYED, (), True)
+    alone = Observation(applications, pods=[failed], cronjobs=[made], jobs=jobs[:1])
+    assert "keys are refused" in str(find("unzip", wanted, alone).causes)

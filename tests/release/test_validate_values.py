@@ -96,6 +96,15 @@ FAULTS: dict[str, tuple[Change, str, str, str]] = {
         "the Service inference has the ports 8080, 8081",
         "name one of those",
     ),
+    "TLS where the mesh speaks it already": (
+        lambda r: [
+            replaced(r, f"values/base/{name}.yaml", "http://inference", "https://inference")
+            for name in ("proxy", "worker")
+        ],
+        "values/base/proxy.yaml:5: env.PROXY_BACKENDS",
+        "asks inference:8080 for TLS, and the port 'http' of the Service inference has none",
+        "write it without",
+    ),
     "an address that no NetworkPolicy allows": (
         lambda r: added(r, "values/dev/unzip.yaml", "  UNZIP_BACKEND_URL: http://proxy:8080/done\n"),
         "values/dev/unzip.yaml:4: env.UNZIP_BACKEND_URL",
@@ -255,6 +264,7 @@ FAULTS: dict[str, tuple[Change, str, str, str]] = {
 MORE = {
     "a letter is wrong in an address": ["values/base/worker.yaml:6: env.PROXY_BACKENDS"],
     "a port that the Service does not have": ["values/base/worker.yaml:6: env.PROXY_BACKENDS"],
+    "TLS where the mesh speaks it already": ["values/base/worker.yaml:6: env.PROXY_BACKENDS"],
     "a misspelt key in nested JSON": ["values/base/worker.yaml:6: env.PROXY_BACKENDS"],
 }
 IN_STAGE = {

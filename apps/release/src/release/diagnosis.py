@@ -89,8 +89,9 @@ def find(release: str, wanted: Image, seen: Observation) -> Finding:
         causes += _workload_causes(release, seen)
         if sync == "Synced":
             causes += drift.causes(_named(seen.deployments, release), wanted)
-        for pod in current:
-            causes += pod_causes(pod, seen.events)
+    of_pods = [
+        cause for pod in current if wanted.deployed for cause in pod_causes(pod, seen.events)
+    ]
     running = sorted({digest for pod in ready if (digest := _digest(pod, release))})
     deployment = _named(seen.deployments, release)
     scaled_to_zero = deployment is not None and deployment["spec"].get("replicas", 1) == 0
@@ -99,11 +100,11 @@ def find(release: str, wanted: Image, seen: Observation) -> Finding:
         template = cronjob["spec"]["jobTemplate"]["spec"]["template"]["spec"]
         running = sorted({_reference_digest(template["containers"][0]["image"])} - {""})
         proved = any(_job_done(job, "Complete") for job in runs)
-        if not proved:
-            causes += [c for job in runs if _job_done(job, "Failed") for c in [_job_cause(job)]]
+        if proved:
+            of_pods = []  # what an earlier or later run's pod looked like no longer matters
         else:
-            # What a later or earlier run's pod looked like no longer matters.
-            causes = [cause for cause in causes if cause.log is None and cause.kind != "image"]
+            of_pods += [_job_cause(job) for job in runs if _job_done(job, "Failed")]
+    causes += of_pods
     return Finding(
         release=release,
         # A CronJob's health tells of its last run, which may be one of long ago and another image.

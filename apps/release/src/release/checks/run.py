@@ -14,6 +14,8 @@ from release.checks.plan import Plan
 from release.cluster import Cluster, ForbiddenError, Observation
 from release.look import gateway, objects
 
+MISSING_SERVICE = "missing: Service "
+
 
 @dataclass
 class Checks:
@@ -32,13 +34,14 @@ class Checks:
         ``without_pods`` are releases that are meant to have none now: they are not asked.
         """
         self.notes = list(self.plan.notes)
-        found = [
+        found = self._contradictions(seen)
+        said = {name for name, one in found if one.text.startswith(MISSING_SERVICE)}
+        found += [
             (name, problem)
             for name in self.plan.addresses
-            if name not in without_pods
+            if name not in {*without_pods, *said}
             and (problem := endpoints.problem(name, seen.endpointslices)) is not None
         ]
-        found += self._contradictions(seen)
         for result in self.results(seen):
             if result.question.release in without_pods:
                 continue

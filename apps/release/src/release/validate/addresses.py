@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from ipaddress import ip_address
 from pathlib import Path
@@ -24,6 +24,9 @@ _HOST_AND_PORT = re.compile(r"^([A-Za-z](?:[A-Za-z0-9.-]*[A-Za-z0-9])?):(\d{2,5}
 _NO_HOSTS = {"s3", "file", "arn", "oci", "models", "spiffe"}
 _PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443, "redis": 6379, "rediss": 6379,
           "nats": 4222, "tls": 4222, "grpc": 80, "grpcs": 443}  # fmt: skip
+_WITH_TLS = {"https", "wss", "rediss", "tls", "grpcs"}
+# Names of a Service's port whose protocol has none (Kubernetes' and Istio's `name[-suffix]`).
+_PLAIN = ("http", "http2", "grpc", "ws")
 # Values that other programs than the release's own pods connect to.
 _ASKED_BY_OTHERS = {"keda", "monitoring", "serviceAccount"}
 
@@ -34,6 +37,8 @@ class Address:
 
     host: str
     port: int | None
+    tls: bool = field(default=False, compare=False)
+    """Whether its scheme asks for TLS."""
 
     def __str__(self) -> str:
         return f"{self.host}:{self.port}" if self.port else self.host
@@ -71,11 +76,11 @@ def in_text(text: str) -> list[Address]:
             host, port = parts.hostname or "", parts.port or _PORTS.get(scheme.lower())
         except ValueError:
             continue
-        found += _kept(host, port)
+        found += _kept(host, port, scheme.lower() in _WITH_TLS)
     return found
 
 
-def _kept(host: str, port: int | None) -> list[Address]:
+def _kept(host: str, port: int | None, tls: bool = False) -> list[Address]:
     """None for what is no name of a Service: addresses of the pod itself and numbers."""
     try:
         ip_address(host)
@@ -84,7 +89,7 @@ def _kept(host: str, port: int | None) -> list[Address]:
         pass
     if not host or host == "localhost" or "*" in host:
         return []
-    return [Address(host.lower().rstrip("."), port)]
+    return [Address(host.lower().rstrip("."), port, tls)]
 
 
 @cache
@@ -166,11 +171,18 @@ def _of_address(
             )
             return
     if own:
-        ports = {port["port"] for port in environment.services[address.service]["spec"]["ports"]}
+        listed = environment.services[address.service]["spec"]["ports"]
+        ports = {port["port"]: port.get("name", "") for port in listed}
         if address.port is not None and address.port not in ports:
             yield found(
                 f"leads to {address}, and the Service {address.service} has the ports "
                 f"{', '.join(map(str, sorted(ports)))}", "name one of those",
+            )  # fmt: skip
+            return
+        if address.tls and ports.get(address.port or 0, "").split("-")[0] in _PLAIN:
+            yield found(
+                f"asks {address} for TLS, and the port {ports[address.port or 0]!r} of the Service "
+                f"{address.service} has none", "write it without: the mesh encrypts by itself",
             )  # fmt: skip
             return
     if path and path[0] in _ASKED_BY_OTHERS:
