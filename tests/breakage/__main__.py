@@ -178,7 +178,9 @@ class Breaker:
             text = told.partition(" failed. ")[2]
             if late := told.partition(" seconds. ")[2]:
                 text = f"timed out: {late}"
-            return Said(done.returncode == 0, text or " ".join(lines[-2:]), seconds)
+            warned = next((x for x in lines if "is no host any more" in x), "")
+            green = done.returncode == 0 and not warned
+            return Said(green, text or warned or " ".join(lines[-2:]), seconds)
         return Said(done.returncode == 0, (lines or [""])[0], seconds)
 
     @contextlib.contextmanager

@@ -475,6 +475,15 @@ def deployed_behind(gateway: Gateway, kube: Kubernetes, world: World) -> None:
     kube.put(APPLICATIONS, application("routing", world.head()), subresource=False)
 
 
+def test_a_host_that_a_commit_takes_out_is_said() -> None:
+    """Found: with one letter of the host wrong everything was green, and its users had 404."""
+    before = files()
+    after = files(routing={"hosts": ["dve.example.localhost", "*.example.org"]})
+    assert plan.hosts_taken_out(before, after, "dev") == [HOST]
+    assert plan.hosts_taken_out(before, before, "dev") == []
+    assert plan.hosts_taken_out(Files({}), after, "dev") == []
+
+
 SLICES = "/apis/discovery.k8s.io/v1/namespaces/dev/endpointslices"
 
 

@@ -1053,6 +1053,13 @@ def deployed(
     if check and not dry_run:
         at = repo.tree(target.commit)
         plan = check_plan.read(at, target.environment, target.services, gateway)
+        if repo.git.resolve(f"{target.commit}^") is not None:
+            before = repo.tree(f"{target.commit}^")
+            gone = check_plan.hosts_taken_out(before, at, target.environment)
+            notes = [
+                f"{host} is answered 404 from now on: it is no host any more." for host in gone
+            ]
+            plan = replace(plan, notes=(*plan.notes, *notes))
         checks = Checks(cluster, plan)
         requests = requests or user_requests(repo, cluster, target)
     try:

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from release import tree
+from release.errors import ReleaseError
 from release.references import Model
 from release.tree import Snapshot
 
@@ -131,6 +132,16 @@ def read(at: Snapshot, environment: str, services: Sequence[str] = (), gateway: 
         routes, routing or "",
         frozenset(name for name, values in deployed.items() if may_have_no_pods(values)),
     )  # fmt: skip
+
+
+def hosts_taken_out(before: Snapshot, at: Snapshot, environment: str) -> list[str]:
+    """Hosts that an environment answered to and does not any more."""
+    now = set(read(at, environment).routing.get("hosts") or ())
+    try:
+        then = read(before, environment).routing.get("hosts") or ()
+    except ReleaseError:
+        return []  # there was no such environment, or nothing that can be read
+    return [host for host in then if host not in now]
 
 
 def values_of(at: Snapshot, environment: str, release: str) -> Values:
