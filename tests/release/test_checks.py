@@ -203,6 +203,7 @@ def test_good_answers(question: plan.Question, answer: Answer) -> None:
             "Service inference",
         ),
         (MODEL, Answer(503, '{"error": "backend down"}', HTML), "backend down", "PROXY_BACKENDS"),
+        (MODEL, Answer(503, "no healthy upstream"), "or proxy none of inference (503", "TLS"),
         (MODEL, Answer(400, '{"error": "shape"}', HTML), "no prediction (400: shape)", "inference"),
         (MODEL, Answer(404, '{"error": "unknown model"}', HTML), "unknown model", "inference"),
         (MODEL, Answer(401, '{"detail": "key?"}', HTML), "wants a credential", "check.credential"),

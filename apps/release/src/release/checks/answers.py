@@ -40,7 +40,7 @@ def judge(question: Question, answer: Answer, *, made_up: bool = False) -> Probl
     ask = question.ask if isinstance(question, OfModel) else question
     if answer.error:
         return _no_answer(ask, answer.error)
-    if problem := _of_the_mesh(ask, answer):
+    if problem := _of_the_mesh(question, ask, answer):
         return problem
     good = _model_is_good if isinstance(question, OfModel) else _service_is_good
     if good(question, answer, made_up):
@@ -83,7 +83,7 @@ def _no_answer(ask: AtGateway | FromCaller, error: str) -> Problem:
     )
 
 
-def _of_the_mesh(ask: AtGateway | FromCaller, answer: Answer) -> Problem | None:
+def _of_the_mesh(question: Question, ask: AtGateway | FromCaller, answer: Answer) -> Problem | None:
     """Envoy's own answers: no service made them, whatever their status."""
     body = answer.body.strip()
     at_gateway = isinstance(ask, AtGateway)
@@ -105,9 +105,12 @@ def _of_the_mesh(ask: AtGateway | FromCaller, answer: Answer) -> Problem | None:
             "see that VirtualService and Gateway `public` are there, with this host and path",
         )
     if answer.status in (502, 503, 504) and _by_envoy(answer):
+        # A proxy passes on what its own sidecar said of the model's server.
+        behind = question.server if isinstance(question, OfModel) else ""
+        behind = f", or {ask.release} none of {behind}" if behind not in ("", ask.release) else ""
         return Problem(
-            f"{'the gateway' if at_gateway else 'the mesh'} reaches no pod of {ask.release} "
-            f"({answer.status}, {body[:160] or 'no body'})",
+            f"{'the gateway' if at_gateway else 'the mesh'} reaches no pod of {ask.release}"
+            f"{behind} ({answer.status}, {body[:160] or 'no body'})",
             f"see that Service {ask.release} has ready addresses, that its NetworkPolicy lets the "
             "caller in, and that no DestinationRule has other TLS",
         )
