@@ -34,10 +34,9 @@ from rich.text import Text
 from kit import logs, start, termination
 from kit.settings import reference
 from kit.termination import CANNOT_WORK, Reason
-from unzip import service, startup
+from unzip import service, startup, summary
 from unzip.earlier import find_earlier
 from unzip.extract import MANIFEST, Extractor, Replaced, Source
-from unzip.kinds import Kind
 from unzip.ledger import Archive, Claim, Ledger, Outcome, State, key_hash
 from unzip.manifest import encoded, manifest
 from unzip.manifest_upload import upload_manifest
@@ -301,9 +300,10 @@ def extract(
             typer.echo(piece, nl=False)
         typer.echo()
     else:
-        files = sum(member.kind is Kind.FILE for member in directory.members)
         verb = "would become" if dry_run else "became"
-        typer.echo(f"{source} {verb} {files} files, {document['bytes']} bytes, in {target}")
+        typer.echo(f"{source} {verb} {summary.contents(directory)}, in {target}")
+        if guess := summary.guess(directory.charset):
+            typer.echo(guess)
 
 
 def _address(url: str) -> tuple[str, str]:
