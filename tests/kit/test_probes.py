@@ -65,6 +65,7 @@ async def test_metrics_are_those_of_the_registry(client: httpx.AsyncClient) -> N
 
 async def test_other_paths_pass_and_other_methods_do_not(client: httpx.AsyncClient) -> None:
     assert (await client.get("/livezz")).text == "inner /livezz"
+    assert (await client.get("/%6Detrics")).text == "inner /metrics", "not by another spelling"
     refused = await client.post("/readyz")
     assert refused.status_code == 405
     assert refused.headers["allow"] == "GET"

@@ -15,6 +15,7 @@ import redis.asyncio as redis
 from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
+from multidict import CIMultiDict
 from yarl import URL
 
 from proxy.cache import Memory, key_of
@@ -320,6 +321,33 @@ async def test_the_protocol_is_cached_too_each_with_its_own_id(
     assert [one[0], two[0], none[0]] == ["miss", "hit", "hit"]
     assert [one[1]["id"], two[1]["id"], none[1].get("id")] == ["a", "b", None]
     assert asked(model) == 1
+
+
+@pytest.mark.parametrize("identity", [b"5", b'["a"]', b'"' + b"a" * 1025 + b'"'])
+async def test_an_id_that_the_model_refuses_is_refused_of_a_kept_answer_too(
+    settings: dict[str, Any], model: Neighbour, identity: bytes
+) -> None:
+    async with proxy_with(**settings) as proxy:
+        assert (await ask(proxy, INFER, b'{"inputs":[],"outputs":[]}'))[0] == "miss"
+        body = b'{"id":' + identity + b',"inputs":[],"outputs":[]}'
+        asking = proxy.session.post(proxy.url + INFER, data=body, headers=JSON)
+        async with asking as answer:
+            assert answer.status == 400
+            assert "id must be text of at most 1024" in (await answer.json())["detail"]
+
+
+async def test_a_second_cache_control_is_read_too(
+    settings: dict[str, Any], model: Neighbour
+) -> None:
+    async with proxy_with(**settings) as proxy:
+        for _ in range(2):
+            both = [*JSON.items(), ("cache-control", "max-age=60"), ("cache-control", "no-store")]
+            asking = proxy.session.post(
+                proxy.url + INFER, data=b'{"inputs":[]}', headers=CIMultiDict(both)
+            )
+            async with asking as answer:
+                assert answer.headers["x-cache"] == "bypass"
+    assert asked(model) == 2
 
 
 async def test_the_same_bytes_are_known_without_being_read_and_never_outlive_their_version(

@@ -188,6 +188,16 @@ def test_a_mean_is_a_distribution_and_lies_between(members: dict[str, Any]) -> N
     assert voted["votes"][voted["label"]] == max(voted["votes"].values())
 
 
+@pytest.mark.parametrize("how", ["mean", "vote"])
+@pytest.mark.parametrize("written", [None, "-Infinity", "NaN"])
+def test_a_probability_that_is_no_number_is_not_counted_as_0(how: str, written: Any) -> None:
+    answers = {"a": {"label": "x", "probabilities": {"x": 1.0, "q": written}}, "b": _answer([1])}
+    with pytest.raises(Problem) as refused:
+        merge("e", how, answers, {"a": 1.0, "b": 1.0})
+    assert (refused.value.status, refused.value.type) == (502, "non-finite-output")
+    assert "a gave 'q' no finite probability" in refused.value.detail
+
+
 def test_members_that_cannot_be_merged_are_502() -> None:
     for how, answers in (
         ("mean", {"a": _answer([1, 2, 3]), "b": {"label": "x", "probabilities": {"x": 1.0}}}),

@@ -62,6 +62,15 @@ def test_hop_by_hop_headers_end_here_with_those_connection_names() -> None:
     assert headers.passable(sent, DROPPED) == [(b"x-kept", b"1")]
 
 
+@pytest.mark.parametrize(
+    "name", [b"x-http-method-override", b"x-original-url", b"x-rewrite-url", b"x-envoy-retry-on",
+             b"x-envoy-upstream-rq-timeout-ms", b"x-envoy-max-retries"],
+)  # fmt: skip
+def test_nobody_changes_by_a_header_what_was_decided(name: bytes) -> None:
+    """Method, path and retries of the next hop are what the proxy looked at and set."""
+    assert headers.passable([(name, b"DELETE"), (b"a", b"b")], DROPPED) == [(b"a", b"b")]
+
+
 def test_a_length_cannot_be_declared_to_be_of_one_hop() -> None:
     """Found: an answer with `Connection: content-length` went out without its end."""
     sent = [

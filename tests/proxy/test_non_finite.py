@@ -73,6 +73,23 @@ async def test_what_json_cannot_say_is_counted_and_written_as_set(
                 assert (found["outputs"]["y"], found["non_finite"]) == (WRITTEN[policy], 2)
 
 
+async def test_ensembles_and_pipelines_say_so_too(tmp_path: Path) -> None:
+    small_models.put(tmp_path, "log", "1", LOG)
+    async with serving(str(tmp_path)) as running:
+        backends = {"log": {"type": "http", "url": running.url}}
+        several = {
+            "ensembles": {"both": {"members": [{"model": "log"}], "merge": "named"}},
+            "pipelines": {"one": {"steps": [{"model": "log"}]}},
+        }
+        async with proxy_with(backends=backends, **several) as proxy:
+            for path in ("/v1/ensembles/both", "/v1/pipelines/one"):
+                asked = proxy.session.post(f"{proxy.url}{path}", json={"instances": ROWS})
+                async with asked as answer:
+                    found = await answer.json()
+                    assert (answer.status, answer.headers[HEADER]) == (200, "2"), path
+                    assert found["non_finite"] == 2
+
+
 async def test_an_answer_of_numbers_says_nothing_and_binary_ones_need_not(tmp_path: Path) -> None:
     small_models.put(tmp_path, "log", "1", LOG)
     async with serving(str(tmp_path), non_finite_outputs="error") as running:

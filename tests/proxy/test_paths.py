@@ -30,6 +30,14 @@ REFUSED = [
     b"/api/x%7f",
     b"/api/..;/x",
     b"/api/..;a=b/x",
+    b"/api/..%20/x",
+    b"/api/%20./x",
+    b"/api/.%20./x",
+    b"/api/..%20;a/x",
+    b"/api/%C0%AE%C0%AE/x",
+    b"/api/%e0%80%ae%e0%80%ae/x",
+    b"/api/a/..%C0%AFx",
+    b"/api/a/..%C1%9Cx",
     b"/api/%",
     b"/api/%zz",
     b"/api/x y",
@@ -47,7 +55,17 @@ def test_ambiguous_paths_are_refused(raw: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "raw", [b"/api/x", b"/api/a%20b", b"/api/%ED%95%9C", b"/api/a.b/...", b"/api/a:b@c", b"/"]
+    "raw",
+    [
+        b"/api/x",
+        b"/api/a%20b",
+        b"/api/%ED%95%9C",
+        b"/api/a.b/...",
+        b"/api/a%20.b",
+        b"/api/%C0%AF",
+        b"/api/a:b@c",
+        b"/",
+    ],
 )
 def test_plain_paths_pass_unchanged(raw: bytes) -> None:
     assert check(raw) == raw

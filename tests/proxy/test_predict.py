@@ -25,7 +25,9 @@ from kit.problem import Problem
 from proxy import contract as contracts
 from proxy import tensors
 from proxy.contract import Tensor
+from proxy.models import fits
 from proxy.predict import Prepared
+from proxy.settings import Rule
 from tests.proxy.conftest import METADATA, Neighbour, Proxy, proxy_with
 from tests.proxy.test_app import png
 
@@ -190,6 +192,34 @@ async def test_the_request_chooses_the_model(
 async def test_rules_hold_on_the_pass_through_too(proxy: Proxy, upstream: Neighbour) -> None:
     await ask(proxy, "/v2/models/digits/infer?size=large", b"{}", **JSON)
     assert upstream.seen[-1].path == "/v2/models/digits/infer?size=large"
+
+
+def test_a_rule_reads_a_doubled_name_as_the_mesh_does() -> None:
+    """Envoy takes the first of a query's names, and the values of a header as one list."""
+    rule = Rule(model="m", backend="b", query={"v": "b"})
+    assert not fits(rule, b"v=a&v=b", [])
+    assert fits(rule, b"v=b&v=a", [])
+    by_header = Rule(model="m", backend="b", headers={"x-group": "b"})
+    assert fits(by_header, b"", [(b"x-group", b"b")])
+    assert not fits(by_header, b"", [(b"x-group", b"a"), (b"x-group", b"b")])
+
+
+@pytest.mark.parametrize(
+    ("more", "on_input", "named"),
+    [
+        ({"outputs": [{"name": "nope"}]}, {}, "outputs"),
+        ({"parameters": {"sequence_id": 7}}, {}, "parameters"),
+        ({}, {"parameters": {"shared_memory_region": "r"}}, "inputs[0].parameters"),
+    ],
+)
+async def test_what_only_the_protocols_path_does_is_refused_by_name(
+    proxy: Proxy, more: dict[str, Any], on_input: dict[str, Any], named: str
+) -> None:
+    entry = {"name": "x", "datatype": "FP32", "shape": [1, 64], "data": [0.0] * 64, **on_input}
+    body = orjson.dumps({"inputs": [entry], "id": "a", **more})
+    status, found = await ask(proxy, "/v1/predict/digits", body, **JSON)
+    assert status == 400
+    assert f"{named} has no effect here: send it to /v2/models/digits/infer" in found["detail"]
 
 
 async def test_no_model_named_is_400(proxy: Proxy) -> None:

@@ -10,6 +10,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from kit import connections
 from kit.health import Health
 
+PATHS = frozenset({b"/livez", b"/readyz", b"/metrics"})
+
 
 class Probes:
     """ASGI middleware that answers the operators' three paths and passes on the rest.
@@ -26,7 +28,8 @@ class Probes:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer ``/livez``, ``/readyz``, ``/metrics``; pass on everything else."""
-        if scope["type"] != "http" or scope["path"] not in ("/livez", "/readyz", "/metrics"):
+        # By the path as it was sent: another spelling of it is what nobody let through by name.
+        if scope["type"] != "http" or scope["raw_path"] not in PATHS:
             await self.app(scope, receive, send)
             return
         if scope["method"] not in ("GET", "HEAD"):

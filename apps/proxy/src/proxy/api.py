@@ -302,7 +302,7 @@ def _compositions(services: Services) -> APIRouter:
                 )
         finally:
             request.upstream_seconds += question.asking.upstream_seconds
-        return json_answer({**answer, "request_id": request.request_id.decode()})
+        return composed(request, answer)
 
     @router.post("/v1/pipelines/{name}", response_model=Composed, openapi_extra=EXAMPLES)
     async def pipeline(http: HttpRequest, name: Name, content_type: ContentType = None) -> Response:
@@ -321,7 +321,7 @@ def _compositions(services: Services) -> APIRouter:
                 )
         finally:
             request.upstream_seconds += question.asking.upstream_seconds
-        return json_answer({**answer, "request_id": request.request_id.decode()})
+        return composed(request, answer)
 
     return router
 
@@ -438,6 +438,13 @@ def json_answer(
 ) -> Response:
     """A JSON answer, without FastAPI's walk over the document."""
     return Response(orjson.dumps(document), status, headers=headers, media_type="application/json")
+
+
+def composed(request: Request, answer: dict[str, Any]) -> Response:
+    """The answer of several models; a header says what of it JSON cannot say."""
+    if count := answer.get("non_finite"):
+        request.extra.append((NON_FINITE, str(count).encode()))
+    return json_answer({**answer, "request_id": request.request_id.decode()})
 
 
 def report(request: Request, outcome: Outcome) -> None:

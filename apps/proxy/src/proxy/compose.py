@@ -87,7 +87,13 @@ async def ask_ensemble(
     ordered = {m.model: answers[m.model] for m in ensemble.members if m.model in answers}
     weights = {member.model: member.weight for member in ensemble.members}
     merged = merge(name, ensemble.merge, ordered, weights)
-    return {"ensemble": name, **merged, "members": ordered, "failed": failed}
+    return {"ensemble": name, **merged, "members": ordered, "failed": failed, **_said(ordered)}
+
+
+def _said(answers: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
+    """How many values of all members JSON cannot say, where there are any."""
+    count = sum(answer.get("non_finite", 0) for answer in answers.values())
+    return {"non_finite": count} if count else {}
 
 
 def failure(name: str, member: Member, problem: Problem) -> dict[str, Any]:
@@ -128,7 +134,14 @@ def merge(
             )
         votes[answer["label"]] = votes.get(answer["label"], 0.0) + weights[model]
         for label, value in probabilities.items():
-            sums[label] = sums.get(label, 0.0) + weights[model] * float(value or 0.0)
+            if not isinstance(value, float | int):
+                raise Problem(
+                    502,
+                    "non-finite-output",
+                    f"{name} merges by {how}, but {model} gave {label!r} no finite probability; "
+                    "use `named`, or mend the model",
+                )
+            sums[label] = sums.get(label, 0.0) + weights[model] * value
     labels = [set(answer["probabilities"]) for answer in answers.values()]
     if how == "mean" and any(names != labels[0] for names in labels):
         raise Problem(502, "members-disagree", f"the members of {name} have different labels")

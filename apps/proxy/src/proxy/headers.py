@@ -41,6 +41,28 @@ REPLACED = frozenset(
         b"x-slipway-arm",
         b"x-slipway-caller",
         b"x-slipway-probe",
+        # Some servers route by these instead of by the method and the path that were checked.
+        b"x-http-method",
+        b"x-http-method-override",
+        b"x-method-override",
+        b"x-original-url",
+        b"x-rewrite-url",
+        # Orders to the next Envoy, which takes them from whoever is inside the mesh, as we are.
+        b"x-envoy-decorator-operation",
+        b"x-envoy-expected-rq-timeout-ms",
+        b"x-envoy-force-trace",
+        b"x-envoy-hedge-on-per-try-timeout",
+        b"x-envoy-internal",
+        b"x-envoy-max-retries",
+        b"x-envoy-original-path",
+        b"x-envoy-retriable-header-names",
+        b"x-envoy-retriable-status-codes",
+        b"x-envoy-retry-grpc-on",
+        b"x-envoy-retry-on",
+        b"x-envoy-upstream-alt-stat-name",
+        b"x-envoy-upstream-rq-per-try-timeout-ms",
+        b"x-envoy-upstream-rq-timeout-alt-response",
+        b"x-envoy-upstream-rq-timeout-ms",
     }
 )
 CREDENTIALS = frozenset({b"authorization", b"x-api-key", b"cookie"})

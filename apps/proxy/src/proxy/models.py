@@ -326,12 +326,16 @@ class Models:
 def fits(rule: Rule, query: bytes, request_headers: Sequence[tuple[bytes, bytes]]) -> bool:
     """Whether a request meets every condition of a rule."""
     if rule.query:
-        given = dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True))
+        pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
+        given = dict(reversed(pairs))  # the first of a name counts, as it does for Envoy
         for name, wanted in rule.query.items():
             if name not in given or wanted not in ("*", given[name]):
                 return False
     if rule.headers:
-        sent = {name.decode("latin-1"): value.decode("latin-1") for name, value in request_headers}
+        sent: dict[str, str] = {}
+        for key, one in request_headers:  # a name that comes twice is one list, as for Envoy
+            name, text = key.decode("latin-1"), one.decode("latin-1")
+            sent[name] = f"{sent[name]},{text}" if name in sent else text
         for name, wanted in rule.headers.items():
             value = sent.get(name.lower())
             if value is None or wanted not in ("*", value):

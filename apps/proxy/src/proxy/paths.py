@@ -11,6 +11,9 @@ from urllib.parse import unquote_to_bytes
 _ALLOWED = re.compile(rb"^[A-Za-z0-9\-._~!$&'()*+,;=:@/%]*\Z")
 _BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _HIDDEN = re.compile(rb"%(2f|5c|00)", re.IGNORECASE)
+# Forms that are no UTF-8, and that lenient decoders read as the character.
+_OVERLONG_DOT = re.compile(rb"\xc0\xae|\xe0\x80\xae")
+_OVERLONG_SLASH = re.compile(rb"\xc0\xaf|\xe0\x80\xaf|\xc1\x9c|\xe0\x81\x9c")
 
 
 class BadPathError(ValueError):
@@ -45,8 +48,11 @@ def check(raw: bytes) -> bytes:
                 raise BadPathError("the path is percent-encoded more than twice")
     if b"\\" in decoded or any(code < 0x20 or code == 0x7F for code in decoded):
         raise BadPathError("the path holds a backslash or a control character")
-    for segment in decoded.split(b"/"):
-        if segment.split(b";", 1)[0] in (b".", b".."):
+    spelled = _OVERLONG_SLASH.sub(b"/", _OVERLONG_DOT.sub(b".", decoded))
+    for segment in spelled.split(b"/"):
+        name = segment.split(b";", 1)[0]
+        # Windows, and servers that strip names, read `.. ` as `..`.
+        if name in (b".", b"..") or (b"." in name and b" " in name and not name.strip(b". ")):
             raise BadPathError("the path climbs: it has a dot segment")
     return raw
 

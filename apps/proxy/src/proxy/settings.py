@@ -309,7 +309,10 @@ class ProxySettings(DecodingSettings):
     ] = Field(default_factory=dict)
     rules: Annotated[
         list[Rule],
-        Field(description="Parameter-based serving: the first rule that fits picks the backend."),
+        Field(
+            description="Parameter-based serving: the first rule that fits picks the backend. "
+            "Whoever may ask for the model may be sent on: the backend's scope is not asked for."
+        ),
     ] = Field(default_factory=list)
     upstreams: Annotated[
         dict[str, Upstream],

@@ -47,6 +47,7 @@ def from_json(payload: bytes, contract: Contract) -> dict[str, Array]:
     if not inputs and document in ({}, {"inputs": []}):
         return result
     if isinstance(document, dict) and is_protocol(document):
+        _check_plain(document, contract.model)
         for item in document["inputs"]:
             spec, values, _, _ = read_input(
                 item, memoryview(b""), 0, inputs, result, model=contract.model, takes_images=False
@@ -58,6 +59,20 @@ def from_json(payload: bytes, contract: Contract) -> dict[str, Array]:
         ):
             result[spec.name] = values
     return _complete(result, inputs)
+
+
+def _check_plain(document: dict[str, Any], model: str) -> None:
+    """Refuse what an infer request can ask for and an answer for people does not do."""
+    asked = [key for key in document if key not in ("inputs", "id") and document[key]]
+    for position, item in enumerate(document["inputs"]):
+        if isinstance(item, dict):
+            known = ("name", "shape", "datatype", "data")
+            asked += [f"inputs[{position}].{key}" for key in item if key not in known and item[key]]
+    if asked:
+        raise BadTensorError(
+            f"{asked[0][:100]} has no effect here: send it to /v2/models/{model}/infer, or leave "
+            "it out"
+        )
 
 
 def _complete(values: dict[str, Array], inputs: Mapping[str, Tensor]) -> dict[str, Array]:

@@ -22,6 +22,8 @@ from proxy.whole import lines_of
 log = logs.get("proxy.v2_cache")
 
 JSON_LENGTH = "inference-header-content-length"
+LONGEST_ID = 1024
+"""Characters of a request's id, as at the model's server."""
 KEPT = ("content-type", JSON_LENGTH, "retry-after")
 
 
@@ -47,11 +49,13 @@ def question(body: bytes, json_length: int | None) -> Question:
         if (name := json_names.repeated_name(written, document)) is not None:
             raise Problem(400, "bad-input", f"the infer request: {json_names.message(name)}")
         identity = document.pop("id", None)
+        if identity is not None and (type(identity) is not str or len(identity) > LONGEST_ID):
+            raise ValueError(f"id must be text of at most {LONGEST_ID} characters")
         ordered = orjson.dumps(document, option=orjson.OPT_SORT_KEYS)
     except (ValueError, orjson.JSONEncodeError) as error:  # the latter: nested too deep
-        raise Problem(400, "bad-input", f"the infer request is not JSON: {error}") from None
+        raise Problem(400, "bad-input", f"the infer request is not right: {error}") from None
     tail = b"" if json_length is None else body[json_length:]
-    return Question(None if identity is None else str(identity), ordered + b"\0" + tail)
+    return Question(identity, ordered + b"\0" + tail)
 
 
 def keep(answer: Answer) -> bytes:
@@ -159,7 +163,7 @@ async def infer(
     json_length = None if length is None else headers_module.length_of(length.decode("latin-1"))
     if length is not None and (json_length is None or json_length > len(body)):
         raise Problem(400, "bad-input", "Inference-Header-Content-Length is beyond the body")
-    control = request.header(b"cache-control") or b""
+    control = request.joined(b"cache-control") or b""
     contract = await backend.contract(asking)
     # The very same bytes again need not be read to be known: arrays of numbers take long to.
     verbatim = verbatim_of(request, backend, contract, rest, body)
