@@ -56,6 +56,24 @@ def test_a_unicode_field_shows_the_charset_of_the_others() -> None:
     assert decide(["ž".encode("cp852")], {0}, [(raw, "č")]).charset == "cp852"
 
 
+def test_an_archive_that_two_tools_wrote_to(extractor: Extractor) -> None:
+    """Found: the name that `zip` of Linux added to a Korean archive of Windows became `寃곌낵.csv`,
+    for sure, and with one more that CP949 does not have, all became Greek."""
+    windows = ["보고서.hwp", "회의록 2024.docx"]
+    entries = [zips.Entry(name.encode("cp949"), b"1", made_by=zips.DOS) for name in windows]
+    data = zips.build(*entries, zips.Entry("결과.csv".encode(), b"1"))
+    directory = extractor.read_directory(in_memory(data), Limits())
+    assert [(member.path, member.name_source) for member in directory.members] == [
+        *((name, "cp949") for name in windows),
+        ("결과.csv", "utf-8"),
+    ]
+    assert directory.charset is not None
+    assert not directory.charset.sure
+    assert decide([*(name.encode("cp949") for name in windows), "뷁.csv".encode()]).mixed
+    # "처" in CP949 is "ó" in UTF-8: names that one charset gives a sense are never torn apart.
+    assert not decide(["처.txt".encode("cp949"), "보고서.txt".encode("cp949")]).mixed
+
+
 def test_a_setting_wins(extractor: Extractor) -> None:
     korean = zips.GOOD["cp949"][0]
     with Extractor(Options(readers=1, writers=1, name_charsets=("utf-8", "cp437"))) as told:

@@ -13,7 +13,7 @@ import math
 import re
 import unicodedata
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
 from importlib.resources import files
 from itertools import pairwise
@@ -102,11 +102,23 @@ _ASCII_SHARE = 0.4  # how much of that a letter of ASCII may take
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """How an archive's names are read. ``others``: what the same names may also be."""
+    """How an archive's names are read. ``others``: what the same names may also be.
+
+    ``mixed``: no charset fits all names, and those that are UTF-8 are read as that.
+    ``plausible``: the text looks like names.
+    """
 
     charset: str
     sure: bool = True
     others: tuple[str, ...] = ()
+    mixed: bool = False
+    plausible: bool = field(default=True, compare=False)
+
+    def read(self, raw: bytes) -> tuple[str, str]:
+        """A name and the charset it is in; UnicodeDecodeError where it does not fit."""
+        if self.mixed and _decodes([raw], "utf-8"):
+            return raw.decode("utf-8"), "utf-8"
+        return raw.decode(self.charset), self.charset
 
 
 class _Pairs(NamedTuple):
@@ -142,6 +154,29 @@ def decide(
     ``systems`` are those that made the members (APPNOTE 4.4.2); ``known`` are names of the same
     archive whose text a Unicode field gives.
     """
+    found = _decide(names, systems, known)
+    utf8 = [name for name in names if _decodes([name], "utf-8")]
+    if not 0 < len(utf8) < len(names) or (
+        found.plausible and not _is_rather_utf8(utf8, found.charset)
+    ):
+        return found
+    # Two tools wrote to the archive, mostly one of Windows and one of Linux.
+    rest = _decide([name for name in names if not _decodes([name], "utf-8")], systems, known)
+    return replace(rest, sure=False, mixed=True) if rest.plausible else found
+
+
+def _is_rather_utf8(names: Iterable[bytes], charset: str) -> bool:
+    """Whether UTF-8 is far likelier for these names than the charset of those beside them."""
+    words = _sample(names)
+    as_utf8, otherwise = (
+        sum(_scores([word.decode(each) for word in words], each)) for each in ("utf-8", charset)
+    )
+    return as_utf8 - otherwise > _SURE
+
+
+def _decide(
+    names: Sequence[bytes], systems: Collection[int], known: Iterable[tuple[bytes, str]]
+) -> Decision:
     possible = [charset for charset in _CHARSETS if _decodes(names, charset)]
     shown = list(known)
     if shown:
@@ -155,7 +190,7 @@ def decide(
         if words not in readings or reading.prior > readings[words].prior:
             readings[words] = reading
     if not readings:
-        return Decision("cp437", sure=False)
+        return Decision("cp437", sure=False, plausible=False)
     ranked = sorted(readings.values(), key=lambda each: each.total, reverse=True)
     best = ranked[0]
     for other in ranked[1:]:
@@ -180,7 +215,7 @@ def decide(
     proved = bool(shown) and len(possible) < len(_CHARSETS) and _reads(shown, charset)
     if proved and all(_same(sample, charset, other) for other in possible):
         return Decision(charset)
-    return Decision(charset, plausible and not near, near[:3])
+    return Decision(charset, plausible and not near, near[:3], plausible=plausible)
 
 
 def _is_odd(word: str) -> bool:

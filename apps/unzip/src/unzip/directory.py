@@ -226,8 +226,7 @@ def _parse(
         unnamed.reverse()
         while unnamed:  # each is freed as soon as its member is there
             index, entry = unnamed.pop()
-            name = names.decoded(entry.raw, charset.charset)
-            members[index] = _member(entry, name, charset.charset, limits)
+            members[index] = _member(entry, *names.decoded(entry.raw, charset), limits)
     return members, charset
 
 

@@ -79,10 +79,10 @@ def set_charset(names: Sequence[bytes], charsets: Sequence[str]) -> Decision | N
     return None
 
 
-def decoded(raw: bytes, charset: str) -> str:
-    """The name; Refused where no charset fits."""
+def decoded(raw: bytes, decision: Decision) -> tuple[str, str]:
+    """The name and the charset it is in; Refused where the decision does not fit."""
     try:
-        return raw.decode(charset)
+        return decision.read(raw)
     except UnicodeDecodeError as error:
         raise Refused(Reason.NAME_UNDECODABLE, str(error), member=shown(raw)) from None
 
