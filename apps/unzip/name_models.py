@@ -5,9 +5,9 @@
 
 The counts come from the word lists of the package wordfreq (Apache-2.0, data CC BY-SA 4.0), the
 traditional Chinese ones through OpenCC (Apache-2.0), the Thai ones from the words of PyThaiNLP
-(Apache-2.0, data CC0), the Estonian ones from those of simplemma (MIT). What is kept is no text:
-for alphabets the likelihood of a letter behind another, for the rest that of a character alone,
-both as halves of negative natural logarithms.
+(Apache-2.0, data CC0), the Estonian and Albanian ones from those of simplemma (MIT). What is
+kept is no text: for alphabets the likelihood of a letter behind another, for the rest that of a
+character alone, both as halves of negative natural logarithms.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ from pythainlp.corpus import thai_words as thai
 from simplemma.strategies import DefaultDictionaryFactory
 
 ALPHABETS = tuple(
-    "de fr es pt it nl sv da nb fi is ca pl cs sk hu sl sh ro tr lt lv et "  # noqa: SIM905
+    "de fr es pt it nl sv da nb fi is ca pl cs sk hu sl sh sq ro tr lt lv et "  # noqa: SIM905
     "ru uk bg sr mk el he ar fa vi".split()
 )
+LEMMAS = ("et", "sq")
 CHARACTERS = ("ko", "ja", "zh", "zh-Hant", "th")
 # wordfreq has Serbian in Latin letters alone.
 _SERBIAN = str.maketrans(
@@ -65,9 +66,9 @@ def thai_words() -> list[tuple[str, float]]:
     return [(word, 1.0) for word in thai()]
 
 
-def estonian() -> list[tuple[str, float]]:
-    """The same for Estonian: the words that other words are forms of."""
-    words = set(DefaultDictionaryFactory().get_dictionary("et").values())
+def lemmas(language: str) -> list[tuple[str, float]]:
+    """The same for a language that wordfreq lacks: the words that other words are forms of."""
+    words = set(DefaultDictionaryFactory().get_dictionary(language).values())
     return [(unicodedata.normalize("NFC", word).lower(), 1.0) for word in sorted(words)]
 
 
@@ -81,7 +82,10 @@ def levels(weights: dict[str, float], total: float) -> dict[str, list[str]]:
 
 def alphabet(language: str) -> dict[str, str]:
     pairs: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
-    listed = estonian() if language == "et" else words("sh" if language == "sr" else language)
+    if language in LEMMAS:
+        listed = lemmas(language)
+    else:
+        listed = words("sh" if language == "sr" else language)
     for latin, weight in listed:
         word = serbian(latin) if language == "sr" else latin
         text = f" {word} "

@@ -19,8 +19,8 @@ from importlib.resources import files
 from itertools import pairwise
 from typing import NamedTuple
 
-_WEST = ("de", "fr", "es", "pt", "it", "nl", "sv", "da", "nb", "fi", "is", "ca", "et")
-_CENTRAL = ("pl", "cs", "sk", "hu", "sl", "sh", "ro", "de")
+_WEST = ("de", "fr", "es", "pt", "it", "nl", "sv", "da", "nb", "fi", "is", "ca", "et", "sq")
+_CENTRAL = ("pl", "cs", "sk", "hu", "sl", "sh", "sq", "ro", "de")
 _BALTIC = ("lt", "lv", "et", "de")
 _CYRILLIC = ("ru", "uk", "bg")
 _SOUTH = ("sr", "mk", "bg", "ru")
