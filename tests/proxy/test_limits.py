@@ -27,7 +27,6 @@ def settings(model: Neighbour, redis_url: str, **more: Any) -> dict[str, Any]:
         "redis_prefix": f"test-{uuid.uuid4().hex[:8]}",
         # These count places: on a busy machine Redis may take longer than it has in a cluster,
         # and everybody would be admitted.
-        "redis_timeout_seconds": 10.0,
     } | more
 
 
