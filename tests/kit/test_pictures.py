@@ -16,6 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
+from kit import pictures
+from kit.picture_parts import MOST_EXIF_SEGMENTS, MOST_PARTS, MOST_PIXEL_CHUNKS
 from kit.pictures import MAX_PIXELS, MOST_SCANS, Picture, PictureError, is_picture
 from kit.transforms import Preparation, TransformError
 
@@ -141,6 +143,64 @@ def test_a_jpeg_of_many_scans_is_refused_by_their_number() -> None:
     payload = whole[:start] + scan * (MOST_SCANS + 1) + whole[start:]
     with pytest.raises(PictureError, match="scans"):
         Picture(payload, mode="L", max_pixels=1000)
+
+
+def chunk(kind: bytes, data: bytes = b"") -> bytes:
+    """A PNG's chunk."""
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def in_parts(kind: str) -> bytes:
+    """A good picture with one part more than is taken."""
+    jpeg = encoded("RGB", (16, 16), "JPEG")
+    png, webp = encoded("L", (8, 8), "PNG"), encoded("RGB", (8, 8), "WEBP")
+    end = len(png) - 12
+    size = struct.pack("<I", len(webp) - 8 + 8 * MOST_PARTS)
+    exif = b"\xff\xe1\x00\x08Exif\0\0"
+    return {
+        "chunks before the pixels": png[:33] + chunk(b"teSt") * MOST_PARTS + png[33:],
+        "chunks after the pixels": png[:end] + chunk(b"teSt") * MOST_PARTS + png[end:],
+        "pixels in chunks": png[:end] + chunk(b"IDAT") * MOST_PIXEL_CHUNKS + png[end:],
+        "comments": jpeg[:2] + b"\xff\xfe\x00\x02" * MOST_PARTS + jpeg[2:],
+        "restart markers": jpeg[:2] + b"\xff\xd0" * MOST_PARTS + jpeg[2:],
+        "fill bytes": jpeg[:2] + b"\xff" * 2000 + jpeg[2:],
+        "bytes of nothing": jpeg[:4] + b"\0\x02" + b"\0" * 2000 + jpeg[2:],
+        "EXIF": jpeg[:2] + exif * (MOST_EXIF_SEGMENTS + 1) + jpeg[2:],
+        "RIFF chunks": b"RIFF" + size + webp[8:] + b"JUNK\0\0\0\0" * MOST_PARTS,
+    }[kind]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["chunks before the pixels", "chunks after the pixels", "pixels in chunks", "comments",
+     "restart markers", "fill bytes", "bytes of nothing", "EXIF", "RIFF chunks"],
+)  # fmt: skip
+def test_a_picture_of_very_many_parts_is_refused_before_it_is_read(kind: str) -> None:
+    """Found: Pillow took 43 s for 30 MB of fill bytes, 5 s for a million empty chunks."""
+    with pytest.raises(PictureError, match=r"image has .*more than [0-9]+ .*: save it again"):
+        Picture(in_parts(kind), mode="L", max_pixels=1000)
+
+
+def test_pictures_with_long_metadata_are_taken() -> None:
+    jpeg = encoded("RGB", (16, 16), "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\0\0\0\0\0\0")
+    profile = b"\xff\xe2\xff\xffICC_PROFILE\0\x01\x01" + bytes(65519)
+    photograph = jpeg[:2] + profile * 40 + b"\xff" * 20 + jpeg[2:]
+    Picture(photograph, mode="L", max_pixels=1000).pixels()
+    png = encoded("L", (8, 8), "PNG")
+    many = png[:33] + chunk(b"teSt", bytes(100)) * 500 + png[33:]
+    Picture(many, mode="L", max_pixels=1000).pixels()
+
+
+def test_the_scans_of_a_large_jpeg_are_bounded_together() -> None:
+    """Found: 0.24 MB in 60 scans of 40 million pixels took a decoder 3 s."""
+    whole = encoded("RGB", (2000, 2000), "JPEG", progressive=True)
+    start = whole.rindex(b"\xff\xda")
+    payload = whole[:-2] + whole[start:-2] * 40 + whole[-2:]
+    Picture(payload, mode="L", max_pixels=MAX_PIXELS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pictures, "MOST_SCANNED_PIXELS", 40 * 2000 * 2000)
+        with pytest.raises(PictureError, match="scans takes too long to decode"):
+            Picture(payload, mode="L", max_pixels=MAX_PIXELS)
 
 
 @pytest.mark.parametrize("format", ["PNG", "WEBP"])

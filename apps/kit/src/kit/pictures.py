@@ -15,6 +15,8 @@ from contextlib import contextmanager
 import numpy as np
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
+from kit.picture_parts import too_many_parts
+
 FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_PIXELS = 40_000_000
 """Largest picture that is decoded where nothing else is said: what today's telephones take."""
@@ -23,6 +25,8 @@ DRAFT_FROM = 1_000_000
 """Pixels from which a JPEG is decoded smaller where that is enough."""
 MOST_SCANS = 64
 """Scans of a JPEG: a usual progressive one has ten, and each takes a walk over every pixel."""
+MOST_SCANNED_PIXELS = 10 * MAX_PIXELS
+"""Pixels of all its scans together: the largest picture in as many scans as usual."""
 STRIP_PIXELS = 1 << 18
 
 WEBP_BYTES = 20
@@ -77,6 +81,8 @@ class Picture:
         ``mode`` is L or RGB. ``enough`` is the width and height, upright, from which on a
         larger picture is of no use.
         """
+        if found := too_many_parts(payload):
+            raise PictureError(f"image has {found}: save it again")
         self._payload = payload
         self._mode = mode
         self._image: Image.Image | None = None
@@ -115,6 +121,11 @@ class Picture:
         scans = self._payload.count(b"\xff\xda")  # in pixels' data FF is followed by 00
         if scans > MOST_SCANS:
             raise PictureError(f"image has {scans} scans, more than {MOST_SCANS}: save it again")
+        if scans * self.width * self.height > MOST_SCANNED_PIXELS and scans > 1:
+            raise PictureError(
+                f"image of {self.width}x{self.height} pixels in {scans} scans takes too long to "
+                "decode: save it with fewer, or smaller"
+            )
         if scans > 1:  # every coefficient waits in memory, two bytes each, for the last scan
             layers = getattr(image, "layer", ())
             largest = max((h * v for _, h, v, *_ in layers), default=1)
