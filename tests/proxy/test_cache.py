@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from multidict import CIMultiDict
 from yarl import URL
 
+from kit.http_protocol import MOST_PIPELINED
 from proxy.cache import Memory, key_of
 from proxy.models import Answer
 from proxy.v2_cache import keep, question, recall
@@ -468,7 +469,7 @@ async def test_memory_forgets_when_redis_does(settings: dict[str, Any], redis_ur
 
 async def test_a_row_of_pipelined_hits_is_answered_in_order(settings: dict[str, Any]) -> None:
     """Answered out of each other's answers they went as many calls deep as there were."""
-    count = 2000
+    count = MOST_PIPELINED + 1
     async with proxy_with(**settings) as proxy:
         await known_by_its_bytes(proxy)
         parts = URL(proxy.url)

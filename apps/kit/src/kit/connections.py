@@ -19,7 +19,7 @@ from typing import Any, ClassVar, cast
 from prometheus_client import CollectorRegistry, Counter
 
 from kit import logs
-from kit.http_protocol import HttpProtocol
+from kit.http_protocol import HeadRefused, HttpProtocol
 
 log = logs.get("kit.connections")
 
@@ -28,7 +28,17 @@ RECENT_SECONDS = 0.5
 """A connection that went on so recently is passed by: with thousands of them a look costs time."""
 LOG_SECONDS = 10.0
 CHUNK_FRAME_BYTES = 16  # what a chunk of a body may cost beside its data
+MOST_FIELDS = 256
+"""Fields of a head. Each takes some 150 bytes as Python objects, however short it is."""
+SMALL_HEAD_BYTES = 8 * 1024
+SMALL_HEAD_FIELDS = 64
+"""A head of more bytes or fields is a large one: as nginx and Envoy see it, an unusual one."""
 DRAINED_BYTES = 16 * 1024  # what a caller must take of an answer in `answer_seconds`
+TOO_MANY_FIELDS = f"the head has more than {MOST_FIELDS} fields"
+LARGE_HEADS = (
+    "the server holds as many large heads as it has memory for: send fewer or shorter header "
+    "fields, or try again shortly"
+)
 REGISTRY = CollectorRegistry()
 CLOSED = Counter(
     "http_server_connections_closed",
@@ -50,6 +60,8 @@ class ConnectionLimits:
     answer_seconds: float = 60.0
     """A caller that takes less than 16 KiB of an answer in this time is given up."""
     head_bytes: int = 65536
+    large_heads: int = 4096
+    """Requests under way whose heads are large (`SMALL_HEAD_BYTES`): a bound of memory."""
 
 
 class Phase(Enum):
@@ -76,8 +88,12 @@ class BoundedProtocol(HttpProtocol):
     _served = False
     _received = 0
     _head_bytes = 0
+    """Bytes of a head, but for the read in which it began."""
+    _begun_in = 0
+    """Bytes of that read, of which some may belong to the request before."""
     excess = 0
     """Bytes that came since the head and are no data of the body."""
+    _large_head = False
     _unsent = -1
     _unsent_since = 0.0
 
@@ -100,6 +116,11 @@ class BoundedProtocol(HttpProtocol):
             if self._head_bytes > self.limits.head_bytes:
                 _watch_of(self).count("head-bytes")
                 self.refuse(431, f"the head is larger than {self.limits.head_bytes} bytes")
+            elif len(self.headers) > MOST_FIELDS:
+                _watch_of(self).count("head-fields")
+                self.refuse(431, TOO_MANY_FIELDS)
+            elif self._is_large(self._begun_in + self._head_bytes) and not self._hold_large_head():
+                self.refuse(503, LARGE_HEADS)
         elif self.phase is Phase.BODY:
             self.excess += len(data)
             if self.excess > self.limits.head_bytes:
@@ -116,7 +137,47 @@ class BoundedProtocol(HttpProtocol):
         """An answer is written: from now on the caller is waited for."""
         if self.phase is not Phase.HEAD:
             self.since = monotonic()
+        if self._large_head and self.phase is Phase.NOTHING and not self.pipeline:
+            self._let_go_of_large_head()
         super().on_response_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is gone."""
+        self._let_go_of_large_head()
+        super().connection_lost(exc)
+
+    # --- heads that take more memory than usual
+
+    def _is_large(self, size: int) -> bool:
+        return size > SMALL_HEAD_BYTES or len(self.headers) > SMALL_HEAD_FIELDS
+
+    def _check_large_head(self) -> None:
+        """Raise HeadRefused for a complete head that is too large, or one large one too many."""
+        size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+        if size > self.limits.head_bytes:
+            raise HeadRefused(431, f"the head is larger than {self.limits.head_bytes} bytes")
+        if len(self.headers) > MOST_FIELDS:
+            raise HeadRefused(431, TOO_MANY_FIELDS)
+        if not self._is_large(size):
+            self._let_go_of_large_head()
+        elif not self._hold_large_head():
+            raise HeadRefused(503, LARGE_HEADS)
+
+    def _hold_large_head(self) -> bool:
+        """Count this connection among those with a large head; False where there are too many."""
+        if not self._large_head:
+            watch = _watch_of(self)
+            if watch.large_heads >= self.limits.large_heads:
+                watch.count("large-heads")
+                return False
+            watch.large_heads += 1
+            self._large_head = True
+        return True
+
+    def _let_go_of_large_head(self) -> None:
+        if self._large_head:
+            self._large_head = False
+            _watch_of(self).large_heads -= 1
 
     # --- llhttp callbacks
 
@@ -127,12 +188,16 @@ class BoundedProtocol(HttpProtocol):
         self.phase = Phase.HEAD
         self.since = monotonic()
         self._head_bytes = -self._received
+        self._begun_in = self._received
 
     def on_headers_complete(self) -> None:
         """The head is there."""
         self.phase = Phase.BODY
         self.since = monotonic()
         self.excess = -self._received
+        # all of this read may be the head's: what is small even so need not be counted
+        if self._is_large(self._begun_in + self._head_bytes + self._received):
+            self._check_large_head()
         super().on_headers_complete()
 
     def on_chunk_header(self) -> None:
@@ -220,6 +285,7 @@ class ConnectionWatch:
         self._connections = connections  # uvicorn's own set
         self._loop = loop
         self._ticking = False
+        self.large_heads = 0
         self._closed: dict[str, int] = {}
         self._logged = float("-inf")
 

@@ -34,8 +34,15 @@ _PROBE_AFTER = 0.05
 """Seconds after a client closed its sending side at which it is asked whether it still reads."""
 _LINGER = 2.0
 """Seconds for which a client may go on sending after the last answer of a connection."""
-REFUSALS = {408: "head-too-slow", 431: "head-too-large", 503: "too-many-connections"}
+REFUSALS = {
+    408: "head-too-slow",
+    429: "too-many-pipelined",
+    431: "head-too-large",
+    503: "too-many-connections",
+}
 """The problem types of what is refused for another reason than its syntax, by status."""
+MOST_PIPELINED = 16
+"""Requests of a connection that wait for its answers; each takes some 4 KiB."""
 EVENT_STREAM = "slipway.event_stream"
 """Set in a request's scope whose answer has no end of its own: a client that closes is gone."""
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -125,6 +132,12 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """The first byte of a request. Its scope is made when an application is to be called."""
+        if len(self.pipeline) >= MOST_PIPELINED:
+            raise HeadRefused(
+                429,
+                f"{MOST_PIPELINED} requests wait on this connection: send the next one when they "
+                "are answered",
+            )
         self._reading_head = True
         self.url = b""
         self.headers = []
