@@ -12,6 +12,8 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from kit import logs, termination
+from kit.allocator import give_back_freed_memory
+from kit.budget import share_of_memory
 from kit.connections import BoundedProtocol, ConnectionLimits
 from kit.health import Health
 from kit.settings import ServiceSettings
@@ -19,6 +21,8 @@ from kit.termination import Reason
 
 log = logs.get("kit.server")
 
+LARGE_HEADS_SHARE = 16
+"""What of the container's memory is for large heads of requests: one part in so many."""
 LISTENERS = 64
 """Listening sockets of a port: uvloop takes one connection from each in a turn of the loop."""
 
@@ -104,6 +108,7 @@ def serve(
         log.error(reason, fix=fix)
         termination.leave(Reason(reason, fix))
         raise SystemExit(1) from None
+    give_back_freed_memory()
     settle_garbage_collector()
     running = _Server(config, health, settings.stop_delay_seconds, on_drain)
     try:
@@ -131,6 +136,7 @@ def limits_of(settings: ServiceSettings) -> ConnectionLimits:
         head_seconds=settings.head_seconds,
         body_seconds=settings.body_seconds,
         answer_seconds=settings.answer_seconds,
+        large_heads=max(16, share_of_memory(LARGE_HEADS_SHARE) // ConnectionLimits().head_bytes),
     )
 
 

@@ -6,7 +6,6 @@ Exit codes: 0 done (refused archives included: they are recorded), 1 S3 or an ar
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import json
 import logging
@@ -15,7 +14,7 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
 from types import FrameType
@@ -32,6 +31,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kit import logs, start, termination
+from kit.allocator import give_back_freed_memory
 from kit.settings import reference
 from kit.termination import CANNOT_WORK, Reason
 from unzip import service, startup, summary
@@ -435,24 +435,9 @@ def show_settings(as_json: AsJson = False) -> None:
     typer.echo(reference(UnzipSettings, title="unzip", as_json=as_json), nl=False)
 
 
-def _return_memory_at_once() -> None:
-    """Have glibc give large buffers back when they are freed, and keep few arenas.
-
-    With its defaults freed parts of some MiB stay in one arena per thread, and the peak is a
-    third higher. Other C libraries have no `mallopt` and need none.
-    """
-    with suppress(OSError, AttributeError):
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(_M_ARENA_MAX, 2)
-        libc.mallopt(_M_MMAP_THRESHOLD, 1 << 20)
-
-
-_M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # malloc.h
-
-
 def main() -> None:
     """Run the command."""
-    _return_memory_at_once()
+    give_back_freed_memory()
     # What was imported stays: the collector need not walk it again and again. Few of our own
     # objects form circles, so it may come by less often.
     gc.freeze()
