@@ -14,6 +14,7 @@ import pytest
 
 from kit.budget import WITHOUT_LIMIT, body_budget
 from kit.decoding import (
+    MOST_JSON_MEMORY,
     SHARE,
     BusyError,
     Decoding,
@@ -154,3 +155,15 @@ def test_json_is_known_to_take_more_than_its_bytes(document: bytes, least: int) 
 
 def test_csv_is_known_to_take_more_than_its_bytes() -> None:
     assert csv_memory(b"1,2\n" * 1000) > 4000 * 60
+
+
+@pytest.mark.parametrize("part", [b"[],", b"1,", b'{"a":1},', b'"",'])
+def test_json_that_takes_a_parser_too_long_is_refused_whatever_memory_there_is(
+    part: bytes,
+) -> None:
+    """A parser makes all of it in one go: 8 MB of lists stopped everything for half a second."""
+    least = json_memory(part * 1000) // 1000
+    count = MOST_JSON_MEMORY // least
+    assert json_memory(part * (count - 1)) <= MOST_JSON_MEMORY
+    with pytest.raises(TooCostlyError, match="nothing else runs meanwhile: at most 96 MiB"):
+        json_memory(part * (count + count // 10))

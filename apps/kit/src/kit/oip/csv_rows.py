@@ -6,7 +6,6 @@ Source: RFC 4180, with its ``header`` and ``charset`` parameters of ``text/csv``
 from __future__ import annotations
 
 import csv
-import io
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -22,6 +21,7 @@ S = TypeVar("S", bound=Spec)
 Lines = list[tuple[int, list[str]]]
 """Each row's cells, with the number of the line on which it ends."""
 
+_LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
 _WHOLE = re.compile(r"[+-]?[0-9]+")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
@@ -113,7 +113,9 @@ def _lines(text: str, width: int | None, *, numeric: bool) -> Lines:
 
 
 def _split(text: str, delimiter: str) -> Lines:
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    # not io.StringIO, which takes four bytes for each character
+    lines = (match[0] for match in _LINE.finditer(text))
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
     try:
         return [(reader.line_num, cells) for cells in reader]
     except csv.Error as error:
