@@ -49,6 +49,10 @@ HangUp = Callable[[], Awaitable[None]]
 T = TypeVar("T")
 
 
+TEXT_BYTES = 60
+"""What an element of a tensor of texts takes beside its characters."""
+
+
 class Call:
     """A request under way. ``hang_up`` returns when its caller is gone; times are monotonic."""
 
@@ -230,8 +234,8 @@ class Engine:
         """
         if size < OFF_LOOP:
             return work(*arguments)
-        memory = csv_memory(document) if csv else json_memory(document)
         try:
+            memory = csv_memory(document) if csv else json_memory(document)
             return await self.decoding.run(memory, "the request", work, *arguments)
         except TooCostlyError as error:
             raise TooLarge(f"{error}, or the tensors as binary data") from None
@@ -242,6 +246,9 @@ class Engine:
         self, served: ServedModel, request: InferRequest, call: Call, done: Callable[[Item], None]
     ) -> Item:
         """Queue a request whose inputs are complete; ``done`` is called with its item."""
+        for values in request.feeds.values():
+            if values.dtype.kind == "O":
+                self.hold(call, TEXT_BYTES * values.size)
         item = Item(
             request.feeds, request.rows, request.run_outputs, done,
             key=request.key, deadline=call.started + self.timeout(call, request),

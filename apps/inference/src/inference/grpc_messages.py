@@ -21,8 +21,17 @@ from inference.protocol import (
     timeout_of,
 )
 from kit.oip.datatypes import NUMPY, of_array
+from kit.oip.errors import BadTensorError
 from kit.oip.inputs import BASE64, check_input, input_spec
-from kit.oip.tensors import Array, from_base64, from_binary, shaped, to_binary
+from kit.oip.tensors import (
+    MOST_TEXTS,
+    Array,
+    from_base64,
+    from_binary,
+    shaped,
+    to_binary,
+    too_many_texts,
+)
 
 _CONTENTS = {
     "BOOL": "bool_contents",
@@ -40,6 +49,9 @@ _CONTENTS = {
 }
 _MODEL_NAME_TAG = bytes([pb.ModelInferRequest.MODEL_NAME_FIELD_NUMBER << 3 | 2])
 _RAW_TAG = pb.ModelInferRequest.RAW_INPUT_CONTENTS_FIELD_NUMBER << 3 | 2
+MOST_FIELDS = 10_000
+"""Fields of a message. Shorter messages than this need not be looked at."""
+MOST_DIMENSIONS = 64
 _SLICE = 65_536
 """Values converted at a time: other threads have a turn in between."""
 
@@ -47,13 +59,19 @@ _SLICE = 65_536
 def decode(message: bytes, limit: int) -> Any:
     """A ModelInferRequest; TooLarge where more than ``limit`` bytes of it are not raw contents.
 
-    Typed contents are decoded value by value, and nothing else in the process runs meanwhile.
+    Typed contents are decoded value by value, and nothing else in the process runs meanwhile. The
+    same holds for very many fields, each of which becomes an object.
     """
-    if len(message) > limit and _beside_raw(message, limit) > limit:
-        raise TooLarge(
-            f"more than {limit} bytes beside raw_input_contents: that is the limit "
-            "(max_json_bytes); send the tensors as raw_input_contents"
-        )
+    if len(message) > min(limit, MOST_FIELDS):
+        beside, fields = _beside_raw(message, limit)
+        if fields > MOST_FIELDS:
+            raise TooLarge(f"more than {MOST_FIELDS} fields, which are inputs, outputs, their raw "
+                           "contents and parameters: send fewer")  # fmt: skip
+        if beside > limit:
+            raise TooLarge(
+                f"more than {limit} bytes beside raw_input_contents: that is the limit "
+                "(max_json_bytes); send the tensors as raw_input_contents"
+            )
     try:
         return pb.ModelInferRequest.FromString(message)
     except DecodeError:
@@ -71,14 +89,15 @@ def model_named_first(message: bytes) -> str | None:
     return message[at : at + length].decode("utf-8", "replace")
 
 
-def _beside_raw(message: bytes, limit: int) -> int:
-    """Bytes of a message that are not raw_input_contents, counted until there are too many.
+def _beside_raw(message: bytes, limit: int) -> tuple[int, int]:
+    """Bytes of a message that are not raw_input_contents, and its fields, until there are too many.
 
     Source: Protocol Buffers, "Encoding". What is no message is for the decoder to say.
     """
-    beside = at = 0
-    while at < len(message) and beside <= limit:
+    beside = fields = at = 0
+    while at < len(message) and beside <= limit and fields <= MOST_FIELDS:
         start = at
+        fields += 1
         tag, at = _varint(message, at)
         match tag & 7:
             case 0:
@@ -92,7 +111,7 @@ def _beside_raw(message: bytes, limit: int) -> int:
             case 5:
                 at += 4
         beside += at - start
-    return beside
+    return beside, fields
 
 
 def _varint(message: bytes, at: int) -> tuple[int, int]:
@@ -128,6 +147,11 @@ def parse(request: Any, served: ServedModel) -> InferRequest:
         if tensor.parameters:
             unsupported.check_tensor("input", tensor.name, tensor.parameters)
         spec = input_spec(tensor.name, served.inputs, result.feeds, model=served.name)
+        if len(tensor.shape) > MOST_DIMENSIONS:
+            raise BadRequest(
+                f"input {tensor.name!r}: its shape has {len(tensor.shape)} dimensions, at most "
+                f"{MOST_DIMENSIONS} are read"
+            )
         shape = list(tensor.shape)
         if any(size < 0 for size in shape):
             raise BadRequest(f"input {tensor.name!r}: shape must not be negative, got {shape}")
@@ -173,8 +197,11 @@ def _from_contents(tensor: Any, shape: list[int]) -> Array:
             f"contents.{field} has {len(values)}"
         )
     if tensor.datatype == "BYTES":
+        if len(values) > MOST_TEXTS:
+            raise BadTensorError(too_many_texts(tensor.name, len(values)))
         texts = np.empty(len(values), dtype=object)
-        texts[:] = list(values)
+        for at in range(0, len(values), _SLICE):
+            texts[at : at + _SLICE] = values[at : at + _SLICE]
         return shaped(tensor.name, shape, texts)
     dtype = NUMPY[tensor.datatype]
     try:
@@ -205,5 +232,13 @@ def encode(served: ServedModel, request: InferRequest, outputs: dict[str, Array]
         elif datatype == "BYTES":
             tensor.contents.bytes_contents.extend(str(value).encode() for value in values.ravel())
         else:
-            getattr(tensor.contents, _CONTENTS[datatype]).extend(values.ravel().tolist())
+            field, flat = getattr(tensor.contents, _CONTENTS[datatype]), values.ravel()
+            for at in range(0, flat.size, _SLICE):
+                field.extend(flat[at : at + _SLICE].tolist())
     return response
+
+
+def written(served: ServedModel, request: InferRequest, outputs: dict[str, Array]) -> bytes:
+    """:func:`encode` as bytes."""
+    encoded: bytes = encode(served, request, outputs).SerializeToString()
+    return encoded

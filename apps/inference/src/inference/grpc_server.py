@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 from google.protobuf.json_format import ParseDict  # type: ignore[import-untyped]
@@ -29,7 +29,8 @@ from inference.errors import (
     RepositoryError,
     Unavailable,
 )
-from inference.grpc_messages import decode, encode, model_named_first, parse, plain
+from inference.grpc_messages import decode, model_named_first, parse, plain, written
+from inference.grpc_receiving import Receiving
 from inference.models import ServedModel
 from inference.oip import grpc_predict_v2_pb2 as pb
 from inference.protocol import InferRequest
@@ -40,6 +41,12 @@ from kit.request_headers import request_id_of
 log = logs.get("inference.grpc")
 
 SERVICE = "inference.GRPCInferenceService"
+
+T = TypeVar("T")
+COPIES = 2
+"""Times that a message, and then its tensors, are in memory at once."""
+MOST_STREAMS = 1024
+"""Calls of one connection that may be under way."""
 
 Context = Any  # grpc.aio.ServicerContext: the package has no types
 
@@ -54,6 +61,13 @@ class GrpcServer:
         """``address`` is host and port; port 0 takes a free one, see :attr:`port`."""
         self._app = app
         self._address = address
+        engine = app.engine
+        # While it is read, a message is in memory twice: as it came, and decoded.
+        self._limit = min(app.settings.max_body_bytes, engine.bodies.total // COPIES)
+        self._receiving = Receiving(
+            max(1, COPIES * engine.bodies.total // self._limit),
+            seconds=app.settings.default_timeout_seconds,
+        )
         self._server: grpc.aio.Server | None = None
         self._health = health.aio.HealthServicer()
         self._reporter: asyncio.Task[None] | None = None
@@ -61,10 +75,10 @@ class GrpcServer:
 
     async def start(self) -> None:
         """Listen."""
-        limit = self._app.engine.body_limit
         self._server = grpc.aio.server(
             options=[
-                ("grpc.max_receive_message_length", limit),
+                ("grpc.max_receive_message_length", self._limit),
+                ("grpc.max_concurrent_streams", MOST_STREAMS),
                 ("grpc.max_send_message_length", -1),
                 ("grpc.so_reuseport", 0),
                 # Clients may ping every second, with calls under way or without: the default
@@ -107,7 +121,6 @@ class GrpcServer:
             "ModelReady": self._model_ready,
             "ServerMetadata": self._metadata,
             "ModelMetadata": self._model_metadata,
-            "ModelInfer": self._infer,
             "ModelConfig": self._config,
             "ModelStatistics": self._statistics,
             "RepositoryIndex": self._index,
@@ -120,13 +133,18 @@ class GrpcServer:
             {
                 name: grpc.unary_unary_rpc_method_handler(
                     _guarded(method),
-                    # the one that may be large is decoded where its size is known
-                    None
-                    if name == "ModelInfer"
-                    else getattr(pb, described[name].input_type.name).FromString,
+                    getattr(pb, described[name].input_type.name).FromString,
                     getattr(pb, described[name].output_type.name).SerializeToString,
                 )
                 for name, method in methods.items()
+            }
+            # The one whose message may be large reads it itself, as a stream of one, which is
+            # the same to callers: how many arrive at once is bounded, and they are decoded where
+            # their size is known.
+            | {
+                "ModelInfer": grpc.stream_unary_rpc_method_handler(
+                    _guarded(self._infer), None, None
+                )
             },
         )
 
@@ -192,24 +210,28 @@ class GrpcServer:
         await self._app.unload(request.model_name)
         return pb.RepositoryModelUnloadResponse()
 
-    async def _infer(self, message: bytes, context: Context) -> Message:
+    async def _infer(self, _messages: Any, context: Context) -> bytes:
+        message = await self._receiving.read(context)
         app = self._app
         call = self._call(context)
         served: ServedModel | None = None
         parsed: InferRequest | None = None
         try:
             size = len(message)
-            app.engine.hold(call, size)
+            app.engine.hold(call, COPIES * size)
             name = model_named_first(message)
             if name is not None and (entry := app.registry.entries.get(name)) and entry.default:
                 app.engine.check_full(entry.default)
             request = await by_size(size, decode, message, app.settings.max_json_bytes)
+            message = b""
             found = app.registry.get(request.model_name, request.model_version or None)
             served = app.engine.admit(found, call)
             try:
                 parsed = await by_size(size, parse, request, served)
+                request = None
                 answer = await app.engine.infer(served, parsed, call)
-                response = encode(served, parsed, answer.outputs)
+                size = sum(values.nbytes for values in answer.outputs.values())
+                response = await by_size(size, written, served, parsed, answer.outputs)
             finally:
                 app.engine.leave(served)
         except Exception as error:
@@ -255,11 +277,11 @@ class _NotServed(grpc.GenericRpcHandler):  # type: ignore[misc]
 
 
 def _guarded(
-    method: Callable[[Any, Context], Awaitable[Message]],
-) -> Callable[[Any, Context], Awaitable[Message]]:
+    method: Callable[[Any, Context], Awaitable[T]],
+) -> Callable[[Any, Context], Awaitable[T]]:
     """The method with our errors as gRPC statuses."""
 
-    async def run(request: Any, context: Context) -> Message:
+    async def run(request: Any, context: Context) -> T:
         try:
             return await method(request, context)
         except Cancelled:

@@ -34,6 +34,8 @@ _CODES = {
 }
 _WIDE = {name: np.dtype(code) for name, code in _CODES.items()}
 _LARGEST = {name: float(np.finfo(NUMPY[name]).max) for name in ("FP16", "FP32", "FP64")}
+MOST_TEXTS = 1_000_000
+"""BYTES elements of a tensor. Each is an object of some 60 bytes, were it of four when sent."""
 _LENGTH = struct.Struct("<I")
 _MOST_SHOWN = 40
 """Characters of a wrong element that a message shows."""
@@ -234,8 +236,18 @@ def from_binary(name: str, datatype: str, shape: Sequence[int], data: memoryview
     return shaped(name, shape, values if values.flags.aligned else values.copy())
 
 
+def too_many_texts(name: str, count: int) -> str:
+    """What is said of a tensor of more than ``MOST_TEXTS`` elements."""
+    return (
+        f"input {name!r}: {count} BYTES elements, at most {MOST_TEXTS} are taken: send them in "
+        "several requests"
+    )
+
+
 def _split_bytes(name: str, count: int, data: memoryview | bytes) -> Array:
     size = len(data)
+    if count > MOST_TEXTS:
+        raise BadTensorError(too_many_texts(name, count))
     if count * _LENGTH.size > size:
         raise BadTensorError(
             f"input {name!r}: {count} BYTES elements take at least {count * _LENGTH.size} bytes, "
