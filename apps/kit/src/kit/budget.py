@@ -47,6 +47,11 @@ class Held:
         self._budget = budget
         self.size = size
 
+    def more(self, size: int) -> None:
+        """Hold ``size`` bytes more; BusyError where they are not free now."""
+        self._budget.take(size, "what it reads")
+        self.size += size
+
     def keep(self, size: int) -> None:
         """Give back all but ``size`` bytes."""
         if size < self.size:

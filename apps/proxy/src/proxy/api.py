@@ -374,7 +374,7 @@ def _jobs(services: Services) -> APIRouter:
         )
         document: dict[str, Any] = {"id": identity, "model": model, "state": "queued"}
         if not new:
-            document = await services.jobs.get(identity, owner_of(request))
+            document = await services.jobs.get(identity, owner_of(request), request.hold)
         place = f"{request.prefix}/v1/jobs/{identity}"
         return json_answer(document, 202, {"location": place, "retry-after": "1"})
 
@@ -382,7 +382,7 @@ def _jobs(services: Services) -> APIRouter:
     async def look(http: HttpRequest, identity: JobId) -> Response:
         """A job's state, and its result once it has succeeded."""
         request = current(http)
-        document = await services.jobs.get(identity, owner_of(request))
+        document = await services.jobs.get(identity, owner_of(request), request.hold)
         waiting = document["state"] in JOB_STATES[:2]
         return json_answer(document, 200, {"retry-after": "1"} if waiting else {})
 
@@ -390,7 +390,7 @@ def _jobs(services: Services) -> APIRouter:
     async def cancel(http: HttpRequest, identity: JobId) -> Response:
         """Cancel a job that has not ended."""
         request = current(http)
-        return json_answer(await services.jobs.cancel(identity, owner_of(request)))
+        return json_answer(await services.jobs.cancel(identity, owner_of(request), request.hold))
 
     @router.get(
         "/v1/jobs/{identity}/events",
@@ -400,7 +400,7 @@ def _jobs(services: Services) -> APIRouter:
     async def events(http: HttpRequest, identity: JobId) -> Response:
         """The job at every change until it ends, as server-sent events named `job`."""
         request = current(http)
-        followed = services.jobs.follow(identity, owner_of(request))
+        followed = services.jobs.follow(identity, owner_of(request), request.hold)
         first = await anext(followed)  # a job that is not there is a 404, not an empty stream
         http.scope[EVENT_STREAM] = True
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -10,11 +11,21 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from kit.budget import BusyError
 from kit.problem import Problem
+from proxy.forward import bodies_busy
 
 # S3 that hangs must not keep a caller, or a worker's place, for boto3's minutes.
 CONNECT_SECONDS = 2.0
 READ_SECONDS = 5.0
+
+
+Hold = Callable[[int], None]
+"""Told of bytes that are to be in memory; BusyError where there is no room for them."""
+
+
+def unbounded(_: int) -> None:
+    """Where nothing is counted."""
 
 
 class Blobs:
@@ -34,11 +45,19 @@ class Blobs:
             ),
         )
 
-    async def get(self, key: str) -> bytes:
-        """An object's bytes. Problem 503 where it cannot be read."""
-        data: bytes = await self._run(
-            0, lambda client: client.get_object(Bucket=self.bucket, Key=key)["Body"].read()
-        )
+    async def get(self, key: str, hold: Hold = unbounded) -> bytes:
+        """An object's bytes. Problem 503 where it cannot be read.
+
+        ``hold`` is told of twice its size before they are read, for what is made of them: Problem
+        429 where it raises BusyError.
+        """
+        found = await self._run(0, lambda client: client.get_object(Bucket=self.bucket, Key=key))
+        try:
+            hold(2 * int(found["ContentLength"]))
+        except BusyError as error:
+            found["Body"].close()
+            raise bodies_busy(error) from None
+        data: bytes = await self._run(0, lambda _: found["Body"].read())
         return data
 
     async def _run(self, size: int, work: Any) -> Any:

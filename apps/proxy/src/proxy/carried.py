@@ -80,6 +80,8 @@ _ABOUT_THE_CALLER = frozenset(
 _ABOUT_THE_CALLER_PREFIXES = (b"sec-", b"x-b3-", b"x-envoy-", b"x-datadog-")
 # The parameters of the proxy's own doors.
 _OWN_PARAMETERS = frozenset({"access_token", "callback", "priority", "seconds"})
+SHORT = 256
+"""Bytes of a name or a query of which it is remembered what becomes of it."""
 LARGEST_JOB_HEADERS = 8192
 """Bytes of headers and query that a job keeps."""
 
@@ -159,8 +161,12 @@ def _name(pair: tuple[bytes, bytes]) -> bytes:
     return pair[0]
 
 
-@lru_cache(maxsize=1024)
 def _may_choose(name: bytes) -> bool:
+    return _may_choose_kept(name) if len(name) <= SHORT else _may_choose_kept.__wrapped__(name)
+
+
+@lru_cache(maxsize=1024)
+def _may_choose_kept(name: bytes) -> bool:
     return not (
         name in _DROPPED
         or name in _ABOUT_THE_CALLER
@@ -169,9 +175,14 @@ def _may_choose(name: bytes) -> bool:
     )
 
 
-@lru_cache(maxsize=256)
 def _passable_query(query: bytes) -> bytes:
     """The query without the parameters that are ours, every other byte as it came."""
+    kept = _passable_query_kept
+    return kept(query) if len(query) <= SHORT else kept.__wrapped__(query)
+
+
+@lru_cache(maxsize=256)
+def _passable_query_kept(query: bytes) -> bytes:
     if not query:
         return query
     parts = query.split(b"&")

@@ -15,7 +15,7 @@ from kit.problem import Problem
 from proxy import tensors
 from proxy.contract import Contract
 from proxy.models import Asking, Models
-from proxy.predict import Prediction, Prepared, predict
+from proxy.predict import Prediction, Prepared, predict, shown
 from proxy.predictor import Outcome, Predictor
 from proxy.sagemaker import SageMakerModel
 from proxy.settings import Ensemble, Member, Pipeline, Step
@@ -186,10 +186,12 @@ async def ask_pipeline(
                 raise Problem(
                     502, "steps-disagree", f"step {number} of {name} ({step.model}): {error}"
                 ) from None
-        prediction = await predict(backend, contract, prepared, asking)
+        async with predictor.holding(prepared, step.model):
+            prediction = await predict(backend, contract, prepared, asking, predictor.decoding)
         passed.append({"model": prediction.model, "version": prediction.version})
     assert prediction is not None
-    return {"pipeline": name, **prediction.document(), "steps": passed}
+    document = await shown(prediction, predictor.decoding)
+    return {"pipeline": name, **document, "steps": passed}
 
 
 def connect(outputs: Mapping[str, Array], contract: Contract, step: Step) -> Prepared:

@@ -46,6 +46,8 @@ from proxy.websocket import pass_websocket
 log = logs.get("proxy.gateway")
 
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
+MOST_PARAMETERS = 256
+"""Parameters of a query: each is read several times, by routes, rules and caches."""
 CLIENT_CLOSED = 499  # nginx's number for a caller that hung up; it never reaches anybody
 
 Handler = Callable[[Request], Awaitable[None]]
@@ -242,6 +244,15 @@ class Gateway:
         request.client, request.forwarded = headers.client_address(
             peer[0], request.joined(b"x-forwarded-for"), settings.trusted_hops
         )
+        if request.scope["query_string"].count(b"&") >= MOST_PARAMETERS and not (
+            request.raw_path.startswith(b"/api/")  # not read here
+        ):
+            raise Problem(
+                400,
+                "bad-request",
+                f"the query has more than {MOST_PARAMETERS} parameters: send fewer",
+                headers={"connection": "close"},
+            )
         try:
             request.check_headers()
             timeout = deadlines.parse(

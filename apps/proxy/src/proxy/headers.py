@@ -135,12 +135,18 @@ def check_once(fields: Mapping[bytes, bytes], *, http_version: str = "1.1") -> N
         raise BadHeadersError("the request needs one Content-Length, a number")
 
 
+LONGEST_HOST = 300
+"""Bytes: more than a name of 253 and its port."""
 _HOST = re.compile(rb"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]*)(:\d{1,5})?\Z")
 
 
-@lru_cache(maxsize=256)
 def _is_host(value: bytes) -> bool:
     """Whether it is a host name or address with an optional port."""
+    return len(value) <= LONGEST_HOST and _is_written_like_host(value)
+
+
+@lru_cache(maxsize=256)
+def _is_written_like_host(value: bytes) -> bool:
     return _HOST.match(value) is not None
 
 

@@ -17,7 +17,7 @@ from redis.exceptions import RedisError
 
 from kit.problem import Problem
 from proxy import job_scripts
-from proxy.blobs import Blobs
+from proxy.blobs import Blobs, Hold, unbounded
 from proxy.guards import Concurrency
 from proxy.redis_store import Store, key_of, script, unavailable
 from proxy.settings import ProxySettings
@@ -208,12 +208,15 @@ class Jobs:
                 "request (model, input, query or callback differ): send a new key",
             )
 
-    async def get(self, identity: str, owner: str) -> dict[str, Any]:
-        """A job as a document; Problem 404 where it is unknown, over, or somebody else's."""
-        fields = await self._fields(identity, owner)
-        return await self._document(identity, fields)
+    async def get(self, identity: str, owner: str, hold: Hold = unbounded) -> dict[str, Any]:
+        """A job as a document; Problem 404 where it is unknown, over, or somebody else's.
 
-    async def cancel(self, identity: str, owner: str) -> dict[str, Any]:
+        ``hold`` is told of the bytes of a result before they are read; see `Blobs.get`.
+        """
+        fields = await self._fields(identity, owner)
+        return await self._document(identity, fields, hold)
+
+    async def cancel(self, identity: str, owner: str, hold: Hold = unbounded) -> dict[str, Any]:
         """Cancel a job that has not ended; Problem 409 where it has."""
         await self._fields(identity, owner)
         client = self._store.need()
@@ -235,9 +238,11 @@ class Jobs:
                 "job-ended",
                 f"job {identity} has {found.decode() or 'gone'}; it can no longer be cancelled",
             )
-        return await self.get(identity, owner)
+        return await self.get(identity, owner, hold)
 
-    async def follow(self, identity: str, owner: str) -> AsyncIterator[dict[str, Any] | None]:
+    async def follow(
+        self, identity: str, owner: str, hold: Hold = unbounded
+    ) -> AsyncIterator[dict[str, Any] | None]:
         """The job's document now and at every change until it ends; None is a heartbeat.
 
         Problem 429 where as many follow as may.
@@ -255,13 +260,13 @@ class Jobs:
         try:
             # First the ear, then the look: an event between the two would be lost otherwise.
             await pubsub.subscribe(self.keys.events + identity)
-            document = await self.get(identity, owner)
+            document = await self.get(identity, owner, hold)
             yield document
             while document["state"] not in ENDED:
                 message = await pubsub.get_message(timeout=HEARTBEAT_SECONDS)
                 if message is None:
                     yield None
-                latest = await self.get(identity, owner)
+                latest = await self.get(identity, owner, hold)
                 if latest != document:
                     document = latest
                     yield document
@@ -313,12 +318,14 @@ class Jobs:
             raise _unknown(identity)
         return fields
 
-    async def _document(self, identity: str, fields: Mapping[str, bytes]) -> dict[str, Any]:
-        return document(identity, fields, await self._result(fields))
+    async def _document(
+        self, identity: str, fields: Mapping[str, bytes], hold: Hold
+    ) -> dict[str, Any]:
+        return document(identity, fields, await self._result(fields, hold))
 
-    async def _result(self, fields: Mapping[str, bytes]) -> bytes:
+    async def _result(self, fields: Mapping[str, bytes], hold: Hold) -> bytes:
         if "result_ref" in fields:
-            return await self._blobs.get(fields["result_ref"].decode())
+            return await self._blobs.get(fields["result_ref"].decode(), hold)
         return fields.get("result", b"")
 
 
@@ -353,7 +360,7 @@ def document(identity: str, fields: Mapping[str, bytes], result: bytes) -> dict[
     if text.get("error"):
         found["error"] = orjson.loads(text["error"])
     if result:
-        found["result"] = orjson.loads(result)
+        found["result"] = orjson.Fragment(result)  # JSON already: nobody here looks into it
     return found
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Protocol
@@ -12,6 +12,7 @@ from urllib.parse import parse_qsl
 
 import orjson
 
+from kit.budget import BusyError
 from kit.oip.messages import encode_request
 from kit.oip.tensors import bytes_element
 from kit.problem import Problem
@@ -20,6 +21,7 @@ from proxy import deadline as deadlines
 from proxy.carried import NOTHING, Carried
 from proxy.contract import BadContractError, Contract
 from proxy.destination import Destination
+from proxy.forward import bodies_busy
 from proxy.metrics import Metrics
 from proxy.settings import Backend, HttpBackend, ProxySettings, Rule
 from proxy.upstream import Pool, UpstreamError
@@ -40,6 +42,8 @@ class Asking:
     """The mark of the verifier's request, once believed."""
     caller: str = ""
     upstream_seconds: float = 0.0
+    hold: Callable[[int], None] = lambda _: None
+    """Told of the bytes of an answer that are in memory; BusyError where there is no room."""
     carried: Carried = NOTHING
     """The caller's headers and query: predictions take them along, for routes that look at them."""
 
@@ -107,9 +111,12 @@ class HttpModel:
         settings: ProxySettings,
         metrics: Metrics,
         tls: ssl.SSLContext | None = None,
+        *,
+        largest_answer: int = LARGEST_ANSWER,
     ) -> None:
         self.name = name
         self.settings = backend
+        self._largest_answer = min(largest_answer, LARGEST_ANSWER)
         self.remote = backend.model or name
         self.destination = Destination(
             name,
@@ -263,7 +270,9 @@ class HttpModel:
         )
         try:
             connection = exchange.connection
-            data = await connection.body(LARGEST_ANSWER)
+            data = await connection.body(self._largest_answer, asking.hold)
+        except BusyError as error:
+            raise bodies_busy(error) from None
         except UpstreamError as error:
             raise self.destination.problem(error) from error
         finally:

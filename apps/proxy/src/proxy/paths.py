@@ -105,6 +105,8 @@ class ModelPath:
     """The last segment where it is one of the protocol's, else empty."""
 
 
+LONGEST_MODEL_PATH = 256
+"""Bytes: more than a model, a version and a verb can have."""
 _VERBS = frozenset({b"infer", b"ready", b"config", b"stats", b"generate", b"generate_stream"})
 _MODEL = re.compile(
     rb"^/v2/models/([A-Za-z0-9][A-Za-z0-9._-]{0,127})"
@@ -113,9 +115,13 @@ _MODEL = re.compile(
 )
 
 
-@lru_cache(maxsize=1024)
 def model_path(raw: bytes) -> ModelPath | None:
     """The parts of a model's path, or None where it is not one of the protocol's."""
+    return _model_path(raw) if len(raw) <= LONGEST_MODEL_PATH else None
+
+
+@lru_cache(maxsize=1024)
+def _model_path(raw: bytes) -> ModelPath | None:
     match = _MODEL.match(raw)
     if match is None:
         return None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
 
@@ -233,18 +234,47 @@ class Prediction:
             )
         return rows
 
-    def document(self) -> dict[str, Any]:
-        """The answer of `/v1/predict`: one row's fields stand beside the model's."""
-        head = {
+    @property
+    def memory(self) -> int:
+        """The most bytes that its rows take as Python objects and as JSON."""
+        scores = self.outputs.get(self.probabilities)
+        if scores is not None and self.labels:
+            return int(scores.size) * 224 + len(scores) * 640
+        arrays = self.outputs.values()
+        rows = max((len(array) for array in arrays if array.ndim), default=1)
+        texts = sum(_text_bytes(array) for array in arrays)
+        return sum(array.size for array in arrays) * 96 + rows * 640 + 4 * texts
+
+    @property
+    def head(self) -> dict[str, Any]:
+        """Who answered."""
+        return {
             "model": self.model,
             "version": self.version,
             "variant": self.variant,
             "pod": self.pod,
         }
+
+    def document(self) -> dict[str, Any]:
+        """The answer of `/v1/predict`: one row's fields stand beside the model's."""
         rows = self.rows()
         body = rows[0] if len(rows) == 1 else {"predictions": rows}
         said = {"non_finite": self.non_finite} if self.non_finite else {}
-        return {**head, **body, **said}
+        return {**self.head, **body, **said}
+
+    def written(self) -> dict[str, Any]:
+        """The same, with what may be large in it written as JSON already."""
+        return {
+            name: orjson.Fragment(orjson.dumps(value)) if name in _LARGE_FIELDS else value
+            for name, value in self.document().items()
+        }
+
+
+_LARGE_FIELDS = ("predictions", "outputs")
+
+
+def _text_bytes(array: Array) -> int:
+    return sum(map(len, array.ravel())) if array.dtype.kind == "O" else 0
 
 
 def _number(value: Any, policy: Policy) -> Any:
@@ -264,6 +294,8 @@ def _bare(outputs: Mapping[str, Array]) -> list[dict[str, Any]]:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, np.ndarray | np.generic):
+        if value.dtype.kind != "O":
+            return value.tolist()
         value = value.tolist()
     if isinstance(value, list):
         return [_plain(item) for item in value]
@@ -273,12 +305,56 @@ def _plain(value: Any) -> Any:
 
 
 async def predict(
-    backend: ModelBackend, contract: Contract, prepared: Prepared, asking: Asking
+    backend: ModelBackend,
+    contract: Contract,
+    prepared: Prepared,
+    asking: Asking,
+    decoding: Decoding,
 ) -> Prediction:
-    """Ask a model of the Open Inference Protocol. Problem 400, 502, 503 or 504."""
+    """Ask a model of the Open Inference Protocol. Problem 400, 429, 502, 503 or 504."""
     body, length = encode_request(prepared.inputs, identity=asking.request_id.decode())
     answer = await backend.infer(body, length, asking)
-    return interpret(answer, contract)
+    if len(answer.body) <= INLINE_BYTES:
+        return interpret(answer, contract)
+    with _shown(contract.model):
+        return await decoding.run(
+            _answer_memory(answer), "the model's answer", interpret, answer, contract
+        )
+
+
+async def shown(prediction: Prediction, decoding: Decoding) -> dict[str, Any]:
+    """A prediction's document, made in a thread where it is large. Problem 400 or 429."""
+    memory = prediction.memory
+    if memory <= INLINE_MEMORY:
+        return prediction.document()
+    with _shown(prediction.model):
+        return await decoding.run(memory, "the answer as JSON", prediction.written)
+
+
+@contextmanager
+def _shown(model: str) -> Iterator[None]:
+    """What an answer takes too much memory for, as a Problem."""
+    try:
+        yield
+    except TooCostlyError as error:
+        raise Problem(
+            400,
+            "answer-too-large",
+            f"{model}: {error}; send fewer rows at a time, or ask /v2 for binary outputs",
+        ) from None
+    except BusyError as error:
+        raise Problem(
+            429, "decoding-busy", f"{model}: {error}", headers={"retry-after": "1"}
+        ) from None
+
+
+def _answer_memory(answer: Answer) -> int:
+    """The most bytes that an answer takes as arrays, and what its JSON takes before."""
+    size = answer.headers.get("inference-header-content-length")
+    split = length_of(size) if size is not None else None
+    written = answer.body if split is None else answer.body[:split]
+    texts = 32 if b'"BYTES"' in written else 2
+    return json_memory(written) + texts * (len(answer.body) - len(written))
 
 
 def interpret(answer: Answer, contract: Contract) -> Prediction:

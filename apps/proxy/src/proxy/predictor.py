@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -26,6 +27,7 @@ from proxy.predict import (
     predict,
     prepare,
     prepares_on_server,
+    shown,
 )
 from proxy.redis_store import Store
 from proxy.redis_store import key_of as redis_key_of
@@ -62,13 +64,13 @@ class Predictor:
         self._store = store
         self._cache = cache
         self._bodies = bodies
-        self._decoding = Decoding(
+        self.decoding = Decoding(
             settings.decode_memory_bytes, wait_seconds=settings.decode_wait_seconds
         )
 
     def close(self) -> None:
         """Decode nothing more."""
-        self._decoding.close()
+        self.decoding.close()
 
     async def run(
         self,
@@ -100,22 +102,27 @@ class Predictor:
             )
         contract = await backend.contract(asking)
         prepared = await self.prepared(backend, kind, payload, contract, owner)
+        async with self.holding(prepared, backend.name):
+            return await self._ask(
+                backend,
+                contract,
+                prepared,
+                asking,
+                cache_control=cache_control,
+                chunk_rows=chunk_rows,
+                on_progress=on_progress,
+            )
+
+    @asynccontextmanager
+    async def holding(self, prepared: Prepared, model: str) -> AsyncIterator[None]:
+        """Memory for an input's tensors and the request made of them. Problem 413 or 429."""
         try:
-            # the tensors, and the request that is made of them
             async with self._bodies.room(2 * prepared.size, "the input as tensors"):
-                return await self._ask(
-                    backend,
-                    contract,
-                    prepared,
-                    asking,
-                    cache_control=cache_control,
-                    chunk_rows=chunk_rows,
-                    on_progress=on_progress,
-                )
+                yield
         except BusyError as error:
             raise bodies_busy(error) from None
         except TooCostlyError as error:
-            raise Problem(413, "body-too-large", f"{backend.name}: {error}") from None
+            raise Problem(413, "body-too-large", f"{model}: {error}") from None
 
     async def _ask(
         self,
@@ -135,16 +142,15 @@ class Predictor:
         settings = backend.settings
         policy = settings.cache if isinstance(settings, HttpBackend) else None
         if policy is None:
-            prediction = await predict(backend, contract, prepared, asking)
-            return outcome_of(prediction)
+            return await self._fresh(backend, contract, prepared, asking)
         fresh: list[Outcome] = []
 
         async def make() -> Made:
-            prediction = await predict(backend, contract, prepared, asking)
-            outcome = outcome_of(prediction)
+            outcome = await self._fresh(backend, contract, prepared, asking)
             fresh.append(outcome)
             # While two versions serve side by side, only the one the key names is kept.
-            return Made(orjson.dumps(outcome.document), keep=prediction.version == contract.version)
+            keep = outcome.document["version"] == contract.version
+            return Made(orjson.dumps(outcome.document), keep=keep)
 
         data, result = await self._cache.answer(
             backend.name,
@@ -158,6 +164,16 @@ class Predictor:
             fresh[0].cache = result
             return fresh[0]
         return Outcome(orjson.loads(data), cache=result)
+
+    async def _fresh(
+        self, backend: ModelBackend, contract: Contract, prepared: Prepared, asking: Asking
+    ) -> Outcome:
+        prediction = await predict(backend, contract, prepared, asking, self.decoding)
+        return Outcome(
+            await shown(prediction, self.decoding),
+            queue_ms=prediction.queue_ms,
+            compute_ms=prediction.compute_ms,
+        )
 
     async def prepared(
         self, backend: ModelBackend, kind: str, payload: bytes, contract: Contract, owner: str
@@ -180,7 +196,7 @@ class Predictor:
         self, payload: bytes, kind: str, contract: Contract, backend: ModelBackend
     ) -> Prepared:
         on_server = prepares_on_server(backend)
-        return await prepare(payload, kind, contract, self._decoding, on_server=on_server)
+        return await prepare(payload, kind, contract, self.decoding, on_server=on_server)
 
     async def keep(
         self, backend: ModelBackend, kind: str, payload: bytes, asking: Asking, owner: str
@@ -235,20 +251,22 @@ class Predictor:
         rows: int,
         on_progress: OnProgress | None,
     ) -> Outcome:
-        merged: list[dict[str, Any]] = []
+        merged: list[bytes] = []
         non_finite = 0
         last: Prediction | None = None
         for start in range(0, prepared.rows, rows):
-            last = await predict(backend, contract, prepared.part(start, start + rows), asking)
-            merged += last.rows()
+            part = prepared.part(start, start + rows)
+            last = await predict(backend, contract, part, asking, self.decoding)
+            written = orjson.dumps(last.rows())[1:-1]
+            asking.hold(2 * len(written))  # until the rows of all parts are written
+            merged.append(written)
             non_finite += last.non_finite
             if on_progress is not None:
                 await on_progress(min(1.0, (start + rows) / prepared.rows))
         assert last is not None
-        head = {"model": last.model, "version": last.version}
-        head |= {"variant": last.variant, "pod": last.pod}
         said = {"non_finite": non_finite} if non_finite else {}
-        return Outcome({**head, "predictions": merged, **said})
+        predictions = orjson.Fragment(b"[" + b",".join(merged) + b"]")
+        return Outcome({**last.head, "predictions": predictions, **said})
 
 
 def prediction_key(
@@ -268,13 +286,6 @@ def prediction_key(
         asking.arm,
         key_of_choice(choice),
         prepared.canonical(),
-    )
-
-
-def outcome_of(prediction: Prediction) -> Outcome:
-    """A fresh prediction as an outcome."""
-    return Outcome(
-        prediction.document(), queue_ms=prediction.queue_ms, compute_ms=prediction.compute_ms
     )
 
 

@@ -85,10 +85,14 @@ class Services:
             connector=aiohttp.TCPConnector(ssl=tls),
             timeout=aiohttp.ClientTimeout(total=10, sock_connect=3),
         )
+        self.bodies = body_budget(settings.body_memory_bytes)
+        self.body_limit = min(settings.max_body_bytes, self.bodies.total)
         backends: dict[str, ModelBackend] = {}
         for name, backend in settings.backends.items():
             backends[name] = (
-                HttpModel(name, backend, settings, metrics, tls)
+                HttpModel(
+                    name, backend, settings, metrics, tls, largest_answer=self.bodies.total // 2
+                )
                 if isinstance(backend, HttpBackend)
                 else SageMakerModel(name, backend, settings, metrics)
             )
@@ -113,8 +117,6 @@ class Services:
         self.store = Store(settings, metrics)
         self.limits = Limits(settings, self.store)
         self.cache = PredictionCache(self.store, metrics, settings.cache_memory_bytes)
-        self.bodies = body_budget(settings.body_memory_bytes)
-        self.body_limit = min(settings.max_body_bytes, self.bodies.total)
         self.predictor = Predictor(settings, self.store, self.cache, self.bodies)
         self.blobs = Blobs(settings.jobs.bucket)
         self.jobs = Jobs(settings, self.store, self.blobs)

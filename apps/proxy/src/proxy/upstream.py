@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator, Callable
 from time import monotonic
 from typing import cast
 from urllib.parse import urlsplit
@@ -242,14 +242,15 @@ class Connection(asyncio.Protocol):
                 self.transport.resume_reading()
         return data
 
-    async def body(self, limit: int) -> bytes:
-        """The whole body, at most ``limit`` bytes."""
+    async def body(self, limit: int, hold: Callable[[int], None] = lambda _: None) -> bytes:
+        """The whole body, at most ``limit`` bytes; ``hold`` is told of each part, and may raise."""
         parts: list[bytes] = []
         size = 0
         while data := await self.chunk():
             size += len(data)
             if size > limit:
                 raise BrokenError(f"the backend's answer is larger than {limit} bytes", sent=True)
+            hold(len(data))
             parts.append(data)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 

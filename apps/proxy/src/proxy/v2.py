@@ -38,6 +38,7 @@ def asking_of(request: Request) -> Asking:
         request.shadow,
         request.probe,
         request.caller_name,
+        hold=request.hold,
         carried=carried(request.headers, request.scope["query_string"]),
     )
 

@@ -20,6 +20,7 @@ import redis.asyncio as redis
 from redis.exceptions import RedisError
 
 from kit import logs, tracing
+from kit.budget import Held
 from kit.problem import Problem
 from kit.request_headers import request_id_of
 from kit.spans import Spans
@@ -285,6 +286,11 @@ class Worker:
                 )
 
     async def _predict(self, taken: Taken, context: TraceContext) -> bytes:
+        """The job's result as JSON; its input and answers count among the bodies in memory."""
+        async with self.services.bodies.room(0, "a job") as held:
+            return await self._predict_within(taken, context, held)
+
+    async def _predict_within(self, taken: Taken, context: TraceContext, held: Held) -> bytes:
         left = taken.deadline - time.time()
         if left <= 0:
             raise Problem(410, "job-expired", "the job's deadline has passed")
@@ -293,6 +299,7 @@ class Worker:
             context.traceparent().encode(),
             monotonic() + left,
             taken.arm.encode(),
+            hold=held.more,
             carried=carried.load(taken.headers, taken.query.encode("latin-1")),
         )
         services = self.services
@@ -301,7 +308,7 @@ class Worker:
         )
         payload = taken.payload
         if taken.input_ref:
-            payload = await services.blobs.get(taken.input_ref)
+            payload = await services.blobs.get(taken.input_ref, held.more)
         if isinstance(backend, SageMakerModel) and backend.settings.asynchronous is not None:
             document = await sagemaker_async.invoke(
                 backend,
@@ -564,10 +571,12 @@ class Worker:
             await self.client.zrem(self.keys.callbacks, identity)
             return
         result = fields.get("result", b"")
-        if "result_ref" in fields:
-            result = await self.services.blobs.get(fields["result_ref"].decode())
-        body = orjson.dumps(document(identity, fields, result))
-        told = await self.teller.tell(fields["callback"].decode(), identity, body)
+        async with self.services.bodies.room(0, "a callback") as held:
+            if "result_ref" in fields:
+                reference = fields["result_ref"].decode()
+                result = await self.services.blobs.get(reference, held.more)
+            body = orjson.dumps(document(identity, fields, result))
+            told = await self.teller.tell(fields["callback"].decode(), identity, body)
         attempt = int(fields.get("callback_attempts", 0)) + 1
         if told == "failed" and attempt >= self.settings.callbacks.max_attempts:
             told = "given-up"
