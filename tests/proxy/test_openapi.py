@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import uuid
 from collections.abc import Iterator
@@ -10,8 +11,10 @@ from hashlib import sha256
 from typing import Any
 
 import pytest
+import requests
 import schemathesis
 from hypothesis import settings
+from schemathesis.core.failures import Failure, FailureGroup
 
 from kit.health import Health
 from proxy.api import create_api
@@ -28,16 +31,24 @@ from tests.proxy.conftest import (
 
 pytestmark = pytest.mark.timeout(180)
 KEY = "key-of-the-tests"
+OTHER = "key-of-another-caller"
 SECURED: dict[str, Any] = {
     "auth_required": True,
     "api_keys": {
-        "tests": {"sha256": sha256(KEY.encode()).hexdigest(), "scopes": ["predict:*", "jobs:*"]}
+        name: {"sha256": sha256(key.encode()).hexdigest(), "scopes": ["predict:*", "jobs:*"]}
+        for name, key in (("tests", KEY), ("other", OTHER))
     },
 }
 
 
 @pytest.fixture(scope="module")
 def base_url(redis_url: str) -> Iterator[str]:
+    with serving_in_a_thread(redis_url) as url:
+        yield url
+
+
+@contextlib.contextmanager
+def serving_in_a_thread(redis_url: str, **more: Any) -> Iterator[str]:
     """A proxy in a thread of its own: schemathesis asks synchronously."""
     ready, stop = threading.Event(), threading.Event()
     found: list[str] = []
@@ -55,6 +66,7 @@ def base_url(redis_url: str) -> Iterator[str]:
                 "redis_url": redis_url,
                 "redis_prefix": f"test-{uuid.uuid4().hex[:8]}",
                 "timeout_seconds": 5.0,
+                **more,
             }
             async with proxy_with(**given) as proxy:
                 found.append(proxy.url)
@@ -64,9 +76,11 @@ def base_url(redis_url: str) -> Iterator[str]:
     thread = threading.Thread(target=lambda: asyncio.run(serve()))
     thread.start()
     assert ready.wait(30)
-    yield found[0]
-    stop.set()
-    thread.join()
+    try:
+        yield found[0]
+    finally:
+        stop.set()
+        thread.join()
 
 
 # Jobs' events are streams that last as long as the job does.
@@ -100,6 +114,13 @@ ALLOWED = (
         r"urn:slipway:problem:callback-refused",
         "Where callbacks may go is a list of the operator's, and what is a URL is said by a "
         "parser, not by a pattern.",
+    ),
+    Allowed(
+        "positive_data_acceptance",
+        r"^POST /v1/jobs/",
+        (422,),
+        r"urn:slipway:problem:idempotency-key-reused",
+        "Whether an `Idempotency-Key` has made another job before is not a matter of one request.",
     ),
     Allowed(
         "negative_data_rejection",
@@ -169,6 +190,37 @@ class Scenario(SCHEMA.as_state_machine()):  # type: ignore[misc]
 def test_what_was_made_is_there_and_what_was_deleted_is_not(base_url: str) -> None:
     Scenario.base_url = base_url
     Scenario.run(settings=settings(examples(10), stateful_step_count=6))
+
+
+def test_an_operation_that_needs_no_key_would_be_found(base_url: str) -> None:
+    """What `ignored_auth` proves: the document says that a key is needed, and one is not."""
+    operation = SCHEMA["/v1/models"]["GET"]
+    CONTRACT.ask(operation.Case(), base_url, {"X-API-Key": KEY})
+    with contextlib.ExitStack() as stack:
+        unsecured = stack.enter_context(serving_in_a_thread("", auth_required=False))
+        with pytest.raises((Failure, FailureGroup), match=r"(?i)auth"):
+            CONTRACT.ask(operation.Case(), unsecured, {"X-API-Key": KEY})
+
+
+def test_a_job_of_another_caller_is_not_there_in_any_operation(base_url: str) -> None:
+    """What `object_level_authorization` would have to prove, for each operation of a job."""
+    headers = {"X-API-Key": KEY, "Content-Type": "application/json"}
+    made = requests.post(f"{base_url}/v1/jobs/digits", data="[[1]]", headers=headers, timeout=30)
+    assert made.status_code == 202, made.text
+    whole = create_api(Services(ProxySettings(**SECURED), Health())).openapi()["paths"]
+    asked = 0
+    for path in (path for path in whole if "{identity}" in path):
+        for method in whole[path]:
+            said = []
+            for identity in (made.json()["id"], "0" * 32):
+                url = base_url + path.replace("{identity}", identity)
+                answer = requests.request(method, url, headers={"X-API-Key": OTHER}, timeout=30)
+                said.append((answer.status_code, answer.json()["type"]))
+            assert said == [(404, "urn:slipway:problem:unknown-job")] * 2, (method, path)
+            asked += 1
+    assert asked == 3
+    still = requests.get(f"{base_url}{made.headers['location']}", headers=headers, timeout=30)
+    assert still.json()["state"] == "queued", "and nobody cancelled it"
 
 
 def test_the_operations_are_all_there() -> None:
