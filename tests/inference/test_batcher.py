@@ -63,6 +63,12 @@ def ask(
     return item, future
 
 
+def run_out(batcher: Batcher, item: Item) -> None:
+    """Let the request's time be over, and the batcher see that."""
+    item.deadline = time.monotonic()
+    batcher._sweep_now()
+
+
 async def held(model: Model, batcher: Batcher) -> asyncio.Future[Item]:
     """Occupy the model with one request until its gate opens."""
     model.gate.clear()
@@ -244,7 +250,9 @@ async def test_a_request_whose_time_is_up_leaves_the_queue_and_is_not_run() -> N
     model = Model()
     batcher = Batcher(model, name="m")
     first = await held(model, batcher)
-    late = await ask(batcher, 1, deadline=time.monotonic() + 0.05)[1]
+    item, waiting = ask(batcher, 1, deadline=time.monotonic() + 3600)
+    run_out(batcher, item)
+    late = await waiting
     assert isinstance(late.error, DeadlineExceeded)
     assert "in the queue" in late.error.message
     assert batcher.queued_rows == 0
@@ -258,7 +266,10 @@ async def test_time_that_runs_out_during_the_run_counts_too() -> None:
     model = Model()
     batcher = Batcher(model, name="m")
     model.gate.clear()
-    late = await ask(batcher, 1, deadline=time.monotonic() + 0.05)[1]
+    item, waiting = ask(batcher, 1, deadline=time.monotonic() + 3600)
+    await until(lambda: len(model.runs) == 1)
+    run_out(batcher, item)
+    late = await waiting
     assert isinstance(late.error, DeadlineExceeded)
     assert "while it was run" in late.error.message
     model.gate.set()
@@ -270,7 +281,7 @@ async def test_an_earlier_deadline_that_comes_later_is_kept() -> None:
     batcher = Batcher(model, name="m")
     first = await held(model, batcher)
     now = time.monotonic()
-    long, short = ask(batcher, 1, deadline=now + 30)[1], ask(batcher, 2, deadline=now + 0.05)[1]
+    long, short = ask(batcher, 1, deadline=now + 3600)[1], ask(batcher, 2, deadline=now + 0.05)[1]
     assert isinstance((await short).error, DeadlineExceeded)
     assert not long.done()
     model.gate.set()

@@ -129,8 +129,9 @@ async def test_the_deadline_counts_the_queue_and_frees_the_place(serve: Serve, s
         before = served.statistics.executions
         ahead = [asyncio.create_task(running.infer("slow", ROW)) for _ in range(3)]
         await until(lambda: served.batcher.queued_rows == 2)
+        # long enough to be in the queue by then, and ended there: the model is held
         late = await running.client.post(
-            PATH, json={"inputs": [ROW]}, headers={"x-request-timeout": "0.05"}
+            PATH, json={"inputs": [ROW]}, headers={"x-request-timeout": "2"}
         )
         assert late.status_code == 504
         assert "in the queue" in late.json()["error"]

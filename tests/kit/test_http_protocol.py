@@ -14,6 +14,7 @@ import uvicorn
 
 from kit import http_protocol
 from kit.http_protocol import HttpProtocol
+from tests.waits import SECONDS
 
 
 @dataclass
@@ -57,12 +58,12 @@ class Server:
         return await asyncio.open_connection("127.0.0.1", self.port)
 
     async def ask(self, data: bytes) -> bytes:
-        """Everything that is answered until the server closes or is silent."""
+        """Everything that is answered until the server closes."""
         reader, writer = await self.connect()
         writer.write(data)
         said = b""
         with contextlib.suppress(TimeoutError, ConnectionError):
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(SECONDS):
                 while part := await reader.read(65536):
                     said += part
         writer.close()

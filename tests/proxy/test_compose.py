@@ -19,6 +19,7 @@ from proxy.compose import connect, merge
 from proxy.contract import Contract, Tensor
 from proxy.settings import Step
 from tests.proxy.conftest import METADATA, Handler, Neighbour, Proxy, proxy_with
+from tests.waits import SECONDS
 
 ROWS = orjson.dumps({"instances": [[1.0] * 64]})
 JSON = {"content-type": "application/json"}
@@ -69,9 +70,9 @@ async def proxy(model: Neighbour) -> AsyncIterator[Proxy]:
         {"model": "bad", "required": False},
         {"model": "slow", "required": False},
     ]
-    ensembles["soft"] = {"members": soft, "timeout_seconds": 0.3}
+    ensembles["soft"] = {"members": soft, "timeout_seconds": 2.0}
     ensembles["hard"] = {"members": [{"model": "a"}, {"model": "bad"}, {"model": "slow"}]}
-    ensembles["few"] = {"members": soft, "timeout_seconds": 0.3, "minimum": 2}
+    ensembles["few"] = {"members": soft, "timeout_seconds": 2.0, "minimum": 2}
     names = ("a", "b", "c", "bad", "slow", "digits")
     async with proxy_with(
         backends={name: {"type": "http", "url": model.url} for name in names},
@@ -111,7 +112,7 @@ async def test_soft_members_may_fail_and_are_named(proxy: Proxy) -> None:
 
 
 async def test_a_hard_member_fails_the_ensemble_at_once(proxy: Proxy) -> None:
-    status, found = await asyncio.wait_for(ask(proxy, "/v1/ensembles/hard"), 5)
+    status, found = await asyncio.wait_for(ask(proxy, "/v1/ensembles/hard"), SECONDS)
     assert (status, found["member"]) == (502, "bad")
 
 

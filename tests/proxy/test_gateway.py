@@ -16,6 +16,7 @@ from yarl import URL
 
 from tests.proxy.conftest import Neighbour, Proxy, eventually, proxy_with
 from tests.proxy.faults import speak
+from tests.waits import SECONDS
 
 
 @pytest.fixture
@@ -460,7 +461,7 @@ async def test_pipelined_requests_are_answered_in_order(proxy: Proxy, upstream: 
     parts = URL(proxy.url)
     reader, writer = await asyncio.open_connection(parts.host, parts.port)
     writer.write(one + two)
-    got = await asyncio.wait_for(reader.read(-1), 5)
+    got = await asyncio.wait_for(reader.read(-1), SECONDS)
     writer.close()
     assert got.index(b"/base/1") < got.index(b"/base/2")
 

@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from tests.unzip.receiver import Receiver, receiving
+from tests.waits import SECONDS
 from unzip.outbox import Refusal
 from unzip.targets import Backend, Slack, render, retry_after
 
@@ -39,7 +40,7 @@ def receiver() -> Iterator[Receiver]:
 
 @pytest.fixture
 def client() -> Iterator[httpx.Client]:
-    with httpx.Client(timeout=2) as client:
+    with httpx.Client(timeout=SECONDS) as client:
         yield client
 
 
@@ -80,7 +81,7 @@ def test_nobody_listens(client: httpx.Client) -> None:
 
 def test_no_answer_means_unknown(receiver: Receiver) -> None:
     receiver.answers = [(0, {})]
-    with httpx.Client(timeout=2) as client, pytest.raises(Refusal) as refusal:
+    with httpx.Client(timeout=SECONDS) as client, pytest.raises(Refusal) as refusal:
         Slack(client, receiver.url, "{key}").send(EVENT)
     assert refusal.value.unknown
 
