@@ -73,8 +73,9 @@ def nested(depth: int) -> list[Any]:
     made = [node("Identity", ["x"], [f"y{depth}"])]
     for level in range(depth, 0, -1):
         inner = graph(made, [], [f"y{level}"])
+        other = graph([node("Neg", ["x"], [f"o{level}"])], [], [f"o{level}"])
         out = f"y{level - 1}" if level > 1 else "y"
-        made = [node("If", ["true"], [out], then_branch=inner, else_branch=inner)]
+        made = [node("If", ["true"], [out], then_branch=inner, else_branch=other)]
     return made
 
 

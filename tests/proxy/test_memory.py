@@ -8,9 +8,10 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from aiohttp import web
 
 from tests.memory import peak, picture, together
-from tests.proxy.conftest import Neighbour
+from tests.proxy.conftest import Neighbour, neighbour
 from tests.proxy.processes import running
 from tests.proxy.test_app import png
 
@@ -77,6 +78,35 @@ async def test_requests_that_a_cache_would_know_again_take_no_more_memory_than_a
             async with session.post(url, data=io.BytesIO(body)) as answer:
                 assert answer.headers["x-cache"] == "bypass"
             assert peak(proxy.process.pid) < LIMIT, peak(proxy.process.pid) // MEBIBYTE
+
+
+async def test_a_message_of_a_websocket_is_bounded_and_never_unpacked(tmp_path: Path) -> None:
+    """Found: 256 kB of compressed messages were 256 MB in one turn, each of up to 16 MiB."""
+    sizes: list[int] = []
+
+    async def take(request: web.Request) -> web.StreamResponse:
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        async for message in socket:
+            sizes.append(len(message.data))
+            await socket.send_bytes(b"x" * len(message.data))
+        return socket
+
+    async with neighbour() as upstream:
+        take.streaming = True  # type: ignore[attr-defined]
+        upstream.on("*", take)
+        upstreams = {"chat": {"url": upstream.url}}
+        async with (
+            running(tmp_path, "proxy", "serve", upstreams=upstreams, **POD) as proxy,
+            aiohttp.ClientSession() as session,
+            session.ws_connect(f"{proxy.url}/api/chat", compress=15) as socket,
+        ):
+            assert socket.compress == 0
+            await socket.send_bytes(bytes(MEBIBYTE))
+            assert len((await socket.receive()).data) == MEBIBYTE
+            await socket.send_bytes(bytes(MEBIBYTE + 1))
+            assert (await socket.receive()).data == 1009
+    assert sizes == [MEBIBYTE]
 
 
 async def test_many_large_bodies_at_once_take_no_more_memory_than_a_pod_has(

@@ -23,6 +23,8 @@ log = logs.get("kit.server")
 
 LARGE_HEADS_SHARE = 16
 """What of the container's memory is for large heads of requests: one part in so many."""
+LARGEST_WEBSOCKET_MESSAGE = 1 << 20
+"""Bytes: each open WebSocket may hold one, in each direction."""
 LISTENERS = 64
 """Listening sockets of a port: uvloop takes one connection from each in a turn of the loop."""
 
@@ -98,6 +100,9 @@ def serve(
         server_header=False,
         date_header=False,
         proxy_headers=False,  # who asked is for the service to say, which knows its own hops
+        # compressed, one read of 256 kB could hold 256 MB of messages
+        ws_per_message_deflate=False,
+        ws_max_size=LARGEST_WEBSOCKET_MESSAGE,
         timeout_keep_alive=settings.keep_alive_seconds,
         timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
     )

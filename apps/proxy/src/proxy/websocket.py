@@ -8,11 +8,11 @@ from time import monotonic
 import aiohttp
 
 from kit.problem import Problem
+from kit.server import LARGEST_WEBSOCKET_MESSAGE
 from proxy import headers
 from proxy.context import Request
 from proxy.services import Services
 
-LARGEST_MESSAGE = 4 * 1024 * 1024
 _HANDSHAKE = frozenset(
     {
         b"sec-websocket-key",
@@ -54,7 +54,7 @@ async def pass_websocket(services: Services, request: Request, key: str, rest: b
                 url,
                 headers=passed,
                 protocols=request.scope.get("subprotocols") or (),
-                max_msg_size=LARGEST_MESSAGE,
+                max_msg_size=LARGEST_WEBSOCKET_MESSAGE,
                 autoping=True,
                 heartbeat=30.0,
             )
