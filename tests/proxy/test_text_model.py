@@ -20,7 +20,7 @@ C_UTF8 = Path("/usr/lib/locale/C.utf8")
 async def test_upper_case_text_is_read_as_lower_case_in_every_form(tmp_path: Path) -> None:
     """Real processes, with the locale that the Dockerfile makes."""
     shutil.copytree(C_UTF8, tmp_path / "locale" / "en_US.utf8")
-    small_models.put(tmp_path / "models", "film", "1", MODEL.read_bytes())
+    small_models.put(tmp_path / "models", "mail", "1", MODEL.read_bytes())
     async with (
         running(
             tmp_path,
@@ -31,7 +31,7 @@ async def test_upper_case_text_is_read_as_lower_case_in_every_form(tmp_path: Pat
             LOCPATH=str(tmp_path / "locale"),
         ) as server,
         running(
-            tmp_path, "proxy", "serve", backends={"film": {"type": "http", "url": server.url}}
+            tmp_path, "proxy", "serve", backends={"mail": {"type": "http", "url": server.url}}
         ) as proxy,
         aiohttp.ClientSession() as session,
     ):
@@ -42,16 +42,16 @@ async def test_upper_case_text_is_read_as_lower_case_in_every_form(tmp_path: Pat
                 assert answer.status == 200, said
                 return said.get("outputs") or said.get("predictions") or said
 
-        url = f"{proxy.url}/v1/predict/film"
-        wanted = await ask(url, "text/plain", "good film")
+        url = f"{proxy.url}/v1/predict/mail"
+        wanted = await ask(url, "text/plain", "free money")
         for kind, body in (
-            ("text/plain", "GOOD Film"),
-            ("application/json", '["GOOD Film"]'),
-            ("application/json", '{"instances": [["Good FILM"]]}'),
-            ("text/csv", "GOOD film\n"),
+            ("text/plain", "FREE Money"),
+            ("application/json", '["FREE Money"]'),
+            ("application/json", '{"instances": [["Free MONEY"]]}'),
+            ("text/csv", "FREE money\n"),
         ):
             assert await ask(url, kind, body) == wanted, (kind, body)
-        assert await ask(url, "text/plain", "dull story") != wanted
+        assert await ask(url, "text/plain", "lunch today") != wanted
 
         def tensor(text: str) -> str:
             return (
@@ -60,7 +60,7 @@ async def test_upper_case_text_is_read_as_lower_case_in_every_form(tmp_path: Pat
             )
 
         for base in (server.url, proxy.url):
-            path = f"{base}/v2/models/film/infer"
-            upper = await ask(path, "application/json", tensor("GOOD FILM"))
-            assert upper == await ask(path, "application/json", tensor("good film"))
-            assert upper != await ask(path, "application/json", tensor("dull story"))
+            path = f"{base}/v2/models/mail/infer"
+            upper = await ask(path, "application/json", tensor("FREE MONEY"))
+            assert upper == await ask(path, "application/json", tensor("free money"))
+            assert upper != await ask(path, "application/json", tensor("lunch today"))
