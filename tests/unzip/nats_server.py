@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import nats
 from nats.aio.client import Client
+from nats.errors import NoRespondersError
 from nats.js.api import ConsumerInfo, RetentionPolicy
 
 from tests.programs import require
@@ -144,14 +145,14 @@ class NatsServer:
         """Whether core NATS has anybody to hand the next message to."""
 
         async def has_listeners(client: Client) -> bool:
-            # That there is nobody the server says before it answers the next ping.
-            inbox = client.new_inbox()
-            answers = await client.subscribe(inbox)
-            await client.publish(SUBJECT, b'{"Event": "s3:TestEvent"}', reply=inbox)
-            await client.flush(SECONDS)
-            said = [await answers.next_msg() for _ in range(answers.pending_msgs)]
-            await answers.unsubscribe()
-            return not any((each.headers or {}).get("Status") == "503" for each in said)
+            # That there is nobody the server says at once, as far as the machine lets it.
+            try:
+                await client.request(SUBJECT, b'{"Event": "s3:TestEvent"}', timeout=1.0)
+            except NoRespondersError:
+                return False
+            except TimeoutError:
+                pass  # somebody got it and does not answer
+            return True
 
         return self.ask(has_listeners)
 
