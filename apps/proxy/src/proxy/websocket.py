@@ -54,7 +54,7 @@ async def pass_websocket(services: Services, request: Request, key: str, rest: b
                 url,
                 headers=passed,
                 protocols=request.scope.get("subprotocols") or (),
-                max_msg_size=LARGEST_WEBSOCKET_MESSAGE,
+                max_msg_size=LARGEST_WEBSOCKET_MESSAGE + 1,  # aiohttp refuses one of just that size
                 autoping=True,
                 heartbeat=30.0,
             )
