@@ -100,6 +100,7 @@ class BoundedProtocol(HttpProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take the connection, unless all that may be open are busy."""
         super().connection_made(transport)
+        self.headers = []  # uvicorn makes the list with the first byte of a request
         self.since = monotonic()
         watch = _watch_of(self)
         if len(self.connections) > self.limits.connections and not watch.make_room(self):
