@@ -319,12 +319,17 @@ def _is_masked(read: Read, stop: int) -> bool:
 
 def _check_readable(entry: _Entry) -> None:
     if entry.flags & FLAG_ENCRYPTED or entry.method == AES:
-        raise Refused(Reason.ENCRYPTED, "a member is encrypted", member=shown(entry.raw))
+        raise Refused(
+            Reason.ENCRYPTED,
+            "a member is encrypted: pack it without a password",
+            member=shown(entry.raw),
+        )
     if entry.method not in READABLE:
         name = METHODS.get(entry.method, "unknown")
         raise Refused(
             Reason.UNSUPPORTED_METHOD,
-            f"method {entry.method} ({name}); stored, deflate and bzip2 can be read",
+            f"method {entry.method} ({name}); stored, deflate and bzip2 can be read: "
+            "pack it with one of these",
             member=shown(entry.raw),
         )
 
