@@ -238,7 +238,9 @@ def _do_not_meet(one: str, other: str) -> bool:
 
 
 def _is_symbol(char: str) -> bool:
-    return not char.isascii() and (char in _MARKS or unicodedata.category(char).startswith("S"))
+    if char.isascii() or char == "\N{DEGREE SIGN}":  # "n°5" is usual
+        return False
+    return char in _MARKS or unicodedata.category(char).startswith("S")
 
 
 def _is_kana(words: Iterable[str]) -> bool:
