@@ -46,7 +46,7 @@ demo: setup ## Send ten digits and a zip again (ENV=dev)
 
 .PHONY: image
 image: setup ## Build and push one service's image: make image APP=proxy
-	@flow image $(or $(APP),$(error name the service: make image APP=proxy)) $(ARGS)
+	@flow image "$${APP:?name the service: make image APP=proxy}" $(ARGS)
 
 .PHONY: promote
 promote: setup ## Copy digests from one environment to the next: make promote FROM=dev TO=stage
@@ -61,7 +61,7 @@ rollback: setup ## Restore what an environment ran before: make rollback ENV=dev
 .PHONY: hold
 hold: setup ## Forbid changes to an environment: make hold ENV=prod REASON="…" (SERVICE=proxy)
 	release hold --env $(or $(ENV),$(error name the environment: ENV=prod)) \
-	  --reason "$(or $(REASON),$(error say why: REASON="…"))" \
+	  --reason "$${REASON:?say why: REASON=\"…\"}" \
 	  $(if $(SERVICE),--service $(SERVICE)) $(ARGS)
 
 .PHONY: unhold
@@ -166,12 +166,15 @@ bench-unzip: programs ## Our extractor beside the usual ways
 
 ##@ What the workflows call
 
+# What a workflow gets from outside stands in the environment and is read by the shell: make would
+# run what a variable of its own holds, `$(shell …)` and `;` included.
+
 .PHONY: model
 model: setup ## Train and publish a model: make model VERSION=next TO=model.json
 	trainer train --to build/model
-	trainer publish --from build/model --version $(or $(VERSION),next) --json \
-	  > $(or $(TO),/dev/stdout)
+	trainer publish --from build/model --version "$${VERSION:-next}" --json \
+	  > "$${TO:-/dev/stdout}"
 
 .PHONY: sign
 sign: ## Sign an image by its digest: make sign IMAGE=…@sha256:…
-	cosign sign --yes $(or $(IMAGE),$(error name the image: IMAGE=repository@sha256:…))
+	cosign sign --yes "$${IMAGE:?name the image: IMAGE=repository@sha256:…}"

@@ -165,6 +165,41 @@ def test_every_step_is_a_make_target_or_a_release_command(path: Path) -> None:
         assert step["run"].split()[0] in ("make", "release", *before), step["run"]
 
 
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_make_gets_nothing_from_outside_as_a_variable_of_its_own(path: Path) -> None:
+    """Found: make ran `$(shell …)` out of the input of a workflow that has the App's key."""
+    for _, step in steps(path):
+        if "run" in step and step["run"].split()[0] == "make":
+            command = step["run"].partition(">")[0]
+            assert not re.search(r"[A-Z_]+=\S*[$\x60]", command), step["run"]
+
+
+@pytest.mark.parametrize(
+    ("target", "name"), [("model", "VERSION"), ("model", "TO"), ("image", "APP"), ("sign", "IMAGE")]
+)
+@pytest.mark.parametrize(
+    "value", ["$(shell touch {})", "; touch {}", "`touch {}`", '"; touch {};"']
+)
+def test_what_a_workflow_gives_to_make_is_not_run(
+    tmp_path: Path, target: str, name: str, value: str
+) -> None:
+    made = tmp_path / "made"
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for program in ("trainer", "flow", "cosign", "uv"):
+        (programs / program).write_text("#!/bin/sh\nexit 0\n")
+        (programs / program).chmod(0o755)
+    makefile = (ROOT / "Makefile").read_text().replace("$(CURDIR)/.venv/bin", str(programs))
+    (tmp_path / "Makefile").write_text(makefile.replace(".venv/.synced: ", ".venv/.synced: # "))
+    (tmp_path / ".venv").mkdir()
+    subprocess.run(
+        ["make", target],
+        cwd=tmp_path, check=False, capture_output=True, timeout=60,
+        env={**os.environ, name: value.format(made)},
+    )  # fmt: skip
+    assert not made.exists()
+
+
 def test_release_options_in_the_workflows_exist() -> None:
     """Every `release` line names a command and options that the command has."""
     from typer.main import get_command

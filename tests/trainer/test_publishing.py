@@ -92,6 +92,12 @@ def test_of_many_writers_of_one_version_one_wins(client: S3Client) -> None:
     assert json.loads(body(client, "race/1/model.json"))["sha256"] == winner
 
 
+@pytest.mark.parametrize("version", ["../../prod/digits/1", "1 --force", "", "-1", "$(id)", "1\n"])
+def test_a_version_that_is_no_name_is_refused(client: S3Client, version: str) -> None:
+    with pytest.raises(publishing.PublishError, match=r"version .*it becomes part of a path"):
+        publishing.publish(client, "s3://models/names", b"onnx", made(version=version))
+
+
 def test_the_next_version_counts_numbers_not_text(client: S3Client) -> None:
     assert publishing.next_version(client, "s3://models", "counted") == "1"
     for version in ("2", "10", "beta"):

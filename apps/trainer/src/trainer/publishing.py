@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from trainer.training import MANIFEST_FILE, MODEL_FILE
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 class PublishError(Exception):
@@ -83,6 +86,17 @@ def check_samples(manifest: Mapping[str, Any]) -> None:
         raise PublishError(f"{MANIFEST_FILE}: {error}") from None
 
 
+def check_names(manifest: Mapping[str, Any]) -> None:
+    """PublishError where name or version are none that the model server takes."""
+    for field in ("name", "version"):
+        value = str(manifest[field])
+        if not _NAME.fullmatch(value):
+            raise PublishError(
+                f"{field} {value[:100]!r}: it becomes part of a path; use letters, digits, and "
+                "`.`, `_`, `-` behind the first, at most 128"
+            )
+
+
 def parse_repository(uri: str) -> tuple[str, str]:
     """``s3://bucket/prefix`` as bucket and prefix (without slashes at its ends)."""
     parts = urlsplit(uri)
@@ -125,6 +139,7 @@ def publish(
     is changed; where another one was, PublishError.
     """
     bucket, prefix = parse_repository(repository)
+    check_names(manifest)
     name, version, sha256 = str(manifest["name"]), str(manifest["version"]), manifest["sha256"]
     folder = f"{prefix}/{name}/{version}".lstrip("/")
     uri = f"s3://{bucket}/{folder}"
