@@ -5,6 +5,8 @@ A real model server behind a real proxy: what one says of an input, the other sa
 
 from __future__ import annotations
 
+import base64
+import io
 import types
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -16,6 +18,7 @@ import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from inference import v1
 from inference.manifest import TensorSpec
@@ -128,6 +131,43 @@ async def test_a_csv_with_a_header_names_the_inputs(both: Both, tmp_path: Path) 
     for kind, status in ((CSV, 400), (f"{CSV}; header=present", 200)):
         assert (await both.at_proxy("four", kind, b"a,b,c,d\n" + body))[0] == status
         assert (await both.at_server("four", kind, b"a,b,c,d\n" + body))[0] == status
+
+
+PIXELS: list[dict[str, Any]] = [
+    {"transform": "decode_image", "mode": "L"}, {"transform": "resize", "width": 2, "height": 2},
+    {"transform": "scale", "factor": 1.0}, {"transform": "reshape", "shape": [4]},
+]  # fmt: skip
+
+
+def square(shade: int) -> str:
+    """A small picture of one shade, in base64."""
+    buffer = io.BytesIO()
+    Image.new("L", (8, 8), shade).save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+@pytest.mark.parametrize("prepared_by", ["proxy", "server"])
+async def test_pictures_in_json_are_pictures_at_both(tmp_path: Path, prepared_by: str) -> None:
+    """Found: the proxy said that the input is FP32 and got BYTES."""
+    model = small_models.identity("FP32", ["rows", 4])
+    small_models.put(tmp_path, "pixels", "1", model, preprocess=PIXELS)
+    rows = {"instances": [{"b64": square(10)}, {"b64": square(200)}]}
+    named = {"inputs": [{"name": "x", "datatype": "BYTES", "shape": [2],
+                         "data": [square(10), square(200)]}]}  # fmt: skip
+    async with serving(str(tmp_path)) as server:
+        backend = {"type": "http", "url": server.url, "prepare": prepared_by}
+        async with proxy_with(backends={"pixels": backend}) as proxy:
+            both = Both(server, proxy)
+            for document in (rows, named):
+                body = orjson.dumps(document)
+                status, found = await both.at_proxy("pixels", JSON, body)
+                assert status == 200, found
+                shown = [next(iter(each["outputs"].values())) for each in found["predictions"]]
+                assert shown == [[10.0] * 4, [200.0] * 4]
+                assert (await both.at_server("pixels", JSON, body))[0] == 200
+            body = orjson.dumps({"instances": [{"b64": square(10)}, {"b64": "AAAA"}]})
+            assert (await both.at_proxy("pixels", JSON, body))[0] == 400
+            assert (await both.at_server("pixels", JSON, body))[0] == 400
 
 
 def protocol(**change: Any) -> bytes:

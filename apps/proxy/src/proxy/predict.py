@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
@@ -35,6 +35,8 @@ TEXT = "text/plain"
 TAKEN = (*IMAGES, JSON, CSV, TEXT)
 MOST_PARAMETERS = 200
 """Characters of a Content-Type's parameters: it is kept with a job."""
+HEAD_BYTES = 1024
+"""Memory that the look at a picture's head takes."""
 INLINE_BYTES = 16 * 1024
 INLINE_MEMORY = FIXED_BYTES + 512 * 1024
 """What is smaller and takes less memory is decoded on the event loop: a thread would take longer.
@@ -139,6 +141,8 @@ async def prepare(
             decoding, payload, known(payload), "the body",
             tensors.read, payload, contract, content_type,
         )  # fmt: skip
+        if files := tensors.pictures(arrays, contract):
+            return await _prepare_files(files, contract, decoding, on_server=on_server)
     except (TransformError, BadTensorError, TooCostlyError) as error:
         raise Problem(400, "bad-input", f"{contract.model}: {error}") from None
     except BusyError as error:
@@ -168,6 +172,32 @@ async def _prepare_image(
     image = contract.preparation.read_head(payload)
     row = await _decode(decoding, payload, image.memory, "the image", image.row)
     return Prepared(pack(tensor.name, tensors.converted(row, tensor), tensor.datatype), 1)
+
+
+async def _prepare_files(
+    files: Sequence[bytes], contract: Contract, decoding: Decoding, *, on_server: bool
+) -> Prepared:
+    """A row for each of several pictures; all their rows are in memory together."""
+    preparation, tensor = contract.preparation, contract.inputs[0]
+    assert preparation is not None
+    if on_server:
+        elements = b"".join(bytes_element(each) for each in files)
+        return Prepared({tensor.name: ("BYTES", (len(files),), elements)}, len(files))
+
+    def memory() -> int:
+        heads = [preparation.read_head(each) for each in files]
+        return max(head.memory for head in heads) + 2 * sum(head.result for head in heads)
+
+    def packed() -> Packed:
+        each_row = [preparation(each) for each in files]
+        if len({row.shape for row in each_row}) > 1:
+            raise BadTensorError(f"input {tensor.name!r}: the images differ in shape")
+        rows = np.stack(each_row)
+        return pack(tensor.name, tensors.converted(rows, tensor), tensor.datatype)
+
+    what = f"{len(files)} images"
+    most = await decoding.run(HEAD_BYTES * len(files), what, memory)
+    return Prepared(await decoding.run(most, what, packed), len(files))
 
 
 async def _decode(

@@ -33,8 +33,10 @@ def from_json(payload: bytes, contract: Contract) -> dict[str, Array]:
 
     Taken: a list of rows; ``{"instances": [rows]}``; ``{"inputs": [{name, shape, datatype,
     data}]}`` as in the protocol; ``{"inputs": {name: rows}}``. A single row may stand alone.
-    BadTensorError names what is wrong.
+    Pictures in base64, for a model that prepares them, come back as they were before: see
+    :func:`pictures`. BadTensorError names what is wrong.
     """
+    takes_images = contract.preparation is not None and len(contract.inputs) == 1
     try:
         document = orjson.loads(payload)
     except orjson.JSONDecodeError as error:
@@ -50,15 +52,27 @@ def from_json(payload: bytes, contract: Contract) -> dict[str, Array]:
         _check_plain(document, contract.model)
         for item in document["inputs"]:
             spec, values, _, _ = read_input(
-                item, memoryview(b""), 0, inputs, result, model=contract.model, takes_images=False
-            )
+                item, memoryview(b""), 0, inputs, result,
+                model=contract.model, takes_images=takes_images,
+            )  # fmt: skip
             result[spec.name] = values
     else:
         for spec, values, _ in read_rows(
-            document, inputs, model=contract.model, takes_images=False
+            document, inputs, model=contract.model, takes_images=takes_images
         ):
             result[spec.name] = values
     return _complete(result, inputs)
+
+
+def pictures(arrays: Mapping[str, Array], contract: Contract) -> list[bytes]:
+    """The files of pictures that were read instead of the model's one input, if they were."""
+    if contract.preparation is None or len(contract.inputs) != 1:
+        return []
+    (tensor,) = contract.inputs
+    found = arrays[tensor.name]
+    if tensor.datatype == "BYTES" or found.dtype.kind != "O":
+        return []
+    return [bytes(each) for each in found.ravel()]
 
 
 def _check_plain(document: dict[str, Any], model: str) -> None:
