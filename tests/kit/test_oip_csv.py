@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kit.oip import csv_rows
 from kit.oip.csv_rows import read_csv
 from kit.oip.errors import BadTensorError
 
@@ -166,3 +167,9 @@ def test_any_text_is_rows_or_refused(text: str, datatype: str) -> None:
         return
     assert np.isfinite(found).all()
     assert len(found) == len([line for line in text.splitlines() if line.strip()])
+
+
+@given(st.text(alphabet=st.sampled_from('a,"\r\n\v\u2028가'), max_size=12))
+def test_lines_end_where_the_standard_librarys_do(text: str) -> None:
+    whole = io.StringIO(text, newline="")
+    assert [*csv_rows._line_by_line(text)] == [*whole]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from email.message import Message
 from itertools import chain
 from typing import Any, TypeVar
@@ -21,7 +21,7 @@ S = TypeVar("S", bound=Spec)
 Lines = list[tuple[int, list[str]]]
 """Each row's cells, with the number of the line on which it ends."""
 
-_LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
+_LINE = re.compile(r"[^\r\n]*+(?:\r\n|\r|\n)|[^\r\n]++")
 _WHOLE = re.compile(r"[+-]?[0-9]+")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
@@ -113,13 +113,25 @@ def _lines(text: str, width: int | None, *, numeric: bool) -> Lines:
 
 
 def _split(text: str, delimiter: str) -> Lines:
-    # not io.StringIO, which takes four bytes for each character
-    lines = (match[0] for match in _LINE.finditer(text))
-    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    reader = csv.reader(_line_by_line(text), delimiter=delimiter, strict=True)
     try:
         return [(reader.line_num, cells) for cells in reader]
     except csv.Error as error:
         raise BadTensorError(f"CSV line {reader.line_num}: {error}") from None
+
+
+def _line_by_line(text: str) -> Iterator[str]:
+    """Lines with their ends, as io.StringIO gives them, which takes four bytes a character."""
+    at = 0
+    while at < len(text):
+        end = text.find("\n", at) + 1 or len(text)
+        line = text[at:end]
+        at = end
+        feed = line.find("\r")
+        if feed < 0 or line[feed:] in ("\r\n", "\r"):
+            yield line
+        else:
+            yield from (match[0] for match in _LINE.finditer(line))
 
 
 def _delimiter(text: str, width: int | None, *, numeric: bool) -> str:
