@@ -60,7 +60,7 @@ async def pass_on(
         if (
             policy is not None
             and path.verb == "infer"
-            and (request.probe or v2_cache.is_coded(request))
+            and (request.probe or v2_cache.is_coded(request) or v2_cache.is_large(request))
         ):
             services.cache.count(backend.name, "bypass")
             request.cache = "bypass"

@@ -135,6 +135,12 @@ def is_coded(request: Request) -> bool:
     return (request.joined(b"content-encoding") or b"identity").lower() != b"identity"
 
 
+def is_large(request: Request) -> bool:
+    """Whether the head says that the request's JSON is larger than what is read here."""
+    length = request.header(JSON_LENGTH.encode()) or request.header(b"content-length") or b""
+    return len(length) > 7 or (length.isdigit() and int(length) > MOST_JSON_BYTES)
+
+
 def with_id(
     body: bytes, headers: dict[str, str], identity: str | None
 ) -> tuple[bytes, dict[str, str]]:
