@@ -151,6 +151,12 @@ class Engine:
             raise Overloaded(str(error)) from None
         call.held += size
 
+    def keep(self, call: Call, size: int) -> None:
+        """Give back all but ``size`` bytes of what the call holds."""
+        if call.held > size:
+            self.bodies.give(call.held - size)
+            call.held = size
+
     def let_go(self, call: Call) -> None:
         """Give back the memory of the request's body."""
         if call.held:

@@ -43,8 +43,12 @@ log = logs.get("inference.grpc")
 SERVICE = "inference.GRPCInferenceService"
 
 T = TypeVar("T")
-COPIES = 2
-"""Times that a message, and then its tensors, are in memory at once."""
+AT_ONCE = 16
+"""Messages of the largest size that may arrive at once, where the settings say nothing."""
+COPIES = 4
+"""Times that a message is in memory while it is read; an answer half as often.
+
+As the library has it, as bytes, as a message of Protocol Buffers, and as tensors."""
 MOST_STREAMS = 1024
 """Calls of one connection that may be under way."""
 
@@ -62,10 +66,10 @@ class GrpcServer:
         self._app = app
         self._address = address
         engine = app.engine
-        # While it is read, a message is in memory twice: as it came, and decoded.
-        self._limit = min(app.settings.max_body_bytes, engine.bodies.total // COPIES)
+        self._limit = app.settings.grpc_max_message_bytes or engine.bodies.total // AT_ONCE
+        self._limit = min(self._limit, app.settings.max_body_bytes, engine.bodies.total // COPIES)
         self._receiving = Receiving(
-            max(1, COPIES * engine.bodies.total // self._limit),
+            max(1, engine.bodies.total // self._limit),
             seconds=app.settings.default_timeout_seconds,
         )
         self._server: grpc.aio.Server | None = None
@@ -229,8 +233,10 @@ class GrpcServer:
             try:
                 parsed = await by_size(size, parse, request, served)
                 request = None
+                app.engine.keep(call, size)  # the tensors alone
                 answer = await app.engine.infer(served, parsed, call)
                 size = sum(values.nbytes for values in answer.outputs.values())
+                app.engine.hold(call, COPIES // 2 * size)
                 response = await by_size(size, written, served, parsed, answer.outputs)
             finally:
                 app.engine.leave(served)

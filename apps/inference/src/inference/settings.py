@@ -61,6 +61,15 @@ class InferenceSettings(DecodingSettings):
     grpc_enabled: Annotated[bool, Field(description="Serve the protocol over gRPC too.")] = True
     grpc_port: Annotated[int, Field(ge=0, le=65535, description="Port of gRPC.")] = 8081
 
+    grpc_max_message_bytes: Annotated[
+        int,
+        Field(
+            ge=0,
+            description="Largest message of gRPC; 0 takes a sixteenth of body_memory_bytes. As "
+            "many arrive at once as that memory holds of this size; others wait.",
+        ),
+    ] = 0
+
     max_batch_size: Annotated[
         int, Field(ge=1, description="Most rows run at once, where model.json says nothing.")
     ] = 64
