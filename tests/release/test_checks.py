@@ -457,6 +457,17 @@ def test_a_model_without_samples_is_asked_with_made_up_inputs(gateway: Gateway) 
     assert "inferenc does not answer" in str(ask(gateway, Pods(), question)[0].problem)
 
 
+@pytest.mark.parametrize(
+    "body", ["<html>", "[]", '"x"', '{"inputs": [{}]}', '{"inputs": [{"shape": ["n"]}]}', ""]
+)
+def test_metadata_that_are_none_are_a_finding_and_no_traceback(gateway: Gateway, body: str) -> None:
+    question = OfModel(
+        "proxy", "nine", "digits", "", AtGateway("proxy", HOST, "/v2/models/nine/infer", Check())
+    )
+    gateway.answers["/v2/models/nine"] = (200, body)
+    assert "are not the protocol's" in str(ask(gateway, Pods(), question)[0].problem)
+
+
 def deployed_behind(gateway: Gateway, kube: Kubernetes, world: World) -> None:
     """dev's proxy is deployed, public, and marked as the verifier wants."""
     address = f"http://{{host}}:{gateway.port}"

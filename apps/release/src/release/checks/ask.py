@@ -87,7 +87,13 @@ class Asker:
             problem = judge(question, answer)
             if problem is not None:
                 return Result(question, problem)
-            bodies = [samples.made_up(json.loads(answer.body))]
+            try:
+                bodies = [samples.made_up(json.loads(answer.body))]
+            except (ValueError, LookupError, TypeError, AttributeError):
+                fix = f"see what answers {ask.path.removesuffix('/infer')}; `samples` in the "
+                fix += "model's model.json are asked without them"
+                text = f"its metadata are not the protocol's: {answer.body[:160]!r}"
+                return Result(question, Problem(text, fix))
         for body in bodies:
             answer = self._request(ask, "POST", ask.path, body)
             if problem := judge(question, answer, made_up=invented):
