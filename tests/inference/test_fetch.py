@@ -19,6 +19,7 @@ from inference.errors import ModelError
 from inference.repository import FolderRepository, S3Repository, newest
 from tests.inference import small_models
 from tests.inference.conftest import Serve, tensor, until
+from tests.ports import free_port
 from tests.s3 import S3Server, serve_s3
 
 MODEL = small_models.affine()
@@ -147,6 +148,34 @@ async def test_a_cut_connection_is_resumed_where_it_stopped(
         fetched = await fetch.fetch(uri, tmp_path, request_timeout=5, attempts=20)
     assert flaky.cuts >= 1
     assert (fetched.folder / "model.onnx").read_bytes() == big
+
+
+class Lines:
+    """A logger that keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.lines: list[dict[str, object]] = []
+
+    def warning(self, message: str, **fields: object) -> None:
+        self.lines.append({"message": message, **fields})
+
+
+async def test_why_it_waits_is_logged_while_it_tries_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found: while S3 was down status said "starting", and of why `stamina.retry_scheduled`."""
+    said = Lines()
+    monkeypatch.setattr(fetch, "log", said)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
+    with pytest.raises(ModelError, match="cannot be read"):
+        await fetch.fetch("s3://models/whole/1", tmp_path, attempts=2)
+    assert [line["attempt"] for line in said.lines] == [1, 2]
+    first = said.lines[0]
+    assert first["message"] == "not ready"
+    assert str(first["reason"]).startswith("s3://models/whole/1/model.json cannot be read: ")
+    assert "AWS_ENDPOINT_URL_S3" in str(first["fix"])
 
 
 async def test_what_an_earlier_process_left_is_kept(s3: S3Server, tmp_path: Path) -> None:

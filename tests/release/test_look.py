@@ -348,3 +348,25 @@ def test_a_deployment_that_somebody_scaled_to_zero_has_failed(
     world.push({"values/base/proxy.yaml": "{}\n"})
     everything_runs(kube, world, "1")
     assert status(world).code == 0
+
+
+def test_a_field_that_somebody_took_out_is_told_from_the_verified_manifest() -> None:
+    """Found: nobody owns a field that is not there, so a policy that lets nobody in was green."""
+    applied = {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {"name": "inference", "labels": {"a": "b"}},
+        "spec": {"ingress": [{"from": []}, {"from": []}], "podSelector": {}, "egress": []},
+    }
+    fewer = {**applied, "spec": {"ingress": [{"from": []}], "podSelector": {}}}
+    # As a list has it: without kind and version.
+    none = {"metadata": {"name": "inference"}, "spec": {"podSelector": {"a": "b"}}}
+    assert list(objects.taken_out(applied, applied)) == []
+    assert list(objects.taken_out(applied, fewer)) == ["spec.ingress"]
+    assert list(objects.taken_out(applied, none)) == ["spec.ingress"]
+    row = {"version": "v1", "kind": "NetworkPolicy", "namespace": "dev", "name": "inference"}
+    apps = {"environment": application("environment", "0" * 40, resources=[row])}
+    cluster: Any = Listed(NetworkPolicy=[none])
+    found = objects.live(cluster, apps, {"environment": [applied]})
+    assert found["environment"].changed == ["NetworkPolicy inference (without spec.ingress)"]
+    assert objects.live(cluster, apps)["environment"].changed == []

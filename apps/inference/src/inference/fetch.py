@@ -21,6 +21,7 @@ from obstore.store import LocalStore, S3Store
 from inference import manifest
 from inference.errors import ModelError
 from kit import logs
+from kit.termination import NOT_READY
 
 log = logs.get("inference.fetch")
 
@@ -170,7 +171,7 @@ def _retrying(attempts: int) -> Any:
                 wait_max=10.0,
             ):
                 with attempt:
-                    return await step()
+                    return await _said(step, what, attempt.num)
         except _ABSENT:
             raise ModelError(f"{what} does not exist", fix=_PUBLISH, final=True) from None
         except _DENIED as error:
@@ -181,6 +182,18 @@ def _retrying(attempts: int) -> Any:
             ) from None
 
     return run
+
+
+async def _said(step: Callable[[], Any], what: str, attempt: int) -> Any:
+    """One attempt; that it failed is said while the next ones are still to come."""
+    try:
+        return await step()
+    except _FINAL:
+        raise
+    except (BaseError, OSError) as error:
+        reason = f"{what} cannot be read: {_first_line(error)}"
+        log.warning(NOT_READY, reason=reason, fix=_REACH_S3, attempt=attempt)
+        raise
 
 
 async def _read(store: Store, path: str) -> bytes:

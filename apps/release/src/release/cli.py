@@ -59,6 +59,7 @@ from release.errors import (
 from release.git import CommitTree, Git, ManifestRepo, open_repo
 from release.holds import EVERY, Hold
 from release.look import lines as looked
+from release.look import verified
 from release.look.traffic import IN_CLUSTER, Prometheus
 from release.revert import Revert
 from release.rollback import Rollback
@@ -1060,7 +1061,7 @@ def deployed(
                 f"{host} is answered 404 from now on: it is no host any more." for host in gone
             ]
             plan = replace(plan, notes=(*plan.notes, *notes))
-        checks = Checks(cluster, plan)
+        checks = Checks(cluster, plan, verified.manifests(cluster, at, target.environment))
         requests = requests or user_requests(repo, cluster, target)
     try:
         watch = verify.Watch(

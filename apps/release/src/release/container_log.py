@@ -8,6 +8,8 @@ from typing import Any
 from kit import termination
 from kit.termination import GAVE_UP, NOT_READY, Reason
 
+_TELLING = ("event", "message", "error", "reason", "caused_by")
+"""Keys of a line of JSON that say what happened; stamina names what it tries again `caused_by`."""
 LONGEST = 300
 """Characters of a reason that are shown."""
 
@@ -48,5 +50,5 @@ def _severe(line: str, entry: dict[str, Any]) -> bool:
 
 
 def _text(line: str, entry: dict[str, Any]) -> str:
-    parts = [str(entry.get(key, "")) for key in ("event", "message", "error", "reason")]
+    parts = [str(entry.get(key, "")) for key in _TELLING]
     return ": ".join(dict.fromkeys(part for part in parts if part)) or line

@@ -13,6 +13,7 @@ from release.checks.ask import PROBE_KEY, PROBE_SECRET, Asker, Result, secret_va
 from release.checks.plan import Plan
 from release.cluster import Cluster, ForbiddenError, Observation
 from release.look import gateway, objects
+from release.snapshots import Manifests
 
 MISSING_SERVICE = "missing: Service "
 
@@ -23,6 +24,8 @@ class Checks:
 
     cluster: Cluster
     plan: Plan
+    verified: Manifests = field(default_factory=dict)
+    """What Argo CD had applied when this state was last verified, by release."""
     notes: list[str] = field(default_factory=list)
     """What could not be asked or is only partly true, for people."""
 
@@ -57,7 +60,7 @@ class Checks:
         Whether the gateway has pods is left out: it is asked.
         """
         now = datetime.now(UTC)
-        live = objects.live(self.cluster, seen.applications)
+        live = objects.live(self.cluster, seen.applications, self.verified)
         found = [
             (release, cause)
             for release, app in seen.applications.items()

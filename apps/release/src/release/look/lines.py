@@ -12,7 +12,7 @@ from release.checks import plan
 from release.cluster import Cluster, Observation
 from release.errors import NotFoundError, ReleaseError
 from release.git import CommitTree
-from release.look import gateway, objects, traffic
+from release.look import gateway, objects, traffic, verified
 from release.look.traffic import NO_PROMETHEUS, Prometheus, Traffic
 from release.status import Line
 
@@ -28,7 +28,8 @@ def lines(
     prometheus: Prometheus | None = None,
 ) -> list[Line]:
     """All lines, or those of the releases that are ``named``."""
-    live = objects.live(cluster, seen.applications)
+    known = verified.manifests(cluster, at, environment)
+    live = objects.live(cluster, seen.applications, known)
     kept_out = gateway.causes(cluster, plan.read(at, environment).routing, now)
     made = [
         line

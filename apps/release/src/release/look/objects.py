@@ -14,6 +14,7 @@ from datetime import datetime
 from release.causes import Cause
 from release.cluster import Cluster, ForbiddenError, Object
 from release.errors import NotFoundError
+from release.snapshots import Manifests
 
 # A Job that has run is removed in time, and no fault.
 _PASSING = {"Job"}
@@ -51,10 +52,13 @@ class Live:
     """Objects of deciding kinds that no release has: ``AuthorizationPolicy deny-all``."""
 
 
-def live(cluster: Cluster, applications: Mapping[str, Object]) -> dict[str, Live]:
+def live(
+    cluster: Cluster, applications: Mapping[str, Object], verified: Manifests | None = None
+) -> dict[str, Live]:
     """What became of the objects that Argo CD has applied, by release.
 
-    Kinds that this identity may not list are left out.
+    ``verified`` are their manifests of when they were verified. Kinds that this identity may not
+    list are left out.
     """
     wanted: dict[str, list[tuple[Where, str]]] = {}
     for release, app in applications.items():
@@ -71,13 +75,21 @@ def live(cluster: Cluster, applications: Mapping[str, Object]) -> dict[str, Live
     found = {}
     for release, items in wanted.items():
         gone, changed = [], []
+        manifests = {
+            (item["kind"], item["metadata"]["name"]): item
+            for item in (verified or {}).get(release, ())
+        }
         for where, name in items:
             named = present[where]
             if named is None:
                 continue
             if name not in named:
                 gone.append(f"{where[1]} {name}")
-            elif how := by_hand(named[name]):
+                continue
+            how = by_hand(named[name])
+            if lost := list(taken_out(manifests.get((where[1], name), {}), named[name])):
+                how = "; ".join(filter(None, (how, f"without {', '.join(lost[:3])}")))
+            if how:
                 changed.append(f"{where[1]} {name} ({how})")
         found[release] = Live(gone, changed, _strange(release, wanted, present))
     return found
@@ -130,6 +142,18 @@ def by_hand(item: Object) -> str:
             shown = ", ".join(sorted(fields - {""})[:3])
             told.append(f"{shown} by {manager} at {entry.get('time', 'an unknown time')}")
     return "; ".join(told)
+
+
+def taken_out(manifest: Object, item: Object, above: str = "") -> Iterator[str]:
+    """Fields that Argo CD applied and that an object has no more: nobody owns what is not there."""
+    for key, value in manifest.items():
+        if not above and key in ("apiVersion", "kind", "metadata"):  # no list repeats the first two
+            continue
+        path, now = f"{above}{key}", item.get(key)
+        if isinstance(value, dict) and isinstance(now, dict):
+            yield from taken_out(value, now, f"{path}.")
+        elif value and (not now or (isinstance(value, list) and len(now) < len(value))):
+            yield path
 
 
 def _leaves(fields: Object, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
