@@ -1,9 +1,9 @@
 # ruff: noqa: E501 - one way stands on one line
 """The ways: two of each kind, one of the two by somebody who had not seen the code (``stranger``).
 
-The stranger wrote them from the list of kinds alone. Three had to be sharpened to hurt anybody,
-because this system has them already as a rule (a NetworkPolicy that denies everything, an
-AuthorizationPolicy that allows nothing) or keeps no such thing (a password of Redis).
+The stranger wrote them from the list of kinds alone. Four had to be sharpened to hurt anybody: this
+system has a NetworkPolicy that denies everything and an AuthorizationPolicy that allows nothing as
+a rule, a second route for a host comes after the first, and its Redis has no password.
 """
 
 from __future__ import annotations
@@ -149,6 +149,9 @@ NOBODY_CALLS = {
     "spec": {"rules": [{"from": [{"source": {"principals": ["cluster.local/ns/dev/sa/nobody"]}}]}]}
 }
 WRONG_KEY = {"stringData": {"AWS_SECRET_ACCESS_KEY": "rotated-and-not-told"}}
+TO_NOBODY = json.dumps(
+    [{"op": "replace", "path": "/spec/http/0/route/0/destination/host", "value": "nobody"}]
+)
 NOT_ENFORCED = "the one machine enforces no NetworkPolicy, so nothing can be asked about it"
 
 WAYS = (
@@ -167,7 +170,7 @@ WAYS = (
     Way("authorization", "a policy that knows no caller", None, (patch("authorizationpolicy/inference-callers", NOBODY_CALLS),), ("authorizationpolicy/inference-callers",)),
     Way("authorization", "somebody's policy denies everything", made=DENY_ALL, stranger=True),
     Way("route", "the VirtualService is deleted", None, (("delete", "virtualservice/public"),), ("virtualservice/public",)),
-    Way("route", "a second route for the host leads nowhere", made=SECOND_ROUTE, stranger=True),
+    Way("route", "somebody's route leads nowhere", None, (("patch", "virtualservice/public", "--type=json", "-p", TO_NOBODY),), ("virtualservice/public",), stranger=True),
     Way("image", "a digest that is in no registry", scalar("values/dev/proxy.image.yaml", digest=NOBODY)),
     Way("image", "the proxy's image is the model server's", copied("values/dev/inference.image.yaml", "values/dev/proxy.image.yaml"), stranger=True),
     Way("secret", "the Secret is deleted, and a pod", None, (("delete", "secret/s3-credentials"), pods_of("proxy")), ("secret/s3-credentials",)),
@@ -185,6 +188,7 @@ MORE = (
     Way("authorization", "the gateway may ask /v1 alone", replaced("values/base/routing.yaml", "gateway: {notPaths: [/metrics, /livez, /readyz]}", "gateway: {paths: [/v1/*]}")),
     Way("route", "another host", replaced("values/dev/routing.yaml", HOST, "dve.slipway.localhost")),
     Way("secret", "a Secret of another name", more("values/dev/proxy.yaml", "envFromSecrets: {s3-creds: true}\n")),
+    Way("route", "a second route for the host leads nowhere", made=SECOND_ROUTE, remark="hurts nobody: the older route wins", stranger=True),
     Way("store", "S3 is down while pods start", None, (pods_of("inference"),), arranged=without_s3),
 )  # fmt: skip
 """Beyond the two of each kind: what an earlier run left open."""

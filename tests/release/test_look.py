@@ -311,6 +311,10 @@ def test_a_gateway_without_pods_and_a_secret_that_is_not_there_keep_users_out(
         "there is no Secret nobody in istio-ingress: the gateway has no certificate",
     ]
     assert gateway.causes(cluster, {"hosts": []}, NOW) == []
+    ready = {"conditions": [{"type": "Ready", "status": "True"}]}
+    ends = {"metadata": {"name": "a", "deletionTimestamp": "2026-11-28T10:00:00Z"}, "status": ready}
+    assert list(gateway.of_pods([ends], "n", "l"))
+    assert not list(gateway.of_pods([{"metadata": {"name": "b"}, "status": ready}], "n", "l"))
     routes = {"hosts": ["api.example.org"], "services": {}}
     listed = {"spec": {"generators": [{"list": {"elements": [
         {"release": "routing", "chart": "routing"}, {"release": "proxy", "chart": "service"},
@@ -362,6 +366,8 @@ def test_a_field_that_somebody_took_out_is_told_from_the_verified_manifest() -> 
     # As a list has it: without kind and version.
     none = {"metadata": {"name": "inference"}, "spec": {"podSelector": {"a": "b"}}}
     assert list(objects.taken_out(applied, applied)) == []
+    zero = {"spec": {**applied["spec"], "replicas": 0}}
+    assert list(objects.taken_out({"spec": {"replicas": 1}}, zero)) == []
     assert list(objects.taken_out(applied, fewer)) == ["spec.ingress"]
     assert list(objects.taken_out(applied, none)) == ["spec.ingress"]
     row = {"version": "v1", "kind": "NetworkPolicy", "namespace": "dev", "name": "inference"}

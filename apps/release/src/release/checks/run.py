@@ -37,6 +37,8 @@ class Checks:
         ``without_pods`` are releases that are meant to have none now: they are not asked.
         """
         self.notes = list(self.plan.notes)
+        # It may answer for a moment after its last pod was told to end.
+        self.notes += [str(one) for one in gateway.of_its_pods(self.cluster, self.plan.routing)]
         found = self._contradictions(seen)
         said = {name for name, one in found if one.text.startswith(MISSING_SERVICE)}
         found += [
@@ -55,10 +57,7 @@ class Checks:
         return found
 
     def _contradictions(self, seen: Observation) -> list[tuple[str, Problem]]:
-        """What the cluster itself says against Argo CD's word.
-
-        Whether the gateway has pods is left out: it is asked.
-        """
+        """What the cluster itself says against Argo CD's word; the gateway itself is asked."""
         now = datetime.now(UTC)
         live = objects.live(self.cluster, seen.applications, self.verified)
         found = [

@@ -24,10 +24,11 @@ def causes(cluster: Cluster, routing: Mapping[str, Any], now: datetime) -> list[
 
     What this identity may not read is left out.
     """
-    return [*_of_its_pods(cluster, routing), *of_its_certificate(cluster, routing, now)]
+    return [*of_its_pods(cluster, routing), *of_its_certificate(cluster, routing, now)]
 
 
-def _of_its_pods(cluster: Cluster, routing: Mapping[str, Any]) -> list[Cause]:
+def of_its_pods(cluster: Cluster, routing: Mapping[str, Any]) -> list[Cause]:
+    """That no pod of the gateway is ready, where an environment has hosts."""
     if not routing.get("hosts"):
         return []
     gateway = routing.get("gateway") or {}
@@ -66,6 +67,8 @@ def of_pods(pods: Sequence[Object], namespace: str, labels: str) -> Iterator[Cau
     """One cause where no pod of the gateway is ready."""
     for pod in pods:
         conditions = pod.get("status", {}).get("conditions") or ()
+        if pod["metadata"].get("deletionTimestamp"):
+            continue
         if any(one["type"] == "Ready" and one["status"] == "True" for one in conditions):
             return
     yield Cause(

@@ -152,7 +152,7 @@ def taken_out(manifest: Object, item: Object, above: str = "") -> Iterator[str]:
         path, now = f"{above}{key}", item.get(key)
         if isinstance(value, dict) and isinstance(now, dict):
             yield from taken_out(value, now, f"{path}.")
-        elif value and (not now or (isinstance(value, list) and len(now) < len(value))):
+        elif value and (now is None or (isinstance(value, list) and len(now) < len(value))):
             yield path
 
 
