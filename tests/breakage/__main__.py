@@ -55,17 +55,7 @@ class Breaker:
         """dev as the source has it: its repository may hold what people or tests left in it."""
         with self.clone() as clone:
             before = self.git(clone, "rev-parse", "HEAD")
-            for folder in (f"values/{ENVIRONMENT}", "values/base"):
-                theirs = {path.name for path in (ROOT / folder).iterdir()}
-                for path in (clone / folder).iterdir():
-                    if path.name not in theirs:
-                        path.unlink()
-                for name in theirs:
-                    if not name.endswith(MACHINE_OWNED):
-                        shutil.copy(ROOT / folder / name, clone / folder / name)
-            listed = (ROOT / "argocd" / f"{ENVIRONMENT}.yaml").read_text()
-            file = clone / "argocd" / f"{ENVIRONMENT}.yaml"
-            file.write_text(listed.replace(PLACEHOLDER_URL, self.site.repo_url))
+            self.standardise(clone)
             self.push(clone, "Bring dev to what the source says")
         self.settled()
         try:
@@ -74,6 +64,28 @@ class Breaker:
             with self.clone() as clone:
                 self.git(clone, "checkout", "--quiet", before, "--", "values", "argocd")
                 self.push(clone, "Put back what dev was")
+
+    def standardise(self, clone: Path) -> None:
+        """Give a clone the source's files, but for those that `release` writes."""
+        for folder in (f"values/{ENVIRONMENT}", "values/base"):
+            theirs = {path.name for path in (ROOT / folder).iterdir()}
+            for path in (clone / folder).iterdir():
+                if path.name not in theirs:
+                    path.unlink()
+            for name in theirs:
+                if not name.endswith(MACHINE_OWNED):
+                    shutil.copy(ROOT / folder / name, clone / folder / name)
+        listed = (ROOT / "argocd" / f"{ENVIRONMENT}.yaml").read_text()
+        file = clone / "argocd" / f"{ENVIRONMENT}.yaml"
+        file.write_text(listed.replace(PLACEHOLDER_URL, self.site.repo_url))
+
+    def validated(self, way: Way) -> dict[str, Said]:
+        """What validate alone says; nothing is deployed."""
+        assert way.edit is not None
+        with self.clone() as clone:
+            self.standardise(clone)
+            way.edit(clone)
+            return {"validate": self.release("validate", str(clone), "--env", ENVIRONMENT)}
 
     def run(self, way: Way) -> dict[str, Said]:
         """What validate, verify and status say of one way."""
@@ -189,7 +201,8 @@ class Breaker:
             warned = next((x for x in lines if "is no host any more" in x), "")
             warned = warned.removeprefix("release: warning: ")
             green = done.returncode == 0 and not warned
-            return Said(green, text or warned or " ".join(lines[-2:]), seconds)
+            text = text or (f"deployed, but: {warned}" if warned else "")
+            return Said(green, text or " ".join(lines[-2:]), seconds)
         here = [line for line in lines if line.startswith(f"values/{ENVIRONMENT}/")]
         return Said(done.returncode == 0, (here or lines or [""])[0], seconds)
 
@@ -230,6 +243,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("words", nargs="*", help="words of kinds or ways; all when left out")
     parser.add_argument("--list", action="store_true", help="only name the ways")
+    parser.add_argument("--validate-only", action="store_true", help="of commits; deploy nothing")
     given = parser.parse_args()
     everything = (*WAYS, *MORE)
     chosen = list(
@@ -251,13 +265,16 @@ def main() -> int:
 
     def run(ways: list[Way]) -> None:
         for way in ways:
-            said = breaker.run(way)
+            said = breaker.validated(way) if given.validate_only else breaker.run(way)
             rows[way] = row(way, said)
             unseen.extend([way] if all(one.green for one in said.values()) else [])
             sys.stdout.write(rows[way])
             sys.stdout.flush()
             write(PAGE, everything, rows)
 
+    if given.validate_only:
+        run([way for way in chosen if way.edit is not None])
+        return 0
     with breaker.standard():
         if in_cluster := [way for way in chosen if way.edit is None]:
             with breaker.without_argo_cd():

@@ -31,7 +31,8 @@ def row(way: Way, said: Mapping[str, Said]) -> str:
     """A line of the table."""
     mark = " (stranger's)" if way.stranger else ""
     remark = f"; {way.remark}" if way.remark else ""
-    cells = [str(said[name]).replace("|", "\\|") if name in said else "" for name in COMMANDS]
+    absent = "not deployed" if set(said) == {"validate"} else ""
+    cells = [str(said[name]).replace("|", "\\|") if name in said else absent for name in COMMANDS]
     return f"{_key(way)}{mark}{remark} | {' | '.join(cells)} |\n"
 
 
