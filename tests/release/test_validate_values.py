@@ -302,6 +302,24 @@ def test_one_fault_in_three_environments_is_one_finding(root: Path) -> None:
     ], [str(one) for one in told]
 
 
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ("values/dev/routing.yaml", "services: {proxy: {timeout: 30}}\n"),
+        ("values/dev/environment.yaml", "quota: [1]\n"),
+    ],
+)
+def test_policies_that_could_not_be_rendered_are_not_missed(
+    root: Path, path: str, text: str
+) -> None:
+    """Found: two findings more asked for rows that were there."""
+    require("kubeconform")
+    (root / path).write_text(text)
+    told = [str(one) for one in validate.validate(root, ["dev"]).findings]
+    assert len(told) == 1, told
+    assert path in told[0]
+
+
 def test_a_release_that_cannot_be_rendered_is_no_three_findings(root: Path) -> None:
     """Found: its routes and its callers' addresses were findings, too."""
     require("kubeconform")

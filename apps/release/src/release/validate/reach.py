@@ -8,6 +8,8 @@ from typing import Any
 from release.render import Manifest, Release
 from release.validate.environment import INSTANCE, Environment, pod_templates, selected
 
+_WITH_POLICIES = {"environment", "routing"}
+"""The releases that render the policies of an environment."""
 _NAMESPACE = "kubernetes.io/metadata.name"
 
 
@@ -30,8 +32,11 @@ def refusal(
 ) -> tuple[str, str] | None:
     """Why a release's pods do not reach a Service, and what to do; None where they do.
 
-    An environment without any policy allows everything.
+    An environment without any policy allows everything, and what a release that could not be
+    rendered would allow is not known.
     """
+    if environment.unseen & _WITH_POLICIES:
+        return None
     labels = {INSTANCE: caller.name}
     pods = _pods(environment, labels) or [{"metadata": {"labels": labels}}]
     own = namespace == caller.namespace
