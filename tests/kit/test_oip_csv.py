@@ -38,7 +38,8 @@ TEXTS = Spec("t", "BYTES", [-1, 1])
 
 @pytest.mark.parametrize(
     "text",
-    ["1,2\n3,4\n", "1,2\r\n3,4\r\n", "\ufeff1,2\n3,4", '"1","2"\n3,4', "1;2\n3;4\n",
+    ['"1";"2"\n"3";"4"\n', '\ufeff"1";"2"\r\n3;"4"\r\n', '1;2\n"3";"4"',
+     "1,2\n3,4\n", "1,2\r\n3,4\r\n", "\ufeff1,2\n3,4", '"1","2"\n3,4', "1;2\n3;4\n",
      " 1 , 2\n3,4.0\n\n\n", "+1,2e0\n3.,4"],
 )  # fmt: skip
 def test_the_same_rows_however_they_are_written(text: str) -> None:
@@ -103,6 +104,47 @@ def test_a_header_is_what_the_content_type_or_the_model_says() -> None:
         read("a,b\n", PAIR, content_type="text/csv; header=present")
 
 
+FOUR = Spec("x", "FP32", [-1, 4])
+ABCD = ("a", "b", "c", "d")
+
+
+@pytest.mark.parametrize("header", ["D,C,B,A", "d,c,b,X", "a,a,b,c", "1,2,3,4", ",,,", "a,b,c,d "])
+def test_a_header_of_other_names_than_the_models_is_refused_with_both(header: str) -> None:
+    """Found: the cells were taken by their position, and answered with status 200."""
+    present = "text/csv; header=present"
+    if header.strip() == "a,b,c,d":
+        assert read(f"{header}\n1,2,3,4", FOUR, content_type=present, columns=ABCD) == [
+            [[1.0, 2.0, 3.0, 4.0]]
+        ]
+        return
+    with pytest.raises(BadTensorError) as refused:
+        read(f"{header}\n1,2,3,4", FOUR, content_type=present, columns=ABCD)
+    assert str(header.split(",")) in str(refused.value)
+    assert "['a', 'b', 'c', 'd']" in str(refused.value)
+    # nobody knows the names of this model's columns: the cells stand where they stand
+    assert read(f"{header}\n1,2,3,4", FOUR, content_type=present) == [[[1.0, 2.0, 3.0, 4.0]]]
+
+
+def test_a_header_tells_columns_of_one_name_apart_by_nothing() -> None:
+    twice = ("a", "a", "b", "c")
+    present = "text/csv; header=present"
+    assert read("a,a,b,c\n1,2,3,4", FOUR, content_type=present, columns=twice) == [
+        [[1.0, 2.0, 3.0, 4.0]]
+    ]
+    with pytest.raises(BadTensorError, match="the header names"):
+        read("b,a,c,a\n1,2,3,4", FOUR, content_type=present, columns=twice)
+
+
+def test_a_header_of_thousands_of_names_is_shown_cut_short() -> None:
+    wide = Spec("x", "FP32", [-1, 5000])
+    header = ",".join(["n" * 1000] * 5000)
+    row = ",".join("1" * 5000)
+    columns = tuple(f"c{n}" for n in range(5000))
+    with pytest.raises(BadTensorError, match="and 4980 more") as refused:
+        read(f"{header}\n{row}", wide, content_type="text/csv; header=present", columns=columns)
+    assert len(str(refused.value)) < 3000
+
+
 def test_a_text_that_is_no_name_is_a_row() -> None:
     assert read("good\nbad\n", TEXTS) == [[["good"], ["bad"]]]
     assert read("t\nbad\n", TEXTS) == [[["bad"]]]
@@ -114,6 +156,8 @@ def test_a_text_that_is_no_name_is_a_row() -> None:
 def test_several_inputs_are_columns_by_name() -> None:
     age, city = Spec("age", "INT64", [-1, 1]), Spec("city", "BYTES", [-1])
     assert read("city,age\nSeoul,5\n,7\n", age, city) == [["Seoul", ""], [[5], [7]]]
+    with pytest.raises(BadTensorError, match=r"header names \['age', 'town'\].*\['age', 'city'\]"):
+        read("age,town\n1,2\n", age, city, content_type="text/csv; header=present")
     for text in ("1,2\n", "age,age\n1,2\n", "age,town\n1,2\n"):
         with pytest.raises(BadTensorError, match=r"\['age', 'city'\]"):
             read(text, age, city)
@@ -141,7 +185,65 @@ def test_what_is_not_utf8_is_refused(body: bytes, content_type: str) -> None:
         read(body, PAIR, content_type=content_type)
 
 
+def test_texts_in_quotes_may_be_separated_by_semicolons_whatever_the_width() -> None:
+    """Found: 400 `',' expected after '"'`."""
+    any_width = Spec("t", "BYTES", [-1, -1])
+    assert read('"a";"b"\n"c";"d"\n', any_width) == [[["a", "b"], ["c", "d"]]]
+    assert read('a;b\n"c";"d"\n', any_width) == [[["a", "b"], ["c", "d"]]]
+    assert read('"a\n1";"b,""2"""\n', any_width) == [[["a\n1", 'b,"2"']]]
+    with pytest.raises(BadTensorError, match="CSV line 1"):
+        read('"a"x;"b"\n', any_width)
+
+
 cells = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\n\0"), max_size=8)
+any_cells = st.text(
+    st.one_of(
+        st.sampled_from('",;\r\n \ufeff'),
+        st.characters(exclude_categories=["Cs"], exclude_characters="\0"),
+    ),
+    max_size=6,
+)
+
+
+@given(
+    st.lists(st.tuples(any_cells, any_cells, any_cells), min_size=1),
+    st.sampled_from(",;"),
+    st.sampled_from(["\n", "\r\n"]),
+    st.sampled_from(["", "\ufeff"]),
+    st.booleans(),
+)
+def test_any_quoted_texts_survive_with_either_delimiter(
+    rows: list[tuple[str, ...]], delimiter: str, end: str, mark: str, fixed: bool
+) -> None:
+    table = io.StringIO(newline="")
+    csv.writer(
+        table, lineterminator=end, delimiter=delimiter, quoting=csv.QUOTE_ALL
+    ).writerows(rows)  # fmt: skip
+    spec = Spec("t", "BYTES", [-1, 3 if fixed else -1])
+    found = read(mark + table.getvalue(), spec, content_type="text/csv; header=absent")
+    assert found == [[list(row) for row in rows]]
+
+
+@given(
+    st.lists(st.tuples(*[st.integers(-(10**9), 10**9)] * 3), min_size=1),
+    st.tuples(st.sampled_from(",;"), st.sampled_from(["\n", "\r\n"]), st.booleans()),
+    st.sampled_from(["", "\ufeff"]),
+    st.sampled_from(["", "a,b,c", "c,a,b"]),
+    st.booleans(),
+)
+def test_any_numbers_survive_in_every_dialect(
+    rows: list[tuple[int, ...]], dialect: tuple[str, str, bool], mark: str, header: str, fixed: bool
+) -> None:
+    delimiter, end, quoted = dialect
+    quoting = csv.QUOTE_ALL if quoted else csv.QUOTE_MINIMAL
+    names = header.split(",") if header else []
+    table = io.StringIO(newline="")
+    writer = csv.writer(table, lineterminator=end, delimiter=delimiter, quoting=quoting)
+    writer.writerows([names, *rows] if header else rows)
+    spec = Spec("x", "INT64", [-1, 3 if fixed else -1])
+    found = read(mark + table.getvalue(), spec, columns=("a", "b", "c"))
+    order = [names.index(name) for name in "abc"] if header else range(3)
+    assert found == [[[row[at] for at in order] for row in rows]]
 
 
 @given(st.lists(st.tuples(cells, cells), min_size=1), st.sampled_from(["\n", "\r\n"]))

@@ -24,6 +24,8 @@ Lines = list[tuple[int, list[str]]]
 _LINE = re.compile(r"[^\r\n]*+(?:\r\n|\r|\n)|[^\r\n]++")
 _WHOLE = re.compile(r"[+-]?[0-9]+")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_MOST_NAMES, _LONGEST_NAME = 20, 40
+"""Names of a header, and characters of a name, that a message shows."""
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 
 
@@ -38,10 +40,11 @@ def read_csv(
     """The tensors in a CSV body. BadTensorError names the line and the cell that is wrong.
 
     The first row is a header where ``content_type`` says ``header=present``, or where its cells
-    are the model's input or column names, none of them a number; else it is data. Cells are
-    separated by commas, or by semicolons where only those give a row as many cells as the model
-    takes. An input of any rank gets a table. A model with several inputs of one value a row takes
-    a column for each, named by the header.
+    are the model's input or column names, none of them a number; else it is data. The names of a
+    header must be the model's where those are known; else cells are taken by their position.
+    Cells are separated by commas, or by semicolons where only those give a row as many cells as
+    the model takes, or a CSV at all. An input of any rank gets a table. A model with several
+    inputs of one value a row takes a column for each, named by the header.
     """
     text = decode_text(body, content_type)
     header = _parameters(content_type).get("header", "")
@@ -63,20 +66,39 @@ def read_csv(
     if not rows:
         raise BadTensorError("the CSV has a header and no rows")
     if spec is not None:
-        return [(spec, _one_input(spec, rows, reordered(names, columns) if is_header else None))]
+        by_name = is_header and names != [spec.name]
+        order = reordered(names, columns, model=model) if by_name else None
+        return [(spec, _one_input(spec, rows, order))]
     if not is_header or sorted(names) != sorted(inputs):
+        given = f"the header names {_listed(names)}; " if is_header else ""
         raise BadTensorError(
-            f"model {model!r} takes the inputs {sorted(inputs)}: the CSV needs a first row with "
-            "these names (Content-Type: text/csv; header=present), or send JSON"
+            f"{given}model {model!r} takes the inputs {sorted(inputs)}: the CSV needs a first row "
+            "with these names (Content-Type: text/csv; header=present), or send JSON"
         )
     return [(inputs[name], _column(inputs[name], rows, at)) for at, name in enumerate(names)]
 
 
-def reordered(names: Sequence[str], columns: Sequence[str]) -> list[int] | None:
-    """Where each of the model's columns stands in a header of the same names; None as they are."""
-    if not columns or list(names) == list(columns) or sorted(names) != sorted(columns):
+def reordered(names: Sequence[str], columns: Sequence[str], *, model: str) -> list[int] | None:
+    """Where each of the model's columns stands in a header; None where they stand as they are.
+
+    BadTensorError where the model's columns are known and the header names others.
+    """
+    if not columns or list(names) == list(columns):
         return None
+    if sorted(names) != sorted(columns) or len(set(columns)) != len(columns):
+        raise BadTensorError(
+            f"the header names {_listed(names)}; model {model!r} has the columns "
+            f"{_listed(columns)}: give each of these once, or leave the header out "
+            "(Content-Type: text/csv; header=absent) and send the cells in this order"
+        )
     return [list(names).index(name) for name in columns]
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Names for a message, of which there may be thousands."""
+    shown = [name if len(name) <= _LONGEST_NAME else name[:_LONGEST_NAME] + "…" for name in names]
+    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+    return f"{shown[:_MOST_NAMES]}{more}"
 
 
 def _parameters(content_type: str) -> dict[str, str]:
@@ -99,7 +121,7 @@ def decode_text(body: bytes, content_type: str) -> str:
 
 def _lines(text: str, width: int | None, *, numeric: bool) -> Lines:
     """The rows, of one width; empty lines at the end count for nothing."""
-    lines = _split(text, _delimiter(text, width, numeric=numeric))
+    lines = _split_well(text, _delimiter(text, width, numeric=numeric))
     while lines and not lines[-1][1]:
         lines.pop()
     if not lines:
@@ -134,20 +156,42 @@ def _line_by_line(text: str) -> Iterator[str]:
             yield from (match[0] for match in _LINE.finditer(line))
 
 
+def _split_well(text: str, delimiter: str) -> Lines:
+    """The rows by this delimiter, or by semicolons where the text is a CSV only with those."""
+    try:
+        return _split(text, delimiter)
+    except BadTensorError:
+        if delimiter == ";" or ";" not in text:
+            raise
+        try:
+            return _split(text, ";")
+        except BadTensorError:
+            pass
+        raise
+
+
 def _delimiter(text: str, width: int | None, *, numeric: bool) -> str:
     """The semicolon where the first row suits the model with it and not with the comma."""
-    end = text.find("\n")
-    first = text if end < 0 else text[: end + 1]
-    if ";" not in first or (width is None and not numeric):
+    if ";" not in text:
         return ","
-    try:
-        commas = len(_split(first, ",")[0][1])
-        semicolons = len(_split(first, ";")[0][1])
-    except BadTensorError:  # a quoted cell with a line feed in it
+    commas = _cells_of_first(text, ",")
+    if commas is not None and commas == width:
         return ","
+    semicolons = _cells_of_first(text, ";")
+    if commas is None and semicolons is not None:
+        return ";"  # '"1";"2"' is no CSV with commas
     if width is None:
-        return ";" if commas == 1 < semicolons else ","
-    return ";" if commas != width == semicolons else ","
+        return ";" if numeric and commas == 1 and (semicolons or 0) > 1 else ","
+    return ";" if semicolons == width else ","
+
+
+def _cells_of_first(text: str, delimiter: str) -> int | None:
+    """Cells of the first row, or None where it is none by this delimiter."""
+    try:
+        reader = csv.reader(_line_by_line(text), delimiter=delimiter, strict=True)
+        return len(next(reader, []))
+    except csv.Error:
+        return None
 
 
 def _table(spec: Spec) -> list[int]:
