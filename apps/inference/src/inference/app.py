@@ -51,6 +51,7 @@ from kit.request_headers import (
     SHADOW,
     TRACEPARENT,
     BadTimeoutError,
+    is_host,
     is_shadow_host,
     parse_timeout,
     request_id_of,
@@ -203,20 +204,25 @@ class InferenceApp:
     def read_headers(self, pairs: list[tuple[bytes, bytes]], call: Call) -> HeaderMap:
         """The headers by name, and what they say about the call.
 
-        The first of a name counts; several lines of Content-Encoding are one list.
+        The first of a name counts; several lines of Content-Encoding are one list. BadRequest
+        for two of what may stand once, and for a Host that is none.
         """
         headers: HeaderMap = dict(reversed(pairs))
+        call.request_id = request_id_of(headers.get(REQUEST_ID)).decode()
         if len(headers) != len(pairs):
             settle_repeated(headers, pairs)
-        call.request_id = request_id_of(headers.get(REQUEST_ID)).decode()
         timeout = headers.get(REQUEST_TIMEOUT)
         if timeout is not None:
             try:
                 call.timeout = parse_timeout(timeout)
             except BadTimeoutError as error:
                 raise BadRequest(str(error)) from None
+        host = headers.get(b"host", b"")
+        if not is_host(host):
+            shown = host[:80].decode("latin-1")
+            raise BadRequest(f"Host is {shown!r}: it must be a host name with an optional port")
         call.follow(headers.get(TRACEPARENT), starts=self._traces)
-        call.mirrored = SHADOW in headers or is_shadow_host(headers.get(b"host", b""))
+        call.mirrored = SHADOW in headers or is_shadow_host(host)
         call.probe = self.engine.is_probe(headers.get(PROBE))
         return headers
 

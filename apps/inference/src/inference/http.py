@@ -22,6 +22,7 @@ from inference.errors import (
 )
 from kit import content_coding
 from kit.content_coding import BadCodedBodyError, UnknownCodingError, UnpackedTooLargeError
+from kit.request_headers import RepeatedHeaderError, check_sent_once
 
 if TYPE_CHECKING:
     from inference.engine import Call
@@ -68,7 +69,6 @@ class Exchange:
         await respond(self.send, status, headers, body)
 
 
-JSON_LENGTH = b"inference-header-content-length"
 SLOW_BODY = "the request's time ran out before its body was there"
 
 
@@ -77,19 +77,20 @@ def content_length(value: bytes | None, name: str) -> int | None:
     if value is None:
         return None
     if not value.isdigit() or len(value) > 15:
-        raise BadRequest(f"{name} is {value.decode('latin-1')!r}: it must be a whole number")
+        shown = value[:50].decode("latin-1")
+        raise BadRequest(f"{name} is {shown!r}: it must be a whole number of at most 15 digits")
     return int(value)
 
 
 def settle_repeated(headers: dict[bytes, bytes], pairs: Headers) -> None:
-    """Make one list of the lines of Content-Encoding; BadRequest for two lengths of the JSON."""
+    """Make one list of the lines of Content-Encoding; BadRequest for what may stand only once."""
     coded = [value for name, value in pairs if name == b"content-encoding"]
     if len(coded) > 1:
         headers[b"content-encoding"] = b", ".join(coded)
-    lengths = {value for name, value in pairs if name == JSON_LENGTH}
-    if len(lengths) > 1:
-        said = b", ".join(sorted(lengths)).decode("latin-1")[:100]
-        raise BadRequest(f"Inference-Header-Content-Length is given twice, as {said}: send it once")
+    try:
+        check_sent_once(pairs)
+    except RepeatedHeaderError as error:
+        raise BadRequest(f"{error}: send it once") from None
 
 
 async def read_body(

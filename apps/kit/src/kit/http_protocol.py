@@ -188,7 +188,8 @@ class HttpProtocol(HttpToolsProtocol):
         uvicorn makes the scope at the first byte of a request, also where nobody wants it.
         """
         version, url = self.parser.get_http_version(), httptools.parse_url(self.url)
-        path = url.path.decode("ascii")
+        raw_path = url.path or b"/"  # `http://host` has none (RFC 9112, 3.2.2)
+        path = raw_path.decode("ascii")
         self.scope = {
             "type": "http",
             "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
@@ -199,7 +200,7 @@ class HttpProtocol(HttpToolsProtocol):
             "method": self.parser.get_method().decode("ascii"),
             "root_path": self.root_path,
             "path": self.root_path + (unquote(path) if "%" in path else path),
-            "raw_path": self.root_path.encode("ascii") + url.path,
+            "raw_path": self.root_path.encode("ascii") + raw_path,
             "query_string": url.query or b"",
             "headers": self.headers,
             "state": self.app_state.copy(),

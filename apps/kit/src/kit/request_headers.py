@@ -7,6 +7,8 @@ and a request keeps its identity from the gateway to the model.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from functools import lru_cache
 
 from kit import tracing
 from kit.tracing import TraceContext, random_hex
@@ -16,13 +18,52 @@ REQUEST_TIMEOUT = b"x-request-timeout"
 TRACEPARENT = b"traceparent"
 SHADOW = b"x-slipway-shadow"
 
+SENT_ONCE = frozenset(
+    {
+        b"authorization",
+        b"x-api-key",
+        b"content-type",
+        b"idempotency-key",
+        b"inference-header-content-length",
+        b"x-slipway-model",
+    }
+)
+"""What one server may take the first of, and the next one the last of: two of them are refused."""
+
+LONGEST_HOST = 300
+"""Bytes: more than a name of 253 and its port."""
+_HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]*)(:\d{1,5})?")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:@/+=-]{1,128}")
 _TIMEOUT = re.compile(rb"(\d{1,15}(?:\.\d{1,15})?)(us|ms|s|m|h)?")
 _UNITS = {b"us": 1e-6, b"ms": 1e-3, b"s": 1.0, b"m": 60.0, b"h": 3600.0}
 
 
+class RepeatedHeaderError(ValueError):
+    """A header of ``SENT_ONCE`` that was sent twice."""
+
+
 class BadTimeoutError(ValueError):
     """An X-Request-Timeout that is not a time."""
+
+
+def is_host(value: bytes) -> bool:
+    """Whether a Host header is a host name or address with an optional port, or empty."""
+    return len(value) <= LONGEST_HOST and _is_written_like_host(value)
+
+
+@lru_cache(maxsize=256)
+def _is_written_like_host(value: bytes) -> bool:
+    return _HOST.fullmatch(value) is not None
+
+
+def check_sent_once(headers: Iterable[tuple[bytes, bytes]]) -> None:
+    """RepeatedHeaderError names the header that stands twice and may stand once."""
+    seen: set[bytes] = set()
+    for name, _ in headers:
+        if name in SENT_ONCE:
+            if name in seen:
+                raise RepeatedHeaderError(f"the request has more than one {name.decode()} header")
+            seen.add(name)
 
 
 def valid_request_id(value: bytes | None) -> bytes | None:

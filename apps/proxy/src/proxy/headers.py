@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
+
+from kit.request_headers import SENT_ONCE, is_host
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -71,19 +71,6 @@ DROPPED_WITH_CREDENTIALS = DROPPED | CREDENTIALS
 ANSWER_DROPPED = HOP_BY_HOP | {b"x-request-id", b"x-slipway-overhead-ms"}
 
 
-# What a server may take the first of, and the next one the last of.
-SINGLE = frozenset(
-    {
-        b"authorization",
-        b"x-api-key",
-        b"content-type",
-        b"idempotency-key",
-        b"inference-header-content-length",
-        b"x-slipway-model",
-    }
-)
-
-
 class BadHeadersError(ValueError):
     """Headers that two servers could read in two ways."""
 
@@ -93,12 +80,12 @@ def check(headers: Iterable[tuple[bytes, bytes]], *, http_version: str = "1.1") 
 
     More than one Host, none in HTTP/1.1, a Host with blanks or a path, several or malformed
     Content-Lengths, Content-Length beside Transfer-Encoding, any Transfer-Encoding but
-    ``chunked``; and more than one of what can only be said once (``SINGLE``).
+    ``chunked``; and more than one of what can only be said once (``SENT_ONCE``).
     """
     hosts = lengths = codings = 0
     single: set[bytes] = set()
     for name, value in headers:
-        if name in SINGLE:
+        if name in SENT_ONCE:
             if name in single:
                 raise BadHeadersError(f"the request has more than one {name.decode()} header")
             single.add(name)
@@ -106,7 +93,7 @@ def check(headers: Iterable[tuple[bytes, bytes]], *, http_version: str = "1.1") 
             hosts += 1
             if hosts > 1:
                 raise BadHeadersError("the request has more than one Host header")
-            if not _is_host(value):
+            if not is_host(value):
                 raise BadHeadersError("the Host header is not a host name with an optional port")
         elif name == b"content-length":
             lengths += 1
@@ -129,25 +116,10 @@ def check_once(fields: Mapping[bytes, bytes], *, http_version: str = "1.1") -> N
     host = fields.get(b"host")
     length = fields.get(b"content-length")
     coding = fields.get(b"transfer-encoding")
-    if host is None or coding is not None or not _is_host(host):
+    if host is None or coding is not None or not is_host(host):
         check(fields.items(), http_version=http_version)
     elif length is not None and not length.isdigit():
         raise BadHeadersError("the request needs one Content-Length, a number")
-
-
-LONGEST_HOST = 300
-"""Bytes: more than a name of 253 and its port."""
-_HOST = re.compile(rb"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]*)(:\d{1,5})?\Z")
-
-
-def _is_host(value: bytes) -> bool:
-    """Whether it is a host name or address with an optional port."""
-    return len(value) <= LONGEST_HOST and _is_written_like_host(value)
-
-
-@lru_cache(maxsize=256)
-def _is_written_like_host(value: bytes) -> bool:
-    return _HOST.match(value) is not None
 
 
 def get(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> bytes | None:
