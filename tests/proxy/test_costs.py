@@ -14,10 +14,11 @@ import orjson
 import pytest
 from aiohttp import web
 
+from kit import request_headers
 from kit.budget import BusyError
 from kit.decoding import Decoding
 from kit.problem import Problem
-from proxy import carried, headers, paths
+from proxy import carried, paths
 from proxy.blobs import Blobs
 from proxy.gateway import MOST_PARAMETERS
 from proxy.jobs import document
@@ -128,12 +129,12 @@ def test_nothing_long_stays_in_a_table_of_decisions() -> None:
         paths._model_path,
         carried._may_choose_kept,
         carried._passable_query_kept,
-        headers._is_written_like_host,
+        request_headers._is_written_like_host,
     )
     before = [table.cache_info().currsize for table in tables]
     long = b"a" * 5000
     assert paths.model_path(b"/v2/models/" + long) is None
-    assert not headers._is_host(long)
+    assert not request_headers.is_host(long)
     assert carried.choosing([(long, b"1")], b"q=" + long, None) == (((long, b"1"),), b"q=" + long)
     assert [table.cache_info().currsize for table in tables] == before
 

@@ -17,6 +17,7 @@ from inference.errors import (
     BadRequest,
     DeadlineExceeded,
     InferenceError,
+    InputsFailed,
     ModelFailed,
     Overloaded,
     TooLarge,
@@ -32,6 +33,7 @@ from kit.budget import BusyError, TooCostlyError, body_budget
 from kit.content_coding import MOST_UNPACKED
 from kit.decoding import Decoding, csv_memory, json_memory
 from kit.oip.errors import BadTensorError
+from kit.oip.non_finite import count_of
 from kit.oip.tensors import Array
 from kit.probe_header import is_believed
 from kit.refusals import RefusalCount, Refusals
@@ -410,7 +412,9 @@ class Engine:
         try:
             return finish(outputs)
         except TransformError as error:
-            raise ModelFailed(f"post-processing of model {served.name!r}: {error}") from None
+            of_inputs = served.model.known_input.finite and any(map(count_of, outputs.values()))
+            kind = InputsFailed if of_inputs else ModelFailed
+            raise kind(f"post-processing of model {served.name!r}: {error}") from None
 
     def succeeded(
         self, served: ServedModel, request: InferRequest, call: Call, answer: Answer

@@ -34,6 +34,14 @@ class BadRequest(InferenceError):
     grpc = "INVALID_ARGUMENT"
 
 
+class InputsFailed(InferenceError):
+    """The model, which answers other inputs, fails on these."""
+
+    status = 400
+    reason = "inputs_failed"
+    grpc = "INVALID_ARGUMENT"
+
+
 class UnsupportedParameter(InferenceError):
     """The request asks, by a parameter, for something that is not done here."""
 
@@ -131,7 +139,7 @@ class Cancelled(InferenceError):
 
 
 class ModelFailed(InferenceError):
-    """ONNX Runtime failed on an input that is well formed."""
+    """ONNX Runtime failed, on inputs that it answered before too."""
 
     status = 500
     reason = "model_failed"

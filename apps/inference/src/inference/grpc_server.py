@@ -21,6 +21,7 @@ from inference import unsupported
 from inference.app import SERVER_NAME, InferenceApp
 from inference.engine import Call, failure_of
 from inference.errors import (
+    BadRequest,
     Cancelled,
     InferenceError,
     ModelError,
@@ -36,7 +37,7 @@ from inference.oip import grpc_predict_v2_pb2 as pb
 from inference.protocol import InferRequest
 from inference.turns import by_size
 from kit import logs
-from kit.request_headers import request_id_of
+from kit.request_headers import BadTimeoutError, parse_timeout, request_id_of
 
 log = logs.get("inference.grpc")
 
@@ -217,10 +218,11 @@ class GrpcServer:
     async def _infer(self, _messages: Any, context: Context) -> bytes:
         message = await self._receiving.read(context)
         app = self._app
-        call = self._call(context)
+        call = Call("grpc", time.monotonic())
         served: ServedModel | None = None
         parsed: InferRequest | None = None
         try:
+            self._read_metadata(context, call)
             size = len(message)
             app.engine.hold(call, COPIES * size)
             name = model_named_first(message)
@@ -249,8 +251,11 @@ class GrpcServer:
         app.engine.succeeded(served, parsed, call, answer)
         return response
 
-    def _call(self, context: Context) -> Call:
-        call = Call("grpc", time.monotonic())
+    def _read_metadata(self, context: Context, call: Call) -> None:
+        """What the metadata say about the call, by the rules for headers; the first counts.
+
+        Its time is the shorter one of the deadline and ``x-request-timeout``.
+        """
         metadata = {
             name: value if isinstance(value, bytes) else value.encode("latin-1", "replace")
             for name, value in reversed(context.invocation_metadata() or ())
@@ -260,7 +265,14 @@ class GrpcServer:
         call.mirrored = "x-slipway-shadow" in metadata
         call.probe = self._app.engine.is_probe(metadata.get("x-slipway-probe"))
         call.timeout = context.time_remaining()
-        return call
+        said = metadata.get("x-request-timeout")
+        if said is not None:
+            try:
+                asked = parse_timeout(said)
+            except BadTimeoutError as error:
+                raise BadRequest(str(error)) from None
+            if asked is not None and (call.timeout is None or asked < call.timeout):
+                call.timeout = asked
 
 
 class _NotServed(grpc.GenericRpcHandler):  # type: ignore[misc]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import json
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
@@ -22,6 +24,10 @@ MODEL_FILE = "model.onnx"
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 """What a model or a version may be called: it becomes part of paths and of metric labels."""
+
+
+_ALIKE = 0.8
+"""How alike (difflib) a field is to a known one that it is taken for, misspelt."""
 
 
 def _is_data(name: str) -> str:
@@ -111,10 +117,35 @@ class Manifest(BaseModel):
 
 
 def parse(document: bytes, *, where: str) -> Manifest:
-    """The manifest; ModelError names the file and the first field that is wrong."""
+    """The manifest; ModelError names the file and the first field that is wrong.
+
+    A field that is not known is for people and registries, unless it is a known one misspelt.
+    """
     try:
-        return Manifest.model_validate_json(document)
+        manifest = Manifest.model_validate_json(document)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or "document"
-        raise ModelError(f"{where}: {field}: {first['msg']}") from None
+        field, said = _misspelt(document), error.errors()[0]
+        if field is not None:  # it may be why another one is missing
+            raise ModelError(f"{where}: {field}") from None
+        path = ".".join(str(part) for part in said["loc"]) or "document"
+        raise ModelError(f"{where}: {path}: {said['msg']}") from None
+    if (field := _misspelt(document)) is not None:
+        raise ModelError(f"{where}: {field}")
+    return manifest
+
+
+def _misspelt(document: bytes) -> str | None:
+    """What is wrong with the first field that is a known one in another spelling."""
+    try:
+        fields = json.loads(document)
+    except ValueError:
+        return None
+    known = list(Manifest.model_fields)
+    for field in fields if isinstance(fields, dict) else ():
+        if field in known:
+            continue
+        plain = field.lower().replace("-", "_").replace(" ", "_")
+        close = difflib.get_close_matches(plain, known, n=1, cutoff=_ALIKE)
+        if close:
+            return f"there is no field {field!r}: did you mean {close[0]!r}?"
+    return None

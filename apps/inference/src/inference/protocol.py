@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 
 from inference.classification import class_count
-from inference.errors import BadRequest, ModelFailed
+from inference.errors import BadRequest, InputsFailed, ModelFailed
 from inference.jsonparse import loads
 from inference.manifest import TensorSpec
 from inference.models import ServedModel
@@ -230,8 +230,8 @@ def encode(
 ) -> tuple[bytes, int | None]:
     """The body, and the length of its JSON where binary data follow.
 
-    ``outputs`` are in the order in which they are to appear. ModelFailed where JSON cannot say
-    one of their values and the server is set to refuse such answers.
+    ``outputs`` are in the order in which they are to appear. InputsFailed or ModelFailed where
+    JSON cannot say one of their values and the server is set to refuse such answers.
     """
     tensors: list[dict[str, Any]] = []
     binary: list[bytes] = []
@@ -269,10 +269,14 @@ def encode(
 
 
 def note_non_finite(served: ServedModel, request: InferRequest, outputs: Iterable[Array]) -> bool:
-    """Count what JSON cannot say; ModelFailed where the server is set to refuse such answers."""
+    """Count what JSON cannot say; an error where the server is set to refuse such answers.
+
+    InputsFailed where the model gives numbers for other inputs, else ModelFailed.
+    """
     request.non_finite = sum(map(count_of, outputs))
     if request.non_finite and served.non_finite == "error":
-        raise ModelFailed(message(request.non_finite))
+        kind = InputsFailed if served.model.known_input.finite else ModelFailed
+        raise kind(message(request.non_finite))
     return request.non_finite > 0
 
 

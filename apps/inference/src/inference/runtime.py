@@ -10,7 +10,8 @@ import numpy as np
 import onnxruntime as ort  # type: ignore[import-untyped]
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state  # type: ignore[import-untyped]
 
-from inference.errors import BadRequest, ModelError, ModelFailed
+from inference.errors import BadRequest, InputsFailed, ModelError, ModelFailed
+from inference.known_input import KnownInput
 from inference.manifest import Manifest, TensorSpec, suits
 from inference.rows.decision import graph_of
 from inference.rows.graph import Model as Graph
@@ -19,6 +20,14 @@ from kit.oip.tensors import Array
 
 VERSION: str = ort.__version__
 _REFUSED = (ort_state.InvalidArgument,)
+_RUN_ERRORS = (
+    ort_state.Fail,
+    ort_state.RuntimeException,
+    ort_state.NotImplemented,
+    ort_state.EngineError,
+    ort_state.EPFail,
+)
+"""What ONNX Runtime raises from a run, be it the model's fault or its inputs'."""
 
 
 class OnnxModel:
@@ -43,6 +52,7 @@ class OnnxModel:
             )
         except Exception as error:  # every kind of its own derives from Exception alone
             raise ModelError(f"ONNX Runtime cannot load the model: {_first_line(error)}") from None
+        self.known_input = KnownInput(lambda feeds: self._session.run(None, feeds))
         self.graph = graph_of(model)
         """The file's graph, or why it cannot be read."""
         free = _free_ranks(self.graph)
@@ -66,12 +76,22 @@ class OnnxModel:
     def run(self, outputs: Sequence[str] | None, feeds: Mapping[str, Array]) -> list[Array]:
         """The named outputs, or all in the model's order.
 
-        BadRequest where ONNX Runtime finds the input itself at fault, else ModelFailed.
+        BadRequest where ONNX Runtime finds the input itself at fault, InputsFailed where the
+        model still answers what it has answered before, else ModelFailed.
         """
         try:
-            return cast("list[Array]", self._session.run(outputs, feeds))
+            found = cast("list[Array]", self._session.run(outputs, feeds))
+            if not self.known_input.finite:
+                self.known_input.note(feeds, found)
+            return found
         except _REFUSED as error:
             raise BadRequest(f"the model refused the input: {_first_line(error)}") from None
+        except _RUN_ERRORS as error:
+            if self.known_input.still_runs():
+                raise InputsFailed(
+                    f"the model could not run on these inputs: {_first_line(error)}"
+                ) from None
+            raise ModelFailed(f"the model failed: {_first_line(error)}") from None
         except Exception as error:
             raise ModelFailed(f"the model failed: {_first_line(error)}") from None
 
@@ -111,6 +131,28 @@ def check_manifest(model: OnnxModel, manifest: Manifest) -> None:
                     f"model.json says {kind} {spec.name!r} is {spec.datatype} {spec.shape}, "
                     f"model.onnx has {real.datatype} {real.shape}"
                 )
+    check_labels(model.outputs, manifest.labels)
+
+
+def check_labels(outputs: Sequence[TensorSpec], labels: Sequence[str]) -> None:
+    """ModelError where the model's scores are for another number of classes than has labels.
+
+    Where numbers of classes are an output beside several others, or the width of one is not
+    known, or is 1 (the score of one class against another), any number of labels may be right.
+    """
+    scores = [spec for spec in outputs if spec.datatype.startswith("FP")]
+    if not labels or not scores or (len(scores) > 1 and len(scores) < len(outputs)):
+        return
+    widths = [-1 if spec.free_rank or not spec.shape else spec.shape[-1] for spec in scores]
+    if min(widths) <= 1 or len(labels) in widths:
+        return
+    have = ", ".join(
+        f"{spec.name!r} has {width}" for spec, width in zip(scores, widths, strict=True)
+    )
+    raise ModelError(
+        f"model.json has {len(labels)} labels, and no output has as many values a row ({have}): "
+        "give one label for each class, in the order of the scores"
+    )
 
 
 def _free_ranks(graph: Graph | str) -> set[str]:

@@ -181,8 +181,18 @@ async def infer(
     body = await read_body(request, limit)
     length = request.header(JSON_LENGTH.encode())
     json_length = None if length is None else headers_module.length_of(length.decode("latin-1"))
-    if length is not None and (json_length is None or json_length > len(body)):
-        raise Problem(400, "bad-input", "Inference-Header-Content-Length is beyond the body")
+    if length is not None and json_length is None:
+        shown = length[:50].decode("latin-1")
+        raise Problem(
+            400, "bad-input",
+            f"Inference-Header-Content-Length is {shown!r}: it must be a whole number of at most "
+            "15 digits",
+        )  # fmt: skip
+    if json_length is not None and json_length > len(body):
+        raise Problem(
+            400, "bad-input",
+            f"Inference-Header-Content-Length is {json_length}, the body has {len(body)} bytes",
+        )  # fmt: skip
     if (len(body) if json_length is None else json_length) > MOST_JSON_BYTES:
         cache.count(backend.name, "bypass")
         await _pass_by(request, backend, asking, body, json_length=json_length, rest=rest)

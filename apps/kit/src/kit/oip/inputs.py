@@ -5,6 +5,7 @@ Source: Open Inference Protocol v2, "HTTP/REST" and its "Binary Tensor Data" ext
 
 from __future__ import annotations
 
+import math
 from collections.abc import Container, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
@@ -14,6 +15,10 @@ from kit.oip.tensors import Array, from_base64, from_binary, from_json, kind_of
 
 BASE64 = "base64"
 """The ``content_type`` of a BYTES input whose elements hold base64 (MLServer's parameter)."""
+
+
+MOST_BESIDE_NOTHING = 65_536
+"""What the sizes beside a 0 in a shape may come to: the empty past of a language model is less."""
 
 
 class Spec(Protocol):
@@ -40,8 +45,10 @@ S = TypeVar("S", bound=Spec)
 
 def input_spec(name: object, inputs: Mapping[str, S], given: Container[str], *, model: str) -> S:
     """The model's input of that name, which no tensor before it (``given``) had."""
+    if name is None:
+        raise BadTensorError(f"inputs[].name is missing: model {model!r} takes {sorted(inputs)}")
     if type(name) is not str:
-        raise BadTensorError("inputs[].name must be text")
+        raise BadTensorError(f"inputs[].name must be text, got {kind_of(name)}")
     spec = inputs.get(name)
     if spec is None:
         raise BadTensorError(f"input {name!r} is unknown: model {model!r} takes {sorted(inputs)}")
@@ -83,7 +90,8 @@ def is_shape(shape: Sequence[object]) -> bool:
 def check_shape(spec: Spec, shape: Sequence[int]) -> None:
     """BadTensorError unless ``shape`` is one the model takes.
 
-    A spec with a true ``free_rank`` takes every shape.
+    A spec with a true ``free_rank`` takes every shape. One with a 0 in it holds no elements, so
+    its other sizes cost the caller nothing and are bounded.
     """
     expected = spec.shape
     if len(shape) == len(expected):
@@ -91,12 +99,29 @@ def check_shape(spec: Spec, shape: Sequence[int]) -> None:
             if size != wanted and wanted >= 0:
                 break
         else:
+            if 0 in shape:
+                _check_empty(spec, shape, expected)
             return
     if getattr(spec, "free_rank", False):
+        if 0 in shape:
+            _check_empty(spec, shape, [-1] * len(shape))
         return
     raise BadTensorError(
         f"input {spec.name!r} has shape {list(expected)}, got {list(shape)} (-1 is any size)"
     )
+
+
+def _check_empty(spec: Spec, shape: Sequence[int], expected: Sequence[int]) -> None:
+    """BadTensorError where a shape without elements has sizes of the caller's choice too large.
+
+    A model makes outputs of them: the mean over columns of [8000000, 0] is 8000000 numbers.
+    """
+    chosen = [size for size, wanted in zip(shape, expected, strict=True) if size and wanted < 0]
+    if math.prod(chosen) > MOST_BESIDE_NOTHING:
+        raise BadTensorError(
+            f"input {spec.name!r} has shape {list(shape)}, which holds no elements: beside a 0 "
+            f"the other sizes may come to {MOST_BESIDE_NOTHING} at most"
+        )
 
 
 def read_input(

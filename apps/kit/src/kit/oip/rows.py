@@ -14,12 +14,17 @@ from kit.oip.inputs import Spec, check_input, check_shape, input_spec
 from kit.oip.tensors import Array, from_json, kind_of, shaped
 
 S = TypeVar("S", bound=Spec)
+SIGNATURE = "serving_default"
+"""The one signature that a model has here; TensorFlow Serving's default."""
+_TENSOR = frozenset({"name", "datatype", "shape"})
 
 
 def is_protocol(document: Mapping[str, Any]) -> bool:
-    """Whether a JSON object is an infer request of the protocol: its tensors have names."""
+    """Whether a JSON object is an infer request of the protocol: its inputs are tensors."""
     inputs = document.get("inputs")
-    return type(inputs) is list and bool(inputs) and type(inputs[0]) is dict and "name" in inputs[0]
+    if type(inputs) is not list or not inputs or type(inputs[0]) is not dict:
+        return False
+    return not _TENSOR.isdisjoint(inputs[0])  # a name that is missing is for its reader to say
 
 
 def read_rows(
@@ -37,6 +42,12 @@ def read_rows(
             f"the body must be a JSON object with `instances` or `inputs`, or a list of rows; "
             f"it is {kind_of(document)}"
         )
+    signature = document.get("signature_name")
+    if signature not in (None, SIGNATURE):
+        raise BadTensorError(
+            f"signature_name is {repr(signature)[:80]}: model {model!r} has one signature, "
+            f"{SIGNATURE!r}; leave signature_name out"
+        )
     if "instances" in document and "inputs" in document:
         raise BadTensorError("both instances and inputs are given: send one of them")
     if "instances" in document:
@@ -46,6 +57,12 @@ def read_rows(
         columns = _columns(instances, inputs, model)
     elif "inputs" in document:
         named = document["inputs"]
+        if is_protocol(document):
+            raise BadTensorError(
+                "inputs are tensors of the Open Inference Protocol: send them to "
+                f"/v2/models/{model}/infer, or give each input's values by its name, "
+                '{"inputs": {"name": …}}'
+            )
         columns = named if type(named) is dict else {only_input(inputs, model).name: named}
     else:
         raise BadTensorError(

@@ -124,14 +124,31 @@ def _first_wrong(datatype: str, data: Sequence[Any]) -> BadElementError:
     """The error for the first element that ``array`` does not take."""
     numbers = (int,) if NUMPY[datatype].kind in "iu" else (int, float)
     for position, value in enumerate(data):
+        # a parser makes a float of a whole number that is longer than its own
+        if type(value) is float and float not in numbers and not _may_fit(datatype, value):
+            return BadElementError(position, _out_of_range(datatype, value))
         if type(value) not in numbers:
             hint = ": it takes whole numbers without a fraction" if type(value) is float else ""
             return BadElementError(position, f"is {_shown(value)}, no {datatype}{hint}")
         try:
             array(_CODES[datatype], [value])
         except OverflowError:
-            return BadElementError(position, f"is {_shown(value)}: out of range for {datatype}")
+            return BadElementError(position, _out_of_range(datatype, value))
     raise AssertionError("each element alone is fine")
+
+
+def _may_fit(datatype: str, value: float) -> bool:
+    """Whether it lies within a datatype of whole numbers, fraction or not."""
+    limits = np.iinfo(NUMPY[datatype])
+    return limits.min <= value < int(limits.max) + 1
+
+
+def _out_of_range(datatype: str, value: object) -> str:
+    said = f"is {_shown(value)}: out of range for {datatype}"
+    if NUMPY[datatype].kind not in "iu":
+        return said
+    limits = np.iinfo(NUMPY[datatype])
+    return f"{said}, which takes {limits.min} to {limits.max}"
 
 
 def shaped(name: str, shape: Sequence[int], values: Array) -> Array:
