@@ -3,11 +3,28 @@
 from __future__ import annotations
 
 import codecs
+import re
+import unicodedata
 from pathlib import PurePosixPath
+
+from unzip import charsets
 
 DEFAULT = "application/octet-stream"
 _SAMPLE = 16 << 10
 _LEAST_HANGUL = 10
+# The longer marks first: UTF-32's begins as UTF-16's does.
+_MARKS = (
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+# Texts of seven bits that are no ASCII: ISO-2022 by its escapes (those of terminals are others),
+# HZ (RFC 1843) by "~{" before pairs, and UTF-16 or UTF-32 without a mark by its NULs.
+_SHIFT = re.compile(rb"\x1b[$()*+\-./]|~\{[!-w][!-~]|\0")
+_LONGEST_SHIFT = 3
+_LAYOUT = "\t\n\v\f\r\x1a\x1b"
+_NO_TEXT = ("Cc", "Cn", "Co", "Cs")
 # macOS keeps a file's attributes beside it, under "._" and its name (RFC 1740).
 _APPLE_DOUBLE, _APPLE_TYPE = b"\x00\x05\x16\x07", "application/applefile"
 
@@ -128,21 +145,36 @@ class TextProbe:
     """Learns the charset of a text from all of its bytes, holding no more than a sample.
 
     ``charset`` is ``utf-8`` only when every byte fits; otherwise what is certain of the first
-    bytes that are not ASCII, mostly "".
+    bytes that are not ASCII, mostly "". A text of seven bits that may be in another charset of
+    seven bits is no UTF-8 for sure.
     """
 
     def __init__(self) -> None:
         self._decoder: codecs.IncrementalDecoder | None = codecs.getincrementaldecoder("utf-8")()
         self._sample = b""
+        self._cut = False
+        self._is_ascii = True
+        self._shifts = False
+        self._last = b""
 
     def feed(self, chunk: bytes) -> None:
         """Take the next bytes."""
         if len(self._sample) < _SAMPLE:
             self._sample += chunk[: _SAMPLE - len(self._sample)]
+        if chunk and self._is_ascii:
+            self._look_for_shifts(chunk)
         self._decode(chunk, final=False)
+
+    def _look_for_shifts(self, chunk: bytes) -> None:
+        """Remember what a text of ASCII has no use for and charsets of seven bits are made of."""
+        self._is_ascii = chunk.isascii()
+        joint = self._last + chunk[:_LONGEST_SHIFT]
+        self._shifts = self._shifts or bool(_SHIFT.search(joint) or _SHIFT.search(chunk))
+        self._last = chunk[-_LONGEST_SHIFT:]
 
     def _decode(self, chunk: bytes, *, final: bool) -> None:
         if self._decoder is None:
+            self._cut = self._cut or len(self._sample) == _SAMPLE
             return
         if not final and chunk.isascii() and not self._decoder.getstate()[0]:
             return
@@ -153,33 +185,57 @@ class TextProbe:
             if self._sample.isascii():
                 # Detection needs the part that is not ASCII, wherever it begins.
                 self._sample = chunk[max(0, error.start - 512) :][:_SAMPLE]
+            self._cut = len(self._sample) == _SAMPLE
 
     def charset(self, *, so_far: bool = False) -> str:
         """The verdict, after the last byte or, as a guess, ``so_far``."""
         if not so_far:
             self._decode(b"", final=True)
-        return "utf-8" if self._decoder is not None else _detect(self._sample)
+        if self._decoder is None:
+            return _detect(self._sample, cut=so_far or self._cut)
+        return "" if self._is_ascii and self._shifts else "utf-8"
 
 
-def _detect(sample: bytes) -> str:
-    """A byte order mark, or clearly Korean: anything else would be a guess, and none is made."""
-    if sample.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return "utf-16"
+def _detect(sample: bytes, *, cut: bool = False) -> str:
+    """What a byte order mark says and the rest bears out, or Korean where nothing else is likely.
+
+    Anything else would be a guess, and none is made. ``cut`` says that more comes behind it.
+    """
+    for mark, charset in _MARKS:
+        if sample.startswith(mark):
+            return charset if _reads_as_text(sample, charset, cut=cut) else ""
     return "euc-kr" if b"\0" not in sample and _reads_as_korean(sample) else ""
 
 
+def _reads_as_text(sample: bytes, charset: str, *, cut: bool) -> bool:
+    """Whether these bytes are characters that texts are made of."""
+    try:
+        text = codecs.getincrementaldecoder(charset)().decode(sample, not cut)
+    except UnicodeDecodeError:
+        return False
+    return all(char in _LAYOUT or unicodedata.category(char) not in _NO_TEXT for char in text)
+
+
 def _reads_as_korean(sample: bytes) -> bool:
-    """Korean is what our users' legacy text is. A word or two could be anything."""
+    """Korean is what our users' legacy text is. A word or two could be anything.
+
+    All of it must be Hangul that KS X 1001 has, and the models of languages that names are read
+    by must find every other charset far less likely: common Chinese reads as Hangul too.
+    """
     try:
         text = sample.decode("cp949")
     except UnicodeDecodeError as error:
         if error.start < len(sample) - 1:
             return False
-        text = sample[: error.start].decode("cp949")
+        sample = sample[: error.start]
+        text = sample.decode("cp949")
     foreign = [char for char in text if not char.isascii()]
     hangul = sum("\uac00" <= char <= "\ud7a3" for char in foreign)
     common = sum(_is_common(char) for char in foreign)
-    return hangul >= _LEAST_HANGUL and common == len(foreign) and hangul * 10 >= common * 8
+    if hangul < _LEAST_HANGUL or common != len(foreign) or hangul * 10 < common * 8:
+        return False
+    decision = charsets.decide([sample])
+    return decision.sure and decision.charset == "cp949"
 
 
 def _is_common(char: str) -> bool:
