@@ -209,7 +209,7 @@ async def test_a_shape_without_elements_costs_what_was_sent(
         ]
         for answer in await asyncio.gather(*asks):
             assert answer.status_code == 400, answer.text[:200]
-            assert f"'x' has shape {shape}, which holds no elements" in answer.json()["error"]
+            assert f"input 'x': shape {shape} holds no elements" in answer.json()["error"]
         plain = pb.ModelInferRequest(
             model_name="mean", inputs=[{"name": "x", "datatype": "FP32", "shape": shape}]
         )

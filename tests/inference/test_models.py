@@ -75,7 +75,8 @@ async def test_load_and_unload_without_a_failed_request(serve: Serve, repository
 
 async def test_unloading_finishes_what_is_under_way(serve: Serve, repository: Path) -> None:
     small_models.put(repository, "slow", "1", small_models.slow(), batching={"max_batch_size": 1})
-    async with serve(repository_control=True) as running:
+    # nobody is refused for having waited, however long the machine takes to unload
+    async with serve(repository_control=True, target_wait_ms=60_000) as running:
         (served,) = running.app.registry.all_serving()
         model = hold_model(served)
         row = tensor("x", "FP32", [1, 4], [1, 2, 3, 4])

@@ -119,8 +119,8 @@ def _check_empty(spec: Spec, shape: Sequence[int], expected: Sequence[int]) -> N
     chosen = [size for size, wanted in zip(shape, expected, strict=True) if size and wanted < 0]
     if math.prod(chosen) > MOST_BESIDE_NOTHING:
         raise BadTensorError(
-            f"input {spec.name!r} has shape {list(shape)}, which holds no elements: beside a 0 "
-            f"the other sizes may come to {MOST_BESIDE_NOTHING} at most"
+            f"input {spec.name!r}: shape {list(shape)} holds no elements, and beside a 0 the other "
+            f"sizes may come to {MOST_BESIDE_NOTHING} at most"
         )
 
 
