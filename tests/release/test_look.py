@@ -148,6 +148,7 @@ def test_a_deleted_service_is_seen_though_argo_cd_is_dead(
     answer = status(world)
     assert answer.code == 0, answer.out
     assert line(answer, "proxy")["endpoints"] == 1
+    assert "no Prometheus" in world.run("status", "--env", "dev").out
     kube.send("DELETE", f"{service}/proxy")
     answer = status(world)
     assert answer.code == 6, answer.out

@@ -106,9 +106,35 @@ def test_secrets_are_read_in_environments_only(path: Path) -> None:
 
     An environment gives its secrets to runs of the branches that it names, a repository to all.
     """
-    for name, job in loaded(path)["jobs"].items():
-        if "secrets." in yaml.safe_dump(job):
+    content = loaded(path)
+    for name, job in content.pop("jobs").items():
+        if _reads_secrets(job):
             assert job.get("environment"), f"{name} reads a secret outside of an environment"
+        assert not re.search(r"toJSON\(\s*secrets|secrets\[", yaml.safe_dump(job)), name
+    assert not _reads_secrets(content), "every job of the workflow would have it"
+
+
+@pytest.mark.parametrize(
+    ("written", "reads"),
+    [
+        ("${{ secrets.KEY }}", True),
+        ("${{ secrets['KEY'] }}", True),
+        ("${{ toJSON(secrets) }}", True),
+        ("${{ format('{0}', Secrets.KEY) }}", True),
+        ("inherit", False),
+        ("see docs/secrets.md", False),
+    ],
+)
+def test_a_secret_is_seen_however_it_is_read(written: str, reads: bool) -> None:
+    assert _reads_secrets({"env": {"A": written}}) is reads
+    assert _reads_secrets({"secrets": "inherit"})
+
+
+def _reads_secrets(content: Any) -> bool:
+    text = yaml.safe_dump(content, width=10_000)
+    expressions = re.findall(r"\$\{\{.*?\}\}", text, re.DOTALL)
+    inherits = re.search(r"^\s*secrets:", text, re.MULTILINE)
+    return bool(inherits) or any(re.search(r"\bsecrets\b", one, re.I) for one in expressions)
 
 
 def test_a_pull_requests_own_code_gets_no_token_that_writes() -> None:
