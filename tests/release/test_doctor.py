@@ -14,7 +14,7 @@ import boto3
 import pytest
 from moto import mock_aws
 
-from release.doctor.aws import ISSUER
+from release.doctor.trust import AUDIENCE, ISSUER
 from tests.release.conftest import Answer, World
 
 REPOSITORY = "team/serving"
@@ -25,6 +25,12 @@ Paths = dict[str, Any]
 
 def role(name: str) -> str:
     return f"arn:aws:iam::123456789012:role/{name}"
+
+
+def reviewed(*reviewers: str) -> dict[str, Any]:
+    """A rule of an environment, as GitHub's API has it."""
+    named = [{"type": "User", "reviewer": {"login": one}} for one in reviewers or ("kim",)]
+    return {"type": "required_reviewers", "reviewers": named}
 
 
 def right() -> Paths:
@@ -40,7 +46,12 @@ def right() -> Paths:
         **{f"CLUSTER_{name.upper()}": f"serving-{name}" for name in ENVIRONMENTS[:3]},
     }
     paths: Paths = {
-        at: {"permissions": {"admin": True}, "owner": {"login": "team", "type": "Organization"}},
+        at: {
+            "permissions": {"admin": True},
+            "owner": {"login": "team", "type": "Organization"},
+            "default_branch": "main",
+        },
+        f"{at}/environments": {"environments": [{"name": name} for name in ENVIRONMENTS]},
         f"{at}/actions/variables": {
             "variables": [{"name": name, "value": value} for name, value in variables.items()]
         },
@@ -78,7 +89,7 @@ def right() -> Paths:
     }  # fmt: skip
     for name in ENVIRONMENTS:
         path = f"{at}/environments/{name}"
-        reviewers = [{"type": "required_reviewers"}] if name == "prod" else []
+        reviewers = [reviewed()] if name == "prod" else []
         paths[path] = {
             "protection_rules": [{"type": "branch_policy"}, *reviewers],
             "deployment_branch_policy": {"custom_branch_policies": True},
@@ -120,12 +131,21 @@ def github(monkeypatch: pytest.MonkeyPatch) -> Iterator[Paths]:
     server.server_close()
 
 
-def trust(*subjects: str) -> str:
+PROVIDER = f"arn:aws:iam::123456789012:oidc-provider/{ISSUER}"
+EQUALS, LIKE = "StringEquals", "StringLike"
+
+
+def trust(*subjects: str, like: bool = False, **more: Any) -> str:
+    """A trust policy; ``more`` stands in place of what is right in its statement."""
+    condition: dict[str, dict[str, Any]] = {EQUALS: {f"{ISSUER}:aud": AUDIENCE}}
+    if subjects:
+        condition.setdefault(LIKE if like else EQUALS, {})[f"{ISSUER}:sub"] = list(subjects)
     statement = {
         "Effect": "Allow",
-        "Principal": {"Federated": f"arn:aws:iam::123456789012:oidc-provider/{ISSUER}"},
+        "Principal": {"Federated": PROVIDER},
         "Action": "sts:AssumeRoleWithWebIdentity",
-        "Condition": {"StringEquals": {f"{ISSUER}:sub": list(subjects)}} if subjects else {},
+        "Condition": condition,
+        **more,
     }
     return json.dumps({"Version": "2012-10-17", "Statement": [statement]})
 
@@ -142,6 +162,7 @@ def aws(monkeypatch: pytest.MonkeyPatch, world: World) -> Iterator[None]:
     world.push({"apps/proxy/pyproject.toml": '[project]\nname = "slipway-proxy"\n'})
     with mock_aws():
         iam = boto3.client("iam")
+        iam.create_open_id_connect_provider(Url=f"https://{ISSUER}", ClientIDList=[AUDIENCE])
         for name, subjects in {
             "build": (f"repo:{REPOSITORY}:ref:refs/heads/main",),
             "deploy": DEPLOY,
@@ -181,6 +202,38 @@ def edit(path: str, change: Callable[[Any], Any]) -> Callable[[Paths], None]:
 
 
 KEY = {"secrets": [{"name": "RELEASE_APP_KEY"}]}
+
+
+def holds_the_key(name: str, policy: Any) -> Callable[[Paths], None]:
+    """Another environment that has the App's key."""
+
+    def change(paths: Paths) -> None:
+        at = f"/repos/{REPOSITORY}/environments"
+        environment = {"name": name, "deployment_branch_policy": policy}
+        paths[at]["environments"].append(environment)
+        paths[f"{at}/{name}"] = environment
+        paths[f"{at}/{name}/secrets"] = KEY
+
+    return change
+
+
+def another_ruleset(target: str = "branch", **what: Any) -> Callable[[Paths], None]:
+    """A second active ruleset, of main and without a bypass unless ``what`` says otherwise."""
+
+    def change(paths: Paths) -> None:
+        at = f"/repos/{REPOSITORY}/rulesets"
+        paths[at].append({"id": 8, "target": target, "enforcement": "active"})
+        paths[f"{at}/8"] = {
+            "name": "second",
+            "conditions": {"ref_name": {"include": ["~ALL"], "exclude": []}},
+            "bypass_actors": [],
+            **what,
+        }
+
+    return change
+
+
+PROTECTION = "/branches/main/protection"
 INSTALLED = "/orgs/team/installations"
 FAULTS: dict[str, tuple[Callable[[Paths], Any], str, str]] = {
     "key at the repository": (
@@ -213,7 +266,7 @@ FAULTS: dict[str, tuple[Callable[[Paths], Any], str, str]] = {
         "environment stage: RELEASE_APP_KEY", "gh secret set RELEASE_APP_KEY --env stage"),
     "a rollback waits for somebody": (
         edit("/environments/rollback", lambda e: e["protection_rules"].append(
-            {"type": "required_reviewers"})),
+            reviewed())),
         "environment rollback: reviewers", "no required reviewers"),
     "no App": (
         edit(INSTALLED, lambda i: i["installations"].clear()), "App", "install it"),
@@ -232,6 +285,58 @@ FAULTS: dict[str, tuple[Callable[[Paths], Any], str, str]] = {
     "people push to main": (
         edit("/rulesets/7", lambda r: r["rules"].pop(0)), "rules of main: people",
         "requires a pull request"),
+    "the App may only merge past the ruleset": (
+        edit("/rulesets/7", lambda r: r["bypass_actors"][0].update(bypass_mode="pull_request")),
+        "ruleset main", "to `always`"),
+    "another App may pass the ruleset": (
+        edit("/rulesets/7", lambda r: r["bypass_actors"][0].update(actor_id=43)),
+        "ruleset main", "bypass list"),
+    "nobody approves what goes to prod": (
+        edit("/environments/prod", lambda e: e["protection_rules"].pop()),
+        "environment prod: reviewers", "Required reviewers"),
+    "the reviewers of prod are nobody": (
+        edit("/environments/prod", lambda e: e["protection_rules"][-1].update(reviewers=[])),
+        "environment prod: reviewers", "Required reviewers"),
+    "the key in another environment, open to every branch": (
+        holds_the_key("preview", None), "environment preview: RELEASE_APP_KEY",
+        "gh secret delete RELEASE_APP_KEY --env preview"),
+    "the key in another environment, open to protected branches": (
+        holds_the_key("docs", {"protected_branches": True}), "environment docs: RELEASE_APP_KEY",
+        "gh secret delete RELEASE_APP_KEY --env docs"),
+    **{f"a second ruleset with {kind}": (
+        another_ruleset(rules=[{"type": kind}]), "ruleset second", "bypass list")
+       for kind in ("required_signatures", "update", "commit_message_pattern", "workflows",
+                    "code_scanning", "required_deployments", "merge_queue", "a_rule_to_come")},
+    "a ruleset whose pattern means main": (
+        edit("/rulesets/7", lambda r: (
+            r["conditions"]["ref_name"].update(include=["refs/heads/m*"]),
+            r["bypass_actors"].clear())),
+        "ruleset main", "bypass list"),
+    "a ruleset that leaves main out by a pattern": (
+        edit("/rulesets/7", lambda r: r["conditions"]["ref_name"].update(
+            include=["~ALL"], exclude=["refs/heads/ma?n"])),
+        "rules of main: people", "requires a pull request"),
+    "a ruleset of a default branch that is another": (
+        edit("", lambda r: r.update(default_branch="trunk")),
+        "rules of main: people", "requires a pull request"),
+    "classic protection asks the App for a pull request": (
+        put(PROTECTION, {"required_pull_request_reviews": {
+            "bypass_pull_request_allowances": {"users": [], "teams": [],
+                                               "apps": [{"slug": "another"}]}}}),
+        "protection of main", "delete the rule"),
+    "classic protection requires a check": (
+        put(PROTECTION, {"required_status_checks": {"strict": True, "contexts": ["gate"],
+                                                    "checks": [{"context": "gate"}]}}),
+        "protection of main", "delete the rule"),
+    "classic protection lets others push": (
+        put(PROTECTION, {"restrictions": {"users": [], "teams": [{"slug": "ops"}], "apps": []}}),
+        "protection of main", "delete the rule"),
+    "classic protection requires signatures": (
+        put(PROTECTION, {"required_signatures": {"enabled": True}}),
+        "protection of main", "delete the rule"),
+    "classic protection locks the branch": (
+        put(PROTECTION, {"lock_branch": {"enabled": True}}),
+        "protection of main", "delete the rule"),
     "ci is not required": (
         edit("/rulesets/7", lambda r: r["rules"].pop(1)), "rules of main: checks", "`gate`"),
     "the ruleset is about other branches": (
@@ -265,6 +370,58 @@ def test_each_fault_is_named_with_its_fix(world: World, github: Paths, name: str
     assert answer.code == 6
 
 
+@pytest.mark.usefixtures("no_account")
+@pytest.mark.parametrize("change", [
+    edit("/rulesets/7", lambda r: r["bypass_actors"][0].update(bypass_mode="exempt")),
+    another_ruleset(rules=[{"type": "deletion"}, {"type": "non_fast_forward"}]),
+    another_ruleset(rules=[{"type": "update"}], conditions={
+        "ref_name": {"include": ["refs/heads/release/*"], "exclude": []}}),
+    another_ruleset(target="tag", rules=[{"type": "update"}]),
+    put(PROTECTION, {
+        "required_pull_request_reviews": {"bypass_pull_request_allowances": {
+            "users": [], "teams": [], "apps": [{"slug": "serving-release"}]}},
+        "restrictions": {"users": [], "teams": [], "apps": [{"slug": "serving-release"}]},
+        "required_signatures": {"enabled": False}, "enforce_admins": {"enabled": True},
+        "required_conversation_resolution": {"enabled": True}}),
+])  # fmt: skip
+def test_what_does_not_stop_the_app_is_no_fault(
+    world: World, github: Paths, change: Callable[[Paths], None]
+) -> None:
+    change(github)
+    answer = world.run("doctor", "--json")
+    assert of_state(answer, "fault") == [], answer.out
+    assert "rules of main: the App" in of_state(answer, "ok")
+
+
+@pytest.mark.usefixtures("no_account")
+def test_rules_of_files_that_may_stop_the_app_are_unknown(world: World, github: Paths) -> None:
+    """A push ruleset is about files: which of them it refuses is known when one is pushed."""
+    another_ruleset(target="push", conditions=None, rules=[{"type": "file_path_restriction"}])(
+        github
+    )
+    answer = world.run("doctor", "--json")
+    assert of_state(answer, "fault") == []
+    assert "ruleset second" in of_state(answer, "unknown")
+
+
+MAIN = f"repo:{REPOSITORY}:ref:refs/heads/main"
+
+
+def build(*subjects: str, like: bool = False, **more: Any) -> Callable[[Any, Any], object]:
+    """The trust policy of the role that builds is another."""
+    document = trust(*subjects, like=like, **more)
+    return lambda iam, _: iam.update_assume_role_policy(RoleName="build", PolicyDocument=document)
+
+
+def audience(*values: str) -> dict[str, Any]:
+    return {EQUALS: {f"{ISSUER}:aud": list(values), f"{ISSUER}:sub": MAIN}}
+
+
+def forget_audience(iam: Any, _: Any) -> None:
+    iam.delete_open_id_connect_provider(OpenIDConnectProviderArn=PROVIDER)
+    iam.create_open_id_connect_provider(Url=f"https://{ISSUER}", ClientIDList=["https://x.invalid"])
+
+
 AWS_FAULTS: dict[str, tuple[Callable[[Any, Any], object], str, str]] = {
     "a rollback's role is not trusted": (
         lambda iam, _: iam.update_assume_role_policy(
@@ -272,12 +429,43 @@ AWS_FAULTS: dict[str, tuple[Callable[[Any, Any], object], str, str]] = {
         "AWS_DEPLOY_ROLE: trust", "environment:rollback"),
     "any branch may assume a role": (
         lambda iam, _: iam.update_assume_role_policy(
-            RoleName="build", PolicyDocument=trust(f"repo:{REPOSITORY}:*",
-                                                   f"repo:{REPOSITORY}:ref:refs/heads/main")),
+            RoleName="build", PolicyDocument=trust(
+                f"repo:{REPOSITORY}:*", f"repo:{REPOSITORY}:ref:refs/heads/main", like=True)),
         "AWS_BUILD_ROLE: trust", "trusts repo:team/serving:*"),
     "any repository may assume a role": (
         lambda iam, _: iam.update_assume_role_policy(RoleName="model", PolicyDocument=trust()),
         "AWS_MODEL_ROLE: trust", "trusts *"),
+    "every repository of the organisation may assume a role": (
+        build("repo:team/*", like=True), "AWS_BUILD_ROLE: trust", "trusts repo:team/*"),
+    "another repository may assume a role": (
+        build(MAIN, "repo:other/fork:ref:refs/heads/main"), "AWS_BUILD_ROLE: trust",
+        "trusts repo:other/fork"),
+    "anything but one subject may assume a role": (
+        build(Condition={EQUALS: {f"{ISSUER}:aud": AUDIENCE},
+                         "StringNotEquals": {f"{ISSUER}:sub": "repo:x/y:*"}}),
+        "AWS_BUILD_ROLE: trust", "trusts *"),
+    "a wildcard where none is one": (
+        build(f"repo:{REPOSITORY}:ref:refs/heads/ma*"), "AWS_BUILD_ROLE: trust",
+        "does not trust repo:team/serving:ref:refs/heads/main"),
+    "no audience": (
+        build(Condition={EQUALS: {f"{ISSUER}:sub": MAIN}}), "AWS_BUILD_ROLE: trust",
+        "asks for no audience"),
+    "another audience": (
+        build(Condition=audience("https://github.com/team")), "AWS_BUILD_ROLE: trust",
+        "wants the audience https://github.com/team"),
+    "another audience too": (
+        build(Condition=audience(AUDIENCE, "https://github.com/team")), "AWS_BUILD_ROLE: trust",
+        "takes the audiences"),
+    "the provider of another account": (
+        build(MAIN, Principal={"Federated": PROVIDER.replace("123456789012", "999999999999")}),
+        "AWS_BUILD_ROLE: trust", "it names arn:aws:iam::999999999999"),
+    "another action": (
+        build(MAIN, Action="sts:AssumeRole"), "AWS_BUILD_ROLE: trust", "does not trust"),
+    "no provider": (
+        lambda iam, _: iam.delete_open_id_connect_provider(OpenIDConnectProviderArn=PROVIDER),
+        "OIDC provider", "create-open-id-connect-provider"),
+    "a provider without the audience": (
+        forget_audience, "OIDC provider", "add-client-id-to-open-id-connect-provider"),
     "no role": (lambda iam, _: iam.delete_role(RoleName="model"), "AWS_MODEL_ROLE", "no role"),
     "no repository": (
         lambda _, ecr: ecr.delete_repository(repositoryName="slipway/proxy"),
@@ -299,9 +487,31 @@ def test_each_fault_in_the_account_is_named(world: World, name: str) -> None:
     change, check, says = AWS_FAULTS[name]
     change(boto3.client("iam"), boto3.client("ecr", region_name="ap-northeast-2"))
     answer = world.run("doctor", "--json")
-    assert of_state(answer, "fault") == [check], answer.out
+    assert set(of_state(answer, "fault")) == {check}, answer.out
     assert says in answer.out
     assert answer.code == 6
+
+
+@pytest.mark.usefixtures("github", "aws")
+def test_one_role_for_all_workflows_is_no_fault(world: World, github: Paths) -> None:
+    """Its policy in other forms: one statement, lists, other case, StringLike without wildcards."""
+    document = json.loads(trust())
+    [statement] = document["Statement"]
+    statement["Principal"]["Federated"] = [PROVIDER]
+    statement["Action"] = ["sts:AssumeRoleWithWebIdentity", "sts:TagSession"]
+    statement["Condition"] = {
+        "ForAnyValue:StringLike": {f"{ISSUER}:Sub": [MAIN, *DEPLOY]},
+        "StringEqualsIgnoreCase": {f"{ISSUER}:AUD": [AUDIENCE]},
+    }
+    document["Statement"] = statement
+    boto3.client("iam").update_assume_role_policy(
+        RoleName="build", PolicyDocument=json.dumps(document)
+    )
+    for one in github[f"/repos/{REPOSITORY}/actions/variables"]["variables"]:
+        if one["name"] in ("AWS_DEPLOY_ROLE", "AWS_MODEL_ROLE"):
+            one["value"] = role("build")
+    answer = world.run("doctor", "--json")
+    assert of_state(answer, "fault") == [], answer.out
 
 
 @pytest.mark.usefixtures("aws")

@@ -1,4 +1,4 @@
-"""GitHub: the App, its key, the environments, the variables and the rules of main.
+"""GitHub: the App, its key, the environments and the variables.
 
 Paths and fields are those of GitHub's REST API, version 2022-11-28.
 """
@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
+from release.doctor import rules
 from release.doctor.checks import Check, fault, guarded, ok, unknown
+from release.doctor.rules import App
 from release.github import GitHub, GitHubRefusedError
 
 AREA = "GitHub"
@@ -18,19 +20,12 @@ KEY = "RELEASE_APP_KEY"
 CLIENT_ID = "RELEASE_APP_CLIENT_ID"
 ROLLBACK = "rollback"
 """The environment of the rollback workflow: it holds the key too, and has no reviewers."""
+REVIEWED = "prod"
+"""The environment whose deployments wait for a person."""
 ROLES = ("AWS_BUILD_ROLE", "AWS_DEPLOY_ROLE", "AWS_MODEL_ROLE")
 VARIABLES = ("IMAGE_REGISTRY", "AWS_REGION", *ROLES, CLIENT_ID)
 PERMISSIONS = {"contents": "write", "pull_requests": "write", "metadata": "read"}
 """What the App needs. More is more than whoever steals the key should get."""
-GATE = "gate"
-
-
-@dataclass(frozen=True)
-class App:
-    """An installed GitHub App."""
-
-    id: int
-    slug: str
 
 
 def checks(github: GitHub, environments: Sequence[str], branch: str) -> Iterator[Check]:
@@ -59,10 +54,12 @@ def checks(github: GitHub, environments: Sequence[str], branch: str) -> Iterator
     for name in (*environments, ROLLBACK):
         look = functools.partial(_environment, github, name, branch)
         yield from guarded(AREA, f"environment {name}", look)
+    known = {*environments, ROLLBACK}
+    yield from guarded(AREA, "other environments", lambda: _others(github, known, branch))
     apps: list[App] = []
     owner = repository.get("owner", {})
     yield from guarded(AREA, "App", lambda: _app(github, owner, variables.get(CLIENT_ID, ""), apps))
-    yield from guarded(AREA, f"rules of {branch}", lambda: _rules(github, branch, apps))
+    yield from rules.checks(github, branch, repository.get("default_branch") or branch, apps)
 
 
 def _variables(
@@ -97,7 +94,7 @@ def _secrets(github: GitHub) -> Iterable[Check]:
 
 
 def _environment(github: GitHub, name: str, branch: str) -> Iterable[Check]:
-    title, path = f"environment {name}", f"/repos/{github.repository}/environments/{name}"
+    title, path = f"environment {name}", _environment_path(github, name)
     try:
         environment = github.read(path)
     except GitHubRefusedError as error:
@@ -108,17 +105,12 @@ def _environment(github: GitHub, name: str, branch: str) -> Iterable[Check]:
             f"gh api --method PUT {path} (docs/bootstrap.md says with which branches)",
         )  # fmt: skip
         return
-    policy = environment.get("deployment_branch_policy") or {}
-    allowed: list[str] = []
-    if policy.get("custom_branch_policies"):
-        listed = github.read_all(f"{path}/deployment-branch-policies", "branch_policies")
-        allowed = [f"{one.get('type', 'branch')} {one['name']}" for one in listed]
+    allowed = _allowed(github, path, environment)
     if allowed == [f"branch {branch}"]:
         yield ok(AREA, f"{title}: branches", branch)
     else:
-        every = "every protected branch" if policy.get("protected_branches") else "every branch"
         yield fault(
-            AREA, f"{title}: branches", f"{', '.join(allowed) or every} may deploy and read {KEY}",
+            AREA, f"{title}: branches", f"{', '.join(allowed)} may deploy and read {KEY}",
             f"Settings > Environments > {name} > Deployment branches and tags: selected, {branch}",
         )  # fmt: skip
     kept = github.read_all(f"{path}/secrets", "secrets")
@@ -129,12 +121,57 @@ def _environment(github: GitHub, name: str, branch: str) -> Iterable[Check]:
             AREA, f"{title}: {KEY}", "is not there, so its workflow cannot write to Git",
             f"gh secret set {KEY} --env {name} --repo {github.repository} < app.pem",
         )  # fmt: skip
-    kinds = {rule["type"] for rule in environment.get("protection_rules", [])}
+    protecting = environment.get("protection_rules") or []
+    # A rule without a list of reviewers is no rule without reviewers: only an empty list is.
+    kinds = {rule["type"] for rule in protecting if rule.get("reviewers") != []}
     if name == ROLLBACK and kinds & {"required_reviewers", "wait_timer"}:
         yield fault(
             AREA, f"{title}: reviewers", "a rollback would wait for a person or a timer",
             f"Settings > Environments > {name}: no required reviewers, no wait timer",
         )  # fmt: skip
+    elif name == REVIEWED and "required_reviewers" in kinds:
+        yield ok(AREA, f"{title}: reviewers", "somebody must approve")
+    elif name == REVIEWED:
+        yield fault(
+            AREA, f"{title}: reviewers", "has no required reviewers: nobody approves a deployment",
+            f"Settings > Environments > {name} > Required reviewers: name people or a team",
+        )  # fmt: skip
+
+
+def _environment_path(github: GitHub, name: str) -> str:
+    return f"/repos/{github.repository}/environments/{quote(name, safe='')}"
+
+
+def _allowed(github: GitHub, path: str, environment: dict[str, Any]) -> list[str]:
+    """The branches and tags whose runs may read an environment's secrets, each with its kind."""
+    policy = environment.get("deployment_branch_policy") or {}
+    if policy.get("custom_branch_policies"):
+        listed = github.read_all(f"{path}/deployment-branch-policies", "branch_policies")
+        return [f"{one.get('type', 'branch')} {one['name']}" for one in listed] or ["no branch"]
+    return ["every protected branch" if policy.get("protected_branches") else "every branch"]
+
+
+def _others(github: GitHub, known: set[str], branch: str) -> Iterable[Check]:
+    """The key may lie in no environment beside those that a workflow of ours uses."""
+    listed = github.read_all(f"/repos/{github.repository}/environments", "environments")
+    holding = []
+    for environment in listed:
+        name = environment["name"]
+        path = _environment_path(github, name)
+        if name in known or KEY not in {
+            one["name"] for one in github.read_all(f"{path}/secrets", "secrets")
+        }:
+            continue
+        holding.append(name)
+        readers = ", ".join(_allowed(github, path, environment))
+        yield fault(
+            AREA, f"environment {name}: {KEY}",
+            f"no workflow needs the key there, and runs of {readers} read it, past every approval",
+            f"gh secret delete {KEY} --env {name} --repo {github.repository}, and make a new key "
+            f"of the App if anything but {branch} could read this one",
+        )  # fmt: skip
+    if not holding:
+        yield ok(AREA, f"{KEY} of other environments", "is not there, as it must be")
 
 
 def _app(github: GitHub, owner: dict[str, Any], client_id: str, apps: list[App]) -> Iterable[Check]:
@@ -177,63 +214,3 @@ def _app(github: GitHub, owner: dict[str, Any], client_id: str, apps: list[App])
             AREA, "App: repositories", "its key opens every repository of the organisation",
             "install it for selected repositories only",
         )  # fmt: skip
-
-
-def _rules(github: GitHub, branch: str, apps: Sequence[App]) -> Iterable[Check]:
-    """What stands between a push and main: people must go through it, the App must not."""
-    listed = github.read_all(
-        f"/repos/{github.repository}/rulesets", None, {"includes_parents": "true"}
-    )
-    required, checks_gate, barred = False, False, False
-    for short in listed:
-        if short.get("target") != "branch" or short.get("enforcement") != "active":
-            continue
-        path = f"/repos/{github.repository}/rulesets/{short['id']}"
-        rules = github.read(path)
-        if not _covers(rules, branch):
-            continue
-        kinds = {rule["type"]: rule.get("parameters", {}) for rule in rules.get("rules", [])}
-        named = kinds.get("required_status_checks", {}).get("required_status_checks", [])
-        checks_gate |= GATE in {one["context"] for one in named}
-        required |= "pull_request" in kinds
-        stops = kinds.keys() & {"pull_request", "required_status_checks", "update", "merge_queue"}
-        if not stops or not apps:
-            continue
-        actors = rules.get("bypass_actors")
-        if actors is None:
-            yield unknown(
-                AREA, f"ruleset {rules['name']}", "its bypass list is not shown to this token",
-                "run this once with an administrator's token",
-            )  # fmt: skip
-        elif not any(
-            one.get("actor_type") == "Integration" and one.get("actor_id") == apps[0].id
-            for one in actors
-        ):
-            barred = True
-            yield fault(
-                AREA, f"ruleset {rules['name']}",
-                f"{', '.join(sorted(stops))} of {branch} stop {apps[0].slug}, which pushes values",
-                f"add {apps[0].slug} to the ruleset's bypass list, always",
-            )  # fmt: skip
-    if apps and not barred:
-        yield ok(AREA, f"rules of {branch}: the App", f"{apps[0].slug} may push")
-    if required:
-        yield ok(AREA, f"rules of {branch}: people", "go through a pull request")
-    else:
-        yield fault(
-            AREA, f"rules of {branch}: people", "whoever may push may push to it, and so deploy",
-            f"make a ruleset for {branch} that requires a pull request",
-        )  # fmt: skip
-    if checks_gate:
-        yield ok(AREA, f"rules of {branch}: checks", f"`{GATE}` is required")
-    else:
-        yield fault(
-            AREA, f"rules of {branch}: checks", f"the check `{GATE}` of ci is not required",
-            f"require the status check `{GATE}` in the ruleset, and branches to be up to date",
-        )  # fmt: skip
-
-
-def _covers(ruleset: dict[str, Any], branch: str) -> bool:
-    names = ruleset.get("conditions", {}).get("ref_name", {})
-    ours = {"~ALL", "~DEFAULT_BRANCH", f"refs/heads/{branch}"}
-    return bool(ours & set(names.get("include", []))) and not ours & set(names.get("exclude", []))
