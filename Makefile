@@ -140,6 +140,7 @@ reference: setup ## Write the references of settings, commands and charts from t
 	  $$name settings --json > docs/reference/settings-$$name.json; done
 	python -m release.reference > docs/reference/release.md
 	python charts/reference.py
+	python -m kit.transforms_reference > docs/reference/transforms.md
 	python -m tests.documented
 
 .PHONY: schemas
