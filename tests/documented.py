@@ -5,7 +5,8 @@ Before a block of commands stands a comment that a reader does not see:
     <!-- run: {with: dev} -->                      as written, on the cluster that `make up` made
     <!-- run: {with: dev, values: [routing]} -->   after the page's values of that file are deployed
     <!-- run: {with: inference} -->                against a model server of this machine
-    <!-- run: {test: tests/x.py::test_y} -->     by that test
+    <!-- run: {test: tests/x.py::test_y} -->     by that test, which takes the text with `block`
+    <!-- run: {seen: "tests/x.py::test_y: what"} -->   not as written: that test proves the like
     <!-- run: {not: "why"} -->                   by none
 
 ``expect`` is a regular expression that the output must match.
@@ -22,7 +23,7 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
-KINDS = ("with", "test", "not")
+KINDS = ("with", "test", "seen", "not")
 LANGUAGES = ("sh", "console", "")
 _HOW = re.compile(r"<!-- run: (\{.*\}) -->")
 _VALUES = r"```yaml\n# values/(?:dev|<env>)/{name}\.yaml.*?\n(.*?)```"
@@ -61,6 +62,23 @@ def blocks() -> list[Block]:
     return [block for page in pages() for block in _of_page(page)]
 
 
+def block(page: str, *, containing: str) -> Block:
+    """The one block of a page, as its path from the root says, that has a text."""
+    found = [one for one in _of_page(ROOT / page) if containing in one.text]
+    assert len(found) == 1, f"{page} has {len(found)} blocks with {containing!r}"
+    return found[0]
+
+
+def named_test(how: dict[str, Any]) -> tuple[str, str, str] | None:
+    """File, name and what it proves of the test that a comment names; None where it names none."""
+    said = how.get("test") or how.get("seen")
+    if said is None:
+        return None
+    path, _, rest = said.partition("::")
+    name, _, proves = rest.partition(": ")
+    return path, name, proves
+
+
 def _of_page(page: Path) -> Iterator[Block]:
     """A fence opens a block, the next one ends it."""
     language: str | None = None
@@ -93,6 +111,8 @@ def table() -> str:
     for block in blocks():
         how = block.how or {}
         ran = how.get("test") or (f"not run: {how['not']}" if "not" in how else "")
+        if "seen" in how:
+            ran = f"not run as written; the like: {how['seen']}"
         if "with" in how:
             ran = "tests/docs/test_commands" + ("_live.py" if how["with"] == "dev" else ".py")
         for command in block.text.replace("\\\n", " ").splitlines():

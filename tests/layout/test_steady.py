@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests import steady
+from tests.documented import block
 
 ROOT = Path(__file__).resolve().parents[2]
 OUTPUT = """\
@@ -55,6 +58,15 @@ def test_a_mode_that_does_not_exist_is_named(capsys: pytest.CaptureFixture[str])
     with pytest.raises(SystemExit):
         steady.parse(["--modes=idle,buzy"])
     assert "buzy is none of idle, busy" in capsys.readouterr().err
+
+
+def test_the_documented_arguments_are_taken() -> None:
+    shown = block("docs/testing.md", containing="make test-steady ARGS").text
+    commands = re.findall(r'^make test-steady ARGS="(.*)"$', shown, re.MULTILINE)
+    assert len(commands) == len(shown.splitlines())
+    for command in commands:
+        for target in steady.parse(shlex.split(command)).targets:
+            assert (ROOT / target).exists(), target
 
 
 def test_one_failure_fails_it(tmp_path: Path) -> None:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import copy
 import json
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -15,6 +19,7 @@ import pytest
 from moto import mock_aws
 
 from release.doctor.trust import AUDIENCE, ISSUER
+from tests.documented import block
 from tests.release.conftest import Answer, World
 
 REPOSITORY = "team/serving"
@@ -108,7 +113,8 @@ def github(monkeypatch: pytest.MonkeyPatch) -> Iterator[Paths]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            found = paths.get(urlsplit(self.path).path)
+            asked = urlsplit(self.path).path
+            found = paths.get(asked.replace("/your-organisation/slipway", f"/{REPOSITORY}"))
             content = json.dumps(found if found is not None else {"message": "Not Found"}).encode()
             self.send_response(200 if found is not None else 404)
             self.send_header("Content-Length", str(len(content)))
@@ -185,6 +191,22 @@ def test_nothing_is_wrong_with_a_set_up_as_documented(world: World) -> None:
     assert of_state(answer, "unknown") == []
     assert answer.code == 0
     assert "0 fault, 0 unknown" in world.run("doctor").out
+
+
+@pytest.mark.usefixtures("github", "no_account")
+def test_the_commands_of_the_page_run_as_written(world: World, tmp_path: Path) -> None:
+    """`gh` alone is not the real one: it would ask GitHub who is logged in here."""
+    (tmp_path / "gh").write_text('#!/bin/sh\ntest "$*" = "auth token" && echo a-token\n')
+    (tmp_path / "gh").chmod(0o755)
+    commands = block("docs/bootstrap.md", containing="gh auth token").text
+    path = os.pathsep.join([str(tmp_path), str(Path(sys.executable).parent), os.environ["PATH"]])
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", commands], capture_output=True, text=True, check=False,
+        env={**os.environ, **world.environment, "MANIFEST_REPO": str(world.remote), "PATH": path},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "your-organisation/slipway answers" in done.stdout
+    assert "0 fault" in done.stdout
 
 
 def put(path: str, value: Any) -> Callable[[Paths], None]:
