@@ -263,6 +263,10 @@ FAULTS: dict[str, tuple[Callable[[Paths], Any], str, str]] = {
     "key at the organisation": (
         put("/actions/organization-secrets", KEY), "RELEASE_APP_KEY of the organisation",
         "gh secret delete"),
+    "key with Dependabot": (
+        put("/dependabot/secrets", KEY), "RELEASE_APP_KEY of Dependabot", "--app dependabot"),
+    "key with Codespaces": (
+        put("/codespaces/secrets", KEY), "RELEASE_APP_KEY of Codespaces", "--app codespaces"),
     "no variable": (
         edit("/actions/variables", lambda v: v["variables"].pop(1)), "variable AWS_REGION",
         "gh variable set AWS_REGION"),

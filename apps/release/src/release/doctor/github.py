@@ -51,6 +51,7 @@ def checks(github: GitHub, environments: Sequence[str], branch: str) -> Iterator
     variables: dict[str, str] = {}
     yield from guarded(AREA, "variables", lambda: _variables(github, variables, environments))
     yield from guarded(AREA, "secrets", lambda: _secrets(github))
+    yield from guarded(AREA, "secrets beside Actions", lambda: _secrets_beside_actions(github))
     for name in (*environments, ROLLBACK):
         look = functools.partial(_environment, github, name, branch)
         yield from guarded(AREA, f"environment {name}", look)
@@ -91,6 +92,25 @@ def _secrets(github: GitHub) -> Iterable[Check]:
             )  # fmt: skip
         else:
             yield ok(AREA, f"{KEY} of {where}", "is not there, as it must be")
+
+
+def _secrets_beside_actions(github: GitHub) -> Iterable[Check]:
+    """The key may not lie with Dependabot or Codespaces either, which have secrets of their own."""
+    for where, app, readers in (
+        ("Dependabot", "dependabot", "the workflows that Dependabot's pull requests start"),
+        ("Codespaces", "codespaces", "whoever may open a codespace"),
+    ):
+        try:
+            listed = github.read_all(f"/repos/{github.repository}/{app}/secrets", "secrets")
+        except GitHubRefusedError as error:
+            if error.status != 404:
+                raise
+            continue  # a repository that does not have it
+        if KEY in {one["name"] for one in listed}:
+            yield fault(
+                AREA, f"{KEY} of {where}", f"{readers} can read it",
+                f"gh secret delete {KEY} --app {app} --repo {github.repository}",
+            )  # fmt: skip
 
 
 def _environment(github: GitHub, name: str, branch: str) -> Iterable[Check]:
