@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from release import render, validate
-from release.validate import addresses, duplicates, egress, listing, objects, quota, variables
-from release.validate.environment import Environment
-from release.validate.findings import merged
+from release import validate
+from release.validate import addresses, duplicates, egress, listing, variables
 from tests.programs import require
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.release.broken_values import ROOT, added, copied, found, replaced
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -29,37 +25,7 @@ def helm() -> None:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    for folder in ("charts", "values", "argocd", "docs/reference", "cluster/manifests"):
-        shutil.copytree(ROOT / folder, tmp_path / folder)
-    return tmp_path
-
-
-def replaced(root: Path, path: str, old: str, new: str) -> None:
-    file = root / path
-    text = file.read_text()
-    assert old in text, f"{path} has no {old!r}"
-    file.write_text(text.replace(old, new))
-
-
-def added(root: Path, path: str, text: str) -> None:
-    file = root / path
-    file.write_text((file.read_text() if file.exists() else "") + text)
-
-
-def found(root: Path, environment: str = "dev") -> list[validate.Finding]:
-    """What the checks of values say of one environment; Helm renders it, kubeconform is left out."""
-    listed = {name: render.releases(root, name) for name in render.environments(root)}
-    results = render.render_all(root, listed[environment], placeholders=True)
-    seen = Environment(
-        root,
-        {result.release: result.manifests for result in results if not result.error},
-        frozenset(result.release.name for result in results if result.error),
-        {name: frozenset(row.name for row in rows) for name, rows in listed.items()},
-    )
-    settings, _ = variables.read(root)
-    every = [*duplicates.findings(root)]
-    every += validate.cross_checks(seen, settings, objects.allowed_kinds(root))
-    return merged(every)
+    return copied(tmp_path)
 
 
 Change = Callable[[Path], object]
@@ -382,13 +348,6 @@ def test_keys_of_different_mappings_are_no_duplicates() -> None:
 )  # fmt: skip
 def test_a_value_fits_the_type_of_its_setting(kind: str, text: str, accepted: bool) -> None:
     assert (variables.refusal(variables.Setting("X", kind), text) == "") is accepted
-
-
-@pytest.mark.parametrize(
-    ("text", "amount"), [("250m", "0.25"), ("1Gi", "1073741824"), ("2k", "2000"), ("30", "30")]
-)
-def test_quantities_are_read_as_kubernetes_does(text: str, amount: str) -> None:
-    assert quota.quantity(text) == quota.Decimal(amount)
 
 
 def test_the_reference_says_what_validate_needs() -> None:

@@ -9,19 +9,9 @@ from decimal import Decimal
 from release.render import Manifest, Release
 from release.validate.environment import Environment, pod_template
 from release.validate.findings import Finding, at_value
+from release.validate.quantities import SIDECAR, or_zero, refusal
 
 Amounts = dict[str, Decimal]
-
-_UNITS: dict[str, Decimal | int] = {
-    "": 1, "m": Decimal("0.001"), "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12,
-    "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40,
-}  # fmt: skip
-_SIDECAR = {
-    "requests.cpu": "sidecar.istio.io/proxyCPU",
-    "requests.memory": "sidecar.istio.io/proxyMemory",
-    "limits.cpu": "sidecar.istio.io/proxyCPULimit",
-    "limits.memory": "sidecar.istio.io/proxyMemoryLimit",
-}
 
 
 @dataclass(frozen=True)
@@ -45,7 +35,9 @@ def findings(environment: Environment) -> Iterator[Finding]:
     ]
     for quota in quotas:
         for resource, text in sorted(quota["spec"]["hard"].items()):
-            hard, name = quantity(str(text)), _named(resource)
+            if refusal(resource, str(text)) is not None:
+                continue  # the quota itself is wrong
+            hard, name = or_zero(text), _named(resource)
             total = sum((d.pods * d.each.get(name, Decimal(0)) for d in demands), Decimal(0))
             if total > hard:
                 yield _beyond(environment, demands, resource, str(text), total)
@@ -112,15 +104,15 @@ def _of_pod(template: Manifest) -> Amounts:
         running: Amounts = {}
         for container in containers:
             for resource, text in container.get("resources", {}).get(group, {}).items():
-                running[resource] = running.get(resource, Decimal(0)) + quantity(str(text))
+                running[resource] = running.get(resource, Decimal(0)) + or_zero(text)
         for container in template["spec"].get("initContainers", []):
             for resource, text in container.get("resources", {}).get(group, {}).items():
-                running[resource] = max(running.get(resource, Decimal(0)), quantity(str(text)))
+                running[resource] = max(running.get(resource, Decimal(0)), or_zero(text))
         amounts |= {f"{group}.{resource}": amount for resource, amount in running.items()}
     annotations: Mapping[str, str] = template["metadata"].get("annotations") or {}
-    for resource, annotation in _SIDECAR.items():
+    for resource, annotation in SIDECAR.items():
         if annotation in annotations:
-            more = quantity(str(annotations[annotation]))
+            more = or_zero(annotations[annotation])
             amounts[resource] = amounts.get(resource, Decimal(0)) + more
     return amounts
 
@@ -128,13 +120,6 @@ def _of_pod(template: Manifest) -> Amounts:
 def _named(resource: str) -> str:
     """A quota's short names mean requests."""
     return f"requests.{resource}" if resource in ("cpu", "memory") else resource
-
-
-def quantity(text: str) -> Decimal:
-    """A Kubernetes quantity such as ``250m`` or ``1Gi`` in its base unit."""
-    digits = text.rstrip("kmMGTi")
-    unit = text[len(digits) :]
-    return Decimal(digits) * Decimal(_UNITS[unit])
 
 
 def shown(resource: str, amount: Decimal) -> str:

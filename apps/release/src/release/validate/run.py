@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from release import holds, render, tree
@@ -20,6 +21,7 @@ from release.validate import (
     listing,
     names,
     objects,
+    quantities,
     quota,
     variables,
 )
@@ -65,8 +67,10 @@ def validate(root: Path, only: Sequence[str] = (), base: str | None = None) -> R
                 else f"use one of {', '.join(known) or '(none)'}, or name another folder",
             )
     chosen = [environment for environment in known if not only or environment in only]
-    findings: list[Finding] = [] if only else list(listing.of_tree(root, known))
-    findings += duplicates.findings(root)
+    findings: list[Finding] = []
+    if not only:
+        findings += completed("folders", "argocd", lambda: listing.of_tree(root, known))
+    findings += completed("duplicate keys", "values", lambda: duplicates.findings(root))
     if base is not None:
         findings += held_changes(Git(root), base, only, datetime.now(UTC))
     rows: dict[str, list[Release]] = {}
@@ -78,15 +82,21 @@ def validate(root: Path, only: Sequence[str] = (), base: str | None = None) -> R
                 file = f"argocd/{environment}.yaml"
                 findings.append(Finding(file, 0, "", error.message, error.fix))
     for environment in chosen:
-        findings += listing.of_environment(root, environment, rows.get(environment, []))
+        findings += completed(
+            "the listed releases",
+            f"argocd/{environment}.yaml",
+            partial(listing.of_environment, root, environment, rows.get(environment, [])),
+        )
     wanted = [row for environment in chosen for row in rows.get(environment, [])]
     results = render.render_all(root, wanted, placeholders=True)
     for result in results:
         if result.error:
-            findings += objects.of_helm(root, result)
+            folder = f"values/{result.release.environment}"
+            refused = partial(objects.of_helm, root, result)
+            findings += completed("what Helm refuses", folder, refused)
     good = [result for result in results if not result.error]
     documents = {result.release: result.manifests for result in good}
-    findings += objects.of_schemas(root, good)
+    findings += completed("schemas", "charts", lambda: objects.of_schemas(root, good))
     settings, notes = variables.read(root)
     allowed = objects.allowed_kinds(root)
     names_of = {name: frozenset(row.name for row in some) for name, some in rows.items()}
@@ -107,21 +117,44 @@ def cross_checks(
     environment: Environment, settings: Settings, allowed: set[tuple[str, str]]
 ) -> Iterator[Finding]:
     """What no schema sees, within one environment."""
-    found = [
-        *variables.findings(environment, settings),
-        *objects.of_project(environment, allowed),
-        *names.findings(environment),
-        *callers.findings(environment),
-        *addresses.findings(environment),
-        *egress.findings(environment),
-        *quota.findings(environment),
-    ]
+    checks: dict[str, Callable[[], Iterable[Finding]]] = {
+        "settings": lambda: variables.findings(environment, settings),
+        "kinds": lambda: objects.of_project(environment, allowed),
+        "names": lambda: names.findings(environment),
+        "callers": lambda: callers.findings(environment),
+        "addresses": lambda: addresses.findings(environment),
+        "hosts outside": lambda: egress.findings(environment),
+        "quantities": lambda: quantities.findings(environment),
+        "the quota": lambda: quota.findings(environment),
+    }
+    folder = f"values/{environment.name}"
+    found = [one for name, check in checks.items() for one in completed(name, folder, check)]
     yield from found
     # A value that is wrong differs from the right one as well: that is one fault.
     wrong = {(one.file, one.line, one.key) for one in found}
-    for one in variables.differences(environment, settings):
+    shared = completed(
+        "shared settings", folder, lambda: variables.differences(environment, settings)
+    )
+    for one in shared:
         if (one.file, one.line, one.key) not in wrong:
             yield one
+
+
+def completed(name: str, where: str, check: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:
+    """What a check finds; one that fails is a finding itself and takes no other with it.
+
+    Raises NotFoundError where a program is missing.
+    """
+    try:
+        yield from check()
+    except NotFoundError:
+        raise
+    except Exception as error:  # whatever it is: what the other checks find is kept
+        yield Finding(
+            where, 0, "", f"the check of {name} failed, so that it may have missed something: "
+            f"{type(error).__name__}: {' '.join(str(error).split())}",
+            "mend the other findings first; if it stays, report it with the file that causes it",
+        )  # fmt: skip
 
 
 def held_changes(git: Git, base: str, only: Sequence[str], now: datetime) -> Iterator[Finding]:
