@@ -8,13 +8,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase as fnmatch
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from release import policy
 from release.render import Release
 from release.tree import IMAGE_SUFFIX, MODEL_SUFFIX
+from release.validate import applications
 from release.validate.findings import Finding
 
 # Files below values/ that belong to an environment rather than to one of its releases.
@@ -38,19 +36,18 @@ def of_tree(root: Path, known: Sequence[str]) -> Iterator[Finding]:
             f"argocd/{name}.yaml", 0, "", f"the environment {name!r} has no values",
             f"add values/{name}/",
         )  # fmt: skip
-    yield from _of_root(root, sorted(folders & set(known)))
     for problem in policy.problems(_Folder(root)):
         yield Finding(policy.PATH, problem.line, problem.key, problem.message, problem.fix)
 
 
-def _of_root(root: Path, environments: Sequence[str]) -> Iterator[Finding]:
+def of_root(root: Path, environments: Sequence[str]) -> Iterator[Finding]:
     """Argo CD applies an ApplicationSet that the root includes, to namespaces its project allows.
 
     Namespaces are compared as patterns, as Argo CD does; ``!name`` forbids one.
     """
     path = root / ROOT
     if path.is_file():
-        source = (_documents(path) or [{}])[0].get("spec", {}).get("source", {})
+        source = (applications.documents(path) or [{}])[0].get("spec", {}).get("source", {})
         pattern = source.get("directory", {}).get("include")
         for name in environments if isinstance(pattern, str) else ():
             if not any(fnmatch(f"{name}.yaml", one) for one in alternatives(pattern)):
@@ -60,15 +57,13 @@ def _of_root(root: Path, environments: Sequence[str]) -> Iterator[Finding]:
                     f"whose values are in {(root / 'values' / name).resolve()}",
                     f"add {name} to it, or delete argocd/{name}.yaml and values/{name}",
                 )  # fmt: skip
-    projects = {
-        document["metadata"]["name"]: document
-        for file in sorted((root / "argocd").glob("*.yaml"))
-        for document in _documents(file)
-        if document.get("kind") == "AppProject"
-    }
+    for document in applications.documents(path):
+        if document.get("kind") == "Application":
+            yield from applications.of_source(root, ROOT, document.get("spec", {}))
+    projects = applications.projects(root)
     for name in environments:
         file = root / "argocd" / f"{name}.yaml"
-        for document in _documents(file):
+        for document in applications.documents(file):
             spec = document.get("spec", {}).get("template", {}).get("spec", {})
             project = projects.get(spec.get("project"))
             if project is None or document.get("kind") != "ApplicationSet":
@@ -100,16 +95,8 @@ def alternatives(pattern: str) -> list[str]:
     return list(dict.fromkeys(texts))
 
 
-def _documents(path: Path) -> list[dict[str, Any]]:
-    try:
-        found = list(yaml.safe_load_all(path.read_text()))
-    except (OSError, yaml.YAMLError):
-        return []  # kubeconform says so
-    return [one for one in found if isinstance(one, dict)]
-
-
 def _line(path: Path, text: str) -> int:
-    lines = path.read_text().splitlines()
+    lines = path.read_text(errors="replace").splitlines()
     return next((number for number, line in enumerate(lines, 1) if text in line), 0)
 
 
@@ -132,7 +119,8 @@ def of_environment(root: Path, environment: str, listed: Sequence[Release]) -> I
     for release in listed:
         machine = (IMAGE_SUFFIX, MODEL_SUFFIX)
         for absent in release.missing:
-            if not absent.endswith(machine):
+            # A field that no row has is a finding of its own.
+            if not absent.endswith(machine) and "{{" not in absent:
                 yield Finding(
                     argocd, 0, release.name, f"is listed, but {absent} is not there",
                     f"write {absent}, or delete the row",

@@ -15,6 +15,7 @@ from release.git import CommitTree, Git
 from release.render import Release
 from release.validate import (
     addresses,
+    applications,
     callers,
     duplicates,
     egress,
@@ -70,6 +71,8 @@ def validate(root: Path, only: Sequence[str] = (), base: str | None = None) -> R
     findings: list[Finding] = []
     if not only:
         findings += completed("folders", "argocd", lambda: listing.of_tree(root, known))
+    deployed = [name for name in chosen if (root / "values" / name).is_dir()]
+    findings += completed("the root", listing.ROOT, lambda: listing.of_root(root, deployed))
     findings += completed("duplicate keys", "values", lambda: duplicates.findings(root))
     if base is not None:
         findings += held_changes(Git(root), base, only, datetime.now(UTC))
@@ -87,6 +90,12 @@ def validate(root: Path, only: Sequence[str] = (), base: str | None = None) -> R
             f"argocd/{environment}.yaml",
             partial(listing.of_environment, root, environment, rows.get(environment, [])),
         )
+        findings += completed(
+            "the application set",
+            f"argocd/{environment}.yaml",
+            partial(applications.findings, root, environment, known),
+        )
+    findings += completed("hosts", "values", lambda: applications.hosts(root, rows, chosen))
     wanted = [row for environment in chosen for row in rows.get(environment, [])]
     results = render.render_all(root, wanted, placeholders=True)
     for result in results:
