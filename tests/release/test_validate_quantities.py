@@ -38,7 +38,7 @@ AMOUNTS = [
     ("limits: {memory: -1Gi}", "limits.memory", "at least 0", "without the sign"),
     ("limits: {memory: 768m}", "limits.memory", "a fraction of a byte", "did you mean 768Mi?"),
     ("limits: {memory: 768}", "limits.memory", "which is 768 bytes", "did you mean 768Mi?"),
-    ("requests: {memory: 2Gi}", "limits.memory", "above its limit of 768Mi", "raise resources."),
+    ("requests: {memory: 2Gi}", "requests.memory", "above its limit of 768Mi", "raise resources."),
     ("requests: {cpu: 5000}", "requests.cpu", "which is 5000 cores", "did you mean 5000m?"),
     ("requests: {cpu: 250Mi}", "requests.cpu", "which is 262144000 cores", "did you mean 250m?"),
     ("limits: {nvidia.com/gpu: '0.5'}", "limits.nvidia.com/gpu", "an integer", "an integer"),

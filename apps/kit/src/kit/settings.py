@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 _LIMITS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 
@@ -199,6 +205,27 @@ def _references(node: Any) -> set[str]:
         return set()
     own = {str(node["$ref"]).rsplit("/", 1)[-1]} if "$ref" in node else set()
     return own | {name for one in node.values() for name in _references(one)}
+
+
+def from_variables(settings: type[BaseSettings], variables: Mapping[str, str]) -> BaseSettings:
+    """The settings of a process that has these variables alone, whatever this one has.
+
+    Raises ValueError (pydantic's ValidationError where it can name fields) when they are refused.
+    """
+
+    class Source(EnvSettingsSource):
+        def _load_env_vars(self) -> Mapping[str, str | None]:
+            return {name.lower(): text for name, text in variables.items()}
+
+    class Given(settings):  # type: ignore[misc, valid-type]
+        @classmethod
+        def settings_customise_sources(
+            cls, settings_cls: type[BaseSettings], **_: Any
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            return (Source(settings_cls),)
+
+    made: BaseSettings = Given()
+    return made
 
 
 def reference(settings: type[BaseSettings], *, title: str, as_json: bool = False) -> str:

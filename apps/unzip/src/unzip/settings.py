@@ -22,9 +22,9 @@ class UnzipSettings(ServiceSettings):
 
     model_config = SettingsConfigDict(env_prefix="UNZIP_")
 
-    bucket: Annotated[str, Field(description="Bucket the archives and their files are in.")] = (
-        "archives"
-    )
+    bucket: Annotated[
+        str, Field(min_length=1, description="Bucket the archives and their files are in.")
+    ] = "archives"
     prefix: Annotated[str, Field(description="Only archives whose key begins so.")] = ""
     suffix: Annotated[
         str, Field(pattern=r"^.*[^/]\.[^/.]+$", description="Only archives whose key ends so.")
@@ -119,7 +119,11 @@ class UnzipSettings(ServiceSettings):
     ] = 120.0
 
     backend_url: Annotated[
-        str, Field(description="Where outcomes are POSTed as CloudEvents; empty: nobody is told.")
+        str,
+        Field(
+            pattern=r"^(https?://\S+)?$",
+            description="Where outcomes are POSTed as CloudEvents; empty: nobody is told.",
+        ),
     ] = ""
     backend_secret: Annotated[
         SecretStr, Field(description="Key of the X-Slipway-Signature (HMAC-SHA256); empty: none.")

@@ -19,11 +19,14 @@ from release.validate import (
     callers,
     duplicates,
     egress,
+    labels,
     listing,
     names,
     objects,
     quantities,
     quota,
+    schedules,
+    secret_names,
     variables,
 )
 from release.validate.environment import Environment
@@ -133,6 +136,9 @@ def cross_checks(
         "callers": lambda: callers.findings(environment),
         "addresses": lambda: addresses.findings(environment),
         "hosts outside": lambda: egress.findings(environment),
+        "Secrets' names": lambda: secret_names.findings(environment),
+        "schedules": lambda: schedules.findings(environment),
+        "labels": lambda: labels.findings(environment),
         "quantities": lambda: quantities.findings(environment),
         "the quota": lambda: quota.findings(environment),
     }
@@ -140,12 +146,12 @@ def cross_checks(
     found = [one for name, check in checks.items() for one in completed(name, folder, check)]
     yield from found
     # A value that is wrong differs from the right one as well: that is one fault.
-    wrong = {(one.file, one.line, one.key) for one in found}
+    wrong = {one.key for one in found}
     shared = completed(
         "shared settings", folder, lambda: variables.differences(environment, settings)
     )
     for one in shared:
-        if (one.file, one.line, one.key) not in wrong:
+        if one.key not in wrong:
             yield one
 
 

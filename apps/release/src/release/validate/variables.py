@@ -16,7 +16,7 @@ from typing import Any
 from release import places
 from release.render import Release
 from release.tree import RUNS_IMAGE_OF
-from release.validate import nested, values
+from release.validate import agreement, nested, secret_names, service_settings, values
 from release.validate.environment import Environment
 from release.validate.findings import Finding, at_value
 
@@ -24,8 +24,6 @@ from release.validate.findings import Finding, at_value
 _LIBRARY_VARIABLES = ("AWS_", "OTEL_", "OMP_", "SSL_CERT_", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY",
                       "PYTHON", "TZ", "MLFLOW_")  # fmt: skip
 _BOOLEANS = {"true", "false", "1", "0", "yes", "no", "on", "off", "t", "f", "y", "n"}
-# Secrets that the charts themselves name hold keys of S3, never a service's settings.
-_STORE_SECRETS = {"s3-credentials", "probe-credential"}
 
 Settings = Mapping[str, Mapping[str, "Setting"]]
 
@@ -44,6 +42,7 @@ class Setting:
     limits: Mapping[str, float] | None = None
     schema: Mapping[str, Any] | None = None
     """JSON Schema of a value that is JSON."""
+    default: Any = None
 
 
 def read(root: Path) -> tuple[dict[str, dict[str, Setting]], list[str]]:
@@ -67,6 +66,7 @@ def _setting(row: Mapping[str, Any]) -> Setting:
         bool(row.get("shared")),
         row.get("limits"),
         row.get("schema"),
+        row.get("default"),
     )
 
 
@@ -76,8 +76,16 @@ def findings(environment: Environment, settings: Settings) -> Iterator[Finding]:
         known = settings.get(app_of(release))
         if release.chart == "service" and known is not None:
             yield from _unknown(environment.root, release, known)
-            yield from _of_wrong_type(environment.root, release, known)
-            yield from _absent(environment.root, release, known)
+            wrong = list(_of_wrong_type(environment.root, release, known))
+            yield from wrong
+            # What a Secret holds is not in the tree.
+            whole = not secret_names.with_settings(environment, release)
+            flagged = {one.key.removeprefix("env.") for one in wrong}
+            yield from _refused(environment.root, release, known, flagged, whole)
+            if whole:
+                yield from _absent(environment.root, release, known)
+            prefix = f"{app_of(release).upper()}_"
+            yield from agreement.findings(environment.root, release, prefix, known)
 
 
 def app_of(release: Release) -> str:
@@ -119,6 +127,30 @@ def _of_wrong_type(root: Path, release: Release, known: Mapping[str, Setting]) -
                 yield at_value(
                     root, release, f"env.{name}", f"{where}{one.message}", fix, ("env", name)
                 )
+
+
+def _refused(
+    root: Path, release: Release, known: Mapping[str, Setting], flagged: set[str], whole: bool
+) -> Iterator[Finding]:
+    """What the service's own code refuses of values that have the right types.
+
+    Without the ``whole`` of its settings only what a single one of them is can be judged.
+    """
+    app = app_of(release)
+    every = values.environment(values.of_files(root, release))
+    given = {name: text for name, text in every.items() if name not in flagged}
+    for one in service_settings.refusals(app, known, given):
+        variable = one.variable
+        if not variable:
+            if flagged or not whole:
+                continue
+            variable = service_settings.named_in(one.message, given)
+        text = given.get(variable, "")
+        shown = f"is {_shown(text)}: " if text[:1] not in ("{", "[") else ""
+        yield at_value(
+            root, release, f"env.{variable}".rstrip("."), f"{shown}{one.message}",
+            f"see docs/reference/settings-{app}.md", ("env", variable),
+        )  # fmt: skip
 
 
 def refusal(setting: Setting, text: str) -> str:
@@ -173,10 +205,6 @@ def _absent(root: Path, release: Release, known: Mapping[str, Setting]) -> Itera
     """Without which the image ends as soon as it has started."""
     every = values.with_defaults(root, release)
     given = values.environment(every)
-    secrets = every.get("envFromSecrets")
-    named = {name for name, wanted in secrets.items() if wanted} if secrets else set()
-    if named - _STORE_SECRETS:
-        return  # what a Secret holds is not in the tree
     command = next(iter(every.get("args") or ()), "")
     nested = {name.split("__", 1)[0] for name in given}
     for setting in known.values():
