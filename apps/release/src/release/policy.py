@@ -132,13 +132,35 @@ def problems(files: Snapshot) -> Iterator[Problem]:
         return
     yield from _unknown(files, content, text)
     known = tree.environments(files)
+    sources: dict[str, Sequence[str]] = {}
     for environment in known:
         rules, wrong = _rules(content, text, environment)
         yield from wrong
+        sources[environment] = rules.sources
         for source in rules.sources:
             if source not in known:
                 path = (environment, "from")
                 yield _unknown_name(source, known, path, places.line_of(text, path))
+    yield from _circles(sources, text)
+
+
+def _circles(sources: Mapping[str, Sequence[str]], text: str) -> Iterator[Problem]:
+    """Environments that are each promoted from the next: nothing new ever enters them."""
+    told: set[str] = set()
+    for start in sorted(sources):
+        path = [start]
+        # An environment with a source outside of the circle can be promoted into.
+        while path[-1] not in path[:-1] and len(sources.get(path[-1], ())) == 1:
+            path.append(sources[path[-1]][0])
+        if path[-1] != start or len(path) == 1 or start in told:
+            continue
+        told.update(path)
+        line = places.line_of(text, (start, "from")) or 0
+        way = ", which is promoted from ".join(path[1:])
+        yield Problem(
+            line, f"{start}.from", f"{start} is promoted from {way}: no build ever gets into them",
+            "take `from` out of the first one of them",
+        )  # fmt: skip
 
 
 def _content(files: Snapshot) -> tuple[dict[str, Any], str]:

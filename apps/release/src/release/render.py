@@ -70,7 +70,7 @@ def environments(root: Path) -> list[str]:
     found = []
     for path in sorted((root / "argocd").glob("*.yaml")):
         with contextlib.suppress(yaml.YAMLError):
-            documents = list(yaml.safe_load_all(path.read_text()))
+            documents = list(yaml.safe_load_all(path.read_bytes()))
             if any(isinstance(d, dict) and d.get("kind") == "ApplicationSet" for d in documents):
                 found.append(path.stem)
     return found
@@ -83,11 +83,11 @@ def releases(root: Path, environment: str) -> list[Release]:
     """
     path = f"argocd/{environment}.yaml"
     try:
-        document = yaml.safe_load((root / path).read_text())
+        document = yaml.safe_load((root / path).read_bytes())
         template = document["spec"]["template"]["spec"]
         rows = [row for g in document["spec"]["generators"] for row in g["list"]["elements"]]
         return [_release(root, environment, template, row) for row in rows]
-    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
         raise BadValuesError(
             f"{path} is not an ApplicationSet with a list of releases ({error!r}).",
             fix="compare it with the other environments' files",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
@@ -20,6 +21,10 @@ from release.validate.findings import Finding, at_value
 
 _URL = re.compile(r"(?<![\w.+-])([a-z][a-z0-9+.-]*)://([^\s\"'<>,/?#]+)", re.I)
 _HOST_AND_PORT = re.compile(r"^([A-Za-z](?:[A-Za-z0-9.-]*[A-Za-z0-9])?):(\d{2,5})$")
+# Signs of Korean and Japanese keyboards, and blanks that nobody sees, in the place of ASCII.
+_LOOKALIKE = re.compile("[\uff01-\uff5e\u3000\u3002\u00a0\u200b-\u200f\u2060\ufeff\u2018-\u201d]")
+_AUTHORITY = re.compile(r"[a-z][a-z0-9+.-]*[:\uff1a][/\uff0f]{2}[^\s\"'<>,/?#\uff0f]*", re.I)
+_WIDE_PORT = re.compile(r"[A-Za-z0-9.-]+[:\uff1a][0-9\uff10-\uff19]{2,5}")
 # Schemes that name no host of the network.
 _NO_HOSTS = {"s3", "file", "arn", "oci", "models", "spiffe"}
 _PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443, "redis": 6379, "rediss": 6379,
@@ -80,6 +85,19 @@ def in_text(text: str) -> list[Address]:
     return found
 
 
+def written_meant(text: str) -> tuple[str, str] | None:
+    """An address with full-width or invisible signs, and what is meant; None where there is none.
+
+    Texts for people may have them: only a URL's scheme and host, or a whole ``host:port``, count.
+    """
+    alone = [text] if _WIDE_PORT.fullmatch(text) else []
+    for one in (*alone, *_AUTHORITY.findall(text)):
+        if _LOOKALIKE.search(one):
+            plain = unicodedata.normalize("NFKC", one.replace("\u3002", "."))
+            return one, re.sub("[\u200b-\u200f\u2060\ufeff\u2018-\u201d ]", "", plain)
+    return None
+
+
 def _kept(host: str, port: int | None, tls: bool = False) -> list[Address]:
     """None for what is no name of a Service: addresses of the pod itself and numbers."""
     try:
@@ -119,6 +137,14 @@ def findings(environment: Environment) -> Iterator[Finding]:
         if release.chart != "service":
             continue
         for path, text in values.strings(values.of_files(environment.root, release)):
+            meant = written_meant(text)
+            if meant is not None:
+                yield at_value(
+                    environment.root, release, ".".join(path),
+                    f"has a sign in {meant[0]!r} that only looks like one of an address",
+                    f"write {meant[1]}", path,
+                )  # fmt: skip
+                continue
             for address in in_text(text):
                 yield from _of_address(environment, release, path, address, known)
 

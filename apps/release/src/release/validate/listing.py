@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase as fnmatch
 from pathlib import Path
 
-from release import policy
+from release import holds, policy
+from release.errors import BadValuesError
 from release.render import Release
-from release.tree import IMAGE_SUFFIX, MODEL_SUFFIX
+from release.tree import IMAGE_SUFFIX, MODEL_SUFFIX, hold_file
 from release.validate import applications
 from release.validate.findings import Finding
 
@@ -36,7 +37,8 @@ def of_tree(root: Path, known: Sequence[str]) -> Iterator[Finding]:
             f"argocd/{name}.yaml", 0, "", f"the environment {name!r} has no values",
             f"add values/{name}/",
         )  # fmt: skip
-    for problem in policy.problems(_Folder(root)):
+    yield from _unread(root, "values/base")
+    for problem in policy.problems(Folder(root)):
         yield Finding(policy.PATH, problem.line, problem.key, problem.message, problem.fix)
 
 
@@ -116,6 +118,11 @@ def of_environment(root: Path, environment: str, listed: Sequence[Release]) -> I
             f"is an unknown release: {argocd} does not list it, so nothing reads this file",
             f"did you mean {near[0]}?" if near else f"add a row for it to {argocd}, or delete it",
         )  # fmt: skip
+    yield from _unread(root, f"values/{environment}")
+    try:
+        holds.read(Folder(root), environment)
+    except BadValuesError as error:
+        yield Finding(hold_file(environment), 0, "", error.message.rstrip("."), error.fix)
     for release in listed:
         machine = (IMAGE_SUFFIX, MODEL_SUFFIX)
         for absent in release.missing:
@@ -136,8 +143,29 @@ def of_environment(root: Path, environment: str, listed: Sequence[Release]) -> I
             )  # fmt: skip
 
 
+def _unread(root: Path, folder: str) -> Iterator[Finding]:
+    """Files with another name than those that Argo CD reads; pages and hidden files are people's.
+
+    Anything below a folder counts as one with it.
+    """
+    for path in sorted((root / folder).glob("*")):
+        if (path.is_file() and path.suffix in (".yaml", ".md")) or path.name.startswith("."):
+            continue
+        right = f"{folder}/{path.stem}.yaml"
+        if path.suffix != ".yml":
+            fix = "delete it, or move it out of values/"
+        elif (root / right).exists():
+            fix = f"move what it sets into {right}, and delete it"
+        else:
+            fix = f"rename it to {right}"
+        yield Finding(
+            f"{folder}/{path.name}", 0, "", "is read by nothing: values are files named "
+            "<release>.yaml, and Argo CD passes over what is not there", fix,
+        )  # fmt: skip
+
+
 @dataclass(frozen=True)
-class _Folder:
+class Folder:
     """A folder as a snapshot."""
 
     root: Path

@@ -43,7 +43,42 @@ def of_helm(root: Path, result: Rendered) -> Iterator[Finding]:
         for candidate in release.files:  # YAML errors name the file themselves
             if candidate in message:
                 file = candidate
-        yield Finding(file, 0, "", message, releases=(str(release),))
+        line, fix = unreadable(root / file)
+        yield Finding(
+            file, line, "", message, fix or f"see docs/reference/chart-{release.chart}.md",
+            (str(release),),
+        )  # fmt: skip
+
+
+def unreadable(path: Path) -> tuple[int, str]:
+    """The line on which a file is no YAML, and what to do about it; 0 and nothing where it is."""
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return 0, ""
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        return line, "save the file as UTF-8: it is in another encoding, such as EUC-KR"
+    try:
+        for _ in yaml.compose_all(text, Loader=yaml.SafeLoader):
+            pass
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = mark.line + 1 if mark is not None else 0
+        written = text.splitlines()[line - 1] if 0 < line <= len(text.splitlines()) else ""
+        if "\t" in written:
+            return line, "indent with blanks: YAML has no tabs there"
+        if "alias" in str(error.problem):
+            return line, (
+                "quote a value that begins with *, or set the anchor (&name) above it in the "
+                "same file"
+            )
+        return line, f"mend the YAML there: {error.problem or error.context}"
+    except yaml.YAMLError as error:
+        return 0, f"mend the YAML: {' '.join(str(error).split())}"
+    return 0, ""
 
 
 def of_schemas(root: Path, rendered: Sequence[Rendered]) -> Iterator[Finding]:
@@ -58,7 +93,7 @@ def of_schemas(root: Path, rendered: Sequence[Rendered]) -> Iterator[Finding]:
             path.write_text(result.text)
             sources[str(path)] = result.release
         for path in sorted((root / "argocd").glob("*.yaml")):
-            text = path.read_text()
+            text = path.read_text(errors="replace")
             if "argoproj.io/" in text:
                 sources[str(path)] = f"argocd/{path.name}"
         if not sources:
@@ -109,7 +144,7 @@ def allowed_kinds(root: Path) -> set[tuple[str, str]]:
         return set()
     allowed: set[tuple[str, str]] = set()
     try:
-        documents = list(yaml.safe_load_all(path.read_text()))
+        documents = list(yaml.safe_load_all(path.read_bytes()))
     except yaml.YAMLError:
         return set()  # kubeconform says so
     for document in documents:
