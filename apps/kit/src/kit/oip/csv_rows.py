@@ -178,8 +178,6 @@ def _delimiter(text: str, width: int | None, *, numeric: bool) -> str:
     if commas is not None and commas == width:
         return ","
     semicolons = _cells_of_first(text, ";")
-    if commas is None and semicolons is not None:
-        return ";"  # '"1";"2"' is no CSV with commas
     if width is None:
         return ";" if numeric and commas == 1 and (semicolons or 0) > 1 else ","
     return ";" if semicolons == width else ","
