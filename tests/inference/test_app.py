@@ -178,7 +178,7 @@ BAD: dict[str, tuple[Callable[[], bytes], dict[str, str], str]] = {
     "a list": (lambda: b"[]", {}, "must be a JSON object"),
     "no inputs": (lambda: b"{}", {}, "inputs must be"),
     "inputs of text": (lambda: request("x"), {}, "inputs must be objects"),  # type: ignore[arg-type]
-    "no name": (lambda: request({"shape": [1, 2]}), {}, "name must be text"),
+    "no name": (lambda: request({"shape": [1, 2]}), {}, "inputs[].name is missing"),
     "unknown input": (lambda: request(tensor("q", "FP32", [1, 2], [1, 2])), {}, "input 'q'"),
     "input twice": (lambda: request(ROW, ROW), {}, "input 'x' is given twice"),
     "wrong dtype": (lambda: request(tensor("x", "INT64", [1, 2], [1, 2])), {}, "'x' is FP32, got"),
