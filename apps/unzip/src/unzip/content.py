@@ -170,7 +170,7 @@ class TextProbe:
         self._is_ascii = chunk.isascii()
         joint = self._last + chunk[:_LONGEST_SHIFT]
         self._shifts = self._shifts or bool(_SHIFT.search(joint) or _SHIFT.search(chunk))
-        self._last = chunk[-_LONGEST_SHIFT:]
+        self._last = (joint if len(chunk) < _LONGEST_SHIFT else chunk)[-_LONGEST_SHIFT:]
 
     def _decode(self, chunk: bytes, *, final: bool) -> None:
         if self._decoder is None:
