@@ -138,7 +138,8 @@ def is_coded(request: Request) -> bool:
 def is_large(request: Request) -> bool:
     """Whether the head says that the request's JSON is larger than what is read here."""
     length = request.header(JSON_LENGTH.encode()) or request.header(b"content-length") or b""
-    return len(length) > 7 or (length.isdigit() and int(length) > MOST_JSON_BYTES)
+    size = headers_module.length_of(length.decode("latin-1"))
+    return size is not None and size > MOST_JSON_BYTES
 
 
 def with_id(
