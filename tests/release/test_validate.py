@@ -112,7 +112,7 @@ def test_every_mistake_is_found_in_one_run_at_its_place(tmp_path: Path) -> None:
     ), found
     assert "Extra inputs" in said("values/promotion.yaml", 1, "stage.soka")
     assert "did you mean 'prod'?" in said("values/promotion.yaml", 2, "prdo")
-    assert "YAML" in said("values/stage/worker.image.yaml", 0, "")
+    assert "YAML" in said("values/stage/worker.image.yaml", 2, "")
     assert "stage/inference" in said("values/stage/inference.model.yaml", 0, "model")
 
 

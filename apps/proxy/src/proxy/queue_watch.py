@@ -31,10 +31,11 @@ class QueueWatch:
             ("queue",),
             lambda: self._oldest,
         )
+        self._stopped = False
         self._task = asyncio.get_running_loop().create_task(self._watch())
 
     async def _watch(self) -> None:
-        while True:
+        while not self._stopped:  # Redis' client may keep a cancellation to itself
             await self._look()
             await asyncio.sleep(EVERY_SECONDS)
 
@@ -51,4 +52,5 @@ class QueueWatch:
 
     def stop(self) -> None:
         """Look no more."""
+        self._stopped = True
         self._task.cancel()

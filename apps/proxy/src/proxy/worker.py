@@ -97,6 +97,7 @@ class Worker:
         self._ends: list[End] = []
         self._ended = asyncio.Event()
         self._all_written = asyncio.Event()
+        self._over = asyncio.Event()
         self._room = asyncio.Event()
         self.teller = Teller(
             self.settings.callbacks, self.settings.callback_secret.get_secret_value()
@@ -144,8 +145,8 @@ class Worker:
             await self._hand_back()
             self._ended.set()
             await self._all_written.wait()
-            for task in (writer, beating):
-                task.cancel()
+            self._over.set()
+            writer.cancel()
             await asyncio.gather(writer, beating, return_exceptions=True)
             await self.teller.close()
 
@@ -436,15 +437,19 @@ class Worker:
         )
 
     async def _keep_beating(self) -> None:
-        """Beat until the last job has ended, also while the worker stops."""
-        while True:
+        """Beat until the last job has ended, also while the worker stops.
+
+        It is told by an event: Redis' client keeps a cancellation to itself that comes while a
+        connection's time runs out, and the worker waited for this for ever.
+        """
+        while not self._over.is_set():
             try:
                 await self._beat()
             except (RedisError, OSError) as error:
                 log.warning("redis does not answer", use="beat", reason=repr(error))
-                await asyncio.sleep(min(1.0, self.policy.lease_seconds / 3))
+                await pause(min(1.0, self.policy.lease_seconds / 3), self._over)
                 continue
-            await asyncio.sleep(self.policy.lease_seconds / 3 * random.uniform(0.9, 1.1))
+            await pause(self.policy.lease_seconds / 3 * random.uniform(0.9, 1.1), self._over)
 
     async def _beat(self) -> None:
         """Keep the leases of what this worker holds, then say that it runs and what it knows."""

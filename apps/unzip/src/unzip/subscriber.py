@@ -87,8 +87,9 @@ class Subscriber:
             finally:
                 if stopped.done():
                     await self._end()
-                # It asserts that it began to connect, which it did not with a file that is unfit.
-                with suppress(AssertionError):
+                # It asserts that it began to connect, which it did not with a file that is unfit,
+                # and it writes to a connection that may be gone: nothing of that ends this thread.
+                with suppress(AssertionError, Error, OSError):
                     await client.close()
 
     async def _end(self) -> None:
