@@ -74,6 +74,31 @@ def test_publishing_points_argo_cd_at_the_local_repo_and_keeps_what_was_released
     assert git(clone, "rev-parse", "HEAD") in git(bare, "log", "--format=%H", "main")
 
 
+def test_a_commit_that_was_amended_after_it_was_deployed_is_taken(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Found: `make up` failed until somebody merged by hand what only the source may change."""
+    clone = copy_source(tmp_path / "source")
+    bare = tmp_path / "bare.git"
+    git(tmp_path, "init", "--quiet", "--bare", "--initial-branch=main", str(bare))
+    base = git(clone, "rev-parse", "HEAD")
+    (clone / "new.txt").write_text("first\n")
+    there = (clone / "charts/reference.py").read_text()
+    (clone / "charts/reference.py").write_text(f"first\n{there}")
+    git(clone, "add", "--all")
+    git(clone, "commit", "--quiet", "--message=change")
+    source.publish(clone, str(bare), LOCAL)
+    git(clone, "reset", "--quiet", "--hard", base)
+    (clone / "new.txt").write_text("second\n")
+    git(clone, "rm", "--quiet", "charts/reference.py")
+    git(clone, "add", "--all")
+    git(clone, "commit", "--quiet", "--message=change, amended")
+    source.publish(clone, str(bare), LOCAL)
+    assert git(bare, "show", "main:new.txt").strip() == "second"
+    assert "charts/reference.py" not in git(bare, "ls-tree", "-r", "--name-only", "main").split()
+    assert "2 files are taken as the source has them" in capsys.readouterr().err
+
+
 def test_a_conflict_is_told_with_the_way_out(tmp_path: Path) -> None:
     clone = copy_source(tmp_path / "source")
     bare = tmp_path / "bare.git"

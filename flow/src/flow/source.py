@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from flow import command
@@ -10,6 +12,8 @@ from flow.errors import FlowError
 
 # The address in the committed files, which whoever adopts Slipway replaces by their own.
 PLACEHOLDER_URL = "https://github.com/your-organisation/slipway.git"
+RELEASED = ("values/", "argocd/")
+"""What `release` commits in the manifest repo as well."""
 IDENTITY = ("-c", "user.name=slipway", "-c", "user.email=slipway@localhost")
 
 
@@ -52,10 +56,13 @@ def _publish(source: Path, manifest_repo: str, url: str, clone: Path) -> str:
         try:
             git("merge", "--quiet", "--no-edit", "--allow-unrelated-histories", wanted)
         except FlowError as error:
-            raise FlowError(
-                f"{wanted[:12]} cannot be merged into the manifest repo at {manifest_repo}:\n"
-                f"{error}\nmerge it by hand: git pull {manifest_repo} main"
-            ) from error
+            both = git("diff", "--name-only", "--diff-filter=U").splitlines()
+            if not both or any(path.startswith(RELEASED) for path in both):
+                raise FlowError(
+                    f"{wanted[:12]} cannot be merged into the manifest repo at {manifest_repo}:\n"
+                    f"{error}\nmerge it by hand: git pull {manifest_repo} main"
+                ) from error
+            _take_sources(git, both, wanted)
     _replace(clone, PLACEHOLDER_URL, url)
     git("add", "--all")
     tree = git("write-tree")
@@ -64,6 +71,21 @@ def _publish(source: Path, manifest_repo: str, url: str, clone: Path) -> str:
     commit = git("commit-tree", tree, *parents, "-m", message)
     git("push", "--quiet", "origin", f"{commit}:refs/heads/main")
     return commit
+
+
+def _take_sources(git: Callable[..., str], paths: list[str], wanted: str) -> None:
+    """Settle a conflict in what is only ever written in the source: an amended or rebased commit
+    that was deployed before."""
+    kept = set(git("ls-tree", "-r", "--name-only", wanted).splitlines())
+    for path in paths:
+        if path in kept:
+            git("checkout", "--quiet", wanted, "--", path)
+        else:
+            git("rm", "--quiet", "--force", "--", path)
+    sys.stderr.write(
+        f"{len(paths)} files are taken as the source has them, whose history was rewritten: "
+        f"{', '.join(paths[:5])}{' ...' if len(paths) > 5 else ''}\n"
+    )
 
 
 def _replace(clone: Path, old: str, new: str) -> bool:
