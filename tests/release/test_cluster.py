@@ -1139,3 +1139,28 @@ def test_the_platform_is_pinned_and_its_project_allows_it() -> None:
 def project_name(documents: list[dict[str, Any]]) -> str:
     name: str = next(d for d in documents if d["kind"] == "AppProject")["metadata"]["name"]
     return name
+
+
+def test_an_operation_that_a_stopped_cluster_cut_short_is_no_fault_of_what_runs_now(
+    kube: Kubernetes, world: World
+) -> None:
+    """Found: `make up` failed with the verdict of a commit of an hour before."""
+    world.deploy("1", world.source(), "proxy")
+    everything_runs(kube, world, "1", "proxy", "worker")
+    old = "0" * 40
+    cut = {
+        "phase": "Failed",
+        "message": "Operation terminated, triggered by controller sync timeout",
+        "startedAt": "2026-11-20T11:00:00Z",
+        "finishedAt": "2026-11-20T12:00:04Z",
+        "operation": {"sync": {"revision": old}},
+    }
+    kube.put(
+        APPLICATIONS, application("proxy", world.head(), operationState=cut), subresource=False
+    )
+    assert verify(world).code == 0
+    cut["operation"] = {"sync": {"revision": world.head()}}
+    kube.put(
+        APPLICATIONS, application("proxy", world.head(), operationState=cut), subresource=False
+    )
+    assert verify(world).code == 6

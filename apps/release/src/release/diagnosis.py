@@ -287,7 +287,7 @@ def _application_causes(app: Object) -> Iterator[Cause]:
     operation = status.get("operationState", {})
     phase, message = operation.get("phase", ""), operation.get("message", "")
     retrying = phase == "Running" and "retrying" in message.lower()
-    if phase not in ("Failed", "Error") and not retrying:
+    if (phase not in ("Failed", "Error") and not retrying) or _is_over(status):
         return
     named = False
     for result in operation.get("syncResult", {}).get("resources", []):
@@ -302,6 +302,18 @@ def _application_causes(app: Object) -> Iterator[Cause]:
             yield Cause(kind, f"{what}: {short(text)}", not retrying)
     if not named:
         yield Cause("sync", short(message), final=not retrying)
+
+
+def _is_over(status: Mapping[str, Any]) -> bool:
+    """Whether the last operation was about another commit than the one that is in the cluster now.
+
+    Nothing was left to apply then, so no operation has replaced it: one that a stopped cluster
+    cut short is still there as failed.
+    """
+    sync, operation = status.get("sync", {}), status.get("operationState", {})
+    asked = operation.get("operation", {}).get("sync", {}).get("revision", "")
+    tried = asked or operation.get("syncResult", {}).get("revision", "")
+    return bool(sync.get("status") == "Synced" and tried and tried != sync.get("revision", ""))
 
 
 def _workload_causes(release: str, seen: Observation) -> Iterator[Cause]:
