@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from kit.request_headers import SENT_ONCE, is_host
+from kit.request_headers import RepeatedHeaderError, check_sent_once, is_host
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -75,20 +75,19 @@ class BadHeadersError(ValueError):
     """Headers that two servers could read in two ways."""
 
 
-def check(headers: Iterable[tuple[bytes, bytes]], *, http_version: str = "1.1") -> None:
+def check(headers: Collection[tuple[bytes, bytes]], *, http_version: str = "1.1") -> None:
     """Refuse what request smuggling is made of (RFC 9112 sections 3.2 and 6.3).
 
     More than one Host, none in HTTP/1.1, a Host with blanks or a path, several or malformed
     Content-Lengths, Content-Length beside Transfer-Encoding, any Transfer-Encoding but
-    ``chunked``; and more than one of what can only be said once (``SENT_ONCE``).
+    ``chunked``; and more than one of what can only be said once (kit's ``SENT_ONCE``).
     """
     hosts = lengths = codings = 0
-    single: set[bytes] = set()
+    try:
+        check_sent_once(headers)
+    except RepeatedHeaderError as error:
+        raise BadHeadersError(str(error)) from None
     for name, value in headers:
-        if name in SENT_ONCE:
-            if name in single:
-                raise BadHeadersError(f"the request has more than one {name.decode()} header")
-            single.add(name)
         if name == b"host":
             hosts += 1
             if hosts > 1:
