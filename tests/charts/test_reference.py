@@ -73,6 +73,21 @@ def _keys(node: Any) -> Iterator[str]:
             yield from _keys(child)
 
 
+def test_the_platform_is_the_same_to_every_chart() -> None:
+    """One file of values/platform is given to every release, so each chart takes all of it."""
+    of = {chart: reference.load(chart) for chart in CHARTS}
+
+    def closed(node: Any, chart: str) -> Any:
+        if isinstance(node, dict):
+            node = reference.resolve(node, of[chart])
+            return {key: closed(value, chart) for key, value in node.items()}
+        return node
+
+    service = closed(of["service"]["properties"]["platform"], "service")
+    for chart in CHARTS:
+        assert closed(of[chart]["properties"]["platform"], chart) == service
+
+
 @pytest.mark.parametrize("chart", CHARTS)
 def test_defaults_fit_their_own_schema(chart: str) -> None:
     import jsonschema  # type: ignore[import-untyped]

@@ -8,7 +8,7 @@ Sample: annotations: {{- include "service.findings" . | nindent 4 }}
   "container-image-pull-policy" "the digest names the content, so a copy on the node cannot be stale"
   "deployment-has-host-podantiaffinity" "topologySpread does that, and also over zones"
 }}
-{{- if .Values.envFromSecrets }}
+{{- if include "service.layered" (dict "root" . "key" "envFromSecrets") | fromJson }}
 {{- $_ := set $findings "CKV_K8S_35" "the AWS SDKs read keys from the environment; on EKS a role takes the place of the Secret" }}
 {{- end }}
 {{- range $check, $reason := .Values.findings }}{{ $_ := set $findings $check $reason }}{{ end }}

@@ -93,11 +93,27 @@ Sample: image: {{ include "service.image" . }}
 {{- end }}
 
 {{/*
+What the platform, each peer in `uses` and the release itself set under a key, the later one
+winning; as JSON.
+Sample: {{- range $name, $value := include "service.layered" (dict "root" . "key" "env") | fromJson }}
+*/}}
+{{- define "service.layered" -}}
+{{- $layers := list (index .root.Values.platform .key) -}}
+{{- range include "service.kept" .root.Values.uses | fromJsonArray -}}
+{{- $layers = append $layers (index (index $.root.Values.platform.peers . | default dict) $.key) -}}
+{{- end -}}
+{{- $layers = append $layers (index .root.Values .key) -}}
+{{- $merged := dict -}}
+{{- range $layers }}{{ range $name, $value := . }}{{ $_ := set $merged $name $value }}{{ end }}{{ end -}}
+{{- toJson $merged -}}
+{{- end }}
+
+{{/*
 Environment variables that are set, as the ConfigMap's data.
 Sample: data: {{- include "service.env" . | nindent 2 }}
 */}}
 {{- define "service.env" -}}
-{{- range $name, $value := .Values.env }}
+{{- range $name, $value := include "service.layered" (dict "root" . "key" "env") | fromJson }}
 {{- if not (kindIs "invalid" $value) }}
 {{ $name }}: {{ $value | quote }}
 {{- end }}

@@ -148,7 +148,7 @@ env:
   - {name: SOURCE_REVISION, value: {{ .Values.image.revision | quote }}}
 envFrom:
   - configMapRef: {name: {{ include "service.name" . }}}
-  {{- range $name, $wanted := .Values.envFromSecrets }}
+  {{- range $name, $wanted := include "service.layered" (dict "root" . "key" "envFromSecrets") | fromJson }}
   {{- if $wanted }}
   - secretRef: {name: {{ $name }}{{ if eq (toString $wanted) "optional" }}, optional: true{{ end }}}
   {{- end }}
