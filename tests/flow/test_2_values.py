@@ -101,6 +101,11 @@ def test_making_the_cluster_again_downgrades_no_model(
     where = cast(Site, SimpleNamespace(manifest_repo=str(manifest_repo)))
     stages.values(where, "dev", [], model)
     assert [arguments[:2] for arguments in said] == [("model", "set")]
+    newer = [f"--{key}={value}" for key, value in (model | {"sha256": "b" * 64}).items()]
+    release(manifest_repo, "model", "set", "--env=dev", *newer)
+    said.clear()
+    stages.values(where, "dev", [], model)
+    assert [arguments[:2] for arguments in said] == [("model", "set")], "of model.onnx, as before"
     newer = [f"--{key}={value}" for key, value in (model | {"version": "2"}).items()]
     release(manifest_repo, "model", "set", "--env=dev", *newer)
     said.clear()

@@ -48,33 +48,72 @@ def published(name: str, version: str = "1", model: bytes = MODEL, **manifest: A
     return f"s3://models/{name}/{version}"
 
 
+def sha256_of(uri: str) -> str:
+    """The sha256 of a version's model.json: what Git pins."""
+    document = bytes(fetch.open_store(uri).get("model.json").bytes())
+    return hashlib.sha256(document).hexdigest()
+
+
 def names_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
 async def test_a_model_arrives_whole_and_once(s3: S3Server, tmp_path: Path) -> None:
     uri = published("whole")
-    fetched = await fetch.fetch(uri, tmp_path, sha256=SHA256)
+    pinned = sha256_of(uri)
+    fetched = await fetch.fetch(uri, tmp_path, sha256=pinned)
+    assert fetched.sha256 == pinned
     assert fetched.folder == tmp_path / "whole" / "1"
     assert (fetched.folder / "model.onnx").read_bytes() == MODEL
     assert json.loads((fetched.folder / "model.json").read_text())["sha256"] == SHA256
     assert fetched.bytes_read == len(MODEL)
-    assert (await fetch.fetch(uri, tmp_path, sha256=SHA256)).bytes_read == 0
+    assert (await fetch.fetch(uri, tmp_path, sha256=pinned)).bytes_read == 0
     assert names_in(tmp_path) == ["whole"]
     assert names_in(fetched.folder) == ["model.json", "model.onnx"]
 
 
-async def test_another_sha256_is_refused_by_the_manifest(s3: S3Server, tmp_path: Path) -> None:
+async def test_another_sha256_is_refused(s3: S3Server, tmp_path: Path) -> None:
     uri = published("refused")
-    with pytest.raises(ModelError, match=f"{SHA256} by its model.json, but {'0' * 64} was asked"):
+    with pytest.raises(ModelError, match=f"{sha256_of(uri)}, but {'0' * 64} was asked"):
         await fetch.fetch(uri, tmp_path, sha256="0" * 64)
     assert names_in(tmp_path) == []
+
+
+async def test_labels_cannot_change_under_a_pinned_sha256(s3: S3Server, tmp_path: Path) -> None:
+    """Found: only model.onnx was pinned, so labels, transforms and rules changed without Git."""
+    uri = published("pinned", labels=["cat", "dog"])
+    pinned = sha256_of(uri)
+    await fetch.fetch(uri, tmp_path, sha256=pinned)
+    published("pinned", labels=["dog", "cat"])
+    with pytest.raises(ModelError, match=f"{sha256_of(uri)}, but {pinned} was asked"):
+        await fetch.fetch(uri, tmp_path, sha256=pinned)
+    fetched = await fetch.fetch(uri, tmp_path, sha256=sha256_of(uri))
+    assert json.loads((fetched.folder / "model.json").read_text())["labels"] == ["dog", "cat"]
+
+
+async def test_an_entry_with_the_sha256_of_the_model_gets_the_command_that_renews_it(
+    s3: S3Server, tmp_path: Path
+) -> None:
+    uri = published("older", version="4")
+    with pytest.raises(ModelError, match=r"is the sha256 of model\.onnx") as refused:
+        await fetch.fetch(uri, tmp_path, sha256=SHA256)
+    assert refused.value.final
+    assert (
+        f"release model set --env <environment> --name older --version 4 --uri {uri} "
+        f"--sha256 {sha256_of(uri)}"
+    ) in refused.value.fix
+
+
+async def test_a_model_json_that_names_no_sha256_pins_nothing(s3: S3Server, tmp_path: Path) -> None:
+    uri = published("loose", sha256=None)
+    with pytest.raises(ModelError, match=r"does not name the sha256 of model\.onnx"):
+        await fetch.fetch(uri, tmp_path, sha256=sha256_of(uri))
 
 
 async def test_bytes_that_are_not_the_manifests_are_refused(s3: S3Server, tmp_path: Path) -> None:
     uri = published("tampered")
     fetch.open_store("s3://models").put("tampered/1/model.onnx", MODEL + b"x")
-    with pytest.raises(ModelError, match=f"but {SHA256} was expected: refused"):
+    with pytest.raises(ModelError, match=f"but its model.json says {SHA256}: refused"):
         await fetch.fetch(uri, tmp_path)
     assert names_in(tmp_path) == []
 
@@ -220,7 +259,7 @@ def test_the_command_prints_json_and_refuses_with_a_status(s3: S3Server, tmp_pat
         command = [sys.executable, "-m", "inference.cli", "fetch", "--uri", uri, *arguments]
         return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
-    good = run("--sha256", SHA256.upper(), "--to", str(tmp_path), "--json")
+    good = run("--sha256", sha256_of(uri).upper(), "--to", str(tmp_path), "--json")
     assert good.returncode == 0, good.stderr
     assert json.loads(good.stdout)["folder"] == str(tmp_path / "command" / "1")
     bad = run("--sha256", "0" * 64, "--to", str(tmp_path / "b"))
@@ -322,7 +361,7 @@ async def test_weights_in_files_of_their_own_come_along_and_serve(
     with pytest.raises(ModelError, match=r"apart/1/model\.onnx\.data does not exist"):
         await fetch.fetch(uri, tmp_path / "to", attempts=1)
     store.put("apart/1/model.onnx.data", weights[:-1] + b"x")
-    with pytest.raises(ModelError, match=rf"model\.onnx\.data has sha256 .* but {digest}"):
+    with pytest.raises(ModelError, match=rf"model\.onnx\.data has sha256 .* says {digest}"):
         await fetch.fetch(uri, tmp_path / "to")
     store.put("apart/1/model.onnx.data", weights)
     fetched = await fetch.fetch(uri, tmp_path / "to")

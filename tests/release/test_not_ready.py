@@ -18,9 +18,8 @@ from release.references import Image
 DIGEST = f"sha256:{'a' * 64}"
 WANTED = Image("r/inference", "2", DIGEST, "b" * 40)
 WRONG_SHA256 = Reason(
-    "s3://models/digits/1: sha256 of the model is 1111 by its model.json, but 2222 was asked for: "
-    "refused",
-    "write the published model's sha256 into Git with `release model set`",
+    "s3://models/digits/1: model.json has sha256 1111, but 2222 was asked for: refused",
+    "write the sha256 of the published model.json into Git with `release model set`",
 )
 # A log as the services write it: the fault, then what came after it.
 LOG = "\n".join(

@@ -53,14 +53,17 @@ def test_a_model_lies_beside_its_manifest(client: S3Client) -> None:
     assert published.created
     assert published.uri == "s3://models/first/1"
     assert body(client, "first/1/model.onnx") == b"onnx"
-    assert json.loads(body(client, "first/1/model.json"))["sha256"] == published.sha256
+    document = body(client, "first/1/model.json")
+    assert hashlib.sha256(document).hexdigest() == published.sha256, "Git pins model.json"
+    assert json.loads(document)["sha256"] == hashlib.sha256(b"onnx").hexdigest()
 
 
 def test_publishing_the_same_again_changes_nothing(client: S3Client) -> None:
     first = made(name="same") | {"run_id": "first"}
-    publishing.publish(client, "s3://models/team", b"onnx", first)
+    published = publishing.publish(client, "s3://models/team", b"onnx", first)
     again = publishing.publish(client, "s3://models/team", b"onnx", first | {"run_id": "second"})
     assert not again.created
+    assert again.sha256 == published.sha256, "of what is published, not of what was brought"
     assert json.loads(body(client, "team/same/1/model.json"))["run_id"] == "first"
 
 
@@ -69,6 +72,15 @@ def test_a_version_is_never_overwritten(client: S3Client) -> None:
     with pytest.raises(publishing.PublishError, match="never overwritten"):
         publishing.publish(client, "s3://models", b"two", made(b"two", name="kept"))
     assert body(client, "kept/1/model.onnx") == b"one"
+
+
+def test_other_labels_of_a_version_are_not_dropped_without_a_word(client: S3Client) -> None:
+    """Found: the same model.onnx with other labels was "unchanged", and the labels were lost."""
+    first = made(name="labelled") | {"labels": ["cat", "dog"]}
+    publishing.publish(client, "s3://models", b"onnx", first)
+    with pytest.raises(publishing.PublishError, match=r"another model\.json \(labels\): versions"):
+        publishing.publish(client, "s3://models", b"onnx", first | {"labels": ["dog", "cat"]})
+    assert json.loads(body(client, "labelled/1/model.json"))["labels"] == ["cat", "dog"]
 
 
 def test_a_publication_that_was_cut_is_finished_by_the_next(client: S3Client) -> None:
@@ -129,7 +141,7 @@ def test_the_command_prints_uri_and_sha256_as_json(client: S3Client, tmp_path: P
         "name": "command",
         "version": "1",
         "uri": "s3://models/command/1",
-        "sha256": hashlib.sha256(b"onnx").hexdigest(),
+        "sha256": hashlib.sha256(body(client, "command/1/model.json")).hexdigest(),
         "created": True,
     }
 

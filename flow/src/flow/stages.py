@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import secrets
 import tempfile
@@ -125,12 +126,12 @@ def model(site: Site) -> dict[str, str]:
     s3 = site.s3()
     try:
         key = f"{MODEL}/1/model.json"
-        manifest = json.loads(s3.get_object(Bucket=MODELS_BUCKET, Key=key)["Body"].read())
+        document = s3.get_object(Bucket=MODELS_BUCKET, Key=key)["Body"].read()
         return {
             "name": MODEL,
             "version": "1",
             "uri": f"s3://{MODELS_BUCKET}/{MODEL}/1",
-            "sha256": str(manifest["sha256"]),
+            "sha256": hashlib.sha256(document).hexdigest(),
         }
     except ClientError as error:
         if error.response["Error"].get("Code") not in ("NoSuchKey", "404"):
@@ -141,8 +142,8 @@ def model(site: Site) -> dict[str, str]:
             *("trainer", "publish", "--from", folder, "--json"),
             environment=site.aws_environment(),
         )
-    document = json.loads(published)
-    return {key: str(document[key]) for key in ("name", "version", "uri", "sha256")}
+    said = json.loads(published)
+    return {key: str(said[key]) for key in ("name", "version", "uri", "sha256")}
 
 
 def values(
@@ -152,8 +153,11 @@ def values(
     with _checkout(site) as clone:
         folder = clone / "values" / environment
         new = [one for one in built if _scalars(folder, one.app, "image")["digest"] != one.digest]
-        # Another version is somebody's decision, by `release model set`: only nothing is filled.
-        no_model_yet = not any(_scalars(folder, "inference", "model").values())
+        # Another version is somebody's decision, by `release model set`: only nothing is filled,
+        # and an entry of this very version from before `release` pinned model.json is renewed.
+        entry = _scalars(folder, "inference", "model")
+        renewed = entry != published and entry | {"sha256": published["sha256"]} == published
+        to_be_set = renewed or not any(entry.values())
     # A newer build or a hold is somebody's decision: it is told, and what runs stays.
     accepted = (0, SUPERSEDED, HELD)
     if new:
@@ -164,7 +168,7 @@ def values(
             accepted=accepted,
         )
         typer.echo(said.strip())
-    if no_model_yet:
+    if to_be_set:
         arguments = (f"--{key}={value}" for key, value in published.items())
         said = release(site, "model", "set", f"--env={environment}", *arguments, accepted=accepted)
         typer.echo(said.strip())

@@ -37,7 +37,7 @@ def fetch(
     uri: Annotated[str, typer.Option(help="A version: s3://bucket/name/version or a folder.")],
     to: Annotated[Path, typer.Option(help="Model repository it is put into.")] = Path("/models"),
     sha256: Annotated[
-        str, typer.Option(help="Refuse a model.onnx with another sha256 (64 hex digits).")
+        str, typer.Option(help="Refuse a model.json with another sha256 (64 hex digits).")
     ] = "",
     timeout: Annotated[float, typer.Option(min=1, help="Seconds until giving up.")] = 600.0,
     as_json: AsJson = False,

@@ -1,4 +1,7 @@
-"""Gets one version of a model into a folder, whole and with the right sha256, or not at all."""
+"""Gets one version of a model into a folder, whole and with the right sha256, or not at all.
+
+A version is named by the sha256 of its ``model.json``, which names every other file's.
+"""
 
 from __future__ import annotations
 
@@ -32,8 +35,12 @@ _DENIED = (PermissionDeniedError, UnauthenticatedError)
 _FINAL = (*_ABSENT, *_DENIED)
 _OTHER_ADDRESS = "give the address of a version, as `release model set` writes it"
 _OTHER_SHA256 = (
-    "write the published model's sha256 into Git with `release model set`, or publish the model "
-    "again as a new version"
+    "write the sha256 of the published model.json into Git with `release model set`, or publish "
+    "the model again as a new version"
+)
+_OTHER_BYTES = (
+    "publish the model again as a new version, and set that one with `release model set`: what "
+    "was published is never changed"
 )
 _PUBLISH = "publish this version, or set one that is there with `release model set`"
 _KEYS = (
@@ -47,7 +54,10 @@ Store = S3Store | LocalStore
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """Where a model lies now. ``bytes_read`` is 0 where it was there already."""
+    """Where a model lies now; ``sha256`` is that of its ``model.json``.
+
+    ``bytes_read`` counts the other files, and is 0 where they were there already.
+    """
 
     folder: Path
     name: str
@@ -103,9 +113,9 @@ async def fetch(
 ) -> Fetched:
     """Copy ``uri`` (a version's folder) to ``to/<name>/<version>``.
 
-    ``sha256`` (lower-case hex, of ``model.onnx``) must be that of the bytes and that of
-    ``model.json``; "" leaves it at the latter. The files in its ``data_files`` come along, each
-    with the sha256 it has there. What a broken connection left is resumed, with
+    ``sha256`` (lower-case hex) must be that of the bytes of ``model.json``, which then must name
+    that of ``model.onnx``; "" takes any. ``model.onnx`` and the files in ``data_files`` must have
+    the sha256 that ``model.json`` names. What a broken connection left is resumed, with
     pauses, until ``time_limit`` seconds are over. The folder appears by one rename when all is
     right, so nobody ever sees half a model. ModelError says why there is none.
     """
@@ -121,30 +131,27 @@ async def _fetch(uri: str, to: Path, sha256: str, request_timeout: float, attemp
     retry = _retrying(attempts)
     document = await retry(lambda: _read(store, manifest.FILE), f"{uri}/{manifest.FILE}")
     described = manifest.parse(document, where=f"{uri}/{manifest.FILE}")
-    if sha256 and described.sha256 and described.sha256 != sha256:
-        raise ModelError(
-            f"{uri}: sha256 of the model is {described.sha256} by its model.json, but "
-            f"{sha256} was asked for: refused",
-            fix=_OTHER_SHA256, final=True,
-        )  # fmt: skip
-    expected = sha256 or described.sha256
+    digest = hashlib.sha256(document).hexdigest()
+    if sha256:
+        _check_pinned(uri, described, digest, sha256)
     folder = to / described.name / described.version
-    files = {manifest.MODEL_FILE: expected} | described.data_files
-    if expected is not None and await asyncio.to_thread(_holds, folder, files):
-        return Fetched(folder, described.name, described.version, expected, 0)
+    files = {manifest.MODEL_FILE: described.sha256} | described.data_files
+    if described.sha256 is not None and await asyncio.to_thread(
+        _holds, folder, files | {manifest.FILE: digest}
+    ):
+        return Fetched(folder, described.name, described.version, digest, 0)
     staging = to / f".{described.name}-{described.version}.part"
     staging.mkdir(parents=True, exist_ok=True)
     read = 0
-    digests = {}
     for name, wanted in files.items():
         part = staging / name
         read += await retry(partial(_resume, store, name, part), f"{uri}/{name}")
-        digests[name] = digest = await asyncio.to_thread(_sha256_of, part)
-        if wanted is not None and digest != wanted:
+        found = await asyncio.to_thread(_sha256_of, part)
+        if wanted is not None and found != wanted:
             shutil.rmtree(staging)
             raise ModelError(
-                f"{uri}/{name} has sha256 {digest}, but {wanted} was expected: refused",
-                fix=_OTHER_SHA256, final=True,
+                f"{uri}/{name} has sha256 {found}, but its model.json says {wanted}: refused",
+                fix=_OTHER_BYTES, final=True,
             )  # fmt: skip
     for name in files:
         _mark(staging / name).unlink()
@@ -153,9 +160,35 @@ async def _fetch(uri: str, to: Path, sha256: str, request_timeout: float, attemp
         shutil.rmtree(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     staging.rename(folder)
-    return Fetched(
-        folder, described.name, described.version, digests[manifest.MODEL_FILE] or "", read
-    )
+    return Fetched(folder, described.name, described.version, digest, read)
+
+
+def _check_pinned(uri: str, described: manifest.Manifest, digest: str, wanted: str) -> None:
+    """ModelError unless ``digest``, of ``model.json``, is the ``wanted`` one and names a model's.
+
+    Entries that `release` wrote before it pinned ``model.json`` hold the sha256 of ``model.onnx``.
+    """
+    if digest != wanted:
+        command = (
+            f"release model set --env <environment> --name {described.name} "
+            f"--version {described.version} --uri {uri} --sha256 {digest}"
+        )
+        if wanted == described.sha256:
+            raise ModelError(
+                f"{uri}: {wanted} is the sha256 of model.onnx, but that of model.json is asked "
+                f"for, which is {digest}: refused",
+                fix=f"write the entry again: `{command}`", final=True,
+            )  # fmt: skip
+        raise ModelError(
+            f"{uri}: model.json has sha256 {digest}, but {wanted} was asked for: refused",
+            fix=f"{_OTHER_SHA256}: `{command}` where this one is meant", final=True,
+        )  # fmt: skip
+    if described.sha256 is None:
+        raise ModelError(
+            f"{uri}: model.json does not name the sha256 of model.onnx, so nothing says which "
+            "bytes are meant: refused",
+            fix='publish a new version whose model.json has "sha256"', final=True,
+        )  # fmt: skip
 
 
 def _retrying(attempts: int) -> Any:

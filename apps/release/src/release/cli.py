@@ -402,7 +402,7 @@ def model_set(
     uri: Annotated[
         str, typer.Option("--uri", help="Where it lies, like s3://models/digits/3.")
     ] = "",
-    sha256: Annotated[str, typer.Option("--sha256", help="Digest of its model.onnx.")] = "",
+    sha256: Annotated[str, typer.Option("--sha256", help="Digest of its model.json.")] = "",
     published: Annotated[
         Path | None,
         typer.Option("--from", help="JSON of `trainer publish --json`, instead of those four."),

@@ -113,6 +113,6 @@ def model(name: str, version: str, uri: str, sha256: str) -> Model:
     if not _SHA256.fullmatch(sha256):
         raise BadReferenceError(
             f"The sha256 {sha256!r} is not 64 hexadecimal digits.",
-            fix="pass the `sha256` of the version's model.json",
+            fix="pass the sha256 of the version's model.json, as `trainer publish` prints it",
         )
     return Model(name, version, uri, sha256)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -95,7 +96,7 @@ def publish(
                 manifest["name"],
                 manifest["version"],
                 f"s3://{bucket}/{path}",
-                manifest["sha256"],
+                hashlib.sha256(publishing.dump(manifest)).hexdigest(),
                 created=False,
             )
         else:

@@ -20,6 +20,8 @@ from trainer.training import MANIFEST_FILE, MODEL_FILE
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
+_WHICH_RUN = {"run_id", "source_revision"}
+_OTHER_VERSION = "versions are never overwritten, choose another --version or `--version next`"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -29,7 +31,10 @@ class PublishError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What `release model set` needs to know. ``created`` is False where it was there before."""
+    """What `release model set` needs to know: ``sha256`` is that of ``model.json``.
+
+    ``created`` is False where it was there before.
+    """
 
     name: str
     version: str
@@ -136,24 +141,50 @@ def publish(
 
     The manifest comes last, so a version without one is unfinished and never served. Where
     the same model was published before, in whole or in part, the rest is done and nothing
-    is changed; where another one was, PublishError.
+    is changed, not even which run made it; where another one was, or the same ``model.onnx``
+    with another ``model.json``, PublishError.
     """
     bucket, prefix = parse_repository(repository)
     check_names(manifest)
-    name, version, sha256 = str(manifest["name"]), str(manifest["version"]), manifest["sha256"]
+    name, version = str(manifest["name"]), str(manifest["version"])
     folder = f"{prefix}/{name}/{version}".lstrip("/")
     uri = f"s3://{bucket}/{folder}"
     model_is_new = _put_new(client, bucket, f"{folder}/{MODEL_FILE}", model)
     if not model_is_new:
         there = client.get_object(Bucket=bucket, Key=f"{folder}/{MODEL_FILE}")["Body"].read()
-        if (digest := hashlib.sha256(there).hexdigest()) != sha256:
+        if (digest := hashlib.sha256(there).hexdigest()) != manifest["sha256"]:
             raise PublishError(
-                f"{uri} holds another model (sha256 {digest}, not {sha256}): versions are never "
-                "overwritten, choose another --version or `--version next`"
+                f"{uri} holds another model (sha256 {digest}, not {manifest['sha256']}): "
+                f"{_OTHER_VERSION}"
             )
-    document = (json.dumps(manifest, indent=2, ensure_ascii=False) + "\n").encode()
+    document = dump(manifest)
     manifest_is_new = _put_new(client, bucket, f"{folder}/{MANIFEST_FILE}", document)
-    return Published(name, version, uri, str(sha256), created=model_is_new or manifest_is_new)
+    if not manifest_is_new:
+        document = client.get_object(Bucket=bucket, Key=f"{folder}/{MANIFEST_FILE}")["Body"].read()
+        if differing := _differing(document, manifest):
+            raise PublishError(
+                f"{uri} holds this model with another {MANIFEST_FILE} "
+                f"({', '.join(differing)}): {_OTHER_VERSION}"
+            )
+    sha256 = hashlib.sha256(document).hexdigest()
+    return Published(name, version, uri, sha256, created=model_is_new or manifest_is_new)
+
+
+def dump(manifest: Mapping[str, Any]) -> bytes:
+    """The bytes of ``model.json`` as it is published."""
+    return (json.dumps(manifest, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _differing(published: bytes, manifest: Mapping[str, Any]) -> list[str]:
+    """Fields that are not as published, those aside that only say which run made the model."""
+    try:
+        there = json.loads(published)
+    except ValueError:
+        return ["it is no JSON"]
+    if not isinstance(there, dict):
+        return ["it is no object"]
+    names = (there.keys() | manifest.keys()) - _WHICH_RUN
+    return sorted(name for name in names if there.get(name) != manifest.get(name))
 
 
 def _put_new(client: S3Client, bucket: str, key: str, body: bytes) -> bool:
