@@ -35,7 +35,7 @@ CONTROLLER = "statefulset/argocd-application-controller"
 VERIFY_SECONDS = 60
 AFTERWARDS_SECONDS = 240
 BETWEEN_LOOKS_SECONDS = 4.0
-MACHINE_OWNED = (".image.yaml", ".model.yaml")
+MACHINE_OWNED = (".image.yaml", ".models.yaml")
 
 
 class Breaker:

@@ -63,7 +63,8 @@ def scalar(path: str, **values: str) -> Edit:
         for key, value in values.items():
             (at,) = (n for n, line in enumerate(lines) if line.strip().startswith(f"{key}:"))
             assert lines[at].strip() != f'{key}: ""', f"{path} has no {key}: nothing is deployed"
-            lines[at] = f'  {key}: "{value}"'
+            indent = lines[at][: len(lines[at]) - len(lines[at].lstrip())]
+            lines[at] = f'{indent}{key}: "{value}"'
         file.write_text("\n".join(lines) + "\n")
 
     return edit

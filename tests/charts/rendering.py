@@ -18,7 +18,7 @@ CHARTS = ("environment", "routing", "service")
 ENVIRONMENTS = ("dev", "stage", "prod")
 # What `release` would have written: no image is deployed in a fresh repository.
 DEPLOYED = ROOT / "charts/service/tests/deployed.yaml"
-MODEL = ROOT / "charts/service/tests/model.yaml"
+MODEL = ROOT / "charts/service/tests/models.yaml"
 
 Manifest = dict[str, Any]
 
@@ -96,7 +96,7 @@ def render(release: Release, root: Path = ROOT) -> str:
     files = [root / path.relative_to(ROOT) for path in release.files]
     if release.chart == "service":
         files.append(DEPLOYED)
-        if any(path.name.endswith(".model.yaml") for path in release.files):
+        if any(path.name.endswith(".models.yaml") for path in release.files):
             files.append(MODEL)
     answer = helm(root / "charts" / release.chart, release.name, release.environment, files)
     assert answer.returncode == 0, f"{release}: {answer.stderr}"

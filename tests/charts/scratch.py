@@ -97,7 +97,7 @@ class Scratch:
     """The namespace, and what its routes are now."""
 
     image: Manifest
-    model: Manifest
+    models: Manifest
     # What carries the routes: the routing chart's value of this name.
     api: str = "istio"
     gateway: str = GATEWAY
@@ -108,7 +108,7 @@ class Scratch:
         base = ROOT / "values/base" / f"{name.partition('-challenger')[0]}.yaml"
         own = {"image": self.image[base.stem], **values}
         if base.stem == "inference":
-            own["model"] = self.model
+            own["models"] = self.models
         self._apply("service", name, base, own)
 
     def environment(self, **values: Any) -> None:
@@ -268,7 +268,7 @@ def become(name: str, status: int, seconds: float = 0) -> None:
 def made(*, with_proxy: bool = False) -> Iterator[Scratch]:
     """The namespace with a model server, its challenger and a stub; removed afterwards."""
     images = {name: image_of(name) for name in ("inference", *(["proxy"] if with_proxy else []))}
-    scratch = Scratch(images, model_of_dev())
+    scratch = Scratch(images, models_of_dev())
     try:
         scratch.environment()
         secret = json.loads(kubectl("get", "secret", "s3-credentials", "-n", "dev", "-o", "json"))
@@ -298,10 +298,14 @@ def image_of(release: str) -> Manifest:
     return {"repository": repository, "tag": tag, "digest": digest, "revision": tag}
 
 
-def model_of_dev() -> Manifest:
-    """The model that dev's inference fetches, as values."""
+def models_of_dev() -> Manifest:
+    """The models that dev's inference fetches, as values."""
     path = "jsonpath={.spec.template.spec.initContainers[0].args}"
     arguments = json.loads(kubectl("get", "deployment", "inference", "-n", "dev", "-o", path))
-    found = dict(one.removeprefix("--").split("=", 1) for one in arguments[1:])
-    _, name, version = found["uri"].rsplit("/", 2)
-    return {"name": name, "version": version, "uri": found["uri"], "sha256": found["sha256"]}
+    found = {}
+    for entry in (one.removeprefix("--model=") for one in arguments if one.startswith("--model=")):
+        place, _, rest = entry.partition("=")
+        name, _, version = place.partition("/")
+        uri, _, sha256 = rest.rpartition("@sha256:")
+        found[name] = {"version": version, "uri": uri, "sha256": sha256}
+    return found

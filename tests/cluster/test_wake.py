@@ -53,7 +53,7 @@ def test_a_commit_to_nothing_wakes_nobody() -> None:
     ("file", "expected"),
     [
         ("values/stage/proxy.image.yaml", {"stage-proxy"}),
-        ("values/stage/inference.model.yaml", {"stage-inference"}),
+        ("values/stage/inference.models.yaml", {"stage-inference"}),
         ("values/base/worker.yaml", {"dev-worker", "stage-worker", "prod-worker"}),
         ("charts/routing/values.yaml", {"dev-routing", "stage-routing", "prod-routing"}),
         ("apps/proxy/pyproject.toml", set()),

@@ -114,3 +114,34 @@ def test_a_conflict_is_told_with_the_way_out(tmp_path: Path) -> None:
     with pytest.raises(FlowError, match="git pull"):
         source.publish(clone, str(bare), LOCAL)
     assert git(bare, "rev-parse", "main") == before
+
+
+def test_a_model_that_runs_stays_when_the_source_gets_maps_of_models(tmp_path: Path) -> None:
+    """Otherwise `make up` of a newer source ends in a conflict, or empties what runs."""
+    clone = copy_source(tmp_path / "source")
+    bare = tmp_path / "bare.git"
+    git(tmp_path, "init", "--quiet", "--bare", "--initial-branch=main", str(bare))
+    map_of_models, former = (clone / f"values/dev/inference.model{end}.yaml" for end in ("s", ""))
+    map_of_models.unlink()
+    text = 'model:\n  name: "{}"\n  version: "{}"\n  uri: "{}"\n  sha256: "{}"\n'
+    former.write_text(text.format("", "", "", ""))
+    git(clone, "add", "--all")
+    git(clone, "commit", "--quiet", "--message=before the map")
+    source.publish(clone, str(bare), LOCAL)
+    other = tmp_path / "other"
+    git(tmp_path, "clone", "--quiet", str(bare), str(other))
+    there = other / former.relative_to(clone)
+    there.write_text(text.format("digits", "3", "s3://models/digits/3", "a" * 64))
+    git(other, "commit", "--quiet", "--all", "--message=release")
+    git(other, "push", "--quiet", "origin", "main")
+    git(clone, "rm", "--quiet", str(former.relative_to(clone)))
+    map_of_models.write_text("# Written by `release`; do not edit.\nmodels: {}\n")
+    git(clone, "add", "--all")
+    git(clone, "commit", "--quiet", "--message=the map")
+    source.publish(clone, str(bare), LOCAL)
+    merged = yaml.safe_load(git(bare, "show", "main:values/dev/inference.models.yaml"))
+    assert merged == {
+        "models": {"digits": {"version": "3", "uri": "s3://models/digits/3", "sha256": "a" * 64}}
+    }
+    files = git(bare, "ls-tree", "-r", "--name-only", "main").split()
+    assert "values/dev/inference.model.yaml" not in files

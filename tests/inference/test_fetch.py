@@ -262,9 +262,51 @@ def test_the_command_prints_json_and_refuses_with_a_status(s3: S3Server, tmp_pat
     good = run("--sha256", sha256_of(uri).upper(), "--to", str(tmp_path), "--json")
     assert good.returncode == 0, good.stderr
     assert json.loads(good.stdout)["folder"] == str(tmp_path / "command" / "1")
+    entries = [f"--model={wanted(published(name), name)}" for name in ("both", "each")]
+    command = [sys.executable, "-m", "inference.cli", "fetch", f"--to={tmp_path}", *entries]
+    several = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert [line.split(":")[0] for line in several.stdout.splitlines()] == [
+        str(tmp_path / name / "1") for name in ("both", "each")
+    ]
     bad = run("--sha256", "0" * 64, "--to", str(tmp_path / "b"))
     assert bad.returncode == 2, "another try finds the same"
     assert "refused" in bad.stderr
+
+
+def wanted(uri: str, name: str, version: str = "1") -> str:
+    """As the chart writes an entry of the map."""
+    return f"{name}/{version}={uri}@sha256:{sha256_of(uri)}"
+
+
+async def test_all_models_of_a_map_are_fetched_and_checked(s3: S3Server, tmp_path: Path) -> None:
+    texts = [wanted(published(name), name) for name in ("one", "two")]
+    parsed = [fetch.parse_wanted(text) for text in texts]
+    found = await fetch.fetch_all(parsed, tmp_path)
+    assert [(one.name, one.version) for one in found] == [("one", "1"), ("two", "1")]
+    assert names_in(tmp_path) == ["one", "two"]
+    other = fetch.parse_wanted(texts[1].replace(sha256_of("s3://models/two/1"), "0" * 64))
+    with pytest.raises(ModelError, match=r"two/1: model\.json has sha256"):
+        await fetch.fetch_all([parsed[0], other], tmp_path)
+
+
+async def test_a_model_under_another_name_than_in_git_is_refused(
+    s3: S3Server, tmp_path: Path
+) -> None:
+    uri = published("renamed")
+    entry = fetch.parse_wanted(wanted(uri, "iris"))
+    with pytest.raises(ModelError, match=r"holds renamed 1 by .*, but iris 1 was asked"):
+        await fetch.fetch_all([entry], tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "iris", "iris/1", f"iris=s3://m/i/1@sha256:{'0' * 64}", "iris/1=s3://m/i/1",
+     f"iris/1=@sha256:{'0' * 64}", f"iris/1=s3://m/i/1@sha256:{'0' * 63}",
+     f"/1=s3://m/i/1@sha256:{'0' * 64}"],
+)  # fmt: skip
+def test_an_entry_that_lacks_a_part_is_refused(text: str) -> None:
+    with pytest.raises(ModelError, match="is not NAME/VERSION=URI@sha256:HEX"):
+        fetch.parse_wanted(text)
 
 
 async def test_a_server_loads_from_s3_and_follows_it(

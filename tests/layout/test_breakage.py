@@ -32,8 +32,8 @@ def test_a_way_changes_what_is_deployed(way: Way, tmp_path: Path) -> None:
     for name in ("inference", "proxy"):
         image = f'image:\n  repository: "r/{name}"\n  tag: "1"\n  digest: "sha256:{name}"\n'
         (tmp_path / f"values/dev/{name}.image.yaml").write_text(image)
-    model = 'model:\n  name: "m"\n  version: "1"\n  uri: "s3://models/m/1"\n  sha256: "0"\n'
-    (tmp_path / "values/dev/inference.model.yaml").write_text(model)
+    model = 'models:\n  m:\n    version: "1"\n    uri: "s3://models/m/1"\n    sha256: "0"\n'
+    (tmp_path / "values/dev/inference.models.yaml").write_text(model)
     before = {path: path.read_text() for path in tmp_path.rglob("*.yaml")}
     assert way.edit is not None
     way.edit(tmp_path)

@@ -56,7 +56,7 @@ def test_every_value_file_belongs_to_a_release(environment: str) -> None:
 @pytest.mark.parametrize("release", ALL_RELEASES, ids=str)
 def test_a_release_lacks_no_file(release: Release) -> None:
     """Missing value files are ignored by Argo CD, so that a typo in a name would go unseen."""
-    may_be_missing = {f"{release.name}.model.yaml"}
+    may_be_missing = {f"{release.name}.models.yaml"}
     if release.chart != "service":
         may_be_missing.add(f"{release.name}.image.yaml")
     assert {path.name for path in release.missing} <= may_be_missing
@@ -161,15 +161,18 @@ def test_the_project_stays_in_its_namespaces() -> None:
 
 
 def test_machine_owned_files_say_so() -> None:
-    paths = [*VALUES.glob("*/*.image.yaml"), *VALUES.glob("*/*.model.yaml")]
+    paths = [*VALUES.glob("*/*.image.yaml"), *VALUES.glob("*/*.models.yaml")]
     assert paths
     for path in paths:
         first = path.read_text(encoding="utf-8").splitlines()[0]
         assert first == "# Written by `release`; do not edit.", path
-        keys = {"image": {"repository", "tag", "digest", "revision"}}
-        keys["model"] = {"name", "version", "uri", "sha256"}
-        for name, group in yaml.safe_load(path.read_text(encoding="utf-8")).items():
-            assert set(group) == keys[name], path
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if path.name.endswith(".image.yaml"):
+            assert set(document["image"]) == {"repository", "tag", "digest", "revision"}, path
+        else:
+            assert set(document) == {"models"}, path
+            for entry in document["models"].values():
+                assert set(entry) == {"version", "uri", "sha256"}, path
 
 
 def test_every_human_file_is_short() -> None:

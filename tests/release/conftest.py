@@ -28,7 +28,7 @@ from tests.waits import until
 
 HEADER = "# Written by `release`; do not edit.\n"
 EMPTY_IMAGE = HEADER + 'image:\n  repository: ""\n  tag: ""\n  digest: ""\n  revision: ""\n'
-EMPTY_MODEL = HEADER + 'model:\n  name: ""\n  version: ""\n  uri: ""\n  sha256: ""\n'
+NO_MODELS = HEADER + "models: {}\n"
 ENVIRONMENTS = ("dev", "stage", "prod")
 RELEASES = ("inference", "proxy", "unzip", "worker")
 
@@ -190,7 +190,7 @@ def first_world(tmp_path_factory: pytest.TempPathFactory) -> World:
         for release in RELEASES:
             (values / f"{release}.image.yaml").write_text(EMPTY_IMAGE)
             (values / f"{release}.yaml").write_text("# what differs here\nreplicas: 1\n")
-        (values / "inference.model.yaml").write_text(EMPTY_MODEL)
+        (values / "inference.models.yaml").write_text(NO_MODELS)
         argocd = made.clone / "argocd"
         argocd.mkdir(exist_ok=True)
         (argocd / f"{environment}.yaml").write_text(application_set(environment))

@@ -82,13 +82,8 @@ def files(**more: Any) -> Files:
         "values/base/proxy.yaml": {"env": {"PROXY_BACKENDS": json.dumps(BACKENDS)}},
         "values/base/worker.yaml": {"service": {"enabled": False}},
         "values/base/unzip.yaml": {"kind": "CronJob"},
-        "values/dev/inference.model.yaml": {
-            "model": {
-                "name": "digits",
-                "version": "1",
-                "uri": "s3://m/digits/1",
-                "sha256": "0" * 64,
-            }
+        "values/dev/inference.models.yaml": {
+            "models": {"digits": {"version": "1", "uri": "s3://m/digits/1", "sha256": "0" * 64}}
         },
     }
     for name in SERVICES:

@@ -193,10 +193,11 @@ def model_set(world: World, version: str, release: str = "inference") -> int:
 
 def test_model_set_writes_the_model(world: World) -> None:
     assert model_set(world, "3") == 0
-    assert world.file("values/dev/inference.model.yaml").decode().endswith(
-        'model:\n  name: "digits"\n  version: "3"\n  uri: "s3://models/digits/3"\n'
-        f'  sha256: "{"0" * 64}"\n'
-    )  # fmt: skip
+    assert world.file("values/dev/inference.models.yaml").decode() == (
+        "# Written by `release`; do not edit.\n"
+        'models:\n  digits:\n    version: "3"\n    uri: "s3://models/digits/3"\n'
+        f'    sha256: "{"0" * 64}"\n'
+    )
     head = world.head()
     assert model_set(world, "3") == 0
     assert world.head() == head

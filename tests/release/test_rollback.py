@@ -143,7 +143,7 @@ def test_the_rollback_of_another_service_does_not_count(world: World) -> None:
 def test_a_file_that_was_deleted_comes_back(world: World) -> None:
     """Found: a commit that only deleted a file was "as at … already", and no hold was set."""
     deployed(world, "1")
-    gone = ("inference.model.yaml", "proxy.image.yaml", "proxy.yaml")
+    gone = ("inference.models.yaml", "proxy.image.yaml", "proxy.yaml")
     before = {name: world.file(f"values/dev/{name}") for name in gone}
     world.push({f"values/dev/{name}": None for name in gone}, "Tidy up")
     answer = rollback(world)
@@ -164,11 +164,11 @@ def test_a_service_whose_files_were_deleted_can_be_named(world: World) -> None:
 def test_a_file_that_was_added_is_deleted(world: World) -> None:
     """Found: a commit that only added a file of a release was "as at … already"."""
     deployed(world, "1")
-    model = world.file("values/dev/inference.model.yaml").decode()
-    world.push({"values/dev/proxy.model.yaml": model}, "A model for the proxy")
+    model = world.file("values/dev/inference.models.yaml").decode()
+    world.push({"values/dev/proxy.models.yaml": model}, "A model for the proxy")
     answer = rollback(world)
     assert (answer.code, answer.json["changed"]) == (0, True), answer.out
-    assert not world.exists("values/dev/proxy.model.yaml")
+    assert not world.exists("values/dev/proxy.models.yaml")
 
 
 def test_a_release_that_did_not_exist_then_is_left(world: World) -> None:

@@ -81,7 +81,7 @@ def test_every_mistake_is_found_in_one_run_at_its_place(tmp_path: Path) -> None:
     project.write_text(project.read_text().replace("namespaceResourceWhitelist", "nameWhitelist"))
     (values / "promotion.yaml").write_text("stage: {soka: 3m}\nprdo: {}\n")
     (values / "stage/worker.image.yaml").write_text("image: [\n")
-    (values / "stage/inference.model.yaml").write_text("model: none\n")
+    (values / "stage/inference.models.yaml").write_text("models: none\n")
 
     answer = CliRunner().invoke(app, ["validate", str(root), "--json"])
     assert answer.exit_code == 1
@@ -113,7 +113,7 @@ def test_every_mistake_is_found_in_one_run_at_its_place(tmp_path: Path) -> None:
     assert "Extra inputs" in said("values/promotion.yaml", 1, "stage.soka")
     assert "did you mean 'prod'?" in said("values/promotion.yaml", 2, "prdo")
     assert "YAML" in said("values/stage/worker.image.yaml", 2, "")
-    assert "stage/inference" in said("values/stage/inference.model.yaml", 0, "model")
+    assert "stage/inference" in said("values/stage/inference.models.yaml", 0, "models")
 
 
 def test_a_folder_that_is_no_tree_is_refused(tmp_path: Path) -> None:

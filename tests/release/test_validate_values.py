@@ -214,10 +214,10 @@ FAULTS: dict[str, tuple[Change, str, str, str]] = {
         "set env.PROXY_REDIS_URL in values/dev/worker.yaml",
     ),
     "a service without a model": (
-        lambda r: (r / "values/dev/inference.model.yaml").unlink(),
+        lambda r: (r / "values/dev/inference.models.yaml").unlink(),
         "values/base/inference.yaml:5: modelFetch.enabled",
-        "runs no pods: modelFetch.enabled is set and no file sets its model",
-        "add values/dev/inference.model.yaml",
+        "runs no pods: modelFetch.enabled is set and no file sets its models",
+        "add values/dev/inference.models.yaml",
     ),
     "a service without an image": (
         lambda r: (r / "values/dev/proxy.image.yaml").unlink(),
@@ -427,8 +427,8 @@ def test_braces_of_a_pattern_are_alternatives(pattern: str, expected: list[str])
 def test_a_service_without_a_model_is_told_as_that_by_the_whole_command(root: Path) -> None:
     """Found: "Service selects no pods: make its labels those of a release", and two more."""
     require("kubeconform")
-    (root / "values/dev/inference.model.yaml").unlink()
+    (root / "values/dev/inference.models.yaml").unlink()
     told = validate.validate(root, ["dev"]).findings
     assert len(told) == 1, [str(one) for one in told]
-    assert "no file sets its model" in told[0].message
+    assert "no file sets its models" in told[0].message
     assert "selects no pods" not in str(told[0])

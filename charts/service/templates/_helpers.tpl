@@ -63,16 +63,15 @@ none
 {{- end }}
 
 {{/*
-"true" where there is something to run: an image and, where one is fetched, a model.
+"true" where there is something to run: an image and, where they are fetched, models.
 Sample: {{- if eq (include "service.deployed" .) "true" }}
 */}}
 {{- define "service.deployed" -}}
 {{- $image := include "service.filled" (dict "key" "image" "group" .Values.image) -}}
-{{- $model := include "service.filled" (dict "key" "model" "group" .Values.model) -}}
-{{- if and (eq $model "all") (not .Values.modelFetch.enabled) -}}
-{{- fail (printf "model.name is %q but nothing fetches it: set modelFetch.enabled, or empty model" .Values.model.name) -}}
+{{- if and .Values.models (not .Values.modelFetch.enabled) -}}
+{{- fail (printf "models has %s but nothing fetches it: set modelFetch.enabled, or empty models" (keys .Values.models | sortAlpha | join ", ")) -}}
 {{- end -}}
-{{- and (eq $image "all") (or (eq $model "all") (not .Values.modelFetch.enabled)) -}}
+{{- and (eq $image "all") (or (not (empty .Values.models)) (not .Values.modelFetch.enabled)) -}}
 {{- end }}
 
 {{/*

@@ -71,9 +71,10 @@ spec:
     - name: model-fetch
       args:
         - fetch
-        - --uri={{ .Values.model.uri }}
-        - --sha256={{ .Values.model.sha256 }}
         - --to={{ .Values.modelFetch.path }}
+        {{- range $name, $model := .Values.models }}
+        - {{ printf "--model=%s/%s=%s@sha256:%s" $name $model.version $model.uri $model.sha256 | quote }}
+        {{- end }}
       {{- include "service.container" . | nindent 6 }}
   {{- end }}
   containers:
@@ -132,7 +133,7 @@ spec:
 {{- end }}
 
 {{/*
-What the container and the one that fetches its model have in common.
+What the container and the one that fetches its models have in common.
 Sample: {{- include "service.container" . | nindent 6 }}
 */}}
 {{- define "service.container" -}}

@@ -30,7 +30,7 @@ def render(clone: Path, environment: str) -> dict[str, list[dict[str, Any]]]:
         files = [clone / "values" / "base" / f"{name}.yaml"]
         files += [
             clone / "values" / environment / f"{name}{suffix}.yaml"
-            for suffix in ("", ".image", ".model")
+            for suffix in ("", ".image", ".models")
         ]
         text = command.run(
             *("helm", "template", name, str(clone / "charts" / chart)),

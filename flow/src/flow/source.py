@@ -9,6 +9,9 @@ from pathlib import Path
 
 from flow import command
 from flow.errors import FlowError
+from release import model_map, tree
+from release.errors import ReleaseError
+from release.validate.listing import Folder
 
 # The address in the committed files, which whoever adopts Slipway replaces by their own.
 PLACEHOLDER_URL = "https://github.com/your-organisation/slipway.git"
@@ -50,6 +53,7 @@ def _publish(source: Path, manifest_repo: str, url: str, clone: Path) -> str:
         if "origin/main" in contained:
             return main
         git("checkout", "--quiet", "-B", "main", main)
+        _models_as_maps(clone, git, wanted)
         # Merged with the address as it is in the source, so that it is never in conflict.
         if _replace(clone, url, PLACEHOLDER_URL):
             git("commit", "--quiet", "--all", "--message=Take the address back for the merge")
@@ -57,7 +61,12 @@ def _publish(source: Path, manifest_repo: str, url: str, clone: Path) -> str:
             git("merge", "--quiet", "--no-edit", "--allow-unrelated-histories", wanted)
         except FlowError as error:
             both = git("diff", "--name-only", "--diff-filter=U").splitlines()
-            if not both or any(path.startswith(RELEASED) for path in both):
+            maps = [path for path in both if path.endswith(tree.MODEL_SUFFIX)]
+            for path in maps:  # what runs stays, as in every file that `release` writes
+                git("checkout", "--quiet", "--ours", "--", path)
+                git("add", path)
+            both = [path for path in both if path not in maps]
+            if not (both or maps) or any(path.startswith(RELEASED) for path in both):
                 raise FlowError(
                     f"{wanted[:12]} cannot be merged into the manifest repo at {manifest_repo}:\n"
                     f"{error}\nmerge it by hand: git pull {manifest_repo} main"
@@ -65,12 +74,30 @@ def _publish(source: Path, manifest_repo: str, url: str, clone: Path) -> str:
             _take_sources(git, both, wanted)
     _replace(clone, PLACEHOLDER_URL, url)
     git("add", "--all")
-    tree = git("write-tree")
+    written = git("write-tree")
     parents = [f"-p{parent}" for parent in (main, wanted) if parent]
     message = f"Merge {wanted[:12]}: {git('log', '-1', '--format=%s', wanted)}"
-    commit = git("commit-tree", tree, *parents, "-m", message)
+    commit = git("commit-tree", written, *parents, "-m", message)
     git("push", "--quiet", "origin", f"{commit}:refs/heads/main")
     return commit
+
+
+def _models_as_maps(clone: Path, git: Callable[..., str], wanted: str) -> None:
+    """Where the source has maps of models, give releases deployed before one of their own."""
+    known = set(git("ls-tree", "-r", "--name-only", wanted, "values").splitlines())
+    for path in sorted(clone.glob(f"values/*/*{tree.FORMER_MODEL_SUFFIX}")):
+        if str(path.relative_to(clone)) in known:
+            continue
+        environment, release = path.parent.name, tree.release_of(path.name)
+        try:
+            models = model_map.read(Folder(clone), environment, release)
+            edits = model_map.write(Folder(clone), environment, release, models)
+        except ReleaseError as error:
+            raise FlowError(str(error)) from error
+        for name, content in edits.items():
+            (clone / name).unlink() if content is None else (clone / name).write_bytes(content)
+        git("add", "--all")
+        git("commit", "--quiet", f"--message={environment}: Make a map of the model of {release}")
 
 
 def _take_sources(git: Callable[..., str], paths: list[str], wanted: str) -> None:

@@ -152,12 +152,14 @@ def values(
     """Stage 2: `release` writes the digests into the environment's values."""
     with _checkout(site) as clone:
         folder = clone / "values" / environment
-        new = [one for one in built if _scalars(folder, one.app, "image")["digest"] != one.digest]
+        new = [one for one in built if _image(folder, one.app)["digest"] != one.digest]
         # Another version is somebody's decision, by `release model set`: only nothing is filled,
         # and an entry of this very version from before `release` pinned model.json is renewed.
-        entry = _scalars(folder, "inference", "model")
-        renewed = entry != published and entry | {"sha256": published["sha256"]} == published
-        to_be_set = renewed or not any(entry.values())
+        models = _models(folder, "inference")
+        wanted = {key: value for key, value in published.items() if key != "name"}
+        entry = models.get(published["name"], {})
+        renewed = entry != wanted and entry | {"sha256": wanted["sha256"]} == wanted
+        to_be_set = renewed or not models
     # A newer build or a hold is somebody's decision: it is told, and what runs stays.
     accepted = (0, SUPERSEDED, HELD)
     if new:
@@ -223,10 +225,17 @@ def run_extractor(site: Site, environment: str) -> str:
     return name
 
 
-def _scalars(folder: Path, release: str, key: str) -> dict[str, str]:
-    """What `release` wrote for an image or a model, as strings."""
-    document = yaml.safe_load((folder / f"{release}.{key}.yaml").read_text())
-    return {name: str(value) for name, value in document[key].items()}
+def _image(folder: Path, release: str) -> dict[str, str]:
+    """What `release` wrote for an image."""
+    document = yaml.safe_load((folder / f"{release}.image.yaml").read_text())
+    return {name: str(value) for name, value in document["image"].items()}
+
+
+def _models(folder: Path, release: str) -> dict[str, dict[str, str]]:
+    """What `release` wrote for a release's models, by name."""
+    document = yaml.safe_load((folder / f"{release}.models.yaml").read_text())
+    models: dict[str, dict[str, str]] = document["models"]
+    return models
 
 
 @contextmanager

@@ -34,7 +34,11 @@ def serve() -> None:
 @app.command()
 def fetch(
     *,
-    uri: Annotated[str, typer.Option(help="A version: s3://bucket/name/version or a folder.")],
+    uri: Annotated[str, typer.Option(help="A version: s3://bucket/name/version or a folder.")] = "",
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME/VERSION=URI@sha256:HEX, instead of --uri; may be repeated."),
+    ] = None,
     to: Annotated[Path, typer.Option(help="Model repository it is put into.")] = Path("/models"),
     sha256: Annotated[
         str, typer.Option(help="Refuse a model.json with another sha256 (64 hex digits).")
@@ -42,32 +46,40 @@ def fetch(
     timeout: Annotated[float, typer.Option(min=1, help="Seconds until giving up.")] = 600.0,
     as_json: AsJson = False,
 ) -> None:
-    """Fetch a model into a repository folder: what the init container does."""
+    """Fetch models into a repository folder: what the init container does.
+
+    With several models a line, or a JSON object, is printed for each.
+    """
     from inference import fetch as fetching
 
     settings = start.load(InferenceSettings)
     level = "error" if as_json else settings.log_level  # stdout is for the object alone
     logs.configure(level=level, service="inference", pod=settings.pod_name)
+    if bool(uri) == bool(model):
+        raise typer.BadParameter("give one of --uri and --model")
     try:
-        fetched = asyncio.run(fetching.fetch(uri, to, sha256=sha256.lower(), time_limit=timeout))
+        wanted = [fetching.parse_wanted(text) for text in model or ()]
+        wanted = wanted or [fetching.Wanted(uri, sha256.lower())]
+        found = asyncio.run(fetching.fetch_all(wanted, to, time_limit=timeout))
     except ModelError as error:
         reason = Reason(str(error), error.fix)
         typer.echo(f"inference fetch: {reason}", err=True)
         termination.leave(reason)
         raise typer.Exit(CANNOT_WORK if error.final else 1) from None
-    document = {
-        "folder": str(fetched.folder),
-        "name": fetched.name,
-        "version": fetched.version,
-        "sha256": fetched.sha256,
-        "bytes_read": fetched.bytes_read,
-    }
-    typer.echo(
-        json.dumps(document)
-        if as_json
-        else f"{fetched.folder}: {fetched.name} {fetched.version}, sha256 {fetched.sha256}, "
-        f"{fetched.bytes_read} bytes read"
-    )
+    for fetched in found:
+        document = {
+            "folder": str(fetched.folder),
+            "name": fetched.name,
+            "version": fetched.version,
+            "sha256": fetched.sha256,
+            "bytes_read": fetched.bytes_read,
+        }
+        typer.echo(
+            json.dumps(document)
+            if as_json
+            else f"{fetched.folder}: {fetched.name} {fetched.version}, sha256 {fetched.sha256}, "
+            f"{fetched.bytes_read} bytes read"
+        )
 
 
 @app.command()

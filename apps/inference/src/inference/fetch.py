@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -28,6 +29,7 @@ from kit.termination import NOT_READY
 
 log = logs.get("inference.fetch")
 
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 CHUNK = 8 * 1024 * 1024
 ATTEMPTS = 8
 _ABSENT = (NotFoundError, FileNotFoundError)  # obstore raises the built-in one for some stores
@@ -50,6 +52,33 @@ _KEYS = (
 _REACH_S3 = "look whether S3 answers at AWS_ENDPOINT_URL_S3, or in AWS_REGION, from this namespace"
 
 Store = S3Store | LocalStore
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """An entry of the map in Git: a model's name and version, where it lies, and its sha256.
+
+    Empty fields take whatever ``model.json`` says.
+    """
+
+    uri: str
+    sha256: str = ""
+    name: str = ""
+    version: str = ""
+
+
+def parse_wanted(text: str) -> Wanted:
+    """``iris/1=s3://models/iris/1@sha256:…`` as its parts; ModelError where one is missing."""
+    place, equals, rest = text.partition("=")
+    name, slash, version = place.partition("/")
+    uri, at, sha256 = rest.rpartition("@sha256:")
+    if not (equals and slash and at and name and version and uri and _SHA256.fullmatch(sha256)):
+        raise ModelError(
+            f"--model {text!r} is not NAME/VERSION=URI@sha256:HEX",
+            fix="write it like iris/1=s3://models/iris/1@sha256:… (64 lower-case hex digits)",
+            final=True,
+        )
+    return Wanted(uri, sha256, name, version)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +129,31 @@ def open_store(uri: str, *, timeout: float = 30.0) -> Store:
     raise ModelError(
         f"{uri!r} is neither s3://bucket/prefix nor a folder", fix=_OTHER_ADDRESS, final=True
     )
+
+
+async def fetch_all(
+    wanted: Sequence[Wanted], to: Path, *, time_limit: float = 600.0
+) -> list[Fetched]:
+    """Each of them as `fetch` does it, one after another, within ``time_limit`` seconds in all.
+
+    ModelError where one cannot be had, or is another model than asked for.
+    """
+    deadline = asyncio.get_running_loop().time() + time_limit
+    found: list[Fetched] = []
+    for one in wanted:
+        left = max(deadline - asyncio.get_running_loop().time(), 0.001)
+        fetched = await fetch(one.uri, to, sha256=one.sha256, time_limit=left)
+        there = (fetched.name, fetched.version)
+        if (one.name or fetched.name, one.version or fetched.version) != there:
+            raise ModelError(
+                f"{one.uri} holds {fetched.name} {fetched.version} by its model.json, but "
+                f"{one.name} {one.version} was asked for: refused",
+                fix=f"write it into Git under its name, with `release model set --name "
+                f"{fetched.name} --version {fetched.version}`",
+                final=True,
+            )
+        found.append(fetched)
+    return found
 
 
 async def fetch(

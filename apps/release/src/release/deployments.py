@@ -46,7 +46,7 @@ def files_at(
 
 def machine_only(files: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
     """The image and model files among ``files``."""
-    return tuple(f for f in files if f[0].endswith((tree.IMAGE_SUFFIX, tree.MODEL_SUFFIX)))
+    return tuple(f for f in files if f[0].endswith(tree.MACHINE_SUFFIXES))
 
 
 def log(

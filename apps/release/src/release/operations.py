@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from release import deployments, holds, scalars, tree, verdicts
+from release import deployments, holds, model_map, scalars, tree, verdicts
 from release import message as msg
 from release.change import Plan, Row
 from release.errors import (
@@ -71,7 +71,7 @@ class ImageSet:
                 refused.append(error)
                 continue
             path = tree.image_file(self.environment, release)
-            edits[path] = tree.write_record(at, path, new)
+            edits[path] = tree.write_image(at, path, new)
             rows.append(Row(release, "image", old.reference, new.reference))
         if refused and not edits:
             raise refused[0]
@@ -99,17 +99,20 @@ class ModelSet:
         known = tree.model_releases(at, self.environment)
         if self.release not in known:
             raise unknown_service(self.release, set(known), self.environment, "release with models")
-        old = tree.read_model(at, self.environment, self.release)
+        models = model_map.read(at, self.environment, self.release)
+        name = self.model.name
+        old = models.get(name, Model())
         if old == self.model:
             return Plan({}, deployment_message("model set", self.environment, [], []))
         if hold := holds.covering(holds.read(at, self.environment), self.release, self.now):
             raise holds.refuse(self.environment, self.release, hold)
-        path = tree.model_file(self.environment, self.release)
         rows = [Row(self.release, "model", model_text(old), model_text(self.model))]
+        others = msg.names(sorted(models.keys() - {name}))
         return Plan(
-            {path: tree.write_record(at, path, self.model)},
+            model_map.write(at, self.environment, self.release, models | {name: self.model}),
             deployment_message("model set", self.environment, rows, []),
             rows,
+            [f"{self.release} serves {others} too, and its pods are restarted."] if others else [],
         )
 
 
@@ -147,9 +150,14 @@ class Promote:
         rows: list[Row] = []
         notes: list[str] = []
         revisions: set[str] = set()
-        records = self._records(at, notes)
-        self._check_services({release for release, *_ in records}, at)
-        for release, path, old, new in records:
+        images = self._images(at, notes)
+        models = [
+            release
+            for release in tree.model_releases(at, self.target)
+            if release in tree.model_releases(at, self.source)
+        ]
+        self._check_services({*models, *(release for release, *_ in images)}, at)
+        for release, path, old, new in images:
             if self.services and release not in self.services:
                 continue
             if old == new:
@@ -159,20 +167,24 @@ class Promote:
                 continue
             if hold := holds.covering(held, release, self.now):
                 raise holds.refuse(self.target, release, hold)
-            if isinstance(new, Image) and isinstance(old, Image):
-                refuse_older(
-                    self.sources,
-                    f"{release} in {self.target}",
-                    old.revision,
-                    new.revision,
-                    allow_unrelated=self.allow_unrelated,
-                )
-                self._check_branch(release, new)
-                revisions.add(new.revision)
-                rows.append(Row(release, "image", old.reference, new.reference))
-            elif isinstance(new, Model) and isinstance(old, Model):
-                rows.append(Row(release, "model", model_text(old), model_text(new)))
-            edits[path] = tree.write_record(at, path, new)
+            refuse_older(
+                self.sources,
+                f"{release} in {self.target}",
+                old.revision,
+                new.revision,
+                allow_unrelated=self.allow_unrelated,
+            )
+            self._check_branch(release, new)
+            revisions.add(new.revision)
+            rows.append(Row(release, "image", old.reference, new.reference))
+            edits[path] = tree.write_image(at, path, new)
+        for release in models:
+            if self.services and release not in self.services:
+                continue
+            changed = self._models(at, release, rows, notes)
+            if changed and (hold := holds.covering(held, release, self.now)):
+                raise holds.refuse(self.target, release, hold)
+            edits |= changed
         message = deployment_message("promote", self.target, rows, sorted(revisions))
         more = [(msg.PROMOTED_FROM, f"{self.source}@{at.commit}")]
         more += [(msg.REASON, self.override)] if self.override else []
@@ -222,24 +234,37 @@ class Promote:
                 fix="merge it and deploy the build of the merge, or name the source with --source",
             )
 
-    def _records(
-        self, at: CommitTree, notes: list[str]
-    ) -> list[tuple[str, str, Image | Model, Image | Model]]:
+    def _models(
+        self, at: CommitTree, release: str, rows: list[Row], notes: list[str]
+    ) -> dict[str, bytes | None]:
+        """The edits that give the target the source's models; one that only the target has stays.
+
+        What is changed is added to ``rows``, what is left alone to ``notes``.
+        """
+        theirs = model_map.read(at, self.source, release)
+        mine = model_map.read(at, self.target, release)
+        notes += [
+            f"Left alone: {release} in {self.target} serves {name}, which it does not in "
+            f"{self.source}; `release model remove {name} --env {self.target}` takes it away."
+            for name in sorted(mine.keys() - theirs.keys())
+        ]
+        changed = [name for name, model in sorted(theirs.items()) if mine.get(name) != model]
+        rows += [
+            Row(release, "model", model_text(mine.get(name, Model())), model_text(theirs[name]))
+            for name in changed
+        ]
+        return model_map.write(at, self.target, release, mine | theirs) if changed else {}
+
+    def _images(self, at: CommitTree, notes: list[str]) -> list[tuple[str, str, Image, Image]]:
         """Release, file in the target, what it says, what the source environment says."""
-        found: list[tuple[str, str, Image | Model, Image | Model]] = []
+        found: list[tuple[str, str, Image, Image]] = []
         for release in tree.image_releases(at, self.target):
             path = tree.image_file(self.target, release)
             if at.read(tree.image_file(self.source, release)) is None:
                 notes.append(f"Left alone: {self.source} has no release {release}.")
                 continue
-            old: Image | Model = tree.read_image(at, self.target, release)
+            old = tree.read_image(at, self.target, release)
             found.append((release, path, old, tree.read_image(at, self.source, release)))
-        for release in tree.model_releases(at, self.target):
-            if at.read(tree.model_file(self.source, release)) is None:
-                continue
-            path = tree.model_file(self.target, release)
-            old = tree.read_model(at, self.target, release)
-            found.append((release, path, old, tree.read_model(at, self.source, release)))
         return found
 
     def _check_services(self, known: set[str], at: CommitTree) -> None:
@@ -397,9 +422,7 @@ class Weights:
 def machine_files(at: CommitTree, environment: str) -> list[str]:
     """The image and model files of an environment."""
     return [
-        path
-        for path in at.files(f"values/{environment}")
-        if path.endswith((tree.IMAGE_SUFFIX, tree.MODEL_SUFFIX))
+        path for path in at.files(f"values/{environment}") if path.endswith(tree.MACHINE_SUFFIXES)
     ]
 
 

@@ -46,7 +46,7 @@ class Image:
 
 @dataclass(frozen=True, order=True)
 class Model:
-    """What a machine-owned model file says; ``Model()`` is "not deployed yet"."""
+    """An entry of a release's map of models; ``Model()`` is "not there"."""
 
     name: str = ""
     version: str = ""
@@ -55,7 +55,7 @@ class Model:
 
     @property
     def deployed(self) -> bool:
-        """Whether the file names a model."""
+        """Whether there is such a model."""
         return bool(self.name)
 
     @property

@@ -28,7 +28,7 @@ _IMAGE = (
     "image: {repository: not-deployed.invalid/image, tag: none, "
     f"digest: 'sha256:{'0' * 64}', revision: '{'0' * 40}'}}\n"
 )
-_MODEL = f"model: {{name: none, version: '0', uri: 's3://none/none/0', sha256: '{'0' * 64}'}}\n"
+_MODEL = f"models: {{none: {{version: '0', uri: 's3://none/none/0', sha256: '{'0' * 64}'}}}}\n"
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ def _missing(root: Path, release: Release) -> str:
     for path in release.files:
         for suffix, section, stand_in in (
             (".image.yaml", "image", _IMAGE),
-            (".model.yaml", "model", _MODEL),
+            (".models.yaml", "models", _MODEL),
         ):
             if path.endswith(suffix) and _empty(root / path, section):
                 extra += stand_in

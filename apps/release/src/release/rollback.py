@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from release import deployments, holds, tree
+from release import deployments, holds, model_map, tree
 from release import message as msg
 from release.change import Plan, Row
 from release.deployments import State
@@ -147,12 +147,25 @@ class Rollback:
             return tree.read_image(at, self.environment, release)
         return None
 
-    def _model(self, at: CommitTree, release: str) -> Model | None:
-        if at.blob(tree.model_file(self.environment, release)) is None:
-            return Model()
+    def _models(self, at: CommitTree, release: str) -> dict[str, Model] | None:
         with contextlib.suppress(BadValuesError):
-            return tree.read_model(at, self.environment, release)
+            return model_map.read(at, self.environment, release)
         return None
+
+    def _as_map(self, at: CommitTree, then: CommitTree, path: str) -> dict[str, bytes | None]:
+        """A file of then that held one model, as the map that charts read since.
+
+        An entry for the same version keeps what it says now: it may be pinned by another sha256
+        than then, and a version that was published never changes.
+        """
+        release = tree.release_of(path)
+        now = self._models(at, release) or {}
+        models = self._models(then, release) or {}
+        for name, model in models.items():
+            here = now.get(name, Model())
+            if (here.version, here.uri) == (model.version, model.uri):
+                models[name] = here
+        return model_map.write(at, self.environment, release, models)
 
     def _restore(self, at: CommitTree, current: State, target: State, held: Sequence[Hold]) -> Plan:
         then = CommitTree(at.git, target.logged.commit)
@@ -168,6 +181,9 @@ class Rollback:
                 notes.append(f"Left alone: {path} was removed since {target.logged.commit[:12]}.")
             elif now_files.get(path) != then_files.get(path):
                 edits[path] = then.read(path)
+        for path in [p for p in edits if p.endswith(tree.FORMER_MODEL_SUFFIX) and edits[p]]:
+            del edits[path]
+            edits |= self._as_map(at, then, path)
         if not edits and notes and self.to is None:
             raise ConflictError(
                 f"{self.environment} differs from {target.logged.commit[:12]} only by releases "
@@ -223,8 +239,7 @@ class Rollback:
                 images = (self._image(at, release), self._image(then, release))
                 rows.append(Row(release, "image", *map(_image_text, images)))
             elif path.endswith(tree.MODEL_SUFFIX):
-                models = (self._model(at, release), self._model(then, release))
-                rows.append(Row(release, "model", *map(_model_text, models)))
+                rows += _model_rows(release, self._models(at, release), self._models(then, release))
             else:
                 old, new = at.blob(path) or "", then.blob(path) or ""
                 rows.append(Row(release, "values", old[:12], new[:12]))
@@ -250,8 +265,21 @@ def _image_text(image: Image | None) -> str:
     return "unreadable" if image is None else image.reference
 
 
-def _model_text(model: Model | None) -> str:
-    return "unreadable" if model is None else model_text(model)
+def _model_rows(
+    release: str, now: dict[str, Model] | None, then: dict[str, Model] | None
+) -> list[Row]:
+    if now is None or then is None:
+        sides = (_models_text(models) for models in (now, then))
+        return [Row(release, "model", *sides)]
+    return [
+        Row(release, "model", *(model_text(side.get(name, Model())) for side in (now, then)))
+        for name in sorted(now.keys() | then.keys())
+        if now.get(name) != then.get(name)
+    ]
+
+
+def _models_text(models: dict[str, Model] | None) -> str:
+    return "unreadable" if models is None else ", ".join(map(model_text, models.values()))
 
 
 def earlier(

@@ -131,9 +131,9 @@ def edit(data: bytes, changes: Mapping[Path, Value], file: str) -> bytes:
                     f"{dotted(path)} in {file}, line {scalar.line}, has an anchor and no value.",
                     fix='write it as ""',
                 )
-            replacements.append((after_key, after_key, " " + _written(value, None)))
+            replacements.append((after_key, after_key, " " + written(value, None)))
         else:
-            replacements.append((scalar.start, scalar.end, _written(value, scalar.style)))
+            replacements.append((scalar.start, scalar.end, written(value, scalar.style)))
     for start, end, new in sorted(replacements, reverse=True):
         text = text[:start] + new + text[end:]
     edited = text.encode()
@@ -268,8 +268,8 @@ def _find(root: _Node, path: Path, file: str) -> tuple[_Scalar, int]:
     return node, after_key
 
 
-def _written(value: Value, style: str | None) -> str:
-    """A value as YAML text, in the quotes its predecessor had."""
+def written(value: Value, style: str | None) -> str:
+    """A value as YAML text, in the quotes its predecessor had (``style``)."""
     if isinstance(value, int):
         return str(value)
     if any(ord(character) < 0x20 or character == "\x7f" for character in value):

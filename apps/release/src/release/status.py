@@ -10,7 +10,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from release import holds, tree
+from release import holds, model_map, tree
 from release.causes import Cause
 from release.checks import endpoints, plan
 from release.checks.answers import Problem
@@ -25,7 +25,7 @@ from release.look.traffic import Traffic
 from release.references import Image, Model
 
 COLUMNS = (
-    "env", "release", "state", "wanted", "running", "model", "sync", "health", "pods",
+    "env", "release", "state", "wanted", "running", "models", "sync", "health", "pods",
     "endpoints", "traffic", "hold", "age", "source",
 )  # fmt: skip
 _COLOURS = {
@@ -42,7 +42,7 @@ class Line:
 
     environment: str
     wanted: Image
-    model: Model
+    models: tuple[Model, ...]
     hold: Hold | None
     changed: int | None
     """When its values last changed, in seconds since the epoch."""
@@ -73,7 +73,7 @@ class Line:
                 "tag": self.wanted.tag,
                 "digest": self.wanted.digest,
                 "revision": self.wanted.revision,
-                "model": {"name": self.model.name, "version": self.model.version},
+                "models": [{"name": one.name, "version": one.version} for one in self.models],
             },
             "running": list(finding.running),
             "sync": finding.sync,
@@ -118,7 +118,6 @@ def lines(
     called = set(planned.addresses)
     held = holds.read(at, environment)
     with_image = set(tree.image_releases(at, environment))
-    with_model = set(tree.model_releases(at, environment))
     changed = last_changes(at, environment)
     made = []
     for release, image in wanted_images(at, environment).items():
@@ -146,7 +145,7 @@ def lines(
             Line(
                 environment,
                 image,
-                tree.read_model(at, environment, release) if release in with_model else Model(),
+                tuple(model_map.read(at, environment, release).values()),
                 holds.covering(held, release, now),
                 changed.get(release),
                 finding,
@@ -237,7 +236,7 @@ def render(found: Sequence[Line], now: datetime) -> Table:
             "state": line.state,
             "wanted": line.wanted.short,
             "running": ", ".join(digest[7:14] for digest in finding.running) or "-",
-            "model": line.model.short,
+            "models": model_map.short(line.models),
             "sync": finding.sync,
             "health": finding.health,
             "pods": f"{finding.ready}/{finding.pods}",

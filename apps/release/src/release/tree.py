@@ -8,20 +8,21 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 from dataclasses import astuple, fields
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from release import scalars
 from release.errors import BadValuesError, NotFoundError, ReleaseError
-from release.references import Image, Model
+from release.references import Image
 
 # Releases that run another release's image. `inference-challenger` and its like need no row:
 # a variant `<image>-<anything>` runs <image>.
 RUNS_IMAGE_OF = {"worker": "proxy"}
 
 IMAGE_SUFFIX = ".image.yaml"
-MODEL_SUFFIX = ".model.yaml"
-
-Record = TypeVar("Record", Image, Model)
+MODEL_SUFFIX = ".models.yaml"
+FORMER_MODEL_SUFFIX = ".model.yaml"
+"""Of the files that held one model, before there was a map of them."""
+MACHINE_SUFFIXES = (IMAGE_SUFFIX, MODEL_SUFFIX, FORMER_MODEL_SUFFIX)
 
 
 class Snapshot(Protocol):
@@ -46,9 +47,14 @@ def image_file(environment: str, release: str) -> str:
     return f"values/{environment}/{release}{IMAGE_SUFFIX}"
 
 
-def model_file(environment: str, release: str) -> str:
-    """Path of a release's machine-owned model file."""
+def models_file(environment: str, release: str) -> str:
+    """Path of a release's machine-owned map of models."""
     return f"values/{environment}/{release}{MODEL_SUFFIX}"
+
+
+def former_model_file(environment: str, release: str) -> str:
+    """Path of the file that held a release's only model, before there was a map."""
+    return f"values/{environment}/{release}{FORMER_MODEL_SUFFIX}"
 
 
 def hold_file(environment: str) -> str:
@@ -116,8 +122,9 @@ def image_releases(tree: Snapshot, environment: str) -> list[str]:
 
 
 def model_releases(tree: Snapshot, environment: str) -> list[str]:
-    """Releases with a model file, sorted."""
-    return _releases(tree, environment, MODEL_SUFFIX)
+    """Releases with a map of models, sorted."""
+    both = (MODEL_SUFFIX, FORMER_MODEL_SUFFIX)
+    return sorted({name for suffix in both for name in _releases(tree, environment, suffix)})
 
 
 def _releases(tree: Snapshot, environment: str, suffix: str) -> list[str]:
@@ -138,33 +145,24 @@ def image_name(release: str, current: Image) -> str:
 
 def read_image(tree: Snapshot, environment: str, release: str) -> Image:
     """What a release's image file says."""
-    return _record(tree, image_file(environment, release), "image", Image)
-
-
-def read_model(tree: Snapshot, environment: str, release: str) -> Model:
-    """What a release's model file says."""
-    return _record(tree, model_file(environment, release), "model", Model)
-
-
-def write_record(tree: Snapshot, path: str, record: Image | Model) -> bytes:
-    """The file's new bytes with the record's scalars in it."""
-    section = "image" if isinstance(record, Image) else "model"
-    values = zip((f.name for f in fields(record)), astuple(record), strict=True)
-    return scalars.edit(
-        _require(tree, path), {(section, name): value for name, value in values}, path
-    )
-
-
-def _record(tree: Snapshot, path: str, section: str, kind: type[Record]) -> Record:
+    path = image_file(environment, release)
     data = _require(tree, path)
-    values = {f.name: scalars.read(data, (section, f.name), path) for f in fields(kind)}
+    values = {f.name: scalars.read(data, ("image", f.name), path) for f in fields(Image)}
     if any(values.values()) and not all(values.values()):
-        empty = ", ".join(f"{section}.{name}" for name, value in values.items() if not value)
+        empty = ", ".join(f"image.{name}" for name, value in values.items() if not value)
         raise BadValuesError(
             f"{path} is half filled in: {empty} is empty.",
             fix='restore the file from Git; `release` writes all of them or leaves all ""',
         )
-    return kind(**values)
+    return Image(**values)
+
+
+def write_image(tree: Snapshot, path: str, image: Image) -> bytes:
+    """The file's new bytes with the image's scalars in it."""
+    values = zip((f.name for f in fields(image)), astuple(image), strict=True)
+    return scalars.edit(
+        _require(tree, path), {("image", name): value for name, value in values}, path
+    )
 
 
 def _require(tree: Snapshot, path: str) -> bytes:

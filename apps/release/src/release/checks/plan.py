@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from release import tree
+from release import model_map, tree
 from release.errors import ReleaseError
 from release.references import Model
 from release.tree import Snapshot
@@ -116,9 +116,9 @@ def read(at: Snapshot, environment: str, services: Sequence[str] = (), gateway: 
         if chart == "service" and _is_deployed(at, environment, name)
     }
     models = {
-        name: model
+        name: list(model_map.read(at, environment, name).values())
         for name in tree.model_releases(at, environment)
-        if name in deployed and (model := tree.read_model(at, environment, name)).deployed
+        if name in deployed
     }
     hosts = [host for host in routes.get("hosts") or () if "*" not in host]
     made = _Planner(routes.get("services") or {}, deployed, hosts)
@@ -183,9 +183,13 @@ class _Planner:
             else:
                 yield from asked
 
-    def of_models(self, models: Mapping[str, Model]) -> Iterator[Question]:
+    def of_models(self, models: Mapping[str, Sequence[Model]]) -> Iterator[Question]:
         """Every name that a public proxy serves, then the models that none serves."""
-        by_name = {model.name: release for release, model in reversed(list(models.items()))}
+        by_name = {
+            model.name: release
+            for release, held in reversed(list(models.items()))
+            for model in held
+        }
         seen = set()
         for proxy in self.called():
             public = self._public(proxy)
@@ -198,7 +202,7 @@ class _Planner:
                 for host in self.hosts:
                     ask = AtGateway(proxy, host, path, check)
                     yield OfModel(proxy, name, remote, by_name.get(remote, ""), ask)
-        for release, model in models.items():
+        for release, model in [(name, one) for name, held in models.items() for one in held]:
             if model.name in seen or release not in self.called():
                 continue
             path = f"/v2/models/{model.name}/infer"

@@ -12,7 +12,7 @@ from pathlib import Path
 from release import holds, policy
 from release.errors import BadValuesError
 from release.render import Release
-from release.tree import IMAGE_SUFFIX, MODEL_SUFFIX, hold_file
+from release.tree import FORMER_MODEL_SUFFIX, IMAGE_SUFFIX, MODEL_SUFFIX, hold_file
 from release.validate import applications
 from release.validate.findings import Finding
 
@@ -137,6 +137,13 @@ def of_environment(root: Path, environment: str, listed: Sequence[Release]) -> I
         relative = f"values/{environment}/{path.name}"
         stem = path.name.split(".", 1)[0]
         if stem in names and relative not in used:
+            if path.name.endswith(FORMER_MODEL_SUFFIX):
+                yield Finding(
+                    relative, 0, "", "is read by nothing: models stand in a map",
+                    f"run `release model set --release {stem}`, which makes {stem}{MODEL_SUFFIX} "
+                    "of it, or delete it",
+                )  # fmt: skip
+                continue
             yield Finding(
                 relative, 0, "", "is read by nothing: the ApplicationSet names no such file",
                 f"one of {stem}.yaml, {stem}{IMAGE_SUFFIX}, {stem}{MODEL_SUFFIX}",

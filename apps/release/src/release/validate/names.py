@@ -108,14 +108,14 @@ def _no_pods(context: Context) -> Finding:
         message = f"runs no pods: no file sets its image, {no_image[0]} is not there"
         fix = f"copy {IMAGE_SUFFIX} from another release with its four values empty"
         return at_value(context.root, release, "image", message, fix)
-    message = "runs no pods: modelFetch.enabled is set and no file sets its model"
-    place = absent[0] if absent else tree.model_file(release.environment, release.name)
+    message = "runs no pods: modelFetch.enabled is set and no file sets its models"
+    place = absent[0] if absent else tree.models_file(release.environment, release.name)
     fix = (
-        f"add {place} with an empty model, which `release model set` fills, or take "
+        f"add {place} with `models: {{}}`, which `release model set` fills, or take "
         "modelFetch.enabled out"
     )
     return at_value(
-        context.root, release, "model", message, fix, ("modelFetch", "enabled"), ("modelFetch",)
+        context.root, release, "models", message, fix, ("modelFetch", "enabled"), ("modelFetch",)
     )
 
 
