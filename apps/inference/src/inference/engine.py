@@ -20,6 +20,7 @@ from inference.errors import (
     InputsFailed,
     ModelFailed,
     Overloaded,
+    RunTooLarge,
     TooLarge,
 )
 from inference.http import unpack
@@ -53,6 +54,10 @@ T = TypeVar("T")
 
 TEXT_BYTES = 60
 """What an element of a tensor of texts takes beside its characters."""
+JSON_BYTES = {1: 12, 2: 28, 4: 28, 8: 48}
+"""What a number takes in an answer of JSON, its text in two copies, by the bytes it has."""
+BINARY_COPIES = 3
+"""Times that a tensor is in memory while it is written as it is, beside the model's own copy."""
 
 
 class Call:
@@ -145,10 +150,10 @@ class Engine:
         """Whether the verifier made the request: its header ``X-Slipway-Probe`` is believed."""
         return mark is not None and is_believed(mark, self._probe_key, time.time())
 
-    def hold(self, call: Call, size: int) -> None:
+    def hold(self, call: Call, size: int, what: str = "the request's body") -> None:
         """Count ``size`` bytes of a body that are in memory; Overloaded where none are left."""
         try:
-            self.bodies.take(size, "the request's body")
+            self.bodies.take(size, what)
         except BusyError as error:
             raise Overloaded(str(error)) from None
         call.held += size
@@ -284,6 +289,9 @@ class Engine:
                 outputs, request.classes, served.manifest.labels,
                 rows=served.model.has_row_dimension,
             )  # fmt: skip
+        size = sum(values.nbytes for values in outputs.values())
+        if size >= OFF_LOOP:
+            self._hold_answer(request, call, outputs)
         return Answer(
             outputs,
             decode=decoded - call.started,
@@ -291,6 +299,24 @@ class Engine:
             compute=item.finished - item.started,
             finished=item.finished,
         )
+
+    def _hold_answer(self, request: InferRequest, call: Call, outputs: dict[str, Array]) -> None:
+        """Hold what a large answer takes while it is written, until its call lets go.
+
+        RunTooLarge where there is never as much, Overloaded where others hold it.
+        """
+        binary = dict.fromkeys(outputs, call.protocol == "grpc" or request.binary)
+        memory = sum(
+            memory_of(values, binary=(binary | dict(request.wanted or ()))[name])
+            for name, values in outputs.items()
+        )
+        if memory > self.bodies.total:
+            raise RunTooLarge(
+                f"the answer takes about {memory >> 20} MiB to be written, more than the "
+                f"{self.bodies.total >> 20} MiB there are for bodies (body_memory_bytes): ask for "
+                "fewer rows or outputs, or for binary data"
+            )
+        self.hold(call, memory, "the answer")
 
     async def _run(self, served: ServedModel, request: InferRequest, call: Call) -> Item:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -519,6 +545,13 @@ class Engine:
         self.prediction_log.close()
         if self._spans is not None:
             self._spans.close()
+
+
+def memory_of(values: Array, *, binary: bool) -> int:
+    """Bytes that an output takes while it is written."""
+    if values.dtype.kind == "O":
+        return TEXT_BYTES * values.size
+    return BINARY_COPIES * values.nbytes if binary else JSON_BYTES[values.itemsize] * values.size
 
 
 def _too_late() -> DeadlineExceeded:

@@ -42,6 +42,14 @@ class InputsFailed(InferenceError):
     grpc = "INVALID_ARGUMENT"
 
 
+class RunTooLarge(InferenceError):
+    """The model would need more memory for these inputs than a run may take."""
+
+    status = 400
+    reason = "run_memory"
+    grpc = "INVALID_ARGUMENT"
+
+
 class UnsupportedParameter(InferenceError):
     """The request asks, by a parameter, for something that is not done here."""
 

@@ -3,12 +3,16 @@
 gRPC's library says neither how large a message will be nor how much of it is there. Until a call
 asks for its message the caller can send no more than one window of it, so calls wait for their
 turn to ask. A message of usual size is there by then, and its turn is over in a moment.
+
+Whose turn is next goes by connections: of those that wait the one whose messages were given up
+least often, then the one with the fewest arriving. So thousands of calls that never send their
+message, on some connections, keep a call on another one waiting for two seconds and no longer.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from time import monotonic
 from typing import Any
 
@@ -19,15 +23,20 @@ from inference.errors import BadRequest, Overloaded, SlowBody
 Context = Any  # grpc.aio.ServicerContext: the package has no types
 
 PATIENCE = 2.0
-"""Seconds that a message may take to arrive while others wait for their turn."""
+"""Seconds that a message may take to arrive while others wait for their turn.
+
+A quarter of that on a connection some of whose messages were given up."""
+MOST_REMEMBERED = 4096
+"""Connections of which it is known how many of their messages were given up."""
 
 
 class Arriving:
     """A message that is being read, and the error it was given up for, if it was."""
 
-    __slots__ = ("error", "since", "task")
+    __slots__ = ("connection", "error", "since", "task")
 
-    def __init__(self, since: float, task: asyncio.Task[Any]) -> None:
+    def __init__(self, connection: str, since: float, task: asyncio.Task[Any]) -> None:
+        self.connection = connection
         self.since = since
         self.task = task
         self.error: Overloaded | SlowBody | None = None
@@ -48,7 +57,10 @@ class Receiving:
         self._seconds = seconds
         self._arriving: dict[Arriving, None] = {}
         """In the order in which they began."""
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
+        """By connection, the one that was served last at the end."""
+        self._given_up: dict[str, int] = {}
+        """Messages given up, by connection."""
         self._timer: asyncio.TimerHandle | None = None
 
     async def read(self, context: Context) -> bytes:
@@ -57,11 +69,12 @@ class Receiving:
         Overloaded where it took long and others wait, SlowBody where it is not there in time,
         BadRequest where there is none.
         """
+        connection: str = context.peer()
         if len(self._arriving) >= self.most or self._waiting:
-            await self._turn()
+            await self._turn(connection)
         task = asyncio.current_task()
         assert task is not None
-        one = Arriving(monotonic(), task)
+        one = Arriving(connection, monotonic(), task)
         self._arriving[one] = None
         if self._timer is None:
             self._look_later()
@@ -83,28 +96,49 @@ class Receiving:
         assert isinstance(message, bytes)
         return message
 
-    async def _turn(self) -> None:
-        """Wait, those before it first, until fewer than ``most`` messages arrive."""
+    async def _turn(self, connection: str) -> None:
+        """Wait until fewer than ``most`` messages arrive and none goes before this one."""
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
+        self._waiting.setdefault(connection, deque()).append(turn)
         try:
             async with asyncio.timeout(self._seconds):
                 await turn
         except BaseException as error:
             if turn.done() and not turn.cancelled():
                 self._next()  # its turn came at the last moment: it is another's
-            elif turn in self._waiting:
-                self._waiting.remove(turn)
+            else:
+                self._leave(connection, turn)
             if isinstance(error, TimeoutError):
                 raise self._overloaded() from None
             raise
 
+    def _leave(self, connection: str, turn: asyncio.Future[None]) -> None:
+        waiting = self._waiting.get(connection, deque())
+        if turn in waiting:
+            waiting.remove(turn)
+            if not waiting:
+                del self._waiting[connection]
+
     def _next(self) -> None:
         while self._waiting:
-            turn = self._waiting.popleft()
+            arriving = Counter(one.connection for one in self._arriving)
+            connection = min(
+                self._waiting, key=lambda name: (self._given_up.get(name, 0), arriving[name])
+            )
+            waiting = self._waiting.pop(connection)
+            turn = waiting.popleft()
+            if waiting:
+                self._waiting[connection] = waiting
             if not turn.done():
                 turn.set_result(None)
                 return
+
+    def _give_up(self, one: Arriving) -> None:
+        """End a message for which others wait, and remember on which connection it was."""
+        one.give_up(self._overloaded())
+        self._given_up[one.connection] = self._given_up.pop(one.connection, 0) + 1
+        if len(self._given_up) > MOST_REMEMBERED:
+            del self._given_up[next(iter(self._given_up))]
 
     def _overloaded(self) -> Overloaded:
         return Overloaded(
@@ -123,13 +157,16 @@ class Receiving:
 
     def look(self, now: float) -> None:
         """Give up what takes too long at ``now``; of slow ones as many as wait for their turn."""
-        wanted = len(self._waiting)
+        wanted = sum(map(len, self._waiting.values()))
         for one in self._arriving:
             if now - one.since >= self._seconds:
                 one.give_up(SlowBody(f"the message was not there within {self._seconds:g} s"))
-            elif wanted > 0 and now - one.since >= PATIENCE:
+            elif wanted > 0 and now - one.since >= self._patience(one.connection):
                 wanted -= 1
-                one.give_up(self._overloaded())
+                self._give_up(one)
+
+    def _patience(self, connection: str) -> float:
+        return PATIENCE / 4 if connection in self._given_up else PATIENCE
 
 
 async def _swallow_cancellation(task: asyncio.Task[Any]) -> None:

@@ -47,7 +47,7 @@ T = TypeVar("T")
 AT_ONCE = 16
 """Messages of the largest size that may arrive at once, where the settings say nothing."""
 COPIES = 4
-"""Times that a message is in memory while it is read; an answer half as often.
+"""Times that a message is in memory while it is read.
 
 As the library has it, as bytes, as a message of Protocol Buffers, and as tensors."""
 MOST_STREAMS = 1024
@@ -238,7 +238,6 @@ class GrpcServer:
                 app.engine.keep(call, size)  # the tensors alone
                 answer = await app.engine.infer(served, parsed, call)
                 size = sum(values.nbytes for values in answer.outputs.values())
-                app.engine.hold(call, COPIES // 2 * size)
                 response = await by_size(size, written, served, parsed, answer.outputs)
             finally:
                 app.engine.leave(served)

@@ -33,7 +33,7 @@ def document(served: ServedModel, settings: InferenceSettings) -> dict[str, Any]
         "default_model_filename": MODEL_FILE,
     }
     if served.batched:
-        config["max_batch_size"] = batching.max_batch_size or settings.max_batch_size
+        config["max_batch_size"] = served.max_batch_size
         config["dynamic_batching"] = _dynamic_batching(served, settings)
     return config
 

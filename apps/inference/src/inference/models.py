@@ -17,7 +17,14 @@ from PIL import Image
 
 from inference import manifest as manifests
 from inference.batcher import SHORT_RUN, Batcher
-from inference.errors import BadRequest, InferenceError, ModelError, NotFound, Unavailable
+from inference.errors import (
+    BadRequest,
+    InferenceError,
+    ModelError,
+    NotFound,
+    RunTooLarge,
+    Unavailable,
+)
 from inference.manifest import Manifest, TensorSpec, suits
 from inference.repository import Found, Repository, newest, version_order
 from inference.rows.decision import Decision, decide
@@ -48,6 +55,7 @@ class Loaded:
     batching: Decision
     warnings: list[str]
     sha256: str
+    max_batch_size: int
 
 
 class ServedModel:
@@ -77,6 +85,7 @@ class ServedModel:
         self.finish = loaded.finish
         self.statistics = statistics
         self.batched = loaded.batching.batching
+        self.max_batch_size = loaded.max_batch_size
         self.inputs: dict[str, TensorSpec] = {spec.name: spec for spec in model.inputs}
         self.takes_images = loaded.prepare is not None and len(self.inputs) == 1
         self.output_names = model.output_names
@@ -89,7 +98,7 @@ class ServedModel:
             model,
             name=described.name,
             batching=loaded.batching.batching,
-            max_batch_size=batching.max_batch_size or settings.max_batch_size,
+            max_batch_size=loaded.max_batch_size,
             max_queue_size=batching.max_queue_size or settings.max_queue_size,
             max_queue_delay=delay if delay == "auto" else delay / 1000,
             instances=batching.instances or settings.instances,
@@ -97,7 +106,8 @@ class ServedModel:
             admission=self.admission,
             soon=turns.run_after,
             short_run=SHORT_RUN,
-            larger_short_batches=batching.max_batch_size is None,
+            larger_short_batches=batching.max_batch_size is None
+            and loaded.max_batch_size == settings.max_batch_size,
         )
         self.header_lines = (
             f"x-slipway-model: {self.name}\r\nx-slipway-model-version: {self.version}\r\n"
@@ -384,7 +394,9 @@ def read(folder: Path, found: Found, *, threads: int, settings: InferenceSetting
     for name, expected in described.data_files.items():
         if (found_there := _sha256_of(folder / name)) != expected:
             raise ModelError(f"{name} has sha256 {found_there}, {manifests.FILE} says {expected}")
-    model = OnnxModel(path, threads=threads)
+    model = OnnxModel(
+        path, threads=threads, name=found.name, run_memory_bytes=settings.run_memory_bytes
+    )
     check_manifest(model, described)
     try:
         prepare = (
@@ -407,8 +419,8 @@ def read(folder: Path, found: Found, *, threads: int, settings: InferenceSetting
     warnings = _contradictions(described, decision)
     if prepare is not None and len(model.inputs) == 1:
         _try_preparation(prepare, model.inputs[0], batched=decision.batching)
-    warnings += _warm(model, described, samples, batching=decision.batching, settings=settings)
-    return Loaded(described, model, prepare, finish, decision, warnings, digest)
+    rows, wrong = _warm(model, described, samples, batching=decision.batching, settings=settings)
+    return Loaded(described, model, prepare, finish, decision, warnings + wrong, digest, rows)
 
 
 def _sha256_of(path: Path) -> str:
@@ -477,11 +489,12 @@ def _warm(
     *,
     batching: bool,
     settings: InferenceSettings,
-) -> list[str]:
+) -> tuple[int, list[str]]:
     """Run the model as it will be run, so that its first caller does not wait for that.
 
     With samples it must answer them, else ModelError. Without any the inputs are made up, and
-    what is wrong with those says nothing of the model: then the warnings say so.
+    what is wrong with those says nothing of the model: then the warnings say so. Gives the rows
+    of the largest batch, which is as large as the memory for runs allows, and the warnings.
     """
     for number, sample in enumerate(samples):
         for _ in range(settings.warmup_runs):
@@ -491,21 +504,42 @@ def _warm(
                 raise ModelError(f"model.json: samples[{number}]: {error.message}") from None
     largest = described.batching.max_batch_size or settings.max_batch_size
     sizes = [largest] if samples else [1, largest]
+    warnings: list[str] = []
     for rows in sizes if batching else sizes[:-1]:
+        try:
+            fits = _warm_rows(model, samples, rows, runs=settings.warmup_runs)
+        except InferenceError as error:
+            warnings.append(
+                f"it was not warmed up: {rows} made-up rows fail ({error.message}); put "
+                "samples into model.json"
+            )
+            break
+        if fits < rows:
+            warnings.append(
+                f"its batches are of at most {fits} rows: {rows} need more memory than its runs "
+                "may take (run_memory_bytes)"
+            )
+            largest = fits
+    return largest, warnings
+
+
+def _warm_rows(model: OnnxModel, samples: list[dict[str, Array]], rows: int, *, runs: int) -> int:
+    """Run so many rows, or half as many until their memory is there; gives how many it were."""
+    while True:
         feeds = (
             {name: np.repeat(values[:1], rows, axis=0) for name, values in samples[0].items()}
             if samples
             else model.sample(rows)
         )
-        for _ in range(settings.warmup_runs):
-            try:
+        try:
+            for _ in range(runs):
                 model.run(None, feeds)
-            except InferenceError as error:
-                return [
-                    f"it was not warmed up: {rows} made-up rows fail ({error.message}); put "
-                    "samples into model.json"
-                ]
-    return []
+        except RunTooLarge:
+            if rows == 1:
+                raise
+            rows //= 2
+        else:
+            return rows
 
 
 def _try_preparation(prepare: Preparation, spec: TensorSpec, *, batched: bool) -> None:

@@ -23,6 +23,7 @@ from datetime import UTC, datetime
 from queue import Empty, SimpleQueue
 from typing import Any, Literal, Protocol
 
+import numpy as np
 import orjson
 import stamina
 from obstore.exceptions import BaseError
@@ -184,6 +185,8 @@ class PredictionLog:
                 self.counts["dropped"] += 1
                 return
             self._bytes += size
+        # where they lie is memory of the model's runs, which the log must not fill
+        prediction.outputs = {name: np.array(v) for name, v in prediction.outputs.items()}
         self._queue.put(prediction)
 
     def close(self, *, time_limit: float = 10.0) -> None:

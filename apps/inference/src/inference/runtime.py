@@ -10,7 +10,15 @@ import numpy as np
 import onnxruntime as ort  # type: ignore[import-untyped]
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state  # type: ignore[import-untyped]
 
-from inference.errors import BadRequest, InputsFailed, ModelError, ModelFailed
+from inference import run_memory
+from inference.errors import (
+    BadRequest,
+    InputsFailed,
+    ModelError,
+    ModelFailed,
+    Overloaded,
+    RunTooLarge,
+)
 from inference.known_input import KnownInput
 from inference.manifest import Manifest, TensorSpec, suits
 from inference.rows.decision import graph_of
@@ -30,14 +38,22 @@ _RUN_ERRORS = (
 """What ONNX Runtime raises from a run, be it the model's fault or its inputs'."""
 
 
+_SMALL = 16 << 10
+"""Bytes up to which an output is copied, so that it keeps no piece of the memory for runs."""
+
+
 class OnnxModel:
     """A session and what it takes and gives. ``run`` may be called from any thread."""
 
-    def __init__(self, model: Path, *, threads: int) -> None:
-        """ModelError says why ONNX Runtime cannot load the file.
+    def __init__(
+        self, model: Path, *, threads: int, name: str = "", run_memory_bytes: int = 0
+    ) -> None:
+        """ModelError says why ONNX Runtime cannot load the file; other errors say the ``name``.
 
         It is given the path: of a model given as bytes it would keep a second copy for good.
         """
+        self._name = name
+        self._run_memory = run_memory.run_memory(run_memory_bytes)
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -47,9 +63,7 @@ class OnnxModel:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.add_session_config_entry("session.inter_op.allow_spinning", "0")
         try:
-            self._session = ort.InferenceSession(
-                str(model), options, providers=["CPUExecutionProvider"]
-            )
+            self._session, self._arena = run_memory.open_session(model, options, self._run_memory)
         except Exception as error:  # every kind of its own derives from Exception alone
             raise ModelError(f"ONNX Runtime cannot load the model: {_first_line(error)}") from None
         self.known_input = KnownInput(lambda feeds: self._session.run(None, feeds))
@@ -76,14 +90,20 @@ class OnnxModel:
     def run(self, outputs: Sequence[str] | None, feeds: Mapping[str, Array]) -> list[Array]:
         """The named outputs, or all in the model's order.
 
-        BadRequest where ONNX Runtime finds the input itself at fault, InputsFailed where the
-        model still answers what it has answered before, else ModelFailed.
+        BadRequest where ONNX Runtime finds the input itself at fault, RunTooLarge where it takes
+        too much memory, Overloaded where others hold that, InputsFailed where the model still
+        answers what it has answered before, else ModelFailed. Large arrays lie in that memory.
         """
         try:
-            found = cast("list[Array]", self._session.run(outputs, feeds))
+            try:
+                found = cast("list[Array]", self._session.run(outputs, feeds))
+            except Exception as error:
+                if not run_memory.refused(error):
+                    raise
+                found = self._run_again(outputs, feeds, run_memory.asked(error))
             if not self.known_input.finite:
                 self.known_input.note(feeds, found)
-            return found
+            return [part.copy() if part.nbytes <= _SMALL else part for part in found]
         except _REFUSED as error:
             raise BadRequest(f"the model refused the input: {_first_line(error)}") from None
         except _RUN_ERRORS as error:
@@ -92,8 +112,34 @@ class OnnxModel:
                     f"the model could not run on these inputs: {_first_line(error)}"
                 ) from None
             raise ModelFailed(f"the model failed: {_first_line(error)}") from None
+        except (Overloaded, RunTooLarge):
+            raise
         except Exception as error:
             raise ModelFailed(f"the model failed: {_first_line(error)}") from None
+
+    def _run_again(
+        self, outputs: Sequence[str] | None, feeds: Mapping[str, Array], refused: int
+    ) -> list[Array]:
+        """The outputs after ``refused`` bytes were not there: they may be, in one piece."""
+        too_large = RunTooLarge(
+            f"model {self._name!r} needs more memory for these inputs than its runs may take, "
+            f"{self._run_memory >> 20} MiB (run_memory_bytes): send fewer rows, ask for a smaller "
+            "output, or have that setting raised"
+        )
+        if self._arena.never_has(refused):
+            raise too_large
+        self._arena.shrink()
+        try:
+            return cast("list[Array]", self._session.run(outputs, feeds))
+        except Exception as error:
+            if not run_memory.refused(error):
+                raise
+        if self._arena.in_use():
+            raise Overloaded(
+                f"the memory for runs of model {self._name!r} is in use "
+                f"({self._run_memory >> 20} MiB, run_memory_bytes): try again"
+            )
+        raise too_large
 
     def sample(self, rows: int, *, fill: float = 0) -> dict[str, Array]:
         """Inputs of ``rows`` rows, other variable dimensions 1, every element ``fill``."""

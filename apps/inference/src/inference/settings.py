@@ -91,6 +91,15 @@ class InferenceSettings(DecodingSettings):
         int,
         Field(ge=0, description="Threads of ONNX Runtime; 0 follows the cgroup's CPU quota."),
     ] = 0
+    run_memory_bytes: Annotated[
+        int,
+        Field(
+            ge=0,
+            description="Memory that the runs of one model take at most, beside its weights; a "
+            "request that needs more gets 400. 0 takes a quarter of the container's memory limit, "
+            "or of the machine's memory.",
+        ),
+    ] = 0
     warmup_runs: Annotated[
         int, Field(ge=0, description="Runs of each batch size before a model is ready.")
     ] = 2

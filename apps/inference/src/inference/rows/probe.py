@@ -140,7 +140,8 @@ def _random(
 def _alone(model: Runner, rows: list[dict[str, Array]]) -> list[list[Array]] | None:
     """What each row gives by itself, or None where one does not run."""
     try:
-        return [model.run(None, row) for row in rows]
+        # copied out of the memory for runs, which all of them may fill
+        return [[np.array(part) for part in model.run(None, row)] for row in rows]
     except InferenceError:
         return None
 
