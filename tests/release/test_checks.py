@@ -115,6 +115,19 @@ def test_public_services_are_asked_at_the_gateway_and_others_by_their_callers() 
     assert found.notes == ("inference is not asked as unzip: that has pods only at times.",)
 
 
+def test_models_that_a_proxy_looks_up_are_asked_under_the_names_in_git() -> None:
+    """Otherwise a proxy that lists no models would have none of them asked for."""
+    backends = {"inference": {"type": "http", "url": "http://inference:8080", "models": "discover"}}
+    given = files(proxy={"env": {"PROXY_BACKENDS": json.dumps(backends)}})
+    models = given.content["values/dev/inference.models.yaml"]["models"]
+    models["iris"] = models["digits"]
+    found = asked(plan.read(given, "dev"))
+    assert [one for one in found if one.startswith("model")] == [
+        f"model digits at {HOST}/v2/models/digits/infer",
+        f"model iris at {HOST}/v2/models/iris/infer",
+    ]
+
+
 def test_a_service_s_own_check_counts() -> None:
     own = {"path": "/page/health?deep=1", "status": [200, 401], "credential": "keys/page"}
     found = plan.read(files(page={"check": own}, proxy={"check": {"enabled": False}}), "dev")

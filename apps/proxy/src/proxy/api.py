@@ -44,7 +44,7 @@ from proxy.payload import check_form, payload_of
 from proxy.predict import media_type
 from proxy.predictor import Outcome
 from proxy.services import Services
-from proxy.settings import NAME, ProxySettings
+from proxy.settings import NAME, ProxySettings, discovers
 from proxy.v2 import asking_of
 
 STATE_SECONDS = 2.0
@@ -212,7 +212,7 @@ def _predictions(services: Services) -> APIRouter:
     async def predicted(http: HttpRequest, model: str, content_type: str | None) -> Response:
         request = current(http)
         allow(request, "predict", model)
-        backend = services.models.choose(model, http.scope["query_string"], request.headers)
+        backend = await services.models.find_for(model, http.scope["query_string"], request.headers)
         request.model = backend.name
         kind = media_type(content_type)
         payload = await payload_of(services, request)
@@ -263,7 +263,7 @@ def _predictions(services: Services) -> APIRouter:
         """Prepare an input once; predict from it as often as wanted: `{"reference": "…"}`."""
         request = current(http)
         allow(request, "predict", model)
-        backend = services.models.choose(model, http.scope["query_string"], request.headers)
+        backend = await services.models.find_for(model, http.scope["query_string"], request.headers)
         request.model = backend.name
         kind = media_type(content_type)
         payload = await payload_of(services, request)
@@ -346,12 +346,13 @@ def _jobs(services: Services) -> APIRouter:
         """Predict later: answers 202 at once, with the job's address in `Location`."""
         request = current(http)
         allow(request, "jobs", model)
-        backend = services.models.named(model)
+        backend = await services.models.find(model)
         request.model = model
         kind = media_type(content_type)
         if callback:
             callbacks.check(callback, settings.callbacks)
-        await services.jobs.check_known(model)
+        if not discovers(backend.settings):  # workers look up a name that they do not know yet
+            await services.jobs.check_known(model)
         kept = carried(request.headers, http.scope["query_string"]).dump()
         payload = await payload_of(services, request)
         check_form(payload, kind if isinstance(backend, HttpModel) else "")

@@ -47,7 +47,7 @@ async def ask_ensemble(
         try:
             async with asyncio.timeout(max(0.001, deadline - monotonic())):
                 return await predictor.run(
-                    models.named(member.model),
+                    await models.find(member.model),
                     question.kind,
                     question.payload,
                     own,
@@ -167,7 +167,7 @@ async def ask_pipeline(
     prediction: Prediction | None = None
     passed: list[dict[str, Any]] = []
     for number, step in enumerate(pipeline.steps, start=1):
-        backend = models.named(step.model)
+        backend = await models.find(step.model)
         if isinstance(backend, SageMakerModel):
             raise Problem(
                 501,

@@ -290,7 +290,7 @@ class Gateway:
         request.route = "/v2/models/{model}" + (f"/{path.verb}" if path.verb else "")
         await self._admit(request)
         auth.allow(request, "predict", path.model)
-        backend = self.services.models.choose(
+        backend = await self.services.models.find_for(
             path.model, request.scope["query_string"], request.headers
         )
         request.model = backend.name

@@ -21,6 +21,7 @@ from proxy import deadline as deadlines
 from proxy.carried import NOTHING, Carried
 from proxy.contract import BadContractError, Contract
 from proxy.destination import Destination
+from proxy.discovery import Discovery, Server
 from proxy.forward import bodies_busy
 from proxy.metrics import Metrics
 from proxy.settings import Backend, HttpBackend, ProxySettings, Rule
@@ -113,22 +114,15 @@ class HttpModel:
         tls: ssl.SSLContext | None = None,
         *,
         largest_answer: int = LARGEST_ANSWER,
+        server: Destination | None = None,
     ) -> None:
+        """``server`` is the destination that it shares with the other models there."""
         self.name = name
         self.settings = backend
         self._largest_answer = min(largest_answer, LARGEST_ANSWER)
         self.remote = backend.model or name
-        self.destination = Destination(
-            name,
-            backend.addresses(),
-            backend,
-            metrics,
-            retry_ratio=settings.retry_ratio,
-            connect_timeout=settings.connect_timeout_seconds,
-            idle_seconds=settings.pool_idle_seconds,
-            usual_timeout=settings.timeout_seconds,
-            tls=tls,
-        )
+        self.destination = server or destination_of(name, backend, settings, metrics, tls)
+        self.shares_destination = server is not None
         self._path = b"/v2/models/" + self.remote.encode()
         self._margin = settings.hop_margin_seconds
         self._ttl = settings.contract_ttl_seconds
@@ -300,22 +294,90 @@ class HttpModel:
         """Close every connection."""
         if self._reading is not None:
             self._reading.cancel()
-        self.destination.close()
+        if not self.shares_destination:
+            self.destination.close()
+
+
+def destination_of(
+    name: str,
+    backend: HttpBackend,
+    settings: ProxySettings,
+    metrics: Metrics,
+    tls: ssl.SSLContext | None,
+) -> Destination:
+    """Where an ``http`` backend's requests go."""
+    return Destination(
+        name,
+        backend.addresses(),
+        backend,
+        metrics,
+        retry_ratio=settings.retry_ratio,
+        connect_timeout=settings.connect_timeout_seconds,
+        idle_seconds=settings.pool_idle_seconds,
+        usual_timeout=settings.timeout_seconds,
+        tls=tls,
+    )
 
 
 class Models:
-    """Every model by name, and the rules that choose among backends."""
+    """Every model by name, and the rules that choose among backends.
 
-    def __init__(self, backends: Mapping[str, ModelBackend], rules: list[Rule]) -> None:
+    Beside those that the settings name there are those of the ``servers`` that are asked for
+    theirs; ``made`` makes the backend of one.
+    """
+
+    def __init__(
+        self,
+        backends: Mapping[str, ModelBackend],
+        rules: list[Rule],
+        servers: Mapping[str, Server] | None = None,
+        made: Callable[[str, Server], ModelBackend] | None = None,
+    ) -> None:
         self.backends = dict(backends)
+        self._listed = frozenset(backends)
+        self._made = made
+        self.discovery = Discovery(servers or {}, self._adopt)
         self._rules: dict[str, list[Rule]] = {}
         for rule in rules:
             self._rules.setdefault(rule.model, []).append(rule)
 
+    def _adopt(self) -> None:
+        """Make backends of the models that servers have, and drop those of models that went."""
+        found = self.discovery.by_model(self._listed)
+        for name in self.backends.keys() - self._listed - found.keys():
+            del self.backends[name]
+        for name, server in found.items():
+            there = self.backends.get(name)
+            same = isinstance(there, HttpModel) and there.destination is server.destination
+            if not same and self._made is not None:
+                self.backends[name] = self._made(name, server)
+
+    async def find(self, model: str) -> ModelBackend:
+        """The backend of that name, the servers asked for it where it is unknown.
+
+        Problem 404 where there is none, 503 where a server that may have it did not answer yet.
+        """
+        if model not in self.backends:
+            await self.discovery.refresh()
+        return self.named(model)
+
+    async def find_for(
+        self, model: str, query: bytes, request_headers: Sequence[tuple[bytes, bytes]]
+    ) -> ModelBackend:
+        """As `choose`, the servers asked for a name that is unknown."""
+        return await self.find(self._chosen(model, query, request_headers))
+
     def named(self, model: str) -> ModelBackend:
-        """The backend of that name; Problem 404 where there is none."""
+        """The backend of that name; Problem 404 where there is none, 503 where it may come."""
         backend = self.backends.get(model)
         if backend is None:
+            if unknown := self.discovery.unknown():
+                raise Problem(
+                    503,
+                    "model-unavailable",
+                    f"whether there is a model {model!r} is not known yet: {'; '.join(unknown)}",
+                    headers={"retry-after": "2"},
+                )
             known = ", ".join(sorted(self.backends)) or "none"
             raise Problem(404, "unknown-model", f"there is no model {model!r}; there are: {known}")
         return backend
@@ -324,12 +386,17 @@ class Models:
         self, model: str, query: bytes, request_headers: Sequence[tuple[bytes, bytes]]
     ) -> ModelBackend:
         """The backend for a request: the first rule that fits, else the model's own."""
+        return self.named(self._chosen(model, query, request_headers))
+
+    def _chosen(
+        self, model: str, query: bytes, request_headers: Sequence[tuple[bytes, bytes]]
+    ) -> str:
         rules = self._rules.get(model)
         if rules:
             for rule in rules:
                 if fits(rule, query, request_headers):
-                    return self.named(rule.backend)
-        return self.named(model)
+                    return rule.backend
+        return model
 
 
 def fits(rule: Rule, query: bytes, request_headers: Sequence[tuple[bytes, bytes]]) -> bool:

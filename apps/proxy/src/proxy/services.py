@@ -17,16 +17,18 @@ from proxy.auth import Authenticator
 from proxy.blobs import Blobs
 from proxy.cache import PredictionCache
 from proxy.destination import Destination, guard_of
+from proxy.discovery import Server, missing
 from proxy.jobs import Jobs
 from proxy.limits import Limits
 from proxy.metrics import Metrics
-from proxy.models import HttpModel, ModelBackend, Models
+from proxy.models import HttpModel, ModelBackend, Models, destination_of
 from proxy.predictor import Predictor
 from proxy.redis_store import Store
 from proxy.sagemaker import SageMakerModel
-from proxy.settings import HttpBackend, ProxySettings, Target
+from proxy.settings import HttpBackend, ProxySettings, Target, discovers
 
 START_FIX = "correct the setting that it names; `proxy settings` says what each takes"
+MODELS_FIX = "publish these models to a server in PROXY_BACKENDS, or correct the settings"
 SWEEP_SECONDS = 5.0
 LARGEST_KEY_SET = 1024 * 1024
 BREAKER_STATES = {"closed": 0.0, "half-open": 1.0, "open": 2.0}
@@ -88,15 +90,31 @@ class Services:
         self.bodies = body_budget(settings.body_memory_bytes)
         self.body_limit = min(settings.max_body_bytes, self.bodies.total)
         backends: dict[str, ModelBackend] = {}
+        servers: dict[str, Server] = {}
+        largest = self.bodies.total // 2
         for name, backend in settings.backends.items():
-            backends[name] = (
-                HttpModel(
-                    name, backend, settings, metrics, tls, largest_answer=self.bodies.total // 2
+            if not isinstance(backend, HttpBackend):
+                backends[name] = SageMakerModel(name, backend, settings, metrics)
+            elif discovers(backend):
+                destination = destination_of(name, backend, settings, metrics, tls)
+                servers[name] = Server(name, backend, destination, settings.hop_margin_seconds)
+            else:
+                backends[name] = HttpModel(
+                    name, backend, settings, metrics, tls, largest_answer=largest
                 )
-                if isinstance(backend, HttpBackend)
-                else SageMakerModel(name, backend, settings, metrics)
+
+        def made(name: str, server: Server) -> ModelBackend:
+            return HttpModel(
+                name,
+                server.settings,
+                settings,
+                metrics,
+                tls,
+                largest_answer=largest,
+                server=server.destination,
             )
-        self.models = Models(backends, settings.rules)
+
+        self.models = Models(backends, settings.rules, servers, made)
         self.upstreams = {
             key: Destination(
                 f"api/{key}",
@@ -136,6 +154,8 @@ class Services:
             self.loop.create_task(self._sweep()),
             self.loop.create_task(self.auth.keep_fresh()),
         ]
+        if servers:
+            self._background.append(self.loop.create_task(self._discover()))
 
     async def stop(self) -> None:
         """Close everything; the requests have ended."""
@@ -143,6 +163,8 @@ class Services:
             task.cancel()
         for backend in self.models.backends.values():
             await backend.close()
+        for server in self.models.discovery.servers.values():
+            server.destination.close()
         for upstream in self.upstreams.values():
             upstream.close()
         await self.session.close()
@@ -171,22 +193,52 @@ class Services:
             await asyncio.sleep(SWEEP_SECONDS)
             for backend in self.models.backends.values():
                 backend.sweep()
+            for server in self.models.discovery.servers.values():
+                server.destination.sweep()
             for upstream in self.upstreams.values():
                 upstream.sweep()
 
+    async def _discover(self) -> None:
+        """Keep what servers have known, and say which models of the settings nobody has."""
+        discovery = self.models.discovery
+        while True:
+            await discovery.refresh()
+            if discovery.unknown():
+                absent = []  # they may be there
+            else:
+                absent = missing(self.settings.models_named(), self.models.backends)
+            if absent:
+                self.health.do_without("models", "; ".join(absent), MODELS_FIX)
+            else:
+                self.health.do_with("models")
+            await asyncio.sleep(self.settings.discovery_seconds)
+
     def _breakers(self) -> Iterable[tuple[tuple[str, ...], float]]:
-        for name, backend in self.models.backends.items():
+        for name, backend in self._owners():
             for address, state in backend.breakers():
+                yield (name, address), BREAKER_STATES[state]
+        for name, server in self.models.discovery.servers.items():
+            for address, state in server.destination.states():
                 yield (name, address), BREAKER_STATES[state]
         for key, upstream in self.upstreams.items():
             for address, state in upstream.states():
                 yield (f"api/{key}", address), BREAKER_STATES[state]
 
     def _in_flight(self) -> Iterable[tuple[tuple[str, ...], float]]:
-        for name, backend in self.models.backends.items():
+        for name, backend in self._owners():
             yield (name,), float(backend.in_flight())
+        for name, server in self.models.discovery.servers.items():
+            yield (name,), float(server.destination.places.in_flight)
         for key, upstream in self.upstreams.items():
             yield (f"api/{key}",), float(upstream.places.in_flight)
+
+    def _owners(self) -> list[tuple[str, ModelBackend]]:
+        """The backends that share their destination with no other."""
+        return [
+            (name, backend)
+            for name, backend in self.models.backends.items()
+            if not (isinstance(backend, HttpModel) and backend.shares_destination)
+        ]
 
 
 def _authorities(file: Path | None) -> ssl.SSLContext:

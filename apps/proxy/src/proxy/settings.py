@@ -92,14 +92,17 @@ class Guard(Closed):
 class HttpBackend(Guard):
     """A server of the Open Inference Protocol in the cluster.
 
-    `model` is the model's name there, where it differs from the key. `prepare` says who turns
-    an image into a tensor: the proxy (by the model's contract) or the server itself.
+    `model` is the model's name there, where it differs from the key. With `models: discover` the
+    key names a server and not a model: all of its models are served under their names there, as
+    its repository index lists them. `prepare` says who turns an image into a tensor: the proxy
+    (by the model's contract) or the server itself.
     """
 
     type: Literal["http"] = "http"
     url: str = ""
     targets: list[Target] = Field(default_factory=list)
     model: Annotated[str, Field(pattern=rf"{NAME}|^$")] = ""
+    models: Literal["named", "discover"] = "named"
     prepare: Literal["proxy", "server"] = "proxy"
     cache: CachePolicy | None = None
 
@@ -107,6 +110,8 @@ class HttpBackend(Guard):
     def _addressed(self) -> HttpBackend:
         if bool(self.url) == bool(self.targets):
             raise ValueError("an http backend needs either `url` or `targets`, and not both")
+        if self.model and self.models == "discover":
+            raise ValueError("`model` names one model, and `models: discover` takes all: keep one")
         if self.url:
             _http_url(self.url)
         elif sum(target.weight for target in self.targets) == 0:
@@ -303,7 +308,8 @@ class ProxySettings(DecodingSettings):
     backends: Annotated[
         dict[str, Backend],
         Field(
-            description="Models and where they are served, by name: `http` or `sagemaker`.",
+            description="Models and where they are served, by name: `http` or `sagemaker`. An "
+            "`http` backend with `models: discover` is a server whose models are looked up there.",
             json_schema_extra=needed_by(shared=True),
         ),
     ] = Field(default_factory=dict)
@@ -461,6 +467,14 @@ class ProxySettings(DecodingSettings):
     contract_ttl_seconds: Annotated[
         float, Field(gt=0, description="How long a model's contract is believed.")
     ] = 30.0
+    discovery_seconds: Annotated[
+        float,
+        Field(
+            ge=1,
+            description="How often the servers with `models: discover` are asked which they have.",
+            json_schema_extra=needed_by(shared=True),
+        ),
+    ] = 5.0
     non_finite_outputs: Annotated[
         Literal["null", "string", "error"],
         Field(
@@ -476,15 +490,10 @@ class ProxySettings(DecodingSettings):
 
     @model_validator(mode="after")
     def _consistent(self) -> ProxySettings:
-        known = set(self.backends)
-        named = [(f"rules[{n}].model", rule.model) for n, rule in enumerate(self.rules)]
-        named += [(f"rules[{n}].backend", rule.backend) for n, rule in enumerate(self.rules)]
-        for name, ensemble in self.ensembles.items():
-            named += [(f"ensembles.{name}", member.model) for member in ensemble.members]
-        for name, pipeline in self.pipelines.items():
-            named += [(f"pipelines.{name}", step.model) for step in pipeline.steps]
-        for place, model in named:
-            if model not in known:
+        known = {name for name, one in self.backends.items() if not discovers(one)}
+        for place, model in self.models_named():
+            # Which models there are is known only later where servers are asked for them.
+            if model not in known and not any(map(discovers, self.backends.values())):
                 raise ValueError(
                     f"{place} names {model!r}, which is not in PROXY_BACKENDS "
                     f"({', '.join(sorted(known)) or 'empty'})"
@@ -503,6 +512,21 @@ class ProxySettings(DecodingSettings):
             if key.strip("/") != key:
                 raise ValueError(f"PROXY_UPSTREAMS: write {key!r} without its outer slashes")
         return self
+
+    def models_named(self) -> list[tuple[str, str]]:
+        """Where rules, ensembles and pipelines name a model, and which."""
+        named = [(f"rules[{n}].model", rule.model) for n, rule in enumerate(self.rules)]
+        named += [(f"rules[{n}].backend", rule.backend) for n, rule in enumerate(self.rules)]
+        for name, ensemble in self.ensembles.items():
+            named += [(f"ensembles.{name}", member.model) for member in ensemble.members]
+        for name, pipeline in self.pipelines.items():
+            named += [(f"pipelines.{name}", step.model) for step in pipeline.steps]
+        return named
+
+
+def discovers(backend: Backend) -> bool:
+    """Whether a backend is a server whose models are looked up there."""
+    return isinstance(backend, HttpBackend) and backend.models == "discover"
 
 
 ApiKey.model_rebuild()

@@ -29,7 +29,7 @@ from proxy import carried, job_scripts, sagemaker_async
 from proxy.callbacks import Teller
 from proxy.jobs import ALONE, GROUP, PRIORITIES, QUEUES, Keys, document, ensure_groups, pause
 from proxy.lost_jobs import died_alone
-from proxy.models import Asking
+from proxy.models import Asking, ModelBackend
 from proxy.redis_store import script, unreachable
 from proxy.sagemaker import SageMakerModel
 from proxy.services import Services
@@ -291,6 +291,18 @@ class Worker:
         async with self.services.bodies.room(0, "a job") as held:
             return await self._predict_within(taken, context, held)
 
+    async def _backend(self, taken: Taken, asking: Asking) -> ModelBackend:
+        """The job's backend; a model that a server may still get is asked for again later."""
+        models = self.services.models
+        try:
+            return await models.find_for(
+                taken.model, taken.query.encode("latin-1"), asking.carried.headers
+            )
+        except Problem as problem:
+            if problem.status == 404 and models.discovery.servers:
+                raise Problem(503, "model-unavailable", problem.detail) from None
+            raise
+
     async def _predict_within(self, taken: Taken, context: TraceContext, held: Held) -> bytes:
         left = taken.deadline - time.time()
         if left <= 0:
@@ -304,9 +316,7 @@ class Worker:
             carried=carried.load(taken.headers, taken.query.encode("latin-1")),
         )
         services = self.services
-        backend = services.models.choose(
-            taken.model, taken.query.encode("latin-1"), asking.carried.headers
-        )
+        backend = await self._backend(taken, asking)
         payload = taken.payload
         if taken.input_ref:
             payload = await services.blobs.get(taken.input_ref, held.more)

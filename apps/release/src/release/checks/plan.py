@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
+from urllib.parse import urlsplit
 
 import yaml
 
@@ -194,7 +195,7 @@ class _Planner:
         for proxy in self.called():
             public = self._public(proxy)
             check = check_of(self.deployed[proxy])
-            for name, remote in _backends(self.deployed[proxy]) if check.enabled else ():
+            for name, remote in _backends(self.deployed[proxy], models) if check.enabled else ():
                 path = f"/v2/models/{name}/infer"
                 if not any(_covers(prefix, path) for prefix in public):
                     continue
@@ -239,13 +240,19 @@ def check_of(values: Values) -> Check:
     )  # fmt: skip
 
 
-def _backends(values: Values) -> Iterator[tuple[str, str]]:
-    """Models that a proxy serves by name, each with its name at the backend."""
+def _backends(values: Values, models: Mapping[str, Sequence[Model]]) -> Iterator[tuple[str, str]]:
+    """Models that a proxy serves by name, each with its name at the backend.
+
+    A server that is asked for its models has those that Git names for its release.
+    """
     text = (values.get("env") or {}).get("PROXY_BACKENDS") or "{}"
     try:
         backends = json.loads(text)
         for name, backend in backends.items():
-            if backend.get("type") == "http":
+            if backend.get("models") == "discover":
+                server = (urlsplit(backend.get("url") or "").hostname or "").split(".")[0]
+                yield from ((one.name, one.name) for one in models.get(server, ()))
+            elif backend.get("type") == "http":
                 yield name, str(backend.get("model") or name)
     except (ValueError, AttributeError):
         return  # `release validate` says what is wrong with it, and the pod does not start
