@@ -34,6 +34,10 @@ RESULTS = ROOT / "bench" / "results"
 ENVIRONMENT = "stage"
 GATEWAY = "http://127.0.0.1:8080"
 RATE = 20
+APPLICATION_SET = """\
+kind: ApplicationSet
+spec: {generators: [{list: {elements: [{release: proxy, chart: service}]}}]}
+"""
 IDENTITY = {
     f"GIT_{role}_{key}": value
     for role in ("AUTHOR", "COMMITTER")
@@ -182,7 +186,7 @@ def rendering(folder: Path, rounds: int, copies: int) -> list[Result]:
         path.write_text(path.read_text().replace("replicas: 1\n", text or "replicas: 1\n"))
         git(small, "add", ".")
         git(small, "commit", "-q", "-m", message)
-    base = small / "values" / "base" / "proxy.yaml"
+    base = small / "values/services/proxy/service.yaml"
     base.write_text(base.read_text() + "podLabels: {bench: 'yes'}\n")
     git(small, "commit", "-q", "-am", "Three")
 
@@ -357,9 +361,10 @@ def tree(folder: Path, copies: int) -> Path:
     for part in ("charts", "values", "argocd", "docs/reference"):
         shutil.copytree(ROOT / part, folder / part)
     for environment in ("dev", "stage", "prod"):
-        argocd = folder / "argocd" / f"{environment}.yaml"
+        argocd = folder / "argocd/environments" / f"{environment}.yaml"
         rows = "".join(
-            f"          - {{release: proxy-{n}, chart: service}}\n" for n in range(copies)
+            f"          - {{release: proxy-{n}, chart: service, of: proxy}}\n"
+            for n in range(copies)
         )
         argocd.write_text(
             argocd.read_text().replace(
@@ -372,7 +377,6 @@ def tree(folder: Path, copies: int) -> Path:
                     folder / f"values/{environment}/proxy.{kind}",
                     folder / f"values/{environment}/proxy-{n}.{kind}",
                 )
-            shutil.copy(folder / "values/base/proxy.yaml", folder / f"values/base/proxy-{n}.yaml")
     return folder
 
 
@@ -386,8 +390,9 @@ def repository(folder: Path, environments: int) -> Path:
         values = work / "values" / f"env{n}"
         values.mkdir(parents=True)
         (values / "proxy.image.yaml").write_text(image)
-        (work / "argocd").mkdir(exist_ok=True)
-        (work / "argocd" / f"env{n}.yaml").write_text("kind: ApplicationSet\n")
+        argocd = work / "argocd/environments"
+        argocd.mkdir(parents=True, exist_ok=True)
+        (argocd / f"env{n}.yaml").write_text(APPLICATION_SET)
     subprocess.run(["git", "init", "-q", "-b", "main"], cwd=work, check=True)
     git(work, "add", ".")
     git(work, "commit", "-q", "-m", "Begin")

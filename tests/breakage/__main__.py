@@ -67,7 +67,9 @@ class Breaker:
 
     def standardise(self, clone: Path) -> None:
         """Give a clone the source's files, but for those that `release` writes."""
-        for folder in (f"values/{ENVIRONMENT}", "values/base"):
+        services = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("values/services/*"))
+        for folder in (f"values/{ENVIRONMENT}", "values/common", *services):
+            (clone / folder).mkdir(parents=True, exist_ok=True)
             theirs = {path.name for path in (ROOT / folder).iterdir()}
             for path in (clone / folder).iterdir():
                 if path.name not in theirs:
@@ -75,8 +77,8 @@ class Breaker:
             for name in theirs:
                 if not name.endswith(MACHINE_OWNED):
                     shutil.copy(ROOT / folder / name, clone / folder / name)
-        listed = (ROOT / "argocd" / f"{ENVIRONMENT}.yaml").read_text()
-        file = clone / "argocd" / f"{ENVIRONMENT}.yaml"
+        listed = (ROOT / "argocd/environments" / f"{ENVIRONMENT}.yaml").read_text()
+        file = clone / "argocd/environments" / f"{ENVIRONMENT}.yaml"
         file.write_text(listed.replace(PLACEHOLDER_URL, self.site.repo_url))
 
     def validated(self, way: Way) -> dict[str, Said]:

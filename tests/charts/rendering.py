@@ -1,21 +1,23 @@
-"""Renders what Argo CD would: the releases of argocd/<env>.yaml with their value files."""
+"""Renders what Argo CD would: the rows of argocd/environments with their value files."""
 
 from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from release import layout
+from release.render import Release, environments
+from release.render import releases as rows
 from tests import programs
 
 ROOT = Path(__file__).resolve().parents[2]
 CHARTS = ("environment", "routing", "service")
-ENVIRONMENTS = ("dev", "stage", "prod")
+ENVIRONMENTS = tuple(environments(ROOT))
 # What `release` would have written: no image is deployed in a fresh repository.
 DEPLOYED = ROOT / "charts/service/tests/deployed.yaml"
 MODEL = ROOT / "charts/service/tests/models.yaml"
@@ -23,49 +25,16 @@ MODEL = ROOT / "charts/service/tests/models.yaml"
 Manifest = dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Release:
-    """A row of an environment's ApplicationSet."""
-
-    environment: str
-    name: str
-    chart: str
-    files: tuple[Path, ...]
-    missing: tuple[Path, ...]
-
-    def __str__(self) -> str:
-        return f"{self.environment}-{self.name}"
-
-
 def application_set(environment: str) -> Manifest:
     """The ApplicationSet of an environment."""
-    text = (ROOT / "argocd" / f"{environment}.yaml").read_text(encoding="utf-8")
+    text = (ROOT / layout.environment_file(environment)).read_text(encoding="utf-8")
     document: Manifest = yaml.safe_load(text)
     return document
 
 
 def releases(environment: str) -> list[Release]:
     """Every release of an environment, with the value files that exist and those that do not."""
-    spec = application_set(environment)["spec"]
-    [generator] = spec["generators"]
-    found = []
-    for row in generator["list"]["elements"]:
-        source = spec["template"]["spec"]["source"]
-        folder = ROOT / source["path"].replace("{{ .chart }}", row["chart"])
-        files = [
-            (folder / path.replace("{{ .release }}", row["release"])).resolve()
-            for path in source["helm"]["valueFiles"]
-        ]
-        found.append(
-            Release(
-                environment,
-                row["release"],
-                row["chart"],
-                tuple(path for path in files if path.exists()),
-                tuple(path for path in files if not path.exists()),
-            )
-        )
-    return found
+    return rows(ROOT, environment)
 
 
 ALL_RELEASES = [release for name in ENVIRONMENTS for release in releases(name)]
@@ -93,10 +62,10 @@ def render(release: Release, root: Path = ROOT) -> str:
 
     ``root`` is another copy of the repository's charts and values.
     """
-    files = [root / path.relative_to(ROOT) for path in release.files]
+    files = [root / path for path in release.files]
     if release.chart == "service":
         files.append(DEPLOYED)
-        if any(path.name.endswith(".models.yaml") for path in release.files):
+        if any(path.endswith(".models.yaml") for path in release.files):
             files.append(MODEL)
     answer = helm(root / "charts" / release.chart, release.name, release.environment, files)
     assert answer.returncode == 0, f"{release}: {answer.stderr}"

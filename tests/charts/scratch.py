@@ -105,9 +105,10 @@ class Scratch:
 
     def release(self, name: str, **values: Any) -> None:
         """Make or change a release of charts/service from the shipped base values."""
-        base = ROOT / "values/base" / f"{name.partition('-challenger')[0]}.yaml"
-        own = {"image": self.image[base.stem], **values}
-        if base.stem == "inference":
+        service = name.partition("-challenger")[0]
+        base = ROOT / "values/services" / service / "service.yaml"
+        own = {"image": self.image[service], **values}
+        if service == "inference":
             own["models"] = self.models
         self._apply("service", name, base, own)
 
@@ -116,7 +117,7 @@ class Scratch:
         own = yaml.safe_load((FIXTURES / "environment.yaml").read_text(encoding="utf-8"))
         own["services"]["inference"] = {"from": {"gateway": ["8080/TCP"]}}
         own |= values
-        self._apply("environment", "environment", ROOT / "values/base/environment.yaml", own)
+        self._apply("environment", "environment", ROOT / "values/common/environment.yaml", own)
 
     def routes(self, services: Mapping[str, Any] | None = None, **values: Any) -> None:
         """Change the routes: ``services`` are merged into the fixture's."""

@@ -28,7 +28,8 @@ def test_shown_values_render(release: str, text: str, tmp_path: Path) -> None:
     path = tmp_path / "values.yaml"
     path.write_text(text, encoding="utf-8")
     chart = CHARTS.get(release, "service")
-    files = [ROOT / f"values/base/{release}.yaml", path]
+    shared = "common/{}.yaml" if release in CHARTS else "services/{}/service.yaml"
+    files = [ROOT / "values" / shared.format(release), path]
     if chart == "service":
         files.append(DEPLOYED)
     answer = helm(ROOT / "charts" / chart, release, "dev", files)

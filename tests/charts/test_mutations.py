@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from release.validate.applications import of_namespace
 from tests import programs
 from tests.charts import test_iam
 from tests.charts.admission import ApiServer
@@ -74,7 +75,7 @@ MUTATIONS = (
     ),
     Mutation(
         "the gateway may ask for metrics",
-        "values/base/routing.yaml",
+        "values/common/routing.yaml",
         "gateway: {notPaths: [/metrics, /livez, /readyz]}",
         "gateway: {}",
         ("unit",),
@@ -145,7 +146,7 @@ MUTATIONS = (
     ),
     Mutation(
         "the extractor may reach any address",
-        "values/base/environment.yaml",
+        "values/common/environment.yaml",
         "  unzip:\n    to: [s3]",
         "  unzip:\n    to: [s3, world]\n",
         ("connectivity",),
@@ -159,21 +160,21 @@ MUTATIONS = (
     ),
     Mutation(
         "the namespace enforces nothing",
-        f"{ENVIRONMENT}/namespace.yaml",
-        "    pod-security.kubernetes.io/enforce: {{ .Values.podSecurity }}\n",
+        "argocd/projects/dev.yaml",
+        "    pod-security.kubernetes.io/enforce: restricted\n",
         "",
-        ("unit",),
+        ("layout",),
     ),
     Mutation(
         "pods stay out of the mesh",
-        f"{ENVIRONMENT}/namespace.yaml",
-        "    {{ $label }}: {{ $value | quote }}",
-        "",
-        ("unit",),
+        "argocd/projects/dev.yaml",
+        "    istio-injection: enabled",
+        "    istio-injection: disabled",
+        ("layout",),
     ),
     Mutation(
         "a release is in no mesh",
-        "values/base/proxy.yaml",
+        "values/services/proxy/service.yaml",
         "component: gateway\n",
         "component: gateway\nsidecar: {inject: false}\n",
         ("unit",),
@@ -363,7 +364,7 @@ IGNORED = shutil.ignore_patterns("schemas", "__pycache__", "*.py")
 
 def copy_of_the_repository(folder: Path, mutation: Mutation | None) -> Path:
     """What the checks look at, with one control broken."""
-    for name in ("charts", "values", "docs/aws"):
+    for name in ("charts", "values", "argocd", "docs/aws"):
         shutil.copytree(ROOT / name, folder / name, ignore=IGNORED)
     if mutation is None:
         return folder
@@ -375,7 +376,7 @@ def copy_of_the_repository(folder: Path, mutation: Mutation | None) -> Path:
     assert mutation.old in text, f"{mutation.file} no longer has {mutation.old!r}"
     path.write_text(text.replace(mutation.old, mutation.new), encoding="utf-8")
     if "world" in mutation.new:
-        peers = folder / "values/base/environment.yaml"
+        peers = folder / "values/common/environment.yaml"
         world = "peers:\n  world: {cidr: 0.0.0.0/0, ports: [443/TCP]}\n"
         text = peers.read_text(encoding="utf-8")
         peers.write_text(text.replace("peers:\n", world), encoding="utf-8")
@@ -386,13 +387,18 @@ def workloads(copy: Path, *, alone: bool = False) -> str:
     """A Deployment with all that a service can have and, unless alone, its environment."""
     values = copy / "values"
     environment = helm(
-        copy / "charts/environment", "environment", "mutant", [values / "base/environment.yaml"]
+        copy / "charts/environment", "environment", "mutant", [values / "common/environment.yaml"]
     )
     inference = helm(
         copy / "charts/service",
         "inference",
         "mutant",
-        [values / "base/inference.yaml", values / "prod/inference.yaml", DEPLOYED, MODEL],
+        [
+            values / "services/inference/service.yaml",
+            values / "prod/inference.yaml",
+            DEPLOYED,
+            MODEL,
+        ],
     )
     assert inference.returncode == 0, inference.stderr
     return inference.stdout if alone else environment.stdout + "\n---\n" + inference.stdout
@@ -433,6 +439,8 @@ def test_broken_control_is_caught(
     for name in mutation.caught_by if mutation else every:
         if name == "unit":
             caught = unit_suites_fail(copy, charts)
+        elif name == "layout":
+            caught = list(of_namespace(copy, "dev")) != []
         elif name == "connectivity":
             caught = table(copy) != TABLE.read_text(encoding="utf-8")
         elif name == "kube-score":

@@ -54,7 +54,7 @@ def test_a_commit_to_nothing_wakes_nobody() -> None:
     [
         ("values/stage/proxy.image.yaml", {"stage-proxy"}),
         ("values/stage/inference.models.yaml", {"stage-inference"}),
-        ("values/base/worker.yaml", {"dev-worker", "stage-worker", "prod-worker"}),
+        ("values/services/worker/service.yaml", {"dev-worker", "stage-worker", "prod-worker"}),
         ("charts/routing/values.yaml", {"dev-routing", "stage-routing", "prod-routing"}),
         ("apps/proxy/pyproject.toml", set()),
         ("values/promotion.yaml", set()),

@@ -70,17 +70,17 @@ class Clone:
         for kind in ("image", "model"):
             text = (self.folder / f"values/dev/inference.{kind}.yaml").read_text()
             (self.folder / f"values/dev/{CHALLENGER}.{kind}.yaml").write_text(text)
-        for part in ("base", "dev"):
-            values = yaml.safe_load((self.folder / f"values/{part}/inference.yaml").read_text())
-            self.merge(f"values/dev/{CHALLENGER}.yaml", values)
+        values = yaml.safe_load((self.folder / "values/dev/inference.yaml").read_text())
+        self.merge(f"values/dev/{CHALLENGER}.yaml", values)
         callers = {"proxy": ["8080/TCP"], "worker": ["8080/TCP"]}
         service = {"from": callers, "to": ["s3"]}
         self.merge("values/dev/environment.yaml", {"services": {CHALLENGER: service}})
-        rows = self.folder / "argocd/dev.yaml"
+        rows = self.folder / "argocd/environments/dev.yaml"
         row = "          - {release: inference, chart: service}\n"
         text = rows.read_text()
         assert row in text
-        rows.write_text(text.replace(row, row + row.replace("inference", CHALLENGER)))
+        own = f"          - {{release: {CHALLENGER}, chart: service, of: inference}}\n"
+        rows.write_text(text.replace(row, row + own))
 
     def push(self, message: str) -> str:
         self._git("add", "-A")

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from flow.errors import FlowError
-from flow.render import releases, render
+from flow.render import render
+from release.render import releases
 from tests.flow.conftest import SOURCE
 from tests.programs import require
 
@@ -47,7 +48,7 @@ def test_before_the_first_deployment_there_are_no_pods(environment: str) -> None
     rendered = render(source, environment)
     kinds = {document["kind"] for documents in rendered.values() for document in documents}
     assert kinds.isdisjoint({"Deployment", "CronJob", "Job", "StatefulSet"})
-    assert {"Namespace", "VirtualService", "PeerAuthentication"} <= kinds
+    assert {"NetworkPolicy", "VirtualService", "PeerAuthentication"} <= kinds
 
 
 def test_rendering_twice_gives_the_same(deployed: Path) -> None:
@@ -86,7 +87,7 @@ def test_an_image_without_a_digest_is_refused(tmp_path: Path, deployed: Path) ->
 
 def test_every_environment_lists_the_same_releases() -> None:
     names = {
-        environment: {row["release"] for row in releases(SOURCE, environment)}
+        environment: {release.name for release in releases(SOURCE, environment)}
         for environment in ENVIRONMENTS
     }
     required = {"environment", "routing", "proxy", "worker", "inference", "unzip"}

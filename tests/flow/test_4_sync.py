@@ -10,6 +10,8 @@ import yaml
 from flow import source
 from flow.errors import FlowError
 from flow.render import render
+from release import layout
+from release.render import releases
 from tests.flow.conftest import SOURCE, copy_source, git
 from tests.programs import require
 
@@ -21,8 +23,10 @@ def test_the_project_allows_every_kind_that_is_rendered(deployed: Path, environm
     require("helm")
     project = next(
         document
-        for document in yaml.safe_load_all((deployed / "argocd/project.yaml").read_text())
-        if document["metadata"]["name"] == "slipway"
+        for document in yaml.safe_load_all(
+            (deployed / f"argocd/projects/{environment}.yaml").read_text()
+        )
+        if document["kind"] == "AppProject"
     )
     allowed = {
         (entry["group"], entry["kind"])
@@ -39,11 +43,9 @@ def test_the_project_allows_every_kind_that_is_rendered(deployed: Path, environm
 
 def test_every_value_file_argo_cd_names_is_there() -> None:
     for environment in ("dev", "stage", "prod"):
-        document = yaml.safe_load((SOURCE / "argocd" / f"{environment}.yaml").read_text())
-        for row in document["spec"]["generators"][0]["list"]["elements"]:
-            assert (SOURCE / "charts" / row["chart"] / "Chart.yaml").is_file()
-            assert (SOURCE / "values" / "base" / f"{row['release']}.yaml").is_file()
-            assert (SOURCE / "values" / environment / f"{row['release']}.yaml").is_file()
+        for row in releases(SOURCE, environment):
+            assert (SOURCE / row.folder / "Chart.yaml").is_file()
+            assert layout.values_file(environment, row.name) in row.files
 
 
 def test_publishing_points_argo_cd_at_the_local_repo_and_keeps_what_was_released(
@@ -54,7 +56,7 @@ def test_publishing_points_argo_cd_at_the_local_repo_and_keeps_what_was_released
     git(tmp_path, "init", "--quiet", "--bare", "--initial-branch=main", str(bare))
     first = source.publish(clone, str(bare), LOCAL)
     assert LOCAL in git(bare, "show", "main:argocd/root.yaml")
-    assert source.PLACEHOLDER_URL not in git(bare, "show", "main:argocd/dev.yaml")
+    assert source.PLACEHOLDER_URL not in git(bare, "show", "main:argocd/environments/dev.yaml")
     assert source.publish(clone, str(bare), LOCAL) == first, "nothing new is no commit"
 
     # A release is committed there, and the source goes on, even on a line beside the address.

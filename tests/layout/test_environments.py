@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from fnmatch import fnmatch
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from release import layout, tree
+from release.validate.applications import of_namespace
 from tests.charts.rendering import (
     ALL_RELEASES,
     CHARTS,
@@ -30,44 +31,46 @@ def _documents(name: str) -> list[dict[str, Any]]:
     return list(yaml.safe_load_all((ROOT / "argocd" / name).read_text(encoding="utf-8")))
 
 
+def _project(environment: str) -> dict[str, Any]:
+    documents = _documents(f"projects/{environment}.yaml")
+    return next(one for one in documents if one["kind"] == "AppProject")
+
+
 def test_every_environment_has_values_and_is_deployed() -> None:
-    folders = {path.name for path in VALUES.iterdir() if path.is_dir()} - {"base"}
+    folders = {path.name for path in VALUES.iterdir() if path.is_dir()} - layout.NO_ENVIRONMENTS
     sets = {
         document["metadata"]["name"]
-        for path in (ROOT / "argocd").glob("*.yaml")
-        for document in _documents(path.name)
-        if document["kind"] == "ApplicationSet"
+        for path in (ROOT / layout.ENVIRONMENTS).glob("*.yaml")
+        for document in yaml.safe_load_all(path.read_text(encoding="utf-8"))
     }
-    assert folders == sets == set(ENVIRONMENTS)
+    projects = {path.stem for path in (ROOT / layout.PROJECTS).glob("*.yaml")} - {"root"}
+    assert folders == sets == projects == set(ENVIRONMENTS)
     [root] = _documents("root.yaml")
-    included = root["spec"]["source"]["directory"]["include"]
-    listed = set(re.fullmatch(r"\{(.*)\}\.yaml", included)[1].split(","))  # type: ignore[index]
-    assert folders | {"project"} <= listed
+    directory = root["spec"]["source"]["directory"]
+    assert directory["recurse"] is True
+    assert directory["include"] == "{projects/*,environments/*,notifications}.yaml"
 
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
 def test_every_value_file_belongs_to_a_release(environment: str) -> None:
-    read = {path for release in releases(environment) for path in release.files}
+    read = {ROOT / path for release in releases(environment) for path in release.files}
     there = {path for path in (VALUES / environment).glob("**/*") if path.is_file()}
     assert {path for path in read if path.parent.name == environment} == there
-    assert {path for path in read if path.parent.name == "base"} == set(VALUES.glob("base/*"))
+
+
+def test_every_shared_file_belongs_to_a_release() -> None:
+    read = {ROOT / path for release in ALL_RELEASES for path in release.files}
+    assert set(VALUES.glob("common/*")) | set(VALUES.glob("services/*/*")) <= read
 
 
 @pytest.mark.parametrize("release", ALL_RELEASES, ids=str)
 def test_a_release_lacks_no_file(release: Release) -> None:
     """Missing value files are ignored by Argo CD, so that a typo in a name would go unseen."""
-    may_be_missing = {f"{release.name}.models.yaml"}
-    if release.chart != "service":
-        may_be_missing.add(f"{release.name}.image.yaml")
-    assert {path.name for path in release.missing} <= may_be_missing
-    assert (release.chart == "service") == any(
-        path.name.endswith(".image.yaml") for path in release.files
-    )
-
-
-def test_every_environment_has_the_same_releases_in_base() -> None:
-    names = [{release.name for release in releases(name)} for name in ENVIRONMENTS]
-    assert set.intersection(*names) == {path.stem for path in VALUES.glob("base/*.yaml")}
+    if release.chart == "service":
+        assert layout.service_file(release.service) in release.files
+        assert tree.image_file(release.environment, release.name) in release.files
+    else:
+        assert layout.values_file(release.environment, release.name) in release.files
 
 
 @pytest.mark.parametrize("release", ALL_RELEASES, ids=str)
@@ -75,7 +78,7 @@ def test_a_suite_renders_every_shipped_release(release: Release) -> None:
     suite = ROOT / "charts" / release.chart / "tests/shipped-values_test.yaml"
     rendered = [
         tuple(
-            (suite.parent / name).resolve()
+            str((suite.parent / name).resolve().relative_to(ROOT))
             for name in case["values"]
             if name.startswith("../../../values/")
         )
@@ -91,7 +94,7 @@ def test_git_is_the_switch(environment: str) -> None:
     assert policy["automated"] == {"prune": True, "selfHeal": True}
     assert {"ServerSideApply=true", "PruneLast=true"} <= set(policy["syncOptions"])
     assert policy["retry"]["refresh"] is True
-    assert spec["project"] == "slipway"
+    assert spec["project"] == f"slipway-{environment}"
     assert spec["source"]["targetRevision"] == "main"
     assert spec["destination"]["namespace"] == environment
 
@@ -100,13 +103,15 @@ def test_git_is_the_switch(environment: str) -> None:
 def test_a_commit_wakes_the_releases_that_are_made_of_it(release: Release) -> None:
     """A file that Argo CD does not know of would be applied late, or not at all."""
     template = application_set(release.environment)["spec"]["template"]
+    row = {"release": release.name, "chart": release.chart, "of": release.service}
     paths = template["metadata"]["annotations"]["argocd.argoproj.io/manifest-generate-paths"]
-    chart, *values = paths.replace("{{ .release }}", release.name).split(";")
+    chart, *values = layout.filled(paths, row).split(";")
     assert chart == "."  # the folder of spec.source.path
-    for environment in ("base", *ENVIRONMENTS):
-        for path in (*release.files, *release.missing, *VALUES.glob(f"{environment}/*")):
-            woken = any(fnmatch(f"/{path.relative_to(ROOT)}", pattern) for pattern in values)
-            assert woken == (path in (*release.files, *release.missing)), path
+    own = {*release.files, *release.missing}
+    every = {str(path.relative_to(ROOT)) for path in VALUES.rglob("*.yaml")}
+    for path in every | own:
+        woken = any(fnmatch(f"/{path}", pattern) for pattern in values)
+        assert woken == (path in own), path
 
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
@@ -125,26 +130,20 @@ def test_releases_are_listed_by_name_once(environment: str) -> None:
 
 
 def test_one_repository_is_named_everywhere() -> None:
-    for path in (ROOT / "argocd").glob("*.yaml"):
-        for url in re.findall(r"https://\S+?\.git", path.read_text(encoding="utf-8")):
+    for path in (ROOT / "argocd").rglob("*.yaml"):
+        for url in re.findall(r"https://github\S+?\.git", path.read_text(encoding="utf-8")):
             assert url == REPOSITORY, f"{path.name} names {url}"
 
 
-def test_the_project_allows_what_is_rendered_and_no_cluster_wide_kind() -> None:
-    project = next(d for d in _documents("project.yaml") if d["metadata"]["name"] == "slipway")
-    allowed = {
-        (entry["group"], entry["kind"]) for entry in project["spec"]["namespaceResourceWhitelist"]
-    }
-    cluster_wide = {
-        (entry["group"], entry["kind"]) for entry in project["spec"]["clusterResourceWhitelist"]
-    }
-    assert cluster_wide == {("", "Namespace")}
-    for release in ALL_RELEASES:
+@pytest.mark.parametrize("environment", ENVIRONMENTS)
+def test_a_project_allows_what_is_rendered_and_no_cluster_wide_kind(environment: str) -> None:
+    spec = _project(environment)["spec"]
+    allowed = {(entry["group"], entry["kind"]) for entry in spec["namespaceResourceWhitelist"]}
+    assert spec["clusterResourceWhitelist"] == []
+    for release in releases(environment):
         for manifest in manifests(render(release)):
             group = manifest["apiVersion"].rpartition("/")[0]
-            assert (group, manifest["kind"]) in allowed | cluster_wide, (
-                f"{release}: {manifest['kind']}"
-            )
+            assert (group, manifest["kind"]) in allowed, f"{release}: {manifest['kind']}"
     # What charts can render at all; a kind that none of them has must not be allowed.
     texts = "\n".join(
         path.read_text(encoding="utf-8") for path in ROOT.glob("charts/*/templates/*.yaml")
@@ -154,10 +153,17 @@ def test_the_project_allows_what_is_rendered_and_no_cluster_wide_kind() -> None:
         assert f"kind: {kind}\n" in texts or kind in secrets, f"no chart renders {group} {kind}"
 
 
-def test_the_project_stays_in_its_namespaces() -> None:
-    project = next(d for d in _documents("project.yaml") if d["metadata"]["name"] == "slipway")
-    namespaces = {entry["namespace"] for entry in project["spec"]["destinations"]}
-    assert namespaces == {*ENVIRONMENTS, "istio-ingress"}
+@pytest.mark.parametrize("environment", ENVIRONMENTS)
+def test_a_project_stays_in_its_namespace(environment: str) -> None:
+    destinations = _project(environment)["spec"]["destinations"]
+    assert {entry["namespace"] for entry in destinations} == {environment, "istio-ingress"}
+    assert list(of_namespace(ROOT, environment)) == []
+    [made] = [
+        one for one in _documents(f"projects/{environment}.yaml") if one["kind"] == "Namespace"
+    ]
+    assert made["metadata"]["name"] == environment
+    options = made["metadata"]["annotations"]["argocd.argoproj.io/sync-options"]
+    assert options == "Prune=false,Delete=false"
 
 
 def test_machine_owned_files_say_so() -> None:
@@ -180,6 +186,5 @@ def test_every_human_file_is_short() -> None:
         for path in (VALUES / environment).glob("*.yaml"):
             lines = len(path.read_text(encoding="utf-8").splitlines())
             assert lines <= 30, (
-                f"{path.relative_to(ROOT)}: what is the same everywhere goes to base"
+                f"{path.relative_to(ROOT)}: what is the same everywhere goes to services/"
             )
-    assert Path(VALUES / "base").is_dir()

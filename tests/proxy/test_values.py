@@ -6,22 +6,20 @@ import json
 from pathlib import Path
 
 import pytest
-import yaml
 
 from flow.site import ENVIRONMENTS
 from flow.stages import jobs_bucket
 from proxy.settings import ProxySettings
+from release.render import releases
+from release.validate import values
 
 VALUES = Path(__file__).parents[2] / "values"
 
 
 def environment(name: str, release: str) -> dict[str, str]:
     """The variables of a release, as the chart merges them."""
-    merged: dict[str, str] = {}
-    for folder in ("base", name):
-        given = yaml.safe_load((VALUES / folder / f"{release}.yaml").read_text())
-        merged |= given.get("env", {})
-    return merged
+    [row] = [one for one in releases(VALUES.parent, name) if one.name == release]
+    return values.environment(values.of_files(VALUES.parent, row))
 
 
 @pytest.mark.parametrize("name", ENVIRONMENTS)

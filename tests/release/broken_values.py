@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from release import render, validate
-from release.validate import duplicates, objects, variables
+from release.validate import duplicates, variables
 from release.validate.environment import Environment
 from release.validate.findings import merged
 
@@ -46,5 +46,5 @@ def found(root: Path, environment: str = "dev") -> list[validate.Finding]:
     )
     settings, _ = variables.read(root)
     every = [*duplicates.findings(root)]
-    every += validate.cross_checks(seen, settings, objects.allowed_kinds(root))
+    every += validate.cross_checks(seen, settings)
     return merged(every)

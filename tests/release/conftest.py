@@ -191,13 +191,13 @@ def first_world(tmp_path_factory: pytest.TempPathFactory) -> World:
             (values / f"{release}.image.yaml").write_text(EMPTY_IMAGE)
             (values / f"{release}.yaml").write_text("# what differs here\nreplicas: 1\n")
         (values / "inference.models.yaml").write_text(NO_MODELS)
-        argocd = made.clone / "argocd"
-        argocd.mkdir(exist_ok=True)
+        argocd = made.clone / "argocd/environments"
+        argocd.mkdir(parents=True, exist_ok=True)
         (argocd / f"{environment}.yaml").write_text(application_set(environment))
-    base = made.clone / "values" / "base"
-    base.mkdir()
     for release in RELEASES:
-        (base / f"{release}.yaml").write_text("replicas: 1\n")
+        service = made.clone / "values/services" / release
+        service.mkdir(parents=True)
+        (service / "service.yaml").write_text("replicas: 1\n")
     made.git("add", ".")
     made.git("commit", "-q", "-m", "Begin")
     made.git("push", "-q", "origin", "main")
@@ -218,11 +218,37 @@ def world(first_world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def application_set(environment: str, *more: str) -> str:
-    rows = "".join(f"          - {{release: {r}, chart: service}}\n" for r in (*RELEASES, *more))
+    return application_set_of(environment, *map(row, (*RELEASES, *more)))
+
+
+def row(release: str, chart: str = "service") -> str:
+    """A release as a row; the worker shares what the proxy has, a variant what it is one of."""
+    of = "proxy" if release == "worker" else release.partition("-challenger")[0]
+    shared = f", of: {of}" if of != release else ""
+    return f"{{release: {release}, chart: {chart}{shared}}}"
+
+
+def application_set_of(environment: str, *rows: str) -> str:
+    """An ApplicationSet with these rows, whose releases read the files that a real one does."""
+    listed = "".join(f"          - {row}\n" for row in rows)
+    files = "".join(
+        f"            - ../../values/{path}\n"
+        for path in (
+            "common/{{ .release }}.yaml",
+            'services/{{ dig "of" .release . }}/service.yaml',
+            "services/{{ .release }}/service.yaml",
+            f"{environment}/{{{{ .release }}}}.yaml",
+            f"{environment}/{{{{ .release }}}}.image.yaml",
+            f"{environment}/{{{{ .release }}}}.model.yaml",
+        )
+    )
     return (
         "apiVersion: argoproj.io/v1alpha1\nkind: ApplicationSet\n"
         f"metadata: {{name: {environment}}}\n"
-        f"spec:\n  generators:\n    - list:\n        elements:\n{rows}"
+        f"spec:\n  generators:\n    - list:\n        elements:\n{listed}"
+        "  template:\n    spec:\n      source:\n        path: charts/{{ .chart }}\n"
+        f"        helm:\n          valueFiles:\n{files}"
+        f"      destination: {{namespace: {environment}}}\n"
     )
 
 

@@ -23,7 +23,7 @@ from release.checks.answers import Answer, judge
 from release.checks.ask import PROBE_KEY, Asker
 from release.checks.plan import AtGateway, Check, FromCaller, OfModel
 from release.errors import NotFoundError, ReleaseError
-from tests.release.conftest import World, digest
+from tests.release.conftest import World, application_set_of, digest, row
 from tests.release.kube import APPLICATIONS, Kubernetes
 from tests.release.test_cluster import application, everything_runs, kube, labels, verify
 from tests.waits import until
@@ -74,14 +74,13 @@ def image(name: str) -> dict[str, Any]:
 
 def files(**more: Any) -> Files:
     """An environment of five services; ``more`` are values by release."""
-    rows = [{"release": "routing", "chart": "routing"}]
-    rows += [{"release": name, "chart": "service"} for name in SERVICES]
+    rows = [row("routing", "routing"), *map(row, SERVICES)]
     content: dict[str, Any] = {
-        "argocd/dev.yaml": {"spec": {"generators": [{"list": {"elements": rows}}]}},
-        "values/base/routing.yaml": ROUTING,
-        "values/base/proxy.yaml": {"env": {"PROXY_BACKENDS": json.dumps(BACKENDS)}},
-        "values/base/worker.yaml": {"service": {"enabled": False}},
-        "values/base/unzip.yaml": {"kind": "CronJob"},
+        "argocd/environments/dev.yaml": yaml.safe_load(application_set_of("dev", *rows)),
+        "values/common/routing.yaml": ROUTING,
+        "values/services/proxy/service.yaml": {"env": {"PROXY_BACKENDS": json.dumps(BACKENDS)}},
+        "values/services/worker/service.yaml": {"service": {"enabled": False}},
+        "values/services/unzip/service.yaml": {"kind": "CronJob"},
         "values/dev/inference.models.yaml": {
             "models": {"digits": {"version": "1", "uri": "s3://m/digits/1", "sha256": "0" * 64}}
         },
@@ -484,7 +483,7 @@ def deployed_behind(gateway: Gateway, kube: Kubernetes, world: World) -> None:
     rows += [{"release": name, "chart": "service"} for name in ("proxy", "worker")]
     world.push(
         {
-            "argocd/dev.yaml": yaml.safe_dump(
+            "argocd/environments/dev.yaml": yaml.safe_dump(
                 {"spec": {"generators": [{"list": {"elements": rows}}]}}
             ),
             "values/dev/routing.yaml": yaml.safe_dump(routes),

@@ -846,8 +846,8 @@ def test_a_rollback_passes_a_closed_sync_window(
 
 
 def test_sync_windows_have_a_time_zone_and_let_rollbacks_through() -> None:
-    documents = yaml.safe_load_all((ROOT / "argocd/project.yaml").read_text())
-    project = next(d for d in documents if d["metadata"]["name"] == "slipway")
+    documents = yaml.safe_load_all((ROOT / "argocd/projects/prod.yaml").read_text())
+    project = next(d for d in documents if d["kind"] == "AppProject")
     windows = project["spec"]["syncWindows"]
     assert windows
     for window in windows:
@@ -862,8 +862,9 @@ def test_every_deployment_is_told_of() -> None:
     (subscription,) = yaml.safe_load(notifications["subscriptions"])
     key, _, value = subscription["selector"].partition("=")
     for environment in ("dev", "stage", "prod"):
-        template = yaml.safe_load((ROOT / f"argocd/{environment}.yaml").read_text())["spec"]
-        assert template["template"]["metadata"]["labels"][key] == value
+        text = (ROOT / f"argocd/environments/{environment}.yaml").read_text()
+        template = yaml.safe_load(text)["spec"]["template"]
+        assert template["metadata"]["labels"][key] == value
     for trigger in subscription["triggers"]:
         (condition,) = yaml.safe_load(notifications[f"trigger.{trigger}"])
         assert condition["oncePer"] == "app.status.operationState.syncResult.revision"

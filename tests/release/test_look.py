@@ -18,7 +18,7 @@ from release.cluster import Cluster
 from release.look import gateway, objects
 from release.look.objects import Live
 from release.look.traffic import Prometheus, of_metrics, quantile
-from tests.release.conftest import World
+from tests.release.conftest import World, application_set_of, row
 from tests.release.kube import APPLICATIONS, Kubernetes
 from tests.release.test_cluster import (
     DEPLOYMENTS,
@@ -126,11 +126,10 @@ def test_a_deleted_service_is_seen_though_argo_cd_is_dead(
 ) -> None:
     """Found: status was green for 154 s, Argo CD's controller being dead."""
     routes = {"services": {"proxy": {"paths": ["/"]}}}
-    rows = [{"release": "routing", "chart": "routing"}, {"release": "proxy", "chart": "service"}]
-    listed = {"spec": {"generators": [{"list": {"elements": rows}}]}}
+    listed = application_set_of("dev", row("routing", "routing"), row("proxy"))
     world.push(
         {
-            "argocd/dev.yaml": yaml.safe_dump(listed),
+            "argocd/environments/dev.yaml": listed,
             "values/dev/routing.yaml": yaml.safe_dump(routes),
         }
     )
@@ -322,7 +321,7 @@ def test_a_gateway_without_pods_and_a_secret_that_is_not_there_keep_users_out(
     ]}}]}}  # fmt: skip
     world.push(
         {
-            "argocd/dev.yaml": yaml.safe_dump(listed),
+            "argocd/environments/dev.yaml": listed,
             "values/dev/routing.yaml": yaml.safe_dump(routes),
         }
     )
@@ -350,7 +349,7 @@ def test_a_deployment_that_somebody_scaled_to_zero_has_failed(
     assert told.code == 6, told.out
     assert "Deployment proxy is scaled to no pods, and Git wants some" in told.json["message"]
     world.push({"values/dev/proxy.yaml": "keda: {enabled: true}\n"})
-    world.push({"values/base/proxy.yaml": "{}\n"})
+    world.push({"values/services/proxy/service.yaml": "{}\n"})
     everything_runs(kube, world, "1")
     assert status(world).code == 0
 

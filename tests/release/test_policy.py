@@ -21,7 +21,7 @@ class Files:
         default_factory=lambda: {
             path: b"there"
             for name in ("stage", "prod")
-            for path in (f"values/{name}/proxy.yaml", f"argocd/{name}.yaml")
+            for path in (f"values/{name}/proxy.yaml", f"argocd/environments/{name}.yaml")
         }
     )
 

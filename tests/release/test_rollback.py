@@ -103,10 +103,10 @@ def test_the_first_deployment_has_nothing_before_it(world: World) -> None:
 
 def test_what_all_environments_share_is_named_and_left(world: World) -> None:
     deployed(world, "1")
-    world.push({"values/base/proxy.yaml": "replicas: 9\n"}, "Scale everywhere")
+    world.push({"values/services/proxy/service.yaml": "replicas: 9\n"}, "Scale everywhere")
     deployed(world, "2")
     answer = rollback(world)
-    assert world.file("values/base/proxy.yaml") == b"replicas: 9\n"
+    assert world.file("values/services/proxy/service.yaml") == b"replicas: 9\n"
     assert any("values/base" in note for note in answer.json["notes"])
 
 
@@ -174,7 +174,9 @@ def test_a_file_that_was_added_is_deleted(world: World) -> None:
 def test_a_release_that_did_not_exist_then_is_left(world: World) -> None:
     [first] = deployed(world, "1")
     added = {"values/dev/extra.yaml": "replicas: 1\n"}
-    world.push({**added, "argocd/dev.yaml": application_set("dev", "extra")}, "A new release")
+    world.push(
+        {**added, "argocd/environments/dev.yaml": application_set("dev", "extra")}, "A new release"
+    )
     deployed(world, "2")
     answer = rollback(world, "--to", first)
     assert running(world) == digest("proxy1")
@@ -207,7 +209,9 @@ def test_a_new_release_alone_cannot_be_rolled_back(world: World) -> None:
     """Found: it was "as at … already", with exit code 0, while the new release was the fault."""
     deployed(world, "1")
     added = {"values/dev/extra.yaml": "replicas: 1\n"}
-    world.push({**added, "argocd/dev.yaml": application_set("dev", "extra")}, "A new release")
+    world.push(
+        {**added, "argocd/environments/dev.yaml": application_set("dev", "extra")}, "A new release"
+    )
     answer = rollback(world)
     assert answer.code == 5
     assert "extra.yaml is newer" in answer.json["message"]

@@ -29,7 +29,7 @@ def documents(name: str) -> list[dict[str, Any]]:
 
 def wanted() -> str:
     """The Secret without which no pod of the proxy starts."""
-    base = yaml.safe_load((ROOT / "values/base/proxy.yaml").read_text())
+    base = yaml.safe_load((ROOT / "values/services/proxy/service.yaml").read_text())
     (name,) = (name for name, on in base["envFromSecrets"].items() if on is True)
     return str(name)
 
@@ -38,8 +38,8 @@ def allowed(group: str, kind: str) -> bool:
     """Whether the environments' project may make it."""
     project = next(
         d
-        for d in yaml.safe_load_all((ROOT / "argocd/project.yaml").read_text())
-        if d["metadata"]["name"] == "slipway"
+        for d in yaml.safe_load_all((ROOT / "argocd/projects/prod.yaml").read_text())
+        if d["kind"] == "AppProject"
     )
     return {"group": group, "kind": kind} in project["spec"]["namespaceResourceWhitelist"]
 
@@ -51,7 +51,7 @@ def test_external_secrets_make_what_the_values_name(tmp_path: Path) -> None:
     values.write_text(
         yaml.safe_dump({"secretStore": {"region": "eu-central-1"}, "secrets": secrets})
     )
-    base = ROOT / "values/base/environment.yaml"
+    base = ROOT / "values/common/environment.yaml"
     answer = helm(ROOT / "charts/environment", "environment", "prod", [base, values])
     assert answer.returncode == 0, answer.stderr
     found = {one["kind"]: one for one in manifests(answer.stdout)}

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from release import holds, programs, render, validate
 from release.cli import app
 from release.render import Manifest, Release
-from release.validate import objects, variables
+from release.validate import variables
 from release.validate.environment import Environment
 from tests.programs import require
 from tests.release.conftest import IDENTITY
@@ -68,7 +68,7 @@ def test_every_mistake_is_found_in_one_run_at_its_place(tmp_path: Path) -> None:
     shutil.copytree(values / "stage", values / "stagging")
     half = values / "prod/proxy.image.yaml"
     half.write_text(half.read_text().replace('tag: ""', 'tag: "1"'))
-    argocd = root / "argocd/prod.yaml"
+    argocd = root / "argocd/environments/prod.yaml"
     argocd.write_text(
         argocd.read_text().replace(
             "- {release: unzip, chart: service}",
@@ -77,7 +77,7 @@ def test_every_mistake_is_found_in_one_run_at_its_place(tmp_path: Path) -> None:
     )
     broken = values / "prod/worker.yaml"
     broken.write_text(broken.read_text() + "args: [serve\n")
-    project = root / "argocd/project.yaml"
+    project = root / "argocd/projects/prod.yaml"
     project.write_text(project.read_text().replace("namespaceResourceWhitelist", "nameWhitelist"))
     (values / "promotion.yaml").write_text("stage: {soka: 3m}\nprdo: {}\n")
     (values / "stage/worker.image.yaml").write_text("image: [\n")
@@ -104,7 +104,7 @@ def test_every_mistake_is_found_in_one_run_at_its_place(tmp_path: Path) -> None:
     assert "write values/prod/extra.yaml" in " ".join(
         text
         for (file, _, key), text in found.items()
-        if (file, key) == ("argocd/prod.yaml", "extra")
+        if (file, key) == ("argocd/environments/prod.yaml", "extra")
     )
     assert "yaml" in said("values/prod/worker.yaml", 0, "").lower()
     assert any(
@@ -328,9 +328,7 @@ def test_the_projects_own_programs_come_first(
 def checked(
     documents: Documents, settings: dict[str, dict[str, variables.Setting]] | None = None
 ) -> list[str]:
-    allowed = objects.allowed_kinds(ROOT)
-    seen = Environment(ROOT, documents)
-    return [str(f) for f in validate.cross_checks(seen, settings or {}, allowed)]
+    return [str(f) for f in validate.cross_checks(Environment(ROOT, documents), settings or {})]
 
 
 def test_the_shipped_environment_passes_the_cross_checks(dev: Documents) -> None:
@@ -353,6 +351,8 @@ def test_environment_keys_are_settings_of_the_service(dev: Documents) -> None:
     renamed["PROXY_BACKEND"] = known["proxy"]["PROXY_BACKENDS"]
     found = checked(dev, {"proxy": renamed})
     assert any(
-        "values/base/proxy.yaml:" in f and "PROXY_BACKENDS" in f and "PROXY_BACKEND?" in f
+        "values/services/proxy/service.yaml:" in f
+        and "PROXY_BACKENDS" in f
+        and "PROXY_BACKEND?" in f
         for f in found
     ), found

@@ -12,7 +12,7 @@ from release.validate.findings import Finding, merged
 from tests.programs import require
 from tests.release.broken_values import added, copied, replaced
 
-DEV = "argocd/dev.yaml"
+DEV = "argocd/environments/dev.yaml"
 # What stands there, what is written instead, the finding's key, words of message and fix.
 FAULTS = [
     ("namespace: dev}", "namespace: prod}", "destination.namespace",
@@ -60,7 +60,12 @@ def test_one_fault_is_one_finding(root: Path, fault: tuple[str, str, str, str, s
 
 def test_a_namespace_of_ones_own_is_allowed(root: Path) -> None:
     for name in ("dev", "prod"):
-        replaced(root, f"argocd/{name}.yaml", f"namespace: {name}}}", f"namespace: team-{name}}}")
+        replaced(
+            root,
+            f"argocd/environments/{name}.yaml",
+            f"namespace: {name}}}",
+            f"namespace: team-{name}}}",
+        )
     assert said(root) == []
     replaced(root, DEV, "namespace: team-dev", "namespace: team-prod")
     assert ["the namespace of prod" in one.message for one in said(root)] == [True]
@@ -69,7 +74,7 @@ def test_a_namespace_of_ones_own_is_allowed(root: Path) -> None:
 def test_two_environments_on_two_clusters_may_have_one_namespace(root: Path) -> None:
     for name in ("dev", "prod"):
         replaced(
-            root, f"argocd/{name}.yaml",
+            root, f"argocd/environments/{name}.yaml",
             f"server: https://kubernetes.default.svc, namespace: {name}",
             f"server: https://{name}.example.com, namespace: team",
         )  # fmt: skip
@@ -87,7 +92,7 @@ def test_two_application_sets_never_make_one_application(root: Path) -> None:
 )
 def test_repositories_are_compared_as_argo_cd_does(root: Path, allowed: str) -> None:
     url = "https://github.com/your-organisation/slipway.git"
-    replaced(root, "argocd/project.yaml", f"sourceRepos: [{url}]", f"sourceRepos: [{allowed}]")
+    replaced(root, "argocd/projects/dev.yaml", f"sourceRepos: [{url}]", f"sourceRepos: [{allowed}]")
     assert said(root) == []
 
 
@@ -110,7 +115,7 @@ def test_a_host_of_another_environment_is_found_where_it_is_wrong(root: Path) ->
 def test_a_host_in_base_is_one_of_every_environment(root: Path) -> None:
     for name in ("dev", "stage", "prod"):
         (root / f"values/{name}/routing.yaml").unlink()
-    added(root, "values/base/routing.yaml", "hosts: [api.example.com]\n")
+    added(root, "values/common/routing.yaml", "hosts: [api.example.com]\n")
     told = merged(hosts_of(root))
     assert [one.releases for one in told] == [("dev/routing", "prod/routing", "stage/routing")]
 

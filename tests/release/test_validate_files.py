@@ -120,9 +120,15 @@ def test_signs_that_only_look_like_those_of_an_address(text: str, meant: str | N
 def test_a_full_width_colon_is_one_finding(root: Path) -> None:
     """Found: a Korean keyboard's colon had no finding, and no request arrived."""
     require("helm")
-    replaced(root, "values/base/proxy.yaml", "http://inference:", "http://inference\uff1a")
+    replaced(
+        root, "values/services/proxy/service.yaml", "http://inference:", "http://inference\uff1a"
+    )
     [one] = found(root)
-    assert (one.file, one.line, one.key) == ("values/base/proxy.yaml", 5, "env.PROXY_BACKENDS")
+    assert (one.file, one.line, one.key) == (
+        "values/services/proxy/service.yaml",
+        5,
+        "env.PROXY_BACKENDS",
+    )
     assert "write http://inference:8080" in one.fix
 
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from release import validate
+from release import render, validate
 from release.validate import addresses, duplicates, egress, listing, variables
 from tests.programs import require
 from tests.release.broken_values import ROOT, added, copied, found, replaced
@@ -34,10 +34,10 @@ FAULTS: dict[str, tuple[Change, str, str, str]] = {
     # name: what is done, then file:line: key, words of the message, words of the fix
     "a letter is wrong in an address": (
         lambda r: [
-            replaced(r, "values/base/proxy.yaml", "http://inference:", "http://inferenc:"),
-            replaced(r, "values/base/worker.yaml", BACKENDS, BACKENDS.replace("nce:", "nc:")),
+            replaced(r, "values/services/proxy/service.yaml", "http://inference:", "http://inferenc:"),
+            replaced(r, "values/services/worker/service.yaml", BACKENDS, BACKENDS.replace("nce:", "nc:")),
         ],
-        "values/base/proxy.yaml:5: env.PROXY_BACKENDS",
+        "values/services/proxy/service.yaml:5: env.PROXY_BACKENDS",
         "leads to inferenc:8080, and 'inferenc' is no Service of the environment (dev/proxy)",
         "did you mean inference?",
     ),
@@ -55,19 +55,19 @@ FAULTS: dict[str, tuple[Change, str, str, str]] = {
     ),
     "a port that the Service does not have": (
         lambda r: [
-            replaced(r, f"values/base/{name}.yaml", "inference:8080", "inference:8000")
+            replaced(r, f"values/services/{name}/service.yaml", "inference:8080", "inference:8000")
             for name in ("proxy", "worker")
         ],
-        "values/base/proxy.yaml:5: env.PROXY_BACKENDS",
+        "values/services/proxy/service.yaml:5: env.PROXY_BACKENDS",
         "the Service inference has the ports 8080, 8081",
         "name one of those",
     ),
     "TLS where the mesh speaks it already": (
         lambda r: [
-            replaced(r, f"values/base/{name}.yaml", "http://inference", "https://inference")
+            replaced(r, f"values/services/{name}/service.yaml", "http://inference", "https://inference")
             for name in ("proxy", "worker")
         ],
-        "values/base/proxy.yaml:5: env.PROXY_BACKENDS",
+        "values/services/proxy/service.yaml:5: env.PROXY_BACKENDS",
         "asks inference:8080 for TLS, and the port 'http' of the Service inference has none",
         "write it without",
     ),
@@ -78,14 +78,14 @@ FAULTS: dict[str, tuple[Change, str, str, str]] = {
         "`unzip: [8080/TCP]` under services.proxy.from",
     ),
     "an address of another namespace that no NetworkPolicy allows": (
-        lambda r: replaced(r, "values/base/environment.yaml", "to: [redis, s3]\n  worker", "to: [s3]\n  worker"),
+        lambda r: replaced(r, "values/common/environment.yaml", "to: [redis, s3]\n  worker", "to: [s3]\n  worker"),
         "values/dev/proxy.yaml:5: env.PROXY_REDIS_URL",
         "no NetworkPolicy lets proxy connect to port 6379 of redis in slipway-system",
         "under services.proxy.to",
     ),
     "an address that no AuthorizationPolicy allows": (
-        lambda r: replaced(r, "values/base/routing.yaml", "      proxy: {}\n", ""),
-        "values/base/proxy.yaml:5: env.PROXY_BACKENDS",
+        lambda r: replaced(r, "values/common/routing.yaml", "      proxy: {}\n", ""),
+        "values/services/proxy/service.yaml:5: env.PROXY_BACKENDS",
         "no AuthorizationPolicy lets proxy call inference",
         "`proxy: {}` under services.inference.callers",
     ),
@@ -124,10 +124,10 @@ FAULTS: dict[str, tuple[Change, str, str, str]] = {
     ),
     "a misspelt key in nested JSON": (
         lambda r: [
-            replaced(r, f"values/base/{name}.yaml", '"type": "http"', '"tpye": "http"')
+            replaced(r, f"values/services/{name}/service.yaml", '"type": "http"', '"tpye": "http"')
             for name in ("proxy", "worker")
         ],
-        "values/base/proxy.yaml:5: env.PROXY_BACKENDS",
+        "values/services/proxy/service.yaml:5: env.PROXY_BACKENDS",
         "digits: has the key 'tpye', which nothing reads",
         "did you mean 'type'?",
     ),
@@ -162,8 +162,8 @@ FAULTS: dict[str, tuple[Change, str, str, str]] = {
         "write api.example.com, and the port under port",
     ),
     "backends of proxy and worker that differ": (
-        lambda r: replaced(r, "values/base/worker.yaml", '{"digits"', '{"digit"'),
-        "values/base/worker.yaml:6: env.PROXY_BACKENDS",
+        lambda r: replaced(r, "values/services/worker/service.yaml", '{"digits"', '{"digit"'),
+        "values/services/worker/service.yaml:6: env.PROXY_BACKENDS",
         "differs from that of proxy, which shares its work",
         "set the same for both",
     ),
@@ -175,19 +175,19 @@ FAULTS: dict[str, tuple[Change, str, str, str]] = {
     ),
     "a callers row in base for a service that only dev has": (
         lambda r: [
-            replaced(r, "values/base/routing.yaml", "      worker: {}\n", "      worker: {}\n      trainer: {}\n"),
-            replaced(r, "argocd/dev.yaml", "          - {release: unzip, chart: service}\n", "          - {release: unzip, chart: service}\n          - {release: trainer, chart: service}\n"),
+            replaced(r, "values/common/routing.yaml", "      worker: {}\n", "      worker: {}\n      trainer: {}\n"),
+            replaced(r, "argocd/environments/dev.yaml", "          - {release: unzip, chart: service}\n", "          - {release: unzip, chart: service}\n          - {release: trainer, chart: service}\n"),
         ],
-        "values/base/routing.yaml:17: services.inference.callers.trainer",
+        "values/common/routing.yaml:17: services.inference.callers.trainer",
         "names 'trainer', which the environment does not have, only dev (stage/routing)",
         "move the row to values/dev/routing.yaml",
     ),
     "routes in base for a service that only dev has": (
         lambda r: [
-            added(r, "values/base/routing.yaml", "  challenger:\n    callers: {proxy: {}}\n"),
-            replaced(r, "argocd/dev.yaml", "          - {release: unzip, chart: service}\n", "          - {release: unzip, chart: service}\n          - {release: challenger, chart: service}\n"),
+            added(r, "values/common/routing.yaml", "  challenger:\n    callers: {proxy: {}}\n"),
+            replaced(r, "argocd/environments/dev.yaml", "          - {release: unzip, chart: service}\n", "          - {release: unzip, chart: service}\n          - {release: challenger, chart: service}\n"),
         ],
-        "values/base/routing.yaml:17: services.challenger",
+        "values/common/routing.yaml:17: services.challenger",
         "names the host 'challenger', which is no Service of the environment, only of dev (stage/routing)",
         "move services.challenger to values/dev/",
     ),
@@ -199,10 +199,10 @@ FAULTS: dict[str, tuple[Change, str, str, str]] = {
     ),
     "a model twice in one JSON": (
         lambda r: [
-            replaced(r, f"values/base/{name}.yaml", "PROXY_BACKENDS: '{", 'PROXY_BACKENDS: \'{"digits": {"type": "http", "url": "http://inference:8080"}, ')
+            replaced(r, f"values/services/{name}/service.yaml", "PROXY_BACKENDS: '{", 'PROXY_BACKENDS: \'{"digits": {"type": "http", "url": "http://inference:8080"}, ')
             for name in ("proxy",)
         ],
-        "values/base/proxy.yaml:5: env.PROXY_BACKENDS",
+        "values/services/proxy/service.yaml:5: env.PROXY_BACKENDS",
         "has the key 'digits' twice",
         "keep one 'digits'",
     ),
@@ -210,12 +210,12 @@ FAULTS: dict[str, tuple[Change, str, str, str]] = {
         # Found: two `env` of one file; PROXY_REDIS_URL vanished with no finding.
         lambda r: replaced(r, "values/dev/worker.yaml", "  PROXY_REDIS_URL: redis://redis.slipway-system:6379/0\n", ""),
         "values/dev/worker.image.yaml:0: env.PROXY_REDIS_URL",
-        "is set by no file (values/base/worker.yaml, values/dev/worker.yaml, values/dev/worker.image.yaml), and proxy worker does not start without it",
+        "is set by no file (values/services/worker/service.yaml, values/dev/worker.yaml, values/dev/worker.image.yaml), and proxy worker does not start without it",
         "set env.PROXY_REDIS_URL in values/dev/worker.yaml",
     ),
     "a service without a model": (
         lambda r: (r / "values/dev/inference.models.yaml").unlink(),
-        "values/base/inference.yaml:5: modelFetch.enabled",
+        "values/services/inference/service.yaml:5: modelFetch.enabled",
         "runs no pods: modelFetch.enabled is set and no file sets its models",
         "add values/dev/inference.models.yaml",
     ),
@@ -228,10 +228,16 @@ FAULTS: dict[str, tuple[Change, str, str, str]] = {
 }  # fmt: skip
 # What one fault breaks besides, each a fault of its own there.
 MORE = {
-    "a letter is wrong in an address": ["values/base/worker.yaml:6: env.PROXY_BACKENDS"],
-    "a port that the Service does not have": ["values/base/worker.yaml:6: env.PROXY_BACKENDS"],
-    "TLS where the mesh speaks it already": ["values/base/worker.yaml:6: env.PROXY_BACKENDS"],
-    "a misspelt key in nested JSON": ["values/base/worker.yaml:6: env.PROXY_BACKENDS"],
+    "a letter is wrong in an address": [
+        "values/services/worker/service.yaml:6: env.PROXY_BACKENDS"
+    ],
+    "a port that the Service does not have": [
+        "values/services/worker/service.yaml:6: env.PROXY_BACKENDS"
+    ],
+    "TLS where the mesh speaks it already": [
+        "values/services/worker/service.yaml:6: env.PROXY_BACKENDS"
+    ],
+    "a misspelt key in nested JSON": ["values/services/worker/service.yaml:6: env.PROXY_BACKENDS"],
 }
 IN_STAGE = {
     "a callers row in base for a service that only dev has",
@@ -259,11 +265,11 @@ def test_one_fault_is_one_finding_with_its_place_and_fix(root: Path, name: str) 
 def test_one_fault_in_three_environments_is_one_finding(root: Path) -> None:
     """Found: a wrong letter in base was told once per environment."""
     require("kubeconform")
-    replaced(root, "values/base/proxy.yaml", "http://inference:", "http://inferenc:")
-    replaced(root, "values/base/worker.yaml", BACKENDS, BACKENDS.replace("nce:", "nc:"))
+    replaced(root, "values/services/proxy/service.yaml", "http://inference:", "http://inferenc:")
+    replaced(root, "values/services/worker/service.yaml", BACKENDS, BACKENDS.replace("nce:", "nc:"))
     told = validate.validate(root).findings
     assert [(one.file, one.releases) for one in told] == [
-        (f"values/base/{name}.yaml", (f"dev/{name}", f"prod/{name}", f"stage/{name}"))
+        (f"values/services/{name}/service.yaml", (f"dev/{name}", f"prod/{name}", f"stage/{name}"))
         for name in ("proxy", "worker")
     ], [str(one) for one in told]
 
@@ -392,7 +398,9 @@ def test_a_host_outside_is_a_name_that_can_be_right(host: str, said: str | None)
 def test_the_root_that_leaves_an_environment_out_is_found(root: Path) -> None:
     """Found: 0 findings for an environment that nothing deploys."""
     require("kubeconform")
-    replaced(root, "argocd/root.yaml", "dev,stage,prod", "dev,prod")
+    replaced(
+        root, "argocd/root.yaml", "environments/*", "environments/dev.yaml,environments/prod.yaml"
+    )
     told = validate.validate(root).findings
     assert [one.file for one in told] == ["argocd/root.yaml"], [str(one) for one in told]
     assert "nobody deploys the environment 'stage'" in told[0].message
@@ -403,12 +411,29 @@ def test_the_root_that_leaves_an_environment_out_is_found(root: Path) -> None:
 def test_the_project_that_leaves_an_environment_out_is_found(root: Path) -> None:
     require("kubeconform")
     row = "    - {server: https://kubernetes.default.svc, namespace: stage}\n"
-    replaced(root, "argocd/project.yaml", row, "")
+    replaced(root, "argocd/projects/stage.yaml", row, "")
     told = validate.validate(root).findings
-    assert [one.file for one in told] == ["argocd/project.yaml"], [str(one) for one in told]
+    assert [one.file for one in told] == ["argocd/projects/stage.yaml"], [str(one) for one in told]
     assert "does not allow the namespace 'stage'" in told[0].message
-    replaced(root, "argocd/project.yaml", "namespace: prod}", "namespace: '*'}")
-    assert validate.validate(root).findings == []
+
+
+@pytest.mark.parametrize("destination", ["'*'", "prod", "p*"])
+def test_the_project_that_lets_an_environment_into_another_one_is_found(
+    root: Path, destination: str
+) -> None:
+    """Found: values of dev made a ConfigMap, a policy and Namespace labels in prod."""
+    own = "    - {server: https://kubernetes.default.svc, namespace: dev}\n"
+    more = own.replace("namespace: dev", f"namespace: {destination}")
+    replaced(root, "argocd/projects/dev.yaml", own, own + more)
+    told = list(listing.of_root(root, render.environments(root)))
+    assert {one.file for one in told} == {"argocd/projects/dev.yaml"}, [str(one) for one in told]
+    assert any("values of dev may make objects in prod" in one.message for one in told)
+
+
+def test_the_root_that_does_not_look_into_folders_is_found(root: Path) -> None:
+    replaced(root, "argocd/root.yaml", "      recurse: true\n", "")
+    [told] = listing.of_root(root, render.environments(root))
+    assert (told.file, told.key) == ("argocd/root.yaml", "spec.source.directory.recurse")
 
 
 @pytest.mark.parametrize(

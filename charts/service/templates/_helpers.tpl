@@ -4,7 +4,7 @@ Sample: name: {{ include "service.name" . }}
 */}}
 {{- define "service.name" -}}
 {{- if and (eq .Values.kind "CronJob") (gt (len .Release.Name) 52) -}}
-{{- fail (printf "release name %q has %d characters: a CronJob may have 52, so shorten the row in argocd/<env>.yaml" .Release.Name (len .Release.Name)) -}}
+{{- fail (printf "release name %q has %d characters: a CronJob may have 52, so shorten the row in argocd/environments/<env>.yaml" .Release.Name (len .Release.Name)) -}}
 {{- end -}}
 {{- .Release.Name -}}
 {{- end }}

@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from cluster.layout import default_layout
-from flow import command
-
-
-def releases(clone: Path, environment: str) -> list[dict[str, str]]:
-    """The rows of an environment's ApplicationSet: release and chart."""
-    document = yaml.safe_load((clone / "argocd" / f"{environment}.yaml").read_text())
-    rows: list[dict[str, str]] = document["spec"]["generators"][0]["list"]["elements"]
-    return rows
+from flow.errors import FlowError
+from release import render as rendering
 
 
 def render(clone: Path, environment: str) -> dict[str, list[dict[str, Any]]]:
@@ -24,19 +14,8 @@ def render(clone: Path, environment: str) -> dict[str, list[dict[str, Any]]]:
 
     Raises FlowError with Helm's own words where a value is refused.
     """
-    rendered = {}
-    for row in releases(clone, environment):
-        name, chart = row["release"], row["chart"]
-        files = [clone / "values" / "base" / f"{name}.yaml"]
-        files += [
-            clone / "values" / environment / f"{name}{suffix}.yaml"
-            for suffix in ("", ".image", ".models")
-        ]
-        text = command.run(
-            *("helm", "template", name, str(clone / "charts" / chart)),
-            f"--namespace={environment}",
-            *(f"--values={path}" for path in files if path.is_file()),
-            environment={"PATH": f"{default_layout().bin}:{os.environ['PATH']}"},
-        )
-        rendered[name] = [document for document in yaml.safe_load_all(text) if document]
-    return rendered
+    rendered = rendering.render_all(clone, rendering.releases(clone, environment))
+    for one in rendered:
+        if one.error:
+            raise FlowError(f"{one.release}: {one.error}")
+    return {one.release.name: one.manifests for one in rendered}

@@ -44,7 +44,7 @@ def prepare(site: Site) -> None:
             s3.create_bucket(Bucket=bucket)
     documents: list[dict[str, Any]] = []
     for name in ENVIRONMENTS:
-        # As charts/environment makes it: a pod that came before that would have no sidecar.
+        # As argocd/projects has it: a pod that came before that would have no sidecar.
         labels = {
             "istio-injection": "enabled",
             "pod-security.kubernetes.io/enforce": "restricted",
@@ -94,7 +94,7 @@ def publish_source(site: Site, repo: Path) -> str:
         typer.echo("note: changes that are not committed are not part of what is deployed")
     commit = source.publish(repo, site.manifest_repo, site.repo_url)
     with _checkout(site) as clone:
-        for name in ("project", "root"):
+        for name in ("projects/root", "root"):
             site.kubectl.apply((clone / "argocd" / f"{name}.yaml").read_text())
     return commit
 

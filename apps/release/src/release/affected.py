@@ -72,9 +72,8 @@ def affected(manifests: CommitTree, environment: str, source: Git, revision: str
 def _deployed(manifests: CommitTree, environment: str) -> Mapping[str, list[str]]:
     """Source revisions per image; an empty one for a release that is not deployed."""
     found: dict[str, list[str]] = {}
-    for release in tree.image_releases(manifests, environment):
-        image = tree.read_image(manifests, environment, release)
-        found.setdefault(tree.image_name(release, image), []).append(image.revision)
+    for name, image in tree.images(manifests, environment).values():
+        found.setdefault(name, []).append(image.revision)
     return found
 
 

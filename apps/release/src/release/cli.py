@@ -593,7 +593,7 @@ def rollback(
     """Restore an earlier state of an environment in one commit, and put a hold on it.
 
     Images, models and configuration go back together, to the newest earlier state that has a
-    verdict (any earlier one where no verdicts are kept). Charts and values/base stay: all
+    verdict (any earlier one where no verdicts are kept). Charts and values/services stay: all
     environments share them.
     """
     if without_git:

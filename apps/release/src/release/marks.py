@@ -9,7 +9,7 @@ from typing import Any
 from release.errors import BadValuesError
 
 SKIP = "argocd.argoproj.io/skip-reconcile"
-"""Argo CD leaves an Application alone that has this annotation; see argocd/<env>.yaml."""
+"""Argo CD leaves an Application alone that has this annotation; argocd/environments has it."""
 MARK = "slipway/offline-rollback"
 
 

@@ -1,7 +1,7 @@
 """Going back while Git is away: straight to the cluster, marked, and written to Git later.
 
 Argo CD is told to leave the Applications alone by its own annotation, with a mark beside it that
-says who, when, why and to which commit; argocd/<env>.yaml has the ApplicationSet preserve both.
+says who, when, why and to which commit; the ApplicationSets preserve both.
 What is applied goes by Argo CD's own field manager: then the fields and objects that the bad
 version brought are removed, and nothing of ours is left behind when Argo CD takes over again.
 

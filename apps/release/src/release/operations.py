@@ -41,11 +41,9 @@ class ImageSet:
         an image that no release of the environment runs.
         """
         tree.require_environment(at, self.environment)
-        current = {
-            release: tree.read_image(at, self.environment, release)
-            for release in tree.image_releases(at, self.environment)
-        }
-        runs = {release: tree.image_name(release, image) for release, image in current.items()}
+        images = tree.images(at, self.environment)
+        current = {release: image for release, (_, image) in images.items()}
+        runs = {release: name for release, (name, _) in images.items()}
         unknown = set(self.images) - set(runs.values())
         if unknown:
             raise unknown_service(sorted(unknown)[0], set(runs.values()), self.environment)

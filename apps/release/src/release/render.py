@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from release import programs
+from release import layout, programs
 from release.errors import BadValuesError, ReleaseError
 from release.git import Git
 
@@ -45,6 +45,13 @@ class Release:
     namespace: str
     files: tuple[str, ...]
     missing: tuple[str, ...]
+    of: str = ""
+    """The service whose image and values it shares; empty where that is itself."""
+
+    @property
+    def service(self) -> str:
+        """The service whose image it runs."""
+        return self.of or self.name
 
     def __str__(self) -> str:
         return f"{self.environment}/{self.name}"
@@ -68,7 +75,7 @@ class Rendered:
 def environments(root: Path) -> list[str]:
     """Environments with an ApplicationSet, sorted."""
     found = []
-    for path in sorted((root / "argocd").glob("*.yaml")):
+    for path in sorted((root / layout.ENVIRONMENTS).glob("*.yaml")):
         with contextlib.suppress(yaml.YAMLError):
             documents = list(yaml.safe_load_all(path.read_bytes()))
             if any(isinstance(d, dict) and d.get("kind") == "ApplicationSet" for d in documents):
@@ -79,39 +86,29 @@ def environments(root: Path) -> list[str]:
 def releases(root: Path, environment: str) -> list[Release]:
     """The rows of an environment's ApplicationSet, in their order.
 
-    Raises BadValuesError when argocd/<environment>.yaml is not such a file.
+    Raises BadValuesError when its file is not such a file.
     """
-    path = f"argocd/{environment}.yaml"
+    path = layout.environment_file(environment)
     try:
         document = yaml.safe_load((root / path).read_bytes())
-        template = document["spec"]["template"]["spec"]
-        rows = [row for g in document["spec"]["generators"] for row in g["list"]["elements"]]
-        return [_release(root, environment, template, row) for row in rows]
-    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, yaml.YAMLError) as error:
         raise BadValuesError(
             f"{path} is not an ApplicationSet with a list of releases ({error!r}).",
             fix="compare it with the other environments' files",
         ) from error
-
-
-def _release(root: Path, environment: str, template: Manifest, row: Manifest) -> Release:
-    def filled(text: str) -> str:
-        for key, value in row.items():
-            text = text.replace(f"{{{{ .{key} }}}}", str(value))
-        return text
-
-    source = template["source"]
-    folder = filled(source["path"])
-    paths = [os.path.normpath(f"{folder}/{filled(path)}") for path in source["helm"]["valueFiles"]]
-    return Release(
-        environment,
-        str(row["release"]),
-        str(row["chart"]),
-        folder,
-        filled(template["destination"]["namespace"]),
-        tuple(path for path in paths if (root / path).is_file()),
-        tuple(path for path in paths if not (root / path).is_file()),
-    )
+    return [
+        Release(
+            environment,
+            row.name,
+            row.chart,
+            row.folder,
+            row.namespace,
+            tuple(path for path in row.files if (root / path).is_file()),
+            tuple(path for path in row.files if not (root / path).is_file()),
+            row.of if row.of != row.name else "",
+        )
+        for row in layout.rows(document, environment)
+    ]
 
 
 def render_all(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from release import deployments, holds, model_map, tree
+from release import deployments, holds, layout, model_map, tree
 from release import message as msg
 from release.change import Plan, Row
 from release.deployments import State
@@ -247,7 +247,7 @@ class Rollback:
 
     def _shared_changes(self, at: CommitTree, target: State) -> list[str]:
         """What no environment's rollback restores: the files that all environments share."""
-        shared = ["charts", "values/base", "argocd"]
+        shared = list(layout.SHARED)
         changed = at.git.text(
             "log", "--first-parent", "--format=%h", f"{target.logged.commit}..{at.commit}", "--",
             *shared,

@@ -10,13 +10,9 @@ from collections.abc import Mapping
 from dataclasses import astuple, fields
 from typing import Protocol
 
-from release import scalars
+from release import layout, scalars
 from release.errors import BadValuesError, NotFoundError, ReleaseError
 from release.references import Image
-
-# Releases that run another release's image. `inference-challenger` and its like need no row:
-# a variant `<image>-<anything>` runs <image>.
-RUNS_IMAGE_OF = {"worker": "proxy"}
 
 IMAGE_SUFFIX = ".image.yaml"
 MODEL_SUFFIX = ".models.yaml"
@@ -65,7 +61,8 @@ def hold_file(environment: str) -> str:
 def environments(tree: Snapshot) -> list[str]:
     """Environments somebody deploys: those with an ApplicationSet *and* values."""
     with_values = {path.split("/")[1] for path in tree.files("values") if path.count("/") == 2}
-    return sorted(env for env in with_values - {"base"} if tree.read(f"argocd/{env}.yaml"))
+    named = {layout.environment_of(path) for path in tree.files(layout.ENVIRONMENTS)}
+    return sorted(name for name in with_values - layout.NO_ENVIRONMENTS if name in named)
 
 
 def require_environment(tree: Snapshot, environment: str) -> None:
@@ -77,9 +74,18 @@ def require_environment(tree: Snapshot, environment: str) -> None:
     if environment not in known:
         raise NotFoundError(
             f"Nobody deploys the environment {environment!r}: it needs values/{environment}/ and "
-            f"argocd/{environment}.yaml.",
+            f"{layout.environment_file(environment)}.",
             fix=f"use one of {', '.join(known) or '(none)'}, or add both",
         )
+
+
+def rows(tree: Snapshot, environment: str) -> list[layout.Row]:
+    """The releases listed in an environment's ApplicationSet with the files that they name.
+
+    Raises BadValuesError when the file is no ApplicationSet with list generators.
+    """
+    path = layout.environment_file(environment)
+    return layout.rows(scalars.load(_require(tree, path), path), environment)
 
 
 def releases(tree: Snapshot, environment: str) -> dict[str, str]:
@@ -87,19 +93,7 @@ def releases(tree: Snapshot, environment: str) -> dict[str, str]:
 
     Raises BadValuesError when the file is no ApplicationSet with list generators.
     """
-    path = f"argocd/{environment}.yaml"
-    try:
-        generators = scalars.load(_require(tree, path), path)["spec"]["generators"]
-        return {
-            str(row["release"]): str(row["chart"])
-            for generator in generators
-            for row in generator["list"]["elements"]
-        }
-    except (KeyError, TypeError) as error:
-        raise BadValuesError(
-            f"{path} does not list its releases ({error!r}).",
-            fix="give it list generators whose elements have `release` and `chart`",
-        ) from error
+    return {row.name: row.chart for row in rows(tree, environment)}
 
 
 def release_of(path: str) -> str:
@@ -136,11 +130,19 @@ def _releases(tree: Snapshot, environment: str, suffix: str) -> list[str]:
     ]
 
 
-def image_name(release: str, current: Image) -> str:
-    """Which image a release runs: its repository's last part, or by its name if undeployed."""
-    if current.repository:
-        return current.repository.rsplit("/", 1)[-1]
-    return RUNS_IMAGE_OF.get(release, release.split("-", 1)[0])
+def images(tree: Snapshot, environment: str) -> dict[str, tuple[str, Image]]:
+    """By release, which image it runs and what its image file says.
+
+    The name is the repository's last part, or before the first deployment the service that its
+    row names (`of`), or its own.
+    """
+    of = {row.name: row.of for row in rows(tree, environment)}
+    found = {}
+    for release in image_releases(tree, environment):
+        image = read_image(tree, environment, release)
+        name = image.repository.rsplit("/", 1)[-1] or of.get(release, release)
+        found[release] = (name, image)
+    return found
 
 
 def read_image(tree: Snapshot, environment: str, release: str) -> Image:

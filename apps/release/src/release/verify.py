@@ -335,7 +335,8 @@ class Watch:
         if missing:
             return NotFoundError(
                 f"Argo CD has no Application {', '.join(f'{environment}-{m}' for m in missing)}.",
-                fix=f"apply argocd/{environment}.yaml, or look at its ApplicationSet's status",
+                fix=f"apply argocd/environments/{environment}.yaml, or look at the status of its "
+                "ApplicationSet",
             )
         explained = [explain.with_reasons(self.cluster, environment, one) for one in late]
         return TimedOutError(

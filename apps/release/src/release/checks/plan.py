@@ -17,6 +17,7 @@ import yaml
 
 from release import model_map, tree
 from release.errors import ReleaseError
+from release.layout import Row
 from release.references import Model
 from release.tree import Snapshot
 
@@ -110,9 +111,10 @@ def read(at: Snapshot, environment: str, services: Sequence[str] = (), gateway: 
     """
     charts = tree.releases(at, environment)
     routing = next((name for name, chart in charts.items() if chart == "routing"), None)
-    routes: Values = values_of(at, environment, routing) if routing is not None else {}
+    rows = {row.name: row for row in tree.rows(at, environment)}
+    routes: Values = values_of(at, rows[routing]) if routing is not None else {}
     deployed = {
-        name: values_of(at, environment, name)
+        name: values_of(at, rows[name])
         for name, chart in charts.items()
         if chart == "service" and _is_deployed(at, environment, name)
     }
@@ -145,10 +147,10 @@ def hosts_taken_out(before: Snapshot, at: Snapshot, environment: str) -> list[st
     return [host for host in then if host not in now]
 
 
-def values_of(at: Snapshot, environment: str, release: str) -> Values:
-    """A release's values as Helm merges them: the environment's over those of all."""
+def values_of(at: Snapshot, row: Row) -> Values:
+    """A release's values as Helm merges them, in the order in which its row names the files."""
     merged: Values = {}
-    for path in (f"values/base/{release}.yaml", f"values/{environment}/{release}.yaml"):
+    for path in row.files:
         content = yaml.safe_load(at.read(path) or b"") or {}
         merged = _merged(merged, content)
     return merged

@@ -28,8 +28,7 @@ def services(at: CommitTree, environments: Sequence[str]) -> list[str]:
         {
             name
             for environment in environments
-            for release in tree.image_releases(at, environment)
-            for name in [tree.image_name(release, tree.read_image(at, environment, release))]
+            for name, _ in tree.images(at, environment).values()
             if at.read(f"apps/{name}/pyproject.toml") is not None
         }
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from release import snapshots
+from release import layout, snapshots
 from release.cluster import Cluster
 from release.errors import ReleaseError
 from release.git import CommitTree, Git
@@ -25,7 +25,7 @@ def manifests(cluster: Cluster, at: CommitTree, environment: str) -> Manifests:
 
 def _same(git: Git, one: str, other: str, environment: str) -> bool:
     """Whether two commits render the same."""
-    paths = ("charts", "argocd", "values/base", f"values/{environment}")
+    paths = (*layout.SHARED, f"values/{environment}")
     return git.resolve(one) is not None and (
         git.attempt("diff", "--quiet", one, other, "--", *paths)[0] == 0
     )

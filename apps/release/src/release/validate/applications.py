@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from release import places
+from release import layout, places
 from release.render import Release
 from release.validate import values
 from release.validate.findings import Finding, at_value
@@ -21,6 +21,7 @@ ROOT = "argocd/root.yaml"
 _ACTION = re.compile(r"\{\{(.*?)\}\}", re.S)
 _FIELD = re.compile(r"(?<![\w)\]$])\.([A-Za-z_]\w*)")
 _SPEC = ("spec", "template", "spec")
+_POD_SECURITY = "pod-security.kubernetes.io/enforce"
 
 Document = Mapping[str, Any]
 
@@ -38,7 +39,7 @@ def projects(root: Path) -> dict[str, dict[str, Any]]:
     """The AppProjects of the tree by name."""
     return {
         document["metadata"]["name"]: document
-        for file in sorted((root / "argocd").glob("*.yaml"))
+        for file in sorted((root / layout.PROJECTS).glob("*.yaml"))
         for document in documents(file)
         if document.get("kind") == "AppProject"
     }
@@ -53,9 +54,10 @@ def findings(root: Path, environment: str, known: Sequence[str]) -> Iterator[Fin
     yield from _destination(root, environment, sets)
     yield from _values(root, environment, own, known)
     yield from _fields(root, environment, own)
-    file = f"argocd/{environment}.yaml"
+    file = layout.environment_file(environment)
     yield from of_source(root, file, own["spec"]["template"]["spec"], _SPEC)
     yield from _revision(root, file, environment, sets)
+    yield from of_namespace(root, environment)
 
 
 def of_source(
@@ -69,7 +71,8 @@ def of_source(
         near = difflib.get_close_matches(name, sorted(there), n=1)
         yield _at(
             root, file, (*path, "project"),
-            f"is {name!r}, and no file of argocd/ has such an AppProject: Argo CD deploys nothing",
+            f"is {name!r}, and no file of {layout.PROJECTS} has such an AppProject: Argo CD "
+            "deploys nothing",
             f"did you mean {near[0]}?" if near else f"use one of {', '.join(sorted(there))}",
         )  # fmt: skip
         return
@@ -113,8 +116,33 @@ def hosts(
             )  # fmt: skip
 
 
+def of_namespace(root: Path, environment: str) -> Iterator[Finding]:
+    """A namespace that is made here is guarded: Pod Security is enforced, and pods get sidecars.
+
+    None where something else makes the namespace.
+    """
+    file = layout.project_file(environment)
+    for document in documents(root / file):
+        if document.get("kind") != "Namespace":
+            continue
+        labels = document.get("metadata", {}).get("labels") or {}
+        enforced = labels.get(_POD_SECURITY)
+        if enforced not in ("restricted", "baseline"):
+            yield Finding(
+                file, 0, f"metadata.labels.{_POD_SECURITY}", f"is {enforced!r}: the namespace of "
+                f"{environment} takes pods that may do anything to their node",
+                "write restricted, or baseline where a pod cannot do with that",
+            )  # fmt: skip
+        if labels.get("istio-injection") != "enabled" and not labels.get("istio.io/rev"):
+            yield Finding(
+                file, 0, "metadata.labels.istio-injection", f"does not put the pods of "
+                f"{environment} into the mesh: what their sidecars refuse is let through",
+                "write istio-injection: enabled, or istio.io/rev: <revision>",
+            )  # fmt: skip
+
+
 def _set(root: Path, environment: str) -> dict[str, Any] | None:
-    for document in documents(root / "argocd" / f"{environment}.yaml"):
+    for document in documents(root / layout.environment_file(environment)):
         template = document.get("spec", {}).get("template", {})
         if document.get("kind") == "ApplicationSet" and isinstance(template.get("spec"), dict):
             return document
@@ -130,7 +158,7 @@ def _destination(root: Path, environment: str, sets: Mapping[str, Document]) -> 
     if mine[1] != environment and (others or mine[1] in sets):
         owner = mine[1] if mine[1] in sets else others[0]
         yield _at(
-            root, f"argocd/{environment}.yaml", (*_SPEC, "destination", "namespace"),
+            root, f"argocd/environments/{environment}.yaml", (*_SPEC, "destination", "namespace"),
             f"is {mine[1]!r}, the namespace of {owner}: a deployment of {environment} replaces "
             f"what runs in {owner}", f"write {environment}",
         )  # fmt: skip
@@ -139,8 +167,10 @@ def _destination(root: Path, environment: str, sets: Mapping[str, Document]) -> 
         same = name and name == str(one["spec"]["template"].get("metadata", {}).get("name", ""))
         if other != environment and same and not name.startswith(f"{environment}-"):
             yield _at(
-                root, f"argocd/{environment}.yaml", ("spec", "template", "metadata", "name"),
-                f"is {name!r}, as in argocd/{other}.yaml: Argo CD has one application of a name",
+                root, layout.environment_file(environment),
+                ("spec", "template", "metadata", "name"),
+                f"is {name!r}, as in {layout.environment_file(other)}: Argo CD has one application "
+                "of a name",
                 f"write {environment}-{{{{ .release }}}}",
             )  # fmt: skip
             break
@@ -162,7 +192,7 @@ def _values(
         match = re.search(r"(?:^|/)values/([^/{]+)/", str(path))
         if match and match[1] != environment and match[1] in known:
             yield _at(
-                root, f"argocd/{environment}.yaml",
+                root, f"argocd/environments/{environment}.yaml",
                 (*_SPEC, "source", "helm", "valueFiles", str(number)),
                 f"is {path!r}, the values of {match[1]}: {environment} would run with them",
                 f"write {str(path).replace(f'values/{match[1]}/', f'values/{environment}/')}",
@@ -171,7 +201,7 @@ def _values(
 
 def _fields(root: Path, environment: str, document: Document) -> Iterator[Finding]:
     """Every field that the template names is one of each row."""
-    file = f"argocd/{environment}.yaml"
+    file = f"argocd/environments/{environment}.yaml"
     generators = document["spec"].get("generators") or []
     rows = [row for one in generators for row in one.get("list", {}).get("elements", [])]
     fields = set.intersection(*(set(row) for row in rows)) if rows else set()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Sequence
 
+from release import layout
 from release.render import Manifest, Release
 from release.validate.environment import INSTANCE, Environment
 from release.validate.findings import Finding, at_value
@@ -64,7 +65,7 @@ def _unknown(
         )
         fix = (
             f"move the row to values/{others[0]}/{release.name}.yaml, or add {name} to "
-            f"argocd/{here}.yaml"
+            f"{layout.environment_file(here)}"
         )
     else:
         message = f"names {name!r}, which is no release of the environment"

@@ -13,7 +13,7 @@ _VALUE = re.compile(r"(?:[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
 _NAME = re.compile(r"[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 _PREFIX = re.compile(r"[a-z0-9](?:[-a-z0-9.]{0,251}[a-z0-9])?")
 # Values that become labels, in the order in which they are looked for.
-_FROM = (("podLabels",), ("meshLabels",), ("monitoring", "labels"), ("nodeSelector",))
+_FROM = (("podLabels",), ("monitoring", "labels"), ("nodeSelector",))
 
 
 def findings(environment: Environment) -> Iterator[Finding]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase as fnmatch
 from pathlib import Path
+from typing import Any
 
-from release import holds, policy
+from release import holds, layout, policy
 from release.errors import BadValuesError
 from release.render import Release
 from release.tree import FORMER_MODEL_SUFFIX, IMAGE_SUFFIX, MODEL_SUFFIX, hold_file
@@ -18,26 +19,30 @@ from release.validate.findings import Finding
 
 # Files below values/ that belong to an environment rather than to one of its releases.
 _ENVIRONMENT_FILES = {"hold"}
-ROOT, PROJECT = "argocd/root.yaml", "argocd/project.yaml"
+ROOT = applications.ROOT
 
 
 def of_tree(root: Path, known: Sequence[str]) -> Iterator[Finding]:
     """Folders nobody deploys, and machine-owned files that cannot be read."""
-    folders = {path.name for path in (root / "values").iterdir() if path.is_dir()} - {"base"}
+    folders = {
+        path.name for path in (root / "values").iterdir() if path.is_dir()
+    } - layout.NO_ENVIRONMENTS
     for name in sorted(folders - set(known)):
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"rename it to {near[0]}, or " if near else ""
         yield Finding(
             f"values/{name}", 0, "", f"nobody deploys the environment {name!r}: there is no "
-            f"ApplicationSet argocd/{name}.yaml in {root.resolve()}",
-            f"{hint}add argocd/{name}.yaml",
+            f"ApplicationSet {layout.environment_file(name)} in {root.resolve()}",
+            f"{hint}add {layout.environment_file(name)}",
         )  # fmt: skip
     for name in sorted(set(known) - folders):
         yield Finding(
-            f"argocd/{name}.yaml", 0, "", f"the environment {name!r} has no values",
+            layout.environment_file(name), 0, "", f"the environment {name!r} has no values",
             f"add values/{name}/",
         )  # fmt: skip
-    yield from _unread(root, "values/base")
+    yield from _unread(root, layout.COMMON)
+    for folder in sorted((root / layout.SERVICES).glob("*/")):
+        yield from _unread(root, f"{layout.SERVICES}/{folder.name}")
     for problem in policy.problems(Folder(root)):
         yield Finding(policy.PATH, problem.line, problem.key, problem.message, problem.fix)
 
@@ -52,38 +57,76 @@ def of_root(root: Path, environments: Sequence[str]) -> Iterator[Finding]:
         source = (applications.documents(path) or [{}])[0].get("spec", {}).get("source", {})
         pattern = source.get("directory", {}).get("include")
         for name in environments if isinstance(pattern, str) else ():
-            if not any(fnmatch(f"{name}.yaml", one) for one in alternatives(pattern)):
-                yield Finding(
-                    ROOT, _line(path, "include:"), "spec.source.directory.include",
-                    f"leaves out argocd/{name}.yaml: nobody deploys the environment {name!r}, "
-                    f"whose values are in {(root / 'values' / name).resolve()}",
-                    f"add {name} to it, or delete argocd/{name}.yaml and values/{name}",
-                )  # fmt: skip
+            for file in (layout.environment_file(name), layout.project_file(name)):
+                inside = file.removeprefix("argocd/")
+                if (root / file).is_file() and not any(
+                    fnmatch(inside, one) for one in alternatives(pattern)
+                ):
+                    yield Finding(
+                        ROOT, _line(path, "include:"), "spec.source.directory.include",
+                        f"leaves out {file}: nobody deploys the environment {name!r}, "
+                        f"whose values are in {(root / 'values' / name).resolve()}",
+                        f"add {inside} to it, or delete {file} and values/{name}",
+                    )  # fmt: skip
+        if isinstance(pattern, str) and not source.get("directory", {}).get("recurse"):
+            yield Finding(
+                ROOT, _line(path, "directory:"), "spec.source.directory.recurse",
+                f"is not set: Argo CD does not look into {layout.ENVIRONMENTS}, and nobody deploys "
+                "an environment", "write recurse: true",
+            )  # fmt: skip
     for document in applications.documents(path):
         if document.get("kind") == "Application":
             yield from applications.of_source(root, ROOT, document.get("spec", {}))
     projects = applications.projects(root)
+    namespaces = {}
     for name in environments:
-        file = root / "argocd" / f"{name}.yaml"
-        for document in applications.documents(file):
+        for document in applications.documents(root / layout.environment_file(name)):
             spec = document.get("spec", {}).get("template", {}).get("spec", {})
-            project = projects.get(spec.get("project"))
-            if project is None or document.get("kind") != "ApplicationSet":
-                continue
-            allowed = [str(d.get("namespace", "")) for d in project["spec"].get("destinations", [])]
-            forbidden = [one[1:] for one in allowed if one.startswith("!")]
-            namespace = str(spec.get("destination", {}).get("namespace", name)).strip()
-            namespace = name if "{{" in namespace else namespace
-            if any(fnmatch(namespace, one) for one in forbidden) or not any(
-                fnmatch(namespace, one) for one in allowed if not one.startswith("!")
-            ):
-                yield Finding(
-                    PROJECT, 0, "spec.destinations",
-                    f"does not allow the namespace {namespace!r}, to which "
-                    f"argocd/{name}.yaml deploys: Argo CD refuses all of its releases",
-                    f"add a destination with namespace {namespace} to the project "
-                    f"{spec['project']}",
-                )  # fmt: skip
+            if document.get("kind") == "ApplicationSet" and spec.get("project") in projects:
+                namespace = str(spec.get("destination", {}).get("namespace", name)).strip()
+                namespace = name if "{{" in namespace else namespace
+                namespaces[name] = namespace, projects[spec["project"]]
+    for name, (namespace, project) in namespaces.items():
+        yield from _destinations(name, namespace, project, namespaces)
+
+
+def _destinations(
+    name: str,
+    namespace: str,
+    project: dict[str, Any],
+    namespaces: Mapping[str, tuple[str, dict[str, Any]]],
+) -> Iterator[Finding]:
+    """An environment's project allows its own namespace, and that of no other environment."""
+    file = layout.project_file(name)
+    allowed = [str(one.get("namespace", "")) for one in project["spec"].get("destinations", [])]
+    title = project["metadata"]["name"]
+    if not _allows(allowed, namespace):
+        yield Finding(
+            file, 0, "spec.destinations",
+            f"does not allow the namespace {namespace!r}, to which "
+            f"{layout.environment_file(name)} deploys: Argo CD refuses all of its releases",
+            f"add a destination with namespace {namespace} to the project {title}",
+        )  # fmt: skip
+    others = [
+        other
+        for other, (theirs, _) in namespaces.items()
+        if theirs != namespace and _allows(allowed, theirs)
+    ]
+    if others:
+        yield Finding(
+            file, 0, "spec.destinations",
+            f"lets the project {title} into the namespace of {' and '.join(others)}: values of "
+            f"{name} may make objects in {others[0]}",
+            f"name the namespace {namespace} alone",
+        )  # fmt: skip
+
+
+def _allows(allowed: Sequence[str], namespace: str) -> bool:
+    """Whether destinations allow a namespace: patterns, of which ``!name`` forbids one."""
+    forbidden = [one[1:] for one in allowed if one.startswith("!")]
+    return not any(fnmatch(namespace, one) for one in forbidden) and any(
+        fnmatch(namespace, one) for one in allowed if not one.startswith("!")
+    )
 
 
 def alternatives(pattern: str) -> list[str]:
@@ -104,7 +147,7 @@ def _line(path: Path, text: str) -> int:
 
 def of_environment(root: Path, environment: str, listed: Sequence[Release]) -> Iterator[Finding]:
     """Every release is listed, and every listed release exists."""
-    argocd = f"argocd/{environment}.yaml"
+    argocd = layout.environment_file(environment)
     names = [release.name for release in listed]
     for name in sorted({name for name in names if names.count(name) > 1}):
         yield Finding(argocd, 0, name, "is listed twice", "delete one of the rows")
@@ -124,14 +167,11 @@ def of_environment(root: Path, environment: str, listed: Sequence[Release]) -> I
     except BadValuesError as error:
         yield Finding(hold_file(environment), 0, "", error.message.rstrip("."), error.fix)
     for release in listed:
-        machine = (IMAGE_SUFFIX, MODEL_SUFFIX)
-        for absent in release.missing:
-            # A field that no row has is a finding of its own.
-            if not absent.endswith(machine) and "{{" not in absent:
-                yield Finding(
-                    argocd, 0, release.name, f"is listed, but {absent} is not there",
-                    f"write {absent}, or delete the row",
-                )  # fmt: skip
+        for absent in _needed(release):
+            yield Finding(
+                argocd, 0, release.name, f"is listed, but {absent} is not there",
+                f"write {absent}, or delete the row",
+            )  # fmt: skip
     used = {path for release in listed for path in release.files}
     for path in sorted((root / "values" / environment).glob("*.yaml")):
         relative = f"values/{environment}/{path.name}"
@@ -148,6 +188,16 @@ def of_environment(root: Path, environment: str, listed: Sequence[Release]) -> I
                 relative, 0, "", "is read by nothing: the ApplicationSet names no such file",
                 f"one of {stem}.yaml, {stem}{IMAGE_SUFFIX}, {stem}{MODEL_SUFFIX}",
             )  # fmt: skip
+
+
+def _needed(release: Release) -> Iterator[str]:
+    """What a listed release lacks: the values of its service, and those of this environment."""
+    service = layout.service_file(release.service)
+    if release.chart == "service" and service in release.missing:
+        yield service
+    own = layout.values_file(release.environment, release.name)
+    if own in release.missing and release.chart != "service":
+        yield own
 
 
 def _unread(root: Path, folder: str) -> Iterator[Finding]:

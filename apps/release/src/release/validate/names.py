@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 
-from release import tree
+from release import layout, tree
 from release.render import Manifest
 from release.tree import IMAGE_SUFFIX, MODEL_SUFFIX
 from release.validate.environment import (
@@ -216,7 +216,7 @@ def _host(
         message += f", only of {' and '.join(others)}"
         fix = (
             f"move services.{name} to values/{others[0]}/, or add the release to "
-            f"argocd/{environment.name}.yaml"
+            f"{layout.environment_file(environment.name)}"
         )
     yield at_value(
         context.root, context.release, "host", message, fix, ("services", host), ("services",)

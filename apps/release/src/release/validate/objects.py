@@ -10,7 +10,7 @@ from pathlib import Path
 
 import yaml
 
-from release import places, programs
+from release import layout, places, programs
 from release.errors import ReleaseError
 from release.places import Place
 from release.render import Release, Rendered
@@ -39,7 +39,7 @@ def of_helm(root: Path, result: Rendered) -> Iterator[Finding]:
         )  # fmt: skip
     if not told:
         message = " ".join(result.error.split())
-        file = release.files[-1] if release.files else f"argocd/{release.environment}.yaml"
+        file = release.files[-1] if release.files else layout.environment_file(release.environment)
         for candidate in release.files:  # YAML errors name the file themselves
             if candidate in message:
                 file = candidate
@@ -92,10 +92,10 @@ def of_schemas(root: Path, rendered: Sequence[Rendered]) -> Iterator[Finding]:
             path = Path(scratch) / f"{result.release.environment}--{result.release.name}.yaml"
             path.write_text(result.text)
             sources[str(path)] = result.release
-        for path in sorted((root / "argocd").glob("*.yaml")):
+        for path in sorted((root / "argocd").rglob("*.yaml")):
             text = path.read_text(errors="replace")
-            if "argoproj.io/" in text:
-                sources[str(path)] = f"argocd/{path.name}"
+            if "argoproj.io/" in text and root / "argocd/platform" not in path.parents:
+                sources[str(path)] = str(path.relative_to(root))
         if not sources:
             return
         done = subprocess.run(
@@ -116,20 +116,20 @@ def of_schemas(root: Path, rendered: Sequence[Rendered]) -> Iterator[Finding]:
             yield Finding(where, 0, key, f"{what}: {problem['msg']}", releases=releases)
 
 
-def of_project(environment: Environment, allowed: set[tuple[str, str]]) -> Iterator[Finding]:
-    """Argo CD refuses kinds that the project does not list."""
+def of_project(environment: Environment) -> Iterator[Finding]:
+    """Argo CD refuses kinds that the project does not list, and other namespaces."""
+    allowed = allowed_kinds(environment.root, environment.name)
     for release, manifests in environment.documents.items():
         for document in manifests:
             yield from _kind(Context(environment.root, release, document), allowed)
 
 
 def _kind(context: Context, allowed: set[tuple[str, str]]) -> Iterator[Finding]:
-    """Argo CD refuses kinds that the project does not list."""
     group = context.document["apiVersion"].rpartition("/")[0]
     kind = context.document["kind"]
     if allowed and (group, kind) not in allowed:
         yield Finding(
-            "argocd/project.yaml", 0, f"{group}/{kind}".strip("/"),
+            layout.project_file(context.release.environment), 0, f"{group}/{kind}".strip("/"),
             f"{kind} {context.document['metadata']['name']} is of a kind that the project does not "
             "allow",
             f"add {{group: '{group}', kind: {kind}}} to its whitelist",
@@ -137,9 +137,9 @@ def _kind(context: Context, allowed: set[tuple[str, str]]) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def allowed_kinds(root: Path) -> set[tuple[str, str]]:
-    """Kinds that the environments' project allows; empty when there is no project file."""
-    path = root / "argocd" / "project.yaml"
+def allowed_kinds(root: Path, environment: str) -> set[tuple[str, str]]:
+    """Kinds that an environment's project allows; empty when there is no project file."""
+    path = root / layout.project_file(environment)
     if not path.is_file():
         return set()
     allowed: set[tuple[str, str]] = set()
@@ -148,7 +148,9 @@ def allowed_kinds(root: Path) -> set[tuple[str, str]]:
     except yaml.YAMLError:
         return set()  # kubeconform says so
     for document in documents:
-        spec = (document or {}).get("spec", {})
+        if (document or {}).get("kind") != "AppProject":
+            continue
+        spec = document.get("spec", {})
         for key in ("clusterResourceWhitelist", "namespaceResourceWhitelist"):
             allowed |= {(row["group"], row["kind"]) for row in spec.get(key) or []}
     return allowed

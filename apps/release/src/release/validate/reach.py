@@ -86,7 +86,7 @@ def _network(
             f"a peer with namespace {namespace} and port {port}/TCP under peers, and its name "
             f"under services.{caller.name}.to"
         )
-    return message, f"add {add} of values/base/environment.yaml"
+    return message, f"add {add} of values/common/environment.yaml"
 
 
 def _pods(environment: Environment, labels: Mapping[str, str]) -> list[Manifest]:

@@ -65,7 +65,7 @@ def validate(root: Path, only: Sequence[str] = (), base: str | None = None) -> R
             near = difflib.get_close_matches(environment, known, n=1)
             raise NotFoundError(
                 f"Nobody deploys the environment {environment!r}: there is no ApplicationSet "
-                f"argocd/{environment}.yaml in {root.resolve()}.",
+                f"argocd/environments/{environment}.yaml in {root.resolve()}.",
                 fix=f"did you mean {near[0]!r}?"
                 if near
                 else f"use one of {', '.join(known) or '(none)'}, or name another folder",
@@ -85,17 +85,17 @@ def validate(root: Path, only: Sequence[str] = (), base: str | None = None) -> R
             rows[environment] = render.releases(root, environment)
         except BadValuesError as error:
             if environment in chosen:
-                file = f"argocd/{environment}.yaml"
+                file = f"argocd/environments/{environment}.yaml"
                 findings.append(Finding(file, 0, "", error.message, error.fix))
     for environment in chosen:
         findings += completed(
             "the listed releases",
-            f"argocd/{environment}.yaml",
+            f"argocd/environments/{environment}.yaml",
             partial(listing.of_environment, root, environment, rows.get(environment, [])),
         )
         findings += completed(
             "the application set",
-            f"argocd/{environment}.yaml",
+            f"argocd/environments/{environment}.yaml",
             partial(applications.findings, root, environment, known),
         )
     findings += completed("hosts", "values", lambda: applications.hosts(root, rows, chosen))
@@ -110,7 +110,6 @@ def validate(root: Path, only: Sequence[str] = (), base: str | None = None) -> R
     documents = {result.release: result.manifests for result in good}
     findings += completed("schemas", "charts", lambda: objects.of_schemas(root, good))
     settings, notes = variables.read(root)
-    allowed = objects.allowed_kinds(root)
     names_of = {name: frozenset(row.name for row in some) for name, some in rows.items()}
     for environment in chosen:
         own = {r: d for r, d in documents.items() if r.environment == environment}
@@ -120,18 +119,16 @@ def validate(root: Path, only: Sequence[str] = (), base: str | None = None) -> R
             if result.error and result.release.environment == environment
         )
         seen = Environment(root, own, unseen, names_of)
-        findings += cross_checks(seen, settings, allowed)
+        findings += cross_checks(seen, settings)
     count = sum(map(len, documents.values()))
     return Report(merged(findings), len(wanted), count, notes)
 
 
-def cross_checks(
-    environment: Environment, settings: Settings, allowed: set[tuple[str, str]]
-) -> Iterator[Finding]:
+def cross_checks(environment: Environment, settings: Settings) -> Iterator[Finding]:
     """What no schema sees, within one environment."""
     checks: dict[str, Callable[[], Iterable[Finding]]] = {
         "settings": lambda: variables.findings(environment, settings),
-        "kinds": lambda: objects.of_project(environment, allowed),
+        "kinds": lambda: objects.of_project(environment),
         "names": lambda: names.findings(environment),
         "callers": lambda: callers.findings(environment),
         "addresses": lambda: addresses.findings(environment),

@@ -15,7 +15,6 @@ from typing import Any
 
 from release import places
 from release.render import Release
-from release.tree import RUNS_IMAGE_OF
 from release.validate import agreement, nested, secret_names, service_settings, values
 from release.validate.environment import Environment
 from release.validate.findings import Finding, at_value
@@ -90,7 +89,7 @@ def findings(environment: Environment, settings: Settings) -> Iterator[Finding]:
 
 def app_of(release: Release) -> str:
     """The service whose image a release runs."""
-    return RUNS_IMAGE_OF.get(release.name, release.name.split("-", 1)[0])
+    return release.service
 
 
 def _unknown(root: Path, release: Release, known: Mapping[str, Setting]) -> Iterator[Finding]:
@@ -222,9 +221,9 @@ def _absent(root: Path, release: Release, known: Mapping[str, Setting]) -> Itera
 def differences(environment: Environment, settings: Settings) -> Iterator[Finding]:
     """Releases of one image that take each other's work need the same view of it."""
     for release in environment.documents:
-        of = RUNS_IMAGE_OF.get(release.name)
+        of = release.of
         other = next((r for r in environment.documents if r.name == of), None)
-        if other is None or of is None or of not in settings:
+        if other is None or of not in settings:
             continue
         mine = values.environment(values.of_files(environment.root, release))
         its = values.environment(values.of_files(environment.root, other))
