@@ -14,8 +14,8 @@ from tests.charts.rendering import ALL_RELEASES, CHARTS, ROOT, Release, helm, re
 LOCATION = str(ROOT / "charts/schemas/{{.Group}}/{{.ResourceKind}}_{{.ResourceAPIVersion}}.json")
 OF_ARGOCD = [
     path
-    for path in sorted((ROOT / "argocd").glob("*/*.yaml"))
-    if path.parent.name != "platform"
+    for path in sorted((ROOT / "argocd").rglob("*.yaml"))
+    if "platform" not in path.parts
     if "apiVersion: argoproj.io/" in path.read_text(encoding="utf-8")
 ]
 VALID = sorted((ROOT / "tests/fixtures/valid").glob("*.yaml"))

@@ -19,7 +19,7 @@ from tests.proxy.processes import running
 pytestmark = pytest.mark.timeout(300)
 MEBIBYTE = 1 << 20
 LIMIT = 768 * MEBIBYTE
-"""The model server's memory limit in values/base; a third of it is for decoding."""
+"""The model server's memory limit in values/services; a third of it is for decoding."""
 NO_JFIF = Path(__file__).parents[1] / "kit" / "pictures" / "no_jfif.jpg"
 
 

@@ -18,7 +18,7 @@ from tests.proxy.test_app import png
 pytestmark = pytest.mark.timeout(300)
 MEBIBYTE = 1 << 20
 LIMIT = 384 * MEBIBYTE
-"""The proxy's memory limit in values/base; a third of it is for decoding."""
+"""The proxy's memory limit in values/services; a third of it is for decoding."""
 POD = {
     "decode_memory_bytes": LIMIT // 3,
     "body_memory_bytes": LIMIT // 6,

@@ -239,7 +239,7 @@ def application_set_of(environment: str, *rows: str) -> str:
             "services/{{ .release }}/service.yaml",
             f"{environment}/{{{{ .release }}}}.yaml",
             f"{environment}/{{{{ .release }}}}.image.yaml",
-            f"{environment}/{{{{ .release }}}}.model.yaml",
+            f"{environment}/{{{{ .release }}}}.models.yaml",
         )
     )
     return (

@@ -479,13 +479,10 @@ def deployed_behind(gateway: Gateway, kube: Kubernetes, world: World) -> None:
     """dev's proxy is deployed, public, and marked as the verifier wants."""
     address = f"http://{{host}}:{gateway.port}"
     routes = {"hosts": [HOST], "gateway": {"url": address}, "services": {"proxy": {"paths": ["/"]}}}
-    rows = [{"release": "routing", "chart": "routing"}]
-    rows += [{"release": name, "chart": "service"} for name in ("proxy", "worker")]
+    rows = [row("routing", "routing"), row("proxy"), row("worker")]
     world.push(
         {
-            "argocd/environments/dev.yaml": yaml.safe_dump(
-                {"spec": {"generators": [{"list": {"elements": rows}}]}}
-            ),
+            "argocd/environments/dev.yaml": application_set_of("dev", *rows),
             "values/dev/routing.yaml": yaml.safe_dump(routes),
         },
     )

@@ -316,9 +316,7 @@ def test_a_gateway_without_pods_and_a_secret_that_is_not_there_keep_users_out(
     assert list(gateway.of_pods([ends], "n", "l"))
     assert not list(gateway.of_pods([{"metadata": {"name": "b"}, "status": ready}], "n", "l"))
     routes = {"hosts": ["api.example.org"], "services": {}}
-    listed = {"spec": {"generators": [{"list": {"elements": [
-        {"release": "routing", "chart": "routing"}, {"release": "proxy", "chart": "service"},
-    ]}}]}}  # fmt: skip
+    listed = application_set_of("dev", row("routing", "routing"), row("proxy"))
     world.push(
         {
             "argocd/environments/dev.yaml": listed,

@@ -107,7 +107,7 @@ def test_what_all_environments_share_is_named_and_left(world: World) -> None:
     deployed(world, "2")
     answer = rollback(world)
     assert world.file("values/services/proxy/service.yaml") == b"replicas: 9\n"
-    assert any("values/base" in note for note in answer.json["notes"])
+    assert any("values/services" in note for note in answer.json["notes"])
 
 
 def test_an_unknown_commit_or_service_is_refused(world: World) -> None:

@@ -101,7 +101,7 @@ def test_every_mistake_is_found_in_one_run_at_its_place(tmp_path: Path) -> None:
     assert "worker.image.yaml" in said("values/dev/worker.imgae.yaml", 0, "")
     assert "rename it to stage" in said("values/stagging", 0, "")
     assert "image.digest" in said("values/prod/proxy.image.yaml", 0, "")
-    assert "write values/prod/extra.yaml" in " ".join(
+    assert "write values/services/extra/service.yaml" in " ".join(
         text
         for (file, _, key), text in found.items()
         if (file, key) == ("argocd/environments/prod.yaml", "extra")
@@ -186,7 +186,7 @@ def test_an_environment_nobody_deploys_is_refused_by_name() -> None:
     assert answer.exit_code == 8
     assert "'stage'" in json.loads(answer.stdout)["fix"]
     # Found: it did not say where it had looked, and people stood in another clone.
-    assert f"argocd/stge.yaml in {ROOT}" in json.loads(answer.stdout)["message"]
+    assert f"argocd/environments/stge.yaml in {ROOT}" in json.loads(answer.stdout)["message"]
 
 
 @pytest.fixture(scope="module")

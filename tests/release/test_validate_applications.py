@@ -20,15 +20,15 @@ FAULTS = [
     ("targetRevision: main", "targetRevision: mian", "source.targetRevision",
      "the rest of argocd/ follows 'main'", "write main"),
     ("project: slipway", "project: slipwya", "project",
-     "no file of argocd/ has such an AppProject", "did you mean slipway?"),
+     "no file of argocd/projects has such an AppProject", "did you mean slipway-dev?"),
     ("https://github.com/your-organisation/slipway.git", "https://github.com/yours/slipway.git",
-     "source.repoURL", "which the project slipway does not allow", "add it there"),
+     "source.repoURL", "which the project slipway-dev does not allow", "add it there"),
     ('releaseName: "{{ .release }}"', 'releaseName: "{{ .relase }}"', "source.helm.releaseName",
      "names the field .relase", "did you mean .release?"),
     ("path: charts/{{ .chart }}", "path: charts/{{- .chrat -}}", "source.path",
      "names the field .chrat", "did you mean .chart?"),
     ("values/dev/{{ .release }}.image", "values/prod/{{ .release }}.image",
-     "source.helm.valueFiles.2", "the values of prod", "../../values/dev/"),
+     "source.helm.valueFiles.4", "the values of prod", "../../values/dev/"),
 ]  # fmt: skip
 
 

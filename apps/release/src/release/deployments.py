@@ -14,7 +14,7 @@ from release.git import CommitTree, Git
 class State:
     """An environment at a commit: the blobs of its files, holds aside.
 
-    Two commits with the same ``files`` deploy the same thing (charts and base values aside,
+    Two commits with the same ``files`` deploy the same thing (charts and services' values aside,
     which all environments share).
     """
 
