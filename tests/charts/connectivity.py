@@ -39,7 +39,9 @@ def table(root: Path = ROOT) -> str:
         for release in ALL_RELEASES:
             if release.chart != "routing":
                 text = render(release, root)
-                (folder / f"{release.environment}-{release.name}.yaml").write_text(text, encoding="utf-8")
+                (folder / f"{release.environment}-{release.name}.yaml").write_text(
+                    text, encoding="utf-8"
+                )
         return "\n".join(analyse(folder)) + "\n"
 
 

@@ -37,6 +37,14 @@ def releases(environment: str) -> list[Release]:
     return rows(ROOT, environment)
 
 
+def namespace(environment: str = "dev", name: str = "", root: Path = ROOT) -> str:
+    """The Namespace that argocd/projects makes for an environment, as YAML; or one like it."""
+    text = (root / layout.project_file(environment)).read_text(encoding="utf-8")
+    [made] = [one for one in manifests(text) if one["kind"] == "Namespace"]
+    made["metadata"]["name"] = name or environment
+    return yaml.safe_dump(made)
+
+
 ALL_RELEASES = [release for name in ENVIRONMENTS for release in releases(name)]
 
 

@@ -19,7 +19,7 @@ import httpx
 import yaml
 
 from tests import programs
-from tests.charts.rendering import ROOT, Manifest, helm, manifests
+from tests.charts.rendering import ROOT, Manifest, helm, manifests, namespace
 
 T = TypeVar("T")
 # Another name keeps two runs on one cluster apart.
@@ -117,6 +117,7 @@ class Scratch:
         own = yaml.safe_load((FIXTURES / "environment.yaml").read_text(encoding="utf-8"))
         own["services"]["inference"] = {"from": {"gateway": ["8080/TCP"]}}
         own |= values
+        kubectl("apply", "--server-side", "-f", "-", text=namespace("dev", NAMESPACE))
         self._apply("environment", "environment", ROOT / "values/common/environment.yaml", own)
 
     def routes(self, services: Mapping[str, Any] | None = None, **values: Any) -> None:

@@ -19,7 +19,7 @@ from tests.charts import test_iam
 from tests.charts.admission import ApiServer
 from tests.charts.connectivity import TABLE, table
 from tests.charts.posture import checkov, kube_score
-from tests.charts.rendering import DEPLOYED, MODEL, ROOT, helm
+from tests.charts.rendering import DEPLOYED, MODEL, ROOT, helm, namespace
 
 
 @dataclass(frozen=True, slots=True)
@@ -401,7 +401,9 @@ def workloads(copy: Path, *, alone: bool = False) -> str:
         ],
     )
     assert inference.returncode == 0, inference.stderr
-    return inference.stdout if alone else environment.stdout + "\n---\n" + inference.stdout
+    if alone:
+        return inference.stdout
+    return "\n---\n".join((namespace("prod", "mutant", copy), environment.stdout, inference.stdout))
 
 
 @pytest.fixture(scope="session")

@@ -27,7 +27,9 @@ def test_kube_score_finds_nothing(environment: str) -> None:
 
 def test_checkov_finds_nothing(tmp_path: Path) -> None:
     for release in ALL_RELEASES:
-        (tmp_path / f"{release}.yaml").write_text(render(release), encoding="utf-8")
+        (tmp_path / f"{release.environment}-{release.name}.yaml").write_text(
+            render(release), encoding="utf-8"
+        )
     assert checkov(tmp_path) == []
 
 
