@@ -47,8 +47,7 @@ def test_every_environment_has_values_and_is_deployed() -> None:
     assert folders == sets == projects == set(ENVIRONMENTS)
     [root] = _documents("root.yaml")
     directory = root["spec"]["source"]["directory"]
-    assert directory["recurse"] is True
-    assert directory["include"] == "{projects/*,environments/*,notifications}.yaml"
+    assert directory == {"recurse": True, "exclude": "{platform/*,root.yaml}"}
 
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS)

@@ -367,15 +367,29 @@ def test_a_host_outside_is_a_name_that_can_be_right(host: str, said: str | None)
     assert wrong is None or (said or "") in wrong[0]
 
 
-def test_the_root_that_leaves_an_environment_out_is_found(root: Path) -> None:
+@pytest.mark.parametrize(
+    "pattern",
+    ['exclude: "{platform/*,root.yaml,environments/stage.yaml}"', 'include: "environments/[dp]*"'],
+)
+def test_the_root_that_leaves_an_environment_out_is_found(root: Path, pattern: str) -> None:
     """Found: 0 findings for an environment that nothing deploys."""
     require("kubeconform")
-    replaced(root, "argocd/root.yaml", "environments/*", "environments/[dp]*.yaml")
-    told = validate.validate(root).findings
-    assert [one.file for one in told] == ["argocd/root.yaml"], [str(one) for one in told]
-    assert "nobody deploys the environment 'stage'" in told[0].message
-    assert str((root / "values" / "stage").resolve()) in told[0].message, "which clone it is"
-    assert told[0].line
+    replaced(root, "argocd/root.yaml", 'exclude: "{platform/*,root.yaml}"', pattern)
+    every = validate.validate(root).findings
+    assert {one.file for one in every} == {"argocd/root.yaml"}, [str(one) for one in every]
+    told = next(one for one in every if "environments/stage.yaml" in one.message)
+    assert "nobody deploys the environment 'stage'" in told.message
+    assert str((root / "values" / "stage").resolve()) in told.message, "which clone it is"
+    assert told.line
+
+
+def test_a_pattern_that_argo_cd_s_library_gets_wrong_is_found(root: Path) -> None:
+    """Found: {projects/*,environments/*}.yaml was matched by projects/prod.yaml, not by dev's."""
+    pattern = 'include: "{projects/*,environments/*,notifications}.yaml"'
+    replaced(root, "argocd/root.yaml", 'exclude: "{platform/*,root.yaml}"', pattern)
+    [told] = listing.of_root(root, render.environments(root))
+    assert told.key == "spec.source.directory.include"
+    assert "only where they are of one length" in told.message
 
 
 def test_the_project_that_leaves_an_environment_out_is_found(root: Path) -> None:

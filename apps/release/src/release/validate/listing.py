@@ -20,6 +20,8 @@ from release.validate.findings import Finding
 # Files below values/ that belong to an environment rather than to one of its releases.
 _ENVIRONMENT_FILES = {"hold"}
 ROOT = applications.ROOT
+# gobwas/glob 0.2.3, which Argo CD uses: `{a/*,bc/*}.yaml` matches names of one length alone.
+_UNRELIABLE = re.compile(r"\{[^{}]*\*[^{}]*\}[^{}]")
 
 
 def of_tree(root: Path, known: Sequence[str]) -> Iterator[Finding]:
@@ -54,26 +56,7 @@ def of_root(root: Path, environments: Sequence[str]) -> Iterator[Finding]:
     """
     path = root / ROOT
     if path.is_file():
-        source = (applications.documents(path) or [{}])[0].get("spec", {}).get("source", {})
-        pattern = source.get("directory", {}).get("include")
-        for name in environments if isinstance(pattern, str) else ():
-            for file in (layout.environment_file(name), layout.project_file(name)):
-                inside = file.removeprefix("argocd/")
-                if (root / file).is_file() and not any(
-                    fnmatch(inside, one) for one in alternatives(pattern)
-                ):
-                    yield Finding(
-                        ROOT, _line(path, "include:"), "spec.source.directory.include",
-                        f"leaves out {file}: nobody deploys the environment {name!r}, "
-                        f"whose values are in {(root / 'values' / name).resolve()}",
-                        f"add {inside} to it, or delete {file} and values/{name}",
-                    )  # fmt: skip
-        if isinstance(pattern, str) and not source.get("directory", {}).get("recurse"):
-            yield Finding(
-                ROOT, _line(path, "directory:"), "spec.source.directory.recurse",
-                f"is not set: Argo CD does not look into {layout.ENVIRONMENTS}, and nobody deploys "
-                "an environment", "write recurse: true",
-            )  # fmt: skip
+        yield from _read_by_root(root, path, environments)
     for document in applications.documents(path):
         if document.get("kind") == "Application":
             yield from applications.of_source(root, ROOT, document.get("spec", {}))
@@ -88,6 +71,42 @@ def of_root(root: Path, environments: Sequence[str]) -> Iterator[Finding]:
                 namespaces[name] = namespace, projects[spec["project"]]
     for name, (namespace, project) in namespaces.items():
         yield from _destinations(name, namespace, project, namespaces)
+
+
+def _read_by_root(root: Path, path: Path, environments: Sequence[str]) -> Iterator[Finding]:
+    """Argo CD reads the files of each environment: the root's folder, with what it leaves out."""
+    source = (applications.documents(path) or [{}])[0].get("spec", {}).get("source", {})
+    folder = source.get("directory", {})
+    if not folder.get("recurse"):
+        yield Finding(
+            ROOT, _line(path, "directory:"), "spec.source.directory.recurse",
+            f"is not set: Argo CD does not look into {layout.ENVIRONMENTS}, and nobody deploys "
+            "an environment", "write recurse: true",
+        )  # fmt: skip
+    for key in ("include", "exclude"):
+        pattern = folder.get(key)
+        if isinstance(pattern, str) and _UNRELIABLE.search(pattern):
+            yield Finding(
+                ROOT, _line(path, f"{key}:"), f"spec.source.directory.{key}",
+                f"is {pattern!r}: Argo CD's library of patterns matches alternatives with a * "
+                "before other text only where they are of one length, and passes over the rest",
+                "put the whole of each alternative, with its end, into the braces",
+            )  # fmt: skip
+    for name in environments:
+        for file in (layout.environment_file(name), layout.project_file(name)):
+            inside = file.removeprefix("argocd/")
+            for key, wanted in (("include", True), ("exclude", False)):
+                pattern = folder.get(key)
+                if not isinstance(pattern, str) or not (root / file).is_file():
+                    continue
+                if any(fnmatch(inside, one) for one in alternatives(pattern)) is not wanted:
+                    yield Finding(
+                        ROOT, _line(path, f"{key}:"), f"spec.source.directory.{key}",
+                        f"leaves out {file}: nobody deploys the environment {name!r}, "
+                        f"whose values are in {(root / 'values' / name).resolve()}",
+                        f"let it name {inside}, or delete {file} and values/{name}"
+                        if wanted else f"take {inside} out of it",
+                    )  # fmt: skip
 
 
 def _destinations(
