@@ -22,6 +22,7 @@ from kit.health import Health
 from kit.spans import Spans
 from proxy.app import create_app, create_worker
 from proxy.settings import ProxySettings
+from proxy.websocket_protocol import BoundedWebSocket
 from proxy.whole import WholeProtocol
 from tests.ports import free_port
 from tests.programs import require
@@ -57,6 +58,7 @@ async def listening(app: ASGIApp) -> AsyncIterator[str]:
         port=0,
         loop="none",
         http=WholeProtocol,
+        ws=BoundedWebSocket,
         log_config=None,
         access_log=False,
         server_header=False,

@@ -15,7 +15,7 @@ import redis.asyncio as redis
 from aiohttp import web
 
 from kit.problem import Problem
-from proxy import callbacks
+from proxy import callbacks, worker
 from proxy.callbacks import Teller, check, is_public, sign
 from proxy.jobs import Keys
 from proxy.settings import CallbackPolicy
@@ -231,6 +231,95 @@ async def test_a_callback_that_fails_for_our_own_sake_stops_no_other(
             assert await told.get() == second
             aside.rename(result)
             assert await told.get() == first
+
+
+async def test_a_callback_that_is_never_answered_keeps_no_other_waiting(
+    model: Neighbour, upstream: Neighbour, redis_url: str
+) -> None:
+    """Found: the next callbacks were made when the last of those before was over, 10 s later."""
+    asked, told, over = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def silent(_: web.Request) -> web.Response:
+        asked.set()
+        await over.wait()
+        return web.Response()
+
+    async def hook(_: web.Request) -> web.Response:
+        told.set()
+        return web.Response()
+
+    upstream.on("/silent", silent)
+    upstream.on("/hook", hook)
+    settings = settings_of(model, upstream, redis_url)
+    settings["callbacks"] |= {"timeout_seconds": 300}
+    async with (
+        proxy_with(**settings) as proxy,
+        worker_with(**settings) as probes,
+        asyncio.timeout(30),
+    ):
+        for _ in range(2):
+            await submit(proxy, {"callback": f"{upstream.url}/silent"})
+        await asked.wait()
+        await submit(proxy, {"callback": f"{upstream.url}/hook"})
+        await told.wait()
+        over.set()
+
+        async def both() -> bool:
+            async with proxy.session.get(f"{probes}/metrics") as answer:
+                return 'callbacks_total{outcome="sent"} 3' in await answer.text()
+
+        await eventually(both)
+
+
+async def test_a_host_that_never_answers_has_half_of_the_callbacks(
+    monkeypatch: pytest.MonkeyPatch, model: Neighbour, upstream: Neighbour, redis_url: str
+) -> None:
+    told, over = asyncio.Event(), asyncio.Event()
+
+    async def silent(_: web.Request) -> web.Response:
+        await over.wait()
+        return web.Response()
+
+    async def hook(_: web.Request) -> web.Response:
+        told.set()
+        return web.Response()
+
+    upstream.on("/silent", silent)
+    upstream.on("/hook", hook)
+    monkeypatch.setattr(worker, "CALLBACKS_AT_ONCE", 2)
+    other = upstream.url.replace("127.0.0.1", "localhost")
+    settings = settings_of(model, upstream, redis_url)
+    settings["callbacks"] |= {"allow": [upstream.url, other], "timeout_seconds": 300}
+    async with proxy_with(**settings) as proxy:
+        for _ in range(4):
+            await submit(proxy, {"callback": f"{upstream.url}/silent"})
+        await submit(proxy, {"callback": f"{other}/hook"})
+        async with worker_with(**settings), asyncio.timeout(30):
+            await told.wait()
+            assert [seen.path for seen in upstream.seen].count("/silent") == 1
+            over.set()
+
+
+async def test_an_answer_to_a_callback_that_never_ends_is_not_read(upstream: Neighbour) -> None:
+    ended = asyncio.Event()
+
+    async def endless(request: web.Request) -> web.StreamResponse:
+        answer = web.StreamResponse()
+        await answer.prepare(request)
+        try:
+            while True:
+                await answer.write(bytes(1 << 16))
+        finally:
+            ended.set()
+
+    endless.streaming = True  # type: ignore[attr-defined]
+    upstream.on("/hook", endless)
+    policy = CallbackPolicy(allow=[upstream.url], allow_private=True, timeout_seconds=300)
+    teller = Teller(policy, SECRET)
+    async with asyncio.timeout(30):
+        assert await teller.tell(f"{upstream.url}/hook", "id", b"{}") == "sent"
+        await ended.wait()
+    await teller.close()
 
 
 async def submit(proxy: Proxy, query: dict[str, Any]) -> str:

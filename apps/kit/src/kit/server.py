@@ -80,6 +80,7 @@ def serve(
     health: Health,
     *,
     http: type[BoundedProtocol] = BoundedProtocol,
+    ws: type[asyncio.Protocol] | None = None,
     on_drain: Callable[[], object] = lambda: None,
 ) -> None:
     """Run until SIGTERM or SIGINT, then: unready, keep serving, drain, exit.
@@ -88,12 +89,14 @@ def serve(
     is taken, and with 3 where the application raised an error at its start.
 
     ``on_drain`` is called at the signal, for work that is not a request and begins no more.
-    ``http`` may be a subclass of the protocol that answers some requests itself.
+    ``http`` may be a subclass of the protocol that answers some requests itself; ``ws`` is the
+    protocol of WebSockets, if there are any.
     """
     config = uvicorn.Config(
         app,
         loop="uvloop",
         http=type(http.__name__, (http,), {"limits": limits_of(settings)}),
+        ws=ws or "auto",
         log_config=None,
         access_log=False,
         lifespan="on",

@@ -13,6 +13,7 @@ from kit.health import Health
 from kit.server import serve as run_server
 from proxy.app import create_app, create_worker
 from proxy.settings import ProxySettings
+from proxy.websocket_protocol import BoundedWebSocket
 from proxy.whole import WholeProtocol
 
 app = typer.Typer(no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
@@ -43,7 +44,7 @@ def serve() -> None:
     _configure(loaded, "proxy")
     health = Health()
     gateway = create_app(loaded, health)
-    run_server(gateway, loaded, health, http=WholeProtocol)
+    run_server(gateway, loaded, health, http=WholeProtocol, ws=BoundedWebSocket)
 
 
 @app.command()

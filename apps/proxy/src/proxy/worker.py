@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from time import monotonic
 from typing import Any
+from urllib.parse import urlsplit
 
 import orjson
 import redis.asyncio as redis
@@ -45,6 +47,7 @@ IDLE_SECONDS = 0.2
 LONGEST_BACKOFF = 300.0
 # What one script writes: it keeps everybody else from Redis for a few milliseconds.
 MOST_RECLAIMED = 128
+CALLBACKS_AT_ONCE = 64  # half of them to one host
 MOST_ENDS = 128
 MOST_END_BYTES = 2 * 1024 * 1024
 
@@ -99,6 +102,8 @@ class Worker:
         self._all_written = asyncio.Event()
         self._over = asyncio.Event()
         self._room = asyncio.Event()
+        self._telling: set[asyncio.Task[None]] = set()
+        self._telling_to: Counter[str] = Counter()
         self.teller = Teller(
             self.settings.callbacks, self.settings.callback_secret.get_secret_value()
         )
@@ -139,6 +144,7 @@ class Worker:
         try:
             await self._again_and_again(self._take, 0.0)
         finally:
+            others += self._telling  # those that are cut are due again
             for task in others:
                 task.cancel()
             await asyncio.gather(*others, return_exceptions=True)
@@ -559,6 +565,10 @@ class Worker:
                     await self.client.xgroup_delconsumer(stream, GROUP, consumer["name"])
 
     async def _tell(self) -> None:
+        """Begin the callbacks that are due; none waits for another one's answer."""
+        room = CALLBACKS_AT_ONCE - len(self._telling)
+        if room <= 0:
+            return
         now = time.time()
         hidden = now + self.settings.callbacks.timeout_seconds * 2
         due: list[bytes] = await script(
@@ -567,17 +577,18 @@ class Worker:
             (self.keys.callbacks,),
             f"{now:.6f}",
             f"{hidden:.6f}",
-            32,
+            room,
         )
-        outcomes = await asyncio.gather(
-            *(self._tell_one(identity.decode()) for identity in due), return_exceptions=True
-        )
-        for identity, error in zip(due, outcomes, strict=True):
-            if error is not None:  # it is due again once its lease has run out
-                log.warning("callback put off", job=identity.decode(), reason=repr(error))
-        for error in outcomes:
-            if isinstance(error, RedisError | OSError):
-                raise error
+        for identity in due:
+            task = asyncio.create_task(self._tell_one(identity.decode()))
+            self._telling.add(task)
+            task.add_done_callback(partial(self._told, identity.decode()))
+
+    def _told(self, identity: str, task: asyncio.Task[None]) -> None:
+        self._telling.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            # it is due again once its lease has run out
+            log.warning("callback put off", job=identity, reason=repr(error))
 
     async def _tell_one(self, identity: str) -> None:
         raw: Any = await self.client.hgetall(self.keys.job(identity))
@@ -585,13 +596,19 @@ class Worker:
         if not fields:
             await self.client.zrem(self.keys.callbacks, identity)
             return
-        result = fields.get("result", b"")
-        async with self.services.bodies.room(0, "a callback") as held:
-            if "result_ref" in fields:
-                reference = fields["result_ref"].decode()
-                result = await self.services.blobs.get(reference, held.more)
-            body = orjson.dumps(document(identity, fields, result))
-            told = await self.teller.tell(fields["callback"].decode(), identity, body)
+        url = fields["callback"].decode()
+        host = urlsplit(url).netloc
+        if self._telling_to[host] >= CALLBACKS_AT_ONCE // 2:  # it may be one that never answers
+            later = time.time() + self.settings.callbacks.timeout_seconds
+            await self.client.zadd(self.keys.callbacks, {identity: later})
+            return
+        self._telling_to[host] += 1
+        try:
+            told = await self._tell_document(url, identity, fields)
+        finally:
+            self._telling_to[host] -= 1
+            if not self._telling_to[host]:
+                del self._telling_to[host]
         attempt = int(fields.get("callback_attempts", 0)) + 1
         if told == "failed" and attempt >= self.settings.callbacks.max_attempts:
             told = "given-up"
@@ -605,6 +622,15 @@ class Worker:
             await self.client.zrem(self.keys.callbacks, identity)
             if told != "sent":
                 log.warning("callback not made", job=identity, outcome=told, attempts=attempt)
+
+    async def _tell_document(self, url: str, identity: str, fields: dict[str, bytes]) -> str:
+        result = fields.get("result", b"")
+        async with self.services.bodies.room(0, "a callback") as held:
+            if "result_ref" in fields:
+                reference = fields["result_ref"].decode()
+                result = await self.services.blobs.get(reference, held.more)
+            body = orjson.dumps(document(identity, fields, result))
+            return await self.teller.tell(url, identity, body)
 
     async def _hand_back(self) -> None:
         """Let jobs under way finish for a while; what does not goes back, its attempt uncounted."""
