@@ -197,3 +197,30 @@ def test_samples_are_requests_for_the_models_inputs() -> None:
     ):
         with pytest.raises(publishing.PublishError, match=why):
             publishing.check_samples(good | {"samples": wrong})
+
+
+def test_a_model_that_nobody_measured_is_said_to_be_that() -> None:
+    """Found: another team's model was refused for "held-out accuracy 0.0000"."""
+    with pytest.raises(publishing.PublishError, match="nobody measured it"):
+        publishing.check_metrics({}, min_accuracy=0.95)
+    publishing.check_metrics({}, min_accuracy=0)
+
+
+def test_weights_in_files_of_their_own_are_published_first(
+    client: S3Client, tmp_path: Path
+) -> None:
+    (tmp_path / "model.onnx.data").write_bytes(b"weights")
+    digest = hashlib.sha256(b"weights").hexdigest()
+    manifest = made(name="apart") | {"data_files": {"model.onnx.data": digest}}
+    write(tmp_path, manifest)
+    model, read = publishing.read(tmp_path)
+    data = publishing.data_files(tmp_path, read)
+    assert publishing.publish(client, "s3://models", model, read, data).created
+    assert body(client, "apart/1/model.onnx.data") == b"weights"
+    assert not publishing.publish(client, "s3://models", model, read, data).created
+    client.put_object(Bucket="models", Key="apart/1/model.onnx.data", Body=b"others")
+    with pytest.raises(publishing.PublishError, match=r"another model\.onnx\.data"):
+        publishing.publish(client, "s3://models", model, read, data)
+    (tmp_path / "model.onnx.data").write_bytes(b"other")
+    with pytest.raises(publishing.PublishError, match="has sha256"):
+        publishing.read(tmp_path)

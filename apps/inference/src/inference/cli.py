@@ -107,6 +107,36 @@ def check(*, as_json: AsJson = False) -> None:
 
 
 @app.command()
+def describe(
+    source: Annotated[Path, typer.Argument(help="An .onnx file, or a folder with one.")],
+    *,
+    name: Annotated[str, typer.Option(help="Name of the model.")],
+    version: Annotated[str, typer.Option(help="Its version.")] = "1",
+    to: Annotated[Path, typer.Option(help="Repository that the version's folder is made in.")],
+    as_json: AsJson = False,
+) -> None:
+    """Make a version's folder of an ONNX file, with what model.json can say, and try it."""
+    from inference import describe as describing
+
+    settings = start.load(InferenceSettings)
+    logs.configure(level="error", service="inference")
+    try:
+        found = describing.describe(source, to, name=name, version=version, settings=settings)
+    except ModelError as error:
+        said = f"{error}; {error.fix}" if error.fix else str(error)
+        typer.echo(f"inference describe: {said}", err=True)
+        raise typer.Exit(1) from None
+    if as_json:
+        typer.echo(json.dumps(found))
+        return
+    batched = "batched" if found["batching"]["enabled"] else "not batched"
+    typer.echo(f"{found['folder']}: sha256 {found['sha256']}")
+    typer.echo(f"  {batched}: {found['batching']['reason']}")
+    for warning in found["warnings"]:
+        typer.echo(f"  warning: {warning}")
+
+
+@app.command()
 def settings(*, as_json: AsJson = False) -> None:
     """Print the reference of all settings."""
     typer.echo(reference(InferenceSettings, title="inference", as_json=as_json), nl=False)

@@ -13,7 +13,7 @@ from release.cluster import Object
 from release.git import Git
 from release.sources import Sources
 
-DEPLOYING = ("image set", "model set", "promote", "rollback")
+DEPLOYING = ("image set", "model set", "model remove", "promote", "rollback")
 _DAY = 86_400
 
 

@@ -457,7 +457,12 @@ def deployment_message(
             for row in rows
         ),
     ]
-    verb = {"image set": "Deploy", "model set": "Deploy the model of", "promote": "Promote"}
+    verb = {
+        "image set": "Deploy",
+        "model set": "Deploy the model of",
+        "model remove": "Remove a model of",
+        "promote": "Promote",
+    }
     subject = f"{environment}: {verb.get(operation, operation.capitalize())} {msg.names(releases)}"
     if len(revisions) == 1:
         subject += f" at {revisions[0][:12]}"

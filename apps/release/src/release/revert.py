@@ -24,7 +24,7 @@ class Revert:
         """Raises ConflictError when it is not ours to revert, or not this state any more, and
         HeldError when a hold says that nothing may change."""
         logged = deployments.logged(at.git, self.target.commit)
-        if logged.first(msg.OPERATION) not in ("image set", "model set", "promote"):
+        if logged.first(msg.OPERATION) not in ("image set", "model set", "model remove", "promote"):
             raise ConflictError(
                 f"{self.target.commit[:12]} is no deployment that `release` made: left alone.",
                 fix="a person decides: `release rollback`",

@@ -12,7 +12,7 @@ import boto3
 import typer
 from botocore.exceptions import BotoCoreError, ClientError
 
-from trainer import publishing, training
+from trainer import publishing
 
 app = typer.Typer(no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
 
@@ -44,6 +44,8 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Train, export to ONNX, and score the export on the held-out part."""
+    from trainer import training  # scikit-learn, which publishing needs not  # noqa: PLC0415
+
     trained = training.train(
         name=name,
         version=version,
@@ -100,7 +102,9 @@ def publish(
                 created=False,
             )
         else:
-            published = publishing.publish(client, repository, model, manifest)
+            published = publishing.publish(
+                client, repository, model, manifest, publishing.data_files(source, manifest)
+            )
     except (publishing.PublishError, BotoCoreError, ClientError) as error:
         typer.echo(f"trainer: {error}", err=True)
         raise typer.Exit(1) from None

@@ -8,18 +8,19 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import urlsplit
 
 from botocore.exceptions import ClientError
 
 from kit.oip.errors import BadTensorError
 from kit.oip.samples import check_size, read_samples
-from trainer.training import MANIFEST_FILE, MODEL_FILE
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
+MODEL_FILE = "model.onnx"
+MANIFEST_FILE = "model.json"
 _WHICH_RUN = {"run_id", "source_revision"}
 _OTHER_VERSION = "versions are never overwritten, choose another --version or `--version next`"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -72,8 +73,28 @@ def read(folder: Path) -> tuple[bytes, dict[str, Any]]:
             f"{folder / MODEL_FILE} has sha256 {digest}, but {MANIFEST_FILE} says "
             f"{manifest.get('sha256')}: train again"
         )
+    for name, path in data_files(folder, manifest).items():
+        if (digest := _sha256_of(path)) != manifest["data_files"][name]:
+            raise PublishError(
+                f"{path} has sha256 {digest}, but {MANIFEST_FILE} says "
+                f"{manifest['data_files'][name]}"
+            )
     check_samples(manifest)
     return model, manifest
+
+
+def data_files(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Path]:
+    """The other files of a version by name; PublishError where one is no file of the folder."""
+    found = {name: folder / name for name in manifest.get("data_files") or {}}
+    for name, path in found.items():
+        if not _NAME.fullmatch(name) or not path.is_file():
+            raise PublishError(f"{path}: {MANIFEST_FILE} lists it, and there is no such file")
+    return found
+
+
+def _sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_samples(manifest: Mapping[str, Any]) -> None:
@@ -111,8 +132,16 @@ def parse_repository(uri: str) -> tuple[str, str]:
 
 
 def check_metrics(manifest: Mapping[str, Any], *, min_accuracy: float) -> None:
-    """PublishError where the held-out accuracy is under ``min_accuracy`` (0 to 1)."""
-    accuracy = float(manifest.get("metrics", {}).get("accuracy", 0.0))
+    """PublishError where the held-out accuracy is under ``min_accuracy`` (0 to 1; 0 asks none)."""
+    if min_accuracy == 0:
+        return
+    measured = (manifest.get("metrics") or {}).get("accuracy")
+    if measured is None:
+        raise PublishError(
+            f"{MANIFEST_FILE} has no metrics.accuracy: nobody measured it, so it cannot be held "
+            f"against --min-accuracy {min_accuracy:.4f}; with --min-accuracy 0 it is published"
+        )
+    accuracy = float(measured)
     if accuracy < min_accuracy:
         raise PublishError(
             f"held-out accuracy {accuracy:.4f} is under --min-accuracy {min_accuracy:.4f}: "
@@ -135,9 +164,13 @@ def next_version(client: S3Client, repository: str, name: str) -> str:
 
 
 def publish(
-    client: S3Client, repository: str, model: bytes, manifest: Mapping[str, Any]
+    client: S3Client,
+    repository: str,
+    model: bytes,
+    manifest: Mapping[str, Any],
+    data: Mapping[str, Path] | None = None,
 ) -> Published:
-    """Put ``model.onnx``, then ``model.json``, each only if nothing is there yet.
+    """Put ``model.onnx`` and ``data``, then ``model.json``, each only if nothing is there yet.
 
     The manifest comes last, so a version without one is unfinished and never served. Where
     the same model was published before, in whole or in part, the rest is done and nothing
@@ -157,6 +190,17 @@ def publish(
                 f"{uri} holds another model (sha256 {digest}, not {manifest['sha256']}): "
                 f"{_OTHER_VERSION}"
             )
+    for each, path in (data or {}).items():
+        key = f"{folder}/{each}"
+        with path.open("rb") as file:
+            if _put_new(client, bucket, key, file):
+                continue
+        body = client.get_object(Bucket=bucket, Key=key)["Body"]
+        there_now = hashlib.sha256()
+        for chunk in body.iter_chunks(1024 * 1024):
+            there_now.update(chunk)
+        if there_now.hexdigest() != manifest["data_files"][each]:
+            raise PublishError(f"{uri} holds another {each}: {_OTHER_VERSION}")
     document = dump(manifest)
     manifest_is_new = _put_new(client, bucket, f"{folder}/{MANIFEST_FILE}", document)
     if not manifest_is_new:
@@ -187,7 +231,7 @@ def _differing(published: bytes, manifest: Mapping[str, Any]) -> list[str]:
     return sorted(name for name in names if there.get(name) != manifest.get(name))
 
 
-def _put_new(client: S3Client, bucket: str, key: str, body: bytes) -> bool:
+def _put_new(client: S3Client, bucket: str, key: str, body: bytes | BinaryIO) -> bool:
     """True where this call created the object, False where one was there."""
     try:
         client.put_object(Bucket=bucket, Key=key, Body=body, IfNoneMatch="*")

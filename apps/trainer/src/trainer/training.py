@@ -21,9 +21,8 @@ from sklearn.preprocessing import StandardScaler  # type: ignore[import-untyped]
 
 from kit.transforms import Preparation
 from trainer import digits, drawing
+from trainer.publishing import MANIFEST_FILE, MODEL_FILE
 
-MODEL_FILE = "model.onnx"
-MANIFEST_FILE = "model.json"
 OPSET = 21
 STROKE_DIGITS = 600
 LARGEST_DRAWN = 160

@@ -12,6 +12,7 @@ from release import output, tree
 from release.doctor.checks import Check, unknown
 from release.errors import Exit, ReleaseError
 from release.git import CommitTree, open_repo
+from release.options import reported
 
 RepoOption = Annotated[
     str | None,
@@ -76,7 +77,6 @@ def doctor(
 
     Ends with 6 where there is a fault. What could not be looked at is listed, and is no fault.
     """
-    from release.cli import reported  # noqa: PLC0415 - the command line imports this module
 
     with reported(json_output), open_repo(manifest_repo, branch) as repo:
         found = list(examined(repo.tree(repo.fetch()), branch))
@@ -117,7 +117,6 @@ def registry_create(
     json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Make the repositories in ECR that images are pushed to: immutable tags, scanned on push."""
-    from release.cli import reported  # noqa: PLC0415
     from release.registry import make_repository  # noqa: PLC0415
 
     with reported(json_output), open_repo(manifest_repo, branch) as repo:
