@@ -67,8 +67,7 @@ def addresses(scratch: Scratch) -> dict[str, tuple[str, str]]:
     scratch.release(plain, sidecar={"inject": False})
     scratch.release("proxy", env={"PROXY_REDIS_URL": ""})
     scratch.wait(plain, "proxy")
-    callers: dict[str, dict[str, Any]] = {"gateway": {}, "proxy": {}}
-    routes = {"proxy": {"paths": ["/"], "callers": callers}, plain: {"sidecar": False}}
+    routes = {"proxy": {"paths": ["/"]}, plain: {"sidecar": False}}
     scratch.routes(routes)
     pods = kubectl(
         *("get", "pods", "-n", NAMESPACE, "-l", f"app.kubernetes.io/instance={plain}"),

@@ -68,7 +68,7 @@ class Breaker:
     def standardise(self, clone: Path) -> None:
         """Give a clone the source's files, but for those that `release` writes."""
         services = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("values/services/*"))
-        for folder in (f"values/{ENVIRONMENT}", "values/common", *services):
+        for folder in (f"values/{ENVIRONMENT}", "values/platform", *services):
             (clone / folder).mkdir(parents=True, exist_ok=True)
             theirs = {path.name for path in (ROOT / folder).iterdir()}
             for path in (clone / folder).iterdir():

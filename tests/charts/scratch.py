@@ -7,7 +7,7 @@ import os
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,6 +27,8 @@ NAMESPACE = os.environ.get("SLIPWAY_SCRATCH", "scratch")
 HOST = f"{NAMESPACE}.slipway.localhost"
 GATEWAY = "http://127.0.0.1:8080"
 FIXTURES = ROOT / "tests/fixtures/scratch"
+PLATFORM = ROOT / "values/platform/one-machine.yaml"
+BY_THE_GATEWAY = {"gateway": {"ports": ["8080/TCP"], "notPaths": ["/metrics"]}}
 # A blank digit: 8 x 8 pixels in [0, 16].
 DIGIT = {"inputs": [{"name": "pixels", "datatype": "FP32", "shape": [1, 64], "data": [0.0] * 64}]}
 
@@ -104,21 +106,32 @@ class Scratch:
     applied: set[str] = field(default_factory=set)
 
     def release(self, name: str, **values: Any) -> None:
-        """Make or change a release of charts/service from the shipped base values."""
+        """Make or change a release of charts/service from the shipped values of its service.
+
+        The gateway is a caller of each that has a Service, beside those of ``callers``.
+        """
         service = name.partition("-challenger")[0]
-        base = ROOT / "values/services" / service / "service.yaml"
+        of = "proxy" if service == "worker" else service
         own = {"image": self.image[service], **values}
         if service == "inference":
             own["models"] = self.models
-        self._apply("service", name, base, own)
+        if service != "worker":
+            own["callers"] = {**BY_THE_GATEWAY, **values.get("callers", {})}
+        files = [
+            ROOT / "values/services" / one / "service.yaml" for one in dict.fromkeys((of, service))
+        ]
+        self._apply("service", name, files, own)
+
+    def policies(self, name: str) -> None:
+        """Let the gateway call pods that no chart makes (`apply_stub`)."""
+        own = {"callers": BY_THE_GATEWAY, "service": {"enabled": False}}
+        self._apply("service", name, [], own)
 
     def environment(self, **values: Any) -> None:
         """Make the guard rails."""
         own = yaml.safe_load((FIXTURES / "environment.yaml").read_text(encoding="utf-8"))
-        own["services"]["inference"] = {"from": {"gateway": ["8080/TCP"]}}
-        own |= values
         kubectl("apply", "--server-side", "-f", "-", text=namespace("dev", NAMESPACE))
-        self._apply("environment", "environment", ROOT / "values/common/environment.yaml", own)
+        self._apply("environment", "environment", [], own | values)
 
     def routes(self, services: Mapping[str, Any] | None = None, **values: Any) -> None:
         """Change the routes: ``services`` are merged into the fixture's."""
@@ -126,17 +139,16 @@ class Scratch:
         for name, changes in (services or {}).items():
             own["services"].setdefault(name, {}).update(changes)
         own |= {"hosts": [HOST], "api": self.api, **values}
-        self._apply("routing", "routing", None, own, prune=True)
+        self._apply("routing", "routing", [], own, prune=True)
 
     def _apply(
-        self, chart: str, name: str, base: Path | None, own: Manifest, *, prune: bool = False
+        self, chart: str, name: str, base: Sequence[Path], own: Manifest, *, prune: bool = False
     ) -> None:
         folder = Path(os.environ.get("TMPDIR", "/tmp"))
         path = folder / f"slipway-scratch-{os.getpid()}-{name}.yaml"
         path.write_text(json.dumps(own), encoding="utf-8")
         try:
-            files = [one for one in (base, path) if one is not None]
-            answer = helm(ROOT / "charts" / chart, name, NAMESPACE, files)
+            answer = helm(ROOT / "charts" / chart, name, NAMESPACE, [PLATFORM, *base, path])
         finally:
             path.unlink()
         assert answer.returncode == 0, answer.stderr
@@ -280,6 +292,7 @@ def made(*, with_proxy: bool = False) -> Iterator[Scratch]:
         scratch.release("inference-challenger")
         scratch.routes()
         scratch.wait("inference", "inference-challenger")
+        scratch.policies("stub")
         apply_stub("stub", "stub")
         apply_service("stub")
         eventually(lambda: scratch.ask().status, lambda status: status == 200)

@@ -202,13 +202,7 @@ def jobs(scratch: Scratch) -> Iterator[Scratch]:
         # Slow enough that one is not enough.
         resources={"limits": {"cpu": "250m"}},
     )
-    callers: dict[str, dict[str, str]] = {"gateway": {}, "proxy": {}, "worker": {}}
-    scratch.routes(
-        {
-            "proxy": {"paths": ["/v1"], "callers": {"gateway": {}}},
-            "inference": {"callers": callers},
-        }
-    )
+    scratch.routes({"proxy": {"paths": ["/v1"]}})
     scratch.wait("proxy")
     yield scratch
     remove(

@@ -9,12 +9,22 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.charts.rendering import DEPLOYED, ROOT, helm, manifests
+from tests.charts.rendering import DEPLOYED, MODEL, ROOT, helm, manifests, releases
 
 PAGES = sorted((ROOT / "docs").glob("**/*.md"))
 PATTERNS = sorted((ROOT / "docs/patterns").glob("*.md"))
 _BLOCK = re.compile(r"```yaml\n# values/dev/([a-z-]+)\.yaml\n(.*?)```", re.DOTALL)
 _LINK = re.compile(r"\]\((?!https?:)([^)#]+)(#[^)]*)?\)")
+PLATFORM = ROOT / "values/platform/one-machine.yaml"
+PLATFORMS = [
+    text
+    for page in PAGES
+    for text in re.findall(
+        r"```yaml\n# values/platform/[a-z-]+\.yaml\n(.*?)```",
+        page.read_text(encoding="utf-8"),
+        re.DOTALL,
+    )
+]
 CHARTS = {"routing": "routing", "environment": "environment"}
 BLOCKS = [
     pytest.param(name, text, id=f"{page.stem}-{number}")
@@ -28,12 +38,28 @@ def test_shown_values_render(release: str, text: str, tmp_path: Path) -> None:
     path = tmp_path / "values.yaml"
     path.write_text(text, encoding="utf-8")
     chart = CHARTS.get(release, "service")
-    shared = "common/{}.yaml" if release in CHARTS else "services/{}/service.yaml"
-    files = [ROOT / "values" / shared.format(release), path]
+    shared = ROOT / f"values/services/{release.partition('-challenger')[0]}/service.yaml"
+    files = [PLATFORM, *([shared] if shared.exists() else []), path]
     if chart == "service":
         files.append(DEPLOYED)
     answer = helm(ROOT / "charts" / chart, release, "dev", files)
     assert answer.returncode == 0, answer.stderr
+
+
+@pytest.mark.parametrize("text", PLATFORMS)
+def test_a_shown_platform_is_one_that_every_release_takes(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "platform.yaml"
+    path.write_text(text, encoding="utf-8")
+    shown = set(yaml.safe_load(text)["platform"]["peers"])
+    for release in releases("dev"):
+        files = [ROOT / one for one in release.files]
+        # Where a page shows a part of the file, the rest is the one machine's.
+        files = [path if one == PLATFORM and {"s3", "redis"} <= shown else one for one in files]
+        files += [] if path in files else [path]
+        files += [DEPLOYED] if release.chart == "service" else []
+        files += [MODEL] if release.name == "inference" else []
+        answer = helm(ROOT / "charts" / release.chart, release.name, "dev", files)
+        assert answer.returncode == 0, answer.stderr
 
 
 def _routing_keys() -> set[str]:

@@ -37,6 +37,14 @@ SERVICE = "charts/service/templates"
 ENVIRONMENT = "charts/environment/templates"
 ROUTING = "charts/routing/templates"
 
+# The schema of `callers.<name>.ports` up to its fewest items.
+_CALLERS_PORTS = """"description": "Only these ports; all of `ports` where none is named.",
+            "type": "array",
+            "items": {
+              "$ref": "#/$defs/port"
+            },
+            "minItems": """
+
 MUTATIONS = (
     Mutation(
         "mutual TLS is not strict",
@@ -60,22 +68,8 @@ MUTATIONS = (
         ("unit",),
     ),
     Mutation(
-        "any identity may call",
-        f"{ROUTING}/_helpers.tpl",
-        '{{- printf "%s/ns/%s/sa/%s" .root.Values.trustDomain .root.Release.Namespace .caller -}}',
-        '"*"',
-        ("unit",),
-    ),
-    Mutation(
-        "callers' paths are not looked at",
-        f"{ROUTING}/authorizationpolicy.yaml",
-        "            notPaths: {{- toYaml . | nindent 14 }}",
-        "",
-        ("unit",),
-    ),
-    Mutation(
         "the gateway may ask for metrics",
-        "values/common/routing.yaml",
+        "values/services/proxy/service.yaml",
         "gateway: {notPaths: [/metrics, /livez, /readyz]}",
         "gateway: {}",
         ("unit",),
@@ -146,9 +140,9 @@ MUTATIONS = (
     ),
     Mutation(
         "the extractor may reach any address",
-        "values/common/environment.yaml",
-        "  unzip:\n    to: [s3]",
-        "  unzip:\n    to: [s3, world]\n",
+        "values/services/unzip/service.yaml",
+        "uses: {s3: true}",
+        "uses: {s3: true, world: true}",
         ("connectivity",),
     ),
     Mutation(
@@ -188,16 +182,16 @@ MUTATIONS = (
     ),
     Mutation(
         "a caller without ports may use all of them",
-        "charts/environment/values.schema.json",
-        '"minItems": 1\n            }\n          },\n          "to"',
-        '"minItems": 0\n            }\n          },\n          "to"',
+        "charts/service/values.schema.json",
+        f"{_CALLERS_PORTS}1",
+        f"{_CALLERS_PORTS}0",
         ("unit",),
     ),
     Mutation(
         "a peer without ports may be asked at all of them",
         f"{ENVIRONMENT}/_helpers.tpl",
-        "{{- if not $peer.ports }}",
-        "{{- if false }}",
+        "{{- else if not $peer.ports -}}",
+        "{{- else if false -}}",
         ("unit",),
     ),
     Mutation(
@@ -376,24 +370,24 @@ def copy_of_the_repository(folder: Path, mutation: Mutation | None) -> Path:
     assert mutation.old in text, f"{mutation.file} no longer has {mutation.old!r}"
     path.write_text(text.replace(mutation.old, mutation.new), encoding="utf-8")
     if "world" in mutation.new:
-        peers = folder / "values/common/environment.yaml"
-        world = "peers:\n  world: {cidr: 0.0.0.0/0, ports: [443/TCP]}\n"
+        peers = folder / "values/platform/one-machine.yaml"
+        world = "  peers:\n    world: {cidrs: [0.0.0.0/0], ports: [443/TCP]}\n"
         text = peers.read_text(encoding="utf-8")
-        peers.write_text(text.replace("peers:\n", world), encoding="utf-8")
+        peers.write_text(text.replace("  peers:\n", world), encoding="utf-8")
     return folder
 
 
 def workloads(copy: Path, *, alone: bool = False) -> str:
     """A Deployment with all that a service can have and, unless alone, its environment."""
     values = copy / "values"
-    environment = helm(
-        copy / "charts/environment", "environment", "mutant", [values / "common/environment.yaml"]
-    )
+    platform = values / "platform/one-machine.yaml"
+    environment = helm(copy / "charts/environment", "environment", "mutant", [platform])
     inference = helm(
         copy / "charts/service",
         "inference",
         "mutant",
         [
+            platform,
             values / "services/inference/service.yaml",
             values / "prod/inference.yaml",
             DEPLOYED,
@@ -418,10 +412,7 @@ def checkov_findings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list
     found = checkov(folder)
     return {
         mutation.control if mutation else "": [
-            # CKV2_K8S_6 wants the NetworkPolicy that only the environment has.
-            one
-            for one in found
-            if f".mutant-{number}." in one.partition(":")[0] and "CKV2_K8S_6" not in one
+            one for one in found if f".mutant-{number}." in one.partition(":")[0]
         ]
         for number, mutation in enumerate([*named, None])
     }
@@ -446,8 +437,7 @@ def test_broken_control_is_caught(
         elif name == "connectivity":
             caught = table(copy) != TABLE.read_text(encoding="utf-8")
         elif name == "kube-score":
-            # The environment's policies name pods that are not rendered here: that is no finding.
-            caught = any("NetworkPolicy" not in one for one in kube_score(workloads(copy)))
+            caught = kube_score(workloads(copy)) != []
         elif name == "checkov":
             findings = request.getfixturevalue("checkov_findings")
             caught = findings[mutation.control if mutation else ""] != []

@@ -86,17 +86,18 @@ def test_canary_by_weight(scratch: Scratch) -> None:
 @by_either_api
 def test_canary_among_services_of_the_mesh(scratch: Scratch) -> None:
     """The same split, carried out by the sidecar of a caller inside."""
-    callers: dict[str, dict[str, str]] = {"gateway": {}, CHALLENGER: {}}
-    split = {"inference": 50, CHALLENGER: 50}
-    scratch.routes(
-        {
-            "inference": {"callers": callers, "split": split},
-            CHALLENGER: {"callers": callers},
-        }
-    )
-    seen = eventually(
-        lambda: _variants_from(CHALLENGER, 100), lambda counted: counted.keys() > {"inference"}
-    )
+    called = {"inference": {}, CHALLENGER: {}}
+    scratch.release("inference", callers={CHALLENGER: {}})
+    scratch.release(CHALLENGER, callers={CHALLENGER: {}}, calls=called)
+    scratch.routes({"inference": {"split": {"inference": 50, CHALLENGER: 50}}})
+    try:
+        seen = eventually(
+            lambda: _variants_from(CHALLENGER, 100), lambda counted: counted.keys() > {"inference"}
+        )
+    finally:
+        # It is no caller to the other tests.
+        for name in ("inference", CHALLENGER):
+            scratch.release(name)
     # 50 expected; five standard deviations of 5 either side.
     assert 25 <= seen[CHALLENGER] <= 75, seen
     assert sum(seen.values()) == 100
@@ -383,8 +384,9 @@ def test_claims_of_a_verified_token_route(scratch: Scratch) -> None:
 
 def test_a_service_without_a_sidecar_is_asked_in_plain_text(scratch: Scratch) -> None:
     """Found: its callers wanted mutual TLS of it, which nobody there speaks."""
-    routes = {"paths": ["/plain"], "callers": {"gateway": {}}}
+    routes: dict[str, Any] = {"paths": ["/plain"]}
     try:
+        scratch.policies("plain")
         apply_stub("plain", "plain", labels={"sidecar.istio.io/inject": "false"})
         apply_service("plain")
         scratch.routes({"plain": routes})
@@ -412,8 +414,10 @@ def test_hosts_outside_are_reached_while_they_are_registered(scratch: Scratch) -
 
         assert status() == "502"
         scratch.environment(
-            peers={"outside": {"namespace": namespace, "ports": ["8080/TCP"]}},
-            everyone=["dns", "istiod", "outside"],
+            platform={
+                "peers": {"outside": {"namespace": namespace, "ports": ["8080/TCP"]}},
+                "everyone": ["dns", "istiod", "outside"],
+            },
             egressHosts={"outside": {"hosts": [host], "port": 8080, "protocol": "HTTP"}},
         )
         try:

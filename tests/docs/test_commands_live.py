@@ -66,15 +66,14 @@ class Clone:
         file.write_text(yaml.safe_dump(merged(before or {}, values), sort_keys=False))
 
     def add_challenger(self) -> None:
-        """The variant as the pages say: a row, its files, and a line for its network policy."""
+        """The variant as the pages say: a row, its files, and a line of each that calls it."""
         for kind in ("image", "model"):
             text = (self.folder / f"values/dev/inference.{kind}.yaml").read_text()
             (self.folder / f"values/dev/{CHALLENGER}.{kind}.yaml").write_text(text)
         values = yaml.safe_load((self.folder / "values/dev/inference.yaml").read_text())
         self.merge(f"values/dev/{CHALLENGER}.yaml", values)
-        callers = {"proxy": ["8080/TCP"], "worker": ["8080/TCP"]}
-        service = {"from": callers, "to": ["s3"]}
-        self.merge("values/dev/environment.yaml", {"services": {CHALLENGER: service}})
+        for caller in ("proxy", "worker"):
+            self.merge(f"values/dev/{caller}.yaml", {"calls": {CHALLENGER: {}}})
         rows = self.folder / "argocd/environments/dev.yaml"
         row = "          - {release: inference, chart: service}\n"
         text = rows.read_text()

@@ -28,6 +28,7 @@ SETTINGS = {
 }
 # The AWS SDKs' own variables.
 AWS = {"AWS_ENDPOINT_URL_S3", "AWS_REGION"}
+INSTANCE = "app.kubernetes.io/instance"
 SERVICES = [release for release in ALL_RELEASES if release.chart == "service"]
 
 
@@ -124,45 +125,34 @@ def test_environments_share_no_state(environment: str) -> None:
             assert mine["unzip"]["UNZIP_BUCKET"] != theirs["unzip"]["UNZIP_BUCKET"]
 
 
-@pytest.mark.parametrize("environment", ENVIRONMENTS)
-def test_who_may_call_may_also_connect(environment: str) -> None:
-    """Istio's list of callers and the NetworkPolicies' are the same."""
-    by_name = {release.name: release for release in releases(environment)}
-    called = {}
-    for policy in _objects(by_name["routing"], "AuthorizationPolicy").values():
-        target = policy["spec"]["selector"]["matchLabels"]["app.kubernetes.io/instance"]
-        called[target] = {
-            rule["from"][0]["source"]["principals"][0].rpartition("/")[2]
-            for rule in policy["spec"]["rules"]
-        }
-    connected = {}
-    for name, policy in _objects(by_name["environment"], "NetworkPolicy").items():
-        sources = set()
+@pytest.mark.parametrize("release", SERVICES, ids=str)
+def test_who_may_call_may_also_connect(release: Release) -> None:
+    """Istio's list of callers and the NetworkPolicy's are the same, and all are releases."""
+    names = {one.name for one in releases(release.environment)} | {"ingressgateway"}
+    called = set()
+    for policy in _objects(release, "AuthorizationPolicy").values():
+        assert policy["spec"]["selector"]["matchLabels"] == {INSTANCE: release.name}
+        for rule in policy["spec"]["rules"]:
+            [principal] = rule["from"][0]["source"]["principals"]
+            assert "*" not in principal
+            called.add(principal.rpartition("/")[2])
+    connected = set()
+    for policy in _objects(release, "NetworkPolicy").values():
+        assert policy["spec"]["podSelector"]["matchLabels"] == {INSTANCE: release.name}
         for rule in policy["spec"].get("ingress", []):
             for source in rule["from"]:
                 labels = source["podSelector"]["matchLabels"]
-                sources.add(labels.get("app.kubernetes.io/instance") or labels["istio"])
-        if sources:
-            connected[name] = sources
+                connected.add(labels.get(INSTANCE) or labels["istio"])
     assert called == connected
+    assert called <= names
 
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
 def test_everybody_named_is_a_release(environment: str) -> None:
-    names = {release.name for release in releases(environment)} | {"ingressgateway"}
     by_name = {release.name: release for release in releases(environment)}
-    for policy in _objects(by_name["routing"], "AuthorizationPolicy").values():
-        for rule in policy["spec"]["rules"]:
-            for principal in rule["from"][0]["source"]["principals"]:
-                assert principal.rpartition("/")[2] in names
-                assert "*" not in principal
     for service in _objects(by_name["routing"], "DestinationRule"):
-        assert service in names
         assert _objects(by_name[service], "Service"), f"{service} has no Service to route to"
-    policies = _objects(by_name["environment"], "NetworkPolicy").keys()
-    assert policies - {"default-deny", "everyone"} == {
-        release.name for release in releases(environment) if release.chart == "service"
-    }
+    assert _objects(by_name["environment"], "NetworkPolicy").keys() == {"default-deny", "everyone"}
 
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS)

@@ -224,7 +224,7 @@ def application_set(environment: str, *more: str) -> str:
 def row(release: str, chart: str = "service") -> str:
     """A release as a row; the worker shares what the proxy has, a variant what it is one of."""
     of = "proxy" if release == "worker" else release.partition("-challenger")[0]
-    shared = f", of: {of}" if of != release else ""
+    shared = f", of: {of}" if of != release else ", reads: routes" if chart == "routing" else ""
     return f"{{release: {release}, chart: {chart}{shared}}}"
 
 
@@ -234,9 +234,10 @@ def application_set_of(environment: str, *rows: str) -> str:
     files = "".join(
         f"            - ../../values/{path}\n"
         for path in (
-            "common/{{ .release }}.yaml",
+            "platform/one-machine.yaml",
             'services/{{ dig "of" .release . }}/service.yaml',
             "services/{{ .release }}/service.yaml",
+            'services/proxy/{{ dig "reads" "none" . }}.yaml',
             f"{environment}/{{{{ .release }}}}.yaml",
             f"{environment}/{{{{ .release }}}}.image.yaml",
             f"{environment}/{{{{ .release }}}}.models.yaml",

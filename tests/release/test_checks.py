@@ -38,11 +38,10 @@ BACKENDS = {
 }
 ROUTING: dict[str, Any] = {
     "hosts": ["dev.example.localhost", "*.example.org"],
-    "gateway": {"url": "http://{host}:1"},
     "services": {
-        "proxy": {"paths": ["/"], "callers": {"gateway": {}}},
-        "page": {"paths": ["/page", "/other"], "callers": {"gateway": {}}},
-        "inference": {"callers": {"proxy": {}, "worker": {"paths": ["/v2*"]}, "unzip": {}}},
+        "proxy": {"paths": ["/"]},
+        "page": {"paths": ["/page", "/other"]},
+        "inference": {},
         "gone": {"paths": ["/gone"]},
     },
 }
@@ -77,8 +76,16 @@ def files(**more: Any) -> Files:
     rows = [row("routing", "routing"), *map(row, SERVICES)]
     content: dict[str, Any] = {
         "argocd/environments/dev.yaml": yaml.safe_load(application_set_of("dev", *rows)),
-        "values/common/routing.yaml": ROUTING,
-        "values/services/proxy/service.yaml": {"env": {"PROXY_BACKENDS": json.dumps(BACKENDS)}},
+        "values/platform/one-machine.yaml": {"platform": {"gateway": {"url": "http://{host}:1"}}},
+        "values/services/proxy/routes.yaml": ROUTING,
+        "values/services/proxy/service.yaml": {
+            "env": {"PROXY_BACKENDS": json.dumps(BACKENDS)},
+            "callers": {"gateway": {}, "worker": None, "inference": False},
+        },
+        "values/services/page/service.yaml": {"callers": {"gateway": True}},
+        "values/services/inference/service.yaml": {
+            "callers": {"proxy": {}, "worker": {"paths": ["/v2*"]}, "unzip": {}}
+        },
         "values/services/worker/service.yaml": {"service": {"enabled": False}},
         "values/services/unzip/service.yaml": {"kind": "CronJob"},
         "values/dev/inference.models.yaml": {
@@ -191,7 +198,12 @@ def test_good_answers(question: plan.Question, answer: Answer) -> None:
         (PAGE, Answer(503, "no healthy upstream"), "reaches no pod of page", "Service page"),
         (PAGE, Answer(503), "reaches no pod of page", "Service page"),
         (PAGE, Answer(503, '{"detail": "the disk is full"}', HTML), "503: the disk is full", "log"),
-        (PAGE, Answer(403, "RBAC: access denied"), "mesh denies", "services.page.callers"),
+        (
+            PAGE,
+            Answer(403, "RBAC: access denied"),
+            "mesh denies",
+            "add gateway to `callers` in the values of page",
+        ),
         (PAGE, Answer(401, "Jwt is missing"), "wants a token", "check.credential"),
         (PAGE, Answer(error="[Errno 111] Connection refused"), "gateway does not", "gateway.url"),
         (
@@ -478,7 +490,8 @@ def test_metadata_that_are_none_are_a_finding_and_no_traceback(gateway: Gateway,
 def deployed_behind(gateway: Gateway, kube: Kubernetes, world: World) -> None:
     """dev's proxy is deployed, public, and marked as the verifier wants."""
     address = f"http://{{host}}:{gateway.port}"
-    routes = {"hosts": [HOST], "gateway": {"url": address}, "services": {"proxy": {"paths": ["/"]}}}
+    platform = {"gateway": {"url": address}}
+    routes = {"hosts": [HOST], "platform": platform, "services": {"proxy": {"paths": ["/"]}}}
     rows = [row("routing", "routing"), row("proxy"), row("worker")]
     world.push(
         {

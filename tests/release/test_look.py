@@ -131,6 +131,7 @@ def test_a_deleted_service_is_seen_though_argo_cd_is_dead(
         {
             "argocd/environments/dev.yaml": listed,
             "values/dev/routing.yaml": yaml.safe_dump(routes),
+            "values/dev/proxy.yaml": "callers: {gateway: {}}\n",
         }
     )
     world.deploy("1", world.source(), "proxy")

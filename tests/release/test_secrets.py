@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from release.render import releases, render_all
+from release.validate import values
 from release.validate.objects import SCHEMAS
 from tests.charts.rendering import helm, manifests
 from tests.programs import cache_folder, require
@@ -29,8 +30,9 @@ def documents(name: str) -> list[dict[str, Any]]:
 
 def wanted() -> str:
     """The Secret without which no pod of the proxy starts."""
-    base = yaml.safe_load((ROOT / "values/services/proxy/service.yaml").read_text())
-    (name,) = (name for name, on in base["envFromSecrets"].items() if on is True)
+    (proxy,) = (one for one in releases(ROOT, "prod") if one.name == "proxy")
+    secrets = values.layered(values.of_files(ROOT, proxy), "envFromSecrets")
+    (name,) = (name for name, on in secrets.items() if on is True)
     return str(name)
 
 
@@ -51,7 +53,7 @@ def test_external_secrets_make_what_the_values_name(tmp_path: Path) -> None:
     values.write_text(
         yaml.safe_dump({"secretStore": {"region": "eu-central-1"}, "secrets": secrets})
     )
-    base = ROOT / "values/common/environment.yaml"
+    base = ROOT / "values/platform/one-machine.yaml"
     answer = helm(ROOT / "charts/environment", "environment", "prod", [base, values])
     assert answer.returncode == 0, answer.stderr
     found = {one["kind"]: one for one in manifests(answer.stdout)}

@@ -28,7 +28,7 @@ FAULTS = [
     ("path: charts/{{ .chart }}", "path: charts/{{- .chrat -}}", "source.path",
      "names the field .chrat", "did you mean .chart?"),
     ("values/dev/{{ .release }}.image", "values/prod/{{ .release }}.image",
-     "source.helm.valueFiles.4", "the values of prod", "../../values/dev/"),
+     "source.helm.valueFiles.6", "the values of prod", "../../values/dev/"),
 ]  # fmt: skip
 
 
@@ -115,7 +115,7 @@ def test_a_host_of_another_environment_is_found_where_it_is_wrong(root: Path) ->
 def test_a_host_in_base_is_one_of_every_environment(root: Path) -> None:
     for name in ("dev", "stage", "prod"):
         (root / f"values/{name}/routing.yaml").unlink()
-    added(root, "values/common/routing.yaml", "hosts: [api.example.com]\n")
+    added(root, "values/services/inference/routes.yaml", "hosts: [api.example.com]\n")
     told = merged(hosts_of(root))
     assert [one.releases for one in told] == [("dev/routing", "prod/routing", "stage/routing")]
 

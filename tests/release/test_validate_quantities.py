@@ -151,7 +151,7 @@ def test_a_check_that_fails_takes_no_finding_of_others_with_it(
     release = Release("dev", "inference", "service", "c", "dev", ("inference.yaml",), ())
     document = workload({"limits": {"memory": "768MB"}}) | {"apiVersion": "apps/v1"}
     environment = Environment(tmp_path, {release: [document]})
-    told = [str(one) for one in run.cross_checks(environment, {}, set())]
+    told = [str(one) for one in run.cross_checks(environment, {})]
     assert any(
         "the check of the quota failed" in one and "ZeroDivisionError" in one for one in told
     )

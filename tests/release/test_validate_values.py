@@ -66,19 +66,13 @@ FAULTS: dict[str, tuple[Change, str, str, str]] = {
         lambda r: added(r, "values/dev/unzip.yaml", "  UNZIP_BACKEND_URL: http://proxy:8080/done\n"),
         "values/dev/unzip.yaml:4: env.UNZIP_BACKEND_URL",
         "no NetworkPolicy lets unzip connect to port 8080 of proxy",
-        "`unzip: [8080/TCP]` under services.proxy.from",
+        "`proxy: {}` under calls in values/services/unzip/service.yaml",
     ),
     "an address of another namespace that no NetworkPolicy allows": (
-        lambda r: replaced(r, "values/common/environment.yaml", "to: [redis, s3]\n  worker", "to: [s3]\n  worker"),
+        lambda r: added(r, "values/dev/proxy.yaml", "uses: {redis: false}\n"),
         "values/dev/proxy.yaml:5: env.PROXY_REDIS_URL",
         "no NetworkPolicy lets proxy connect to port 6379 of redis in slipway-system",
-        "under services.proxy.to",
-    ),
-    "an address that no AuthorizationPolicy allows": (
-        lambda r: replaced(r, "values/common/routing.yaml", "      proxy: {}\n", ""),
-        "values/services/proxy/service.yaml:5: env.PROXY_BACKENDS",
-        "no AuthorizationPolicy lets proxy call inference",
-        "`proxy: {}` under services.inference.callers",
+        "`redis: true` under uses in values/dev/proxy.yaml:6",
     ),
     "replicas beyond the quota": (
         lambda r: replaced(r, "values/dev/inference.yaml", "replicas: 1", "replicas: 60"),
@@ -161,21 +155,21 @@ FAULTS: dict[str, tuple[Change, str, str, str]] = {
         "differs from that of proxy",
         "set the same for both",
     ),
-    "a callers row in common for a service that only dev has": (
+    "a callers row in services for a service that only dev has": (
         lambda r: [
-            replaced(r, "values/common/routing.yaml", "      worker: {}\n", "      worker: {}\n      trainer: {}\n"),
+            replaced(r, "values/services/inference/service.yaml", "  worker: {ports: [8080/TCP]}\n", "  worker: {ports: [8080/TCP]}\n  trainer: {}\n"),
             replaced(r, "argocd/environments/dev.yaml", "          - {release: unzip, chart: service}\n", "          - {release: unzip, chart: service}\n          - {release: trainer, chart: service}\n"),
         ],
-        "values/common/routing.yaml:17: services.inference.callers.trainer",
-        "names 'trainer', which the environment does not have, only dev (stage/routing)",
-        "move the row to values/dev/routing.yaml",
+        "values/services/inference/service.yaml:14: callers.trainer",
+        "names 'trainer', which the environment does not have, only dev (stage/inference)",
+        "move the row to values/dev/inference.yaml",
     ),
-    "routes in common for a service that only dev has": (
+    "routes in services for a service that only dev has": (
         lambda r: [
-            added(r, "values/common/routing.yaml", "  challenger:\n    callers: {proxy: {}}\n"),
+            added(r, "values/services/inference/routes.yaml", "  challenger: {}\n"),
             replaced(r, "argocd/environments/dev.yaml", "          - {release: unzip, chart: service}\n", "          - {release: unzip, chart: service}\n          - {release: challenger, chart: service}\n"),
         ],
-        "values/common/routing.yaml:17: services.challenger",
+        "values/services/inference/routes.yaml:4: services.challenger",
         "names the host 'challenger', which is no Service of the environment, only of dev (stage/routing)",
         "move services.challenger to values/dev/",
     ),
@@ -198,7 +192,7 @@ FAULTS: dict[str, tuple[Change, str, str, str]] = {
         # Found: two `env` of one file; PROXY_REDIS_URL vanished with no finding.
         lambda r: replaced(r, "values/dev/worker.yaml", "  PROXY_REDIS_URL: redis://redis.slipway-system:6379/0\n", ""),
         "values/dev/worker.image.yaml:0: env.PROXY_REDIS_URL",
-        "is set by no file (values/services/proxy/service.yaml, values/services/worker/service.yaml, values/dev/worker.yaml, values/dev/worker.image.yaml), and proxy worker does not start without it",
+        "is set by no file (values/platform/one-machine.yaml, values/services/proxy/service.yaml, values/services/worker/service.yaml, values/dev/worker.yaml, values/dev/worker.image.yaml), and proxy worker does not start without it",
         "set env.PROXY_REDIS_URL in values/dev/worker.yaml",
     ),
     "a service without a model": (
@@ -215,8 +209,8 @@ FAULTS: dict[str, tuple[Change, str, str, str]] = {
     ),
 }  # fmt: skip
 IN_STAGE = {
-    "a callers row in common for a service that only dev has",
-    "routes in common for a service that only dev has",
+    "a callers row in services for a service that only dev has",
+    "routes in services for a service that only dev has",
 }
 
 

@@ -115,7 +115,7 @@ Sample: - {{ include "routing.gatewayApiBackend" (dict "root" $ "name" "proxy" "
 */}}
 {{- define "routing.gatewayApiBackend" -}}
 {{- if not (hasKey .root.Values.services .to) -}}
-{{- fail (printf "services.%s routes to %q (%s), which is no key of services (%s): add services.%s with its callers, or correct the name" .name .to .key (keys .root.Values.services | sortAlpha | join ", ") .to) -}}
+{{- fail (printf "services.%s routes to %q (%s), which is no key of services (%s): add services.%s, or correct the name" .name .to .key (keys .root.Values.services | sortAlpha | join ", ") .to) -}}
 {{- end -}}
 {name: {{ .to }}, port: {{ (index .root.Values.services .to | default dict).port | default 8080 }}{{ if hasKey . "weight" }}, weight: {{ .weight }}{{ end }}}
 {{- end }}

@@ -19,7 +19,7 @@ Sample: destination: {{- include "routing.destination" (dict "root" $ "to" "infe
 {{- $parts := splitList "/" .to -}}
 {{- $release := index $parts 0 -}}
 {{- if not (hasKey .root.Values.services $release) -}}
-{{- fail (printf "%s names %q, which is no key of services (%s): add services.%s with its callers, or correct the name" .key $release (keys .root.Values.services | sortAlpha | join ", ") $release) -}}
+{{- fail (printf "%s names %q, which is no key of services (%s): add services.%s, or correct the name" .key $release (keys .root.Values.services | sortAlpha | join ", ") $release) -}}
 {{- end -}}
 {{- $service := index .root.Values.services $release | default dict -}}
 host: {{ $release | quote }}
@@ -201,18 +201,6 @@ corsPolicy:
   maxAge: {{ .maxAge | default "24h" }}
 {{- end }}
 {{- end }}
-{{- end }}
-
-{{/*
-The mesh identity of a caller: the gateway, or a release of this environment.
-Sample: {{ include "routing.principal" (dict "root" $ "caller" "proxy") }}
-*/}}
-{{- define "routing.principal" -}}
-{{- if eq .caller "gateway" -}}
-{{- printf "%s/ns/%s/sa/%s" .root.Values.trustDomain .root.Values.gateway.namespace .root.Values.gateway.serviceAccount -}}
-{{- else -}}
-{{- printf "%s/ns/%s/sa/%s" .root.Values.trustDomain .root.Release.Namespace .caller -}}
-{{- end -}}
 {{- end }}
 
 {{/*

@@ -18,15 +18,15 @@ Document = Mapping[str, Any]
 ENVIRONMENTS = "argocd/environments"
 PROJECTS = "argocd/projects"
 SERVICES = "values/services"
-COMMON = "values/common"
-SHARED = ("charts", "argocd", COMMON, SERVICES)
+PLATFORM = "values/platform"
+SHARED = ("charts", "argocd", PLATFORM, SERVICES)
 """What all environments are made of: no promotion and no rollback of one changes it."""
-NO_ENVIRONMENTS = frozenset({"common", "services", "platform"})
+NO_ENVIRONMENTS = frozenset({"services", "platform"})
 """Folders of values/ that belong to no environment."""
 
 _ACTION = re.compile(r"\{\{-?\s*(.*?)\s*-?\}\}", re.S)
 _FIELD = re.compile(r"\.(\w+)")
-_OWN_OR_OTHER = re.compile(r'dig "(\w+)" \.(\w+) \.')
+_OWN_OR_OTHER = re.compile(r'dig "(\w+)" (?:\.(\w+)|"(\w*)") \.')
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,11 @@ def project_file(environment: str) -> str:
 def service_file(service: str) -> str:
     """Path of the values that a service has in every environment."""
     return f"{SERVICES}/{service}/service.yaml"
+
+
+def routes_file(service: str) -> str:
+    """Path of a service's routes, which the environments' releases of charts/routing read."""
+    return f"{SERVICES}/{service}/routes.yaml"
 
 
 def values_file(environment: str, release: str) -> str:
@@ -108,7 +113,8 @@ def _row(environment: str, template: Document, row: Document) -> Row:
 
 
 def filled(text: str, row: Document) -> str:
-    """A template's text for a row: ``{{ .field }}`` and ``{{ dig "field" .other . }}``.
+    """A template's text for a row: ``{{ .field }}``, ``{{ dig "field" .other . }}`` and
+    ``{{ dig "field" "text" . }}``.
 
     Anything else of Go's templates stays as it is; `release validate` finds it.
     """
@@ -117,8 +123,11 @@ def filled(text: str, row: Document) -> str:
         action = found[1]
         if (field := _FIELD.fullmatch(action)) and field[1] in row:
             return str(row[field[1]])
-        if (either := _OWN_OR_OTHER.fullmatch(action)) and (either[1] in row or either[2] in row):
-            return str(row[either[1] if either[1] in row else either[2]])
+        if (either := _OWN_OR_OTHER.fullmatch(action)) is not None:
+            if either[1] in row:
+                return str(row[either[1]])
+            if either[2] is None or either[2] in row:
+                return str(either[3] if either[2] is None else row[either[2]])
         return found[0]
 
     return _ACTION.sub(value, text)

@@ -67,8 +67,8 @@ GatewayOption = Annotated[
     typer.Option(
         "--gateway",
         envvar="SLIPWAY_GATEWAY",
-        help="Address of the gateway with {host} in it, instead of `gateway.url` in the values "
-        "of routing.",
+        help="Address of the gateway with {host} in it, instead of `platform.gateway.url` "
+        "in the values.",
     ),
 ]
 PrometheusOption = Annotated[

@@ -69,8 +69,8 @@ def _no_answer(ask: AtGateway | FromCaller, error: str) -> Problem:
     if isinstance(ask, AtGateway):
         return Problem(
             f"the gateway does not answer: {error}",
-            "see that its pods run and its address is right (`gateway.url` in the values of "
-            "routing, or --gateway)",
+            "see that its pods run and its address is right (`platform.gateway.url` in "
+            "values/platform, or --gateway)",
         )
     if "not known" in low or "resolution" in low or "not resolve" in low:
         return Problem(
@@ -79,7 +79,7 @@ def _no_answer(ask: AtGateway | FromCaller, error: str) -> Problem:
     return Problem(
         f"no connection: {error}",
         f"see that pods of {ask.release} are ready and its NetworkPolicy lets {ask.caller} in "
-        f"(`services.{ask.release}.from` in the values of environment)",
+        f"(`callers` in the values of {ask.release}, `calls` in those of {ask.caller})",
     )
 
 
@@ -91,8 +91,8 @@ def _of_the_mesh(question: Question, ask: AtGateway | FromCaller, answer: Answer
         who = "gateway" if isinstance(ask, AtGateway) else ask.caller
         return Problem(
             "the mesh denies it (403, RBAC: access denied)",
-            f"add {who} to `services.{ask.release}.callers` in the values of routing, or give the "
-            "check a credential",
+            f"add {who} to `callers` in the values of {ask.release}, or give the check a "
+            "credential",
         )
     if answer.status == 401 and body.startswith("Jwt"):
         return Problem(

@@ -128,7 +128,8 @@ def read(at: Snapshot, environment: str, services: Sequence[str] = (), gateway: 
     questions = [*made.of_services(), *made.of_models(models)]
     if services:
         questions = [one for one in questions if one.release in services]
-    named: str = gateway or (routes.get("gateway") or {}).get("url") or "https://{host}"
+    shared = (routes.get("platform") or {}).get("gateway") or {}
+    named: str = gateway or shared.get("url") or "https://{host}"
     wanted = [name for name in made.called() if not services or name in services]
     return Plan(
         environment, named, tuple(dict.fromkeys(questions)), tuple(wanted), tuple(made.notes),
@@ -170,7 +171,9 @@ class _Planner:
         return [
             name
             for name, values in self.deployed.items()
-            if self._route(name) and _has_service(values) and _replicas(values) != 0
+            if (_callers(values) or self._public(name))
+            and _has_service(values)
+            and _replicas(values) != 0
         ]
 
     def of_services(self) -> Iterator[Question]:
@@ -216,21 +219,18 @@ class _Planner:
     def _from_callers(self, name: str, check: Check) -> Iterator[FromCaller]:
         values = self.deployed[name]
         readiness = ((values.get("probes") or {}).get("readiness") or {}).get("path", "/readyz")
-        for caller, limits in (self._route(name).get("callers") or {}).items():
+        for caller, limits in _callers(values).items():
             if caller == _GATEWAY or caller not in self.deployed:
                 continue
             if self.deployed[caller].get("kind", "Deployment") != "Deployment":
                 self.notes.append(f"{name} is not asked as {caller}: that has pods only at times.")
                 continue
-            allowed = [path.rstrip("*") for path in (limits or {}).get("paths") or ()]
+            allowed = [path.rstrip("*") for path in limits.get("paths") or ()]
             path = check.path or next(iter(allowed), readiness)
             yield FromCaller(name, caller, _port(values), path, check)
 
-    def _route(self, name: str) -> Values:
-        return self.routes.get(name) or {}
-
     def _public(self, name: str) -> list[str]:
-        return list(self._route(name).get("paths") or ()) if self.hosts else []
+        return list((self.routes.get(name) or {}).get("paths") or ()) if self.hosts else []
 
 
 def check_of(values: Values) -> Check:
@@ -240,6 +240,15 @@ def check_of(values: Values) -> Check:
         given.get("enabled", True), given.get("path", ""), tuple(given.get("status") or ()),
         given.get("credential", ""),
     )  # fmt: skip
+
+
+def _callers(values: Values) -> dict[str, Values]:
+    """Who may call a release, each with its limits; those that were taken away are not in it."""
+    return {
+        name: limits if isinstance(limits, dict) else {}
+        for name, limits in (values.get("callers") or {}).items()
+        if limits not in (None, False)
+    }
 
 
 def _backends(values: Values, models: Mapping[str, Sequence[Model]]) -> Iterator[tuple[str, str]]:

@@ -31,8 +31,7 @@ def of_its_pods(cluster: Cluster, routing: Mapping[str, Any]) -> list[Cause]:
     """That no pod of the gateway is ready, where an environment has hosts."""
     if not routing.get("hosts"):
         return []
-    gateway = routing.get("gateway") or {}
-    selector = gateway.get("selector") or _SELECTOR
+    selector = _shared(routing).get("selector") or _SELECTOR
     labels = ",".join(f"{name}={value}" for name, value in selector.items())
     try:
         pods = cluster.list(f"/api/v1/namespaces/{_namespace(routing)}/pods", selector=labels)
@@ -60,7 +59,13 @@ def of_its_certificate(cluster: Cluster, routing: Mapping[str, Any], now: dateti
 
 
 def _namespace(routing: Mapping[str, Any]) -> str:
-    return str((routing.get("gateway") or {}).get("namespace") or _NAMESPACE)
+    return str(_shared(routing).get("namespace") or _NAMESPACE)
+
+
+def _shared(routing: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The gateway that all environments share, as the platform's values describe it."""
+    shared: Mapping[str, Any] = (routing.get("platform") or {}).get("gateway") or {}
+    return shared
 
 
 def of_pods(pods: Sequence[Object], namespace: str, labels: str) -> Iterator[Cause]:

@@ -15,7 +15,8 @@ from urllib.parse import urlsplit
 import yaml
 
 from release.render import Release
-from release.validate import reach, values
+from release.validate import connections, reach, values
+from release.validate.connections import Connections
 from release.validate.environment import Environment
 from release.validate.findings import Finding, at_value
 
@@ -133,10 +134,13 @@ def stores(root: Path) -> dict[str, set[str]]:
 def findings(environment: Environment) -> Iterator[Finding]:
     """Of every value of every release that runs pods."""
     known = reach.namespaces(environment)
+    connected = connections.of(environment)
     for release in environment.documents:
         if release.chart != "service":
             continue
-        for path, text in values.strings(values.of_files(environment.root, release)):
+        for path, text in values.strings(
+            values.without_platform(values.of_files(environment.root, release))
+        ):
             meant = written_meant(text)
             if meant is not None:
                 yield at_value(
@@ -146,16 +150,30 @@ def findings(environment: Environment) -> Iterator[Finding]:
                 )  # fmt: skip
                 continue
             for address in in_text(text):
-                yield from _of_address(environment, release, path, address, known)
+                yield from _of_address(environment, connected[release.name], path, address, known)
+
+
+def services(environment: Environment, release: Release) -> set[str]:
+    """The Services of the environment that a release's values have an address of."""
+    every = values.without_platform(values.of_files(environment.root, release))
+    return {
+        address.service
+        for path, text in values.strings(every)
+        if path[:1] and path[0] not in _ASKED_BY_OTHERS
+        for address in in_text(text)
+        if address.namespace(release.namespace) == release.namespace
+    }
 
 
 def _of_address(
     environment: Environment,
-    release: Release,
+    mine: Connections,
     path: tuple[str, ...],
     address: Address,
     known: set[str],
 ) -> Iterator[Finding]:
+    release = mine.release
+
     def found(message: str, fix: str) -> Finding:
         where = ".".join(path)
         return at_value(environment.root, release, where, message, fix, path)
@@ -183,8 +201,8 @@ def _of_address(
             yield found(
                 f"leads to {address}, and {namespace!r} is no namespace that the "
                 "environment knows",
-                f"did you mean {near[0]}?" if near else "name it under meshNamespaces and peers "
-                f"of values/{environment.name}/environment.yaml",
+                f"did you mean {near[0]}?" if near else "name it under meshNamespaces "
+                f"of values/{environment.name}/environment.yaml and under platform.peers",
             )  # fmt: skip
         return
     if not own:
@@ -213,6 +231,8 @@ def _of_address(
             return
     if path and path[0] in _ASKED_BY_OTHERS:
         return
+    if own and address.service in mine.calls:
+        return  # what the callee lacks is found there
     refused = reach.refusal(environment, release, address.service, namespace, address.port)
     if refused is not None:
         message, fix = refused

@@ -37,7 +37,7 @@ def refusal(host: str, services: set[str]) -> tuple[str, str] | None:
     """Why no request can go to a host under this name, and the fix; None where one can."""
     try:
         ip_address(host.strip("[]"))
-        return "it is an address", "name the host; addresses belong under peers"
+        return "it is an address", "name the host; addresses belong under platform.peers"
     except ValueError:
         pass
     if "://" in host or "/" in host or ":" in host:
@@ -50,7 +50,7 @@ def refusal(host: str, services: set[str]) -> tuple[str, str] | None:
     if host.endswith(_INSIDE) or (
         host.split(".", maxsplit=1)[0] in services and host.count(".") < 2
     ):
-        return "it is a Service of the cluster", "put it under peers and meshNamespaces"
+        return "it is a Service of the cluster", "put it under platform.peers and meshNamespaces"
     labels = host.split(".")
     if labels[0] == "*":
         labels = labels[1:]

@@ -9,6 +9,7 @@ from pathlib import Path
 from release import places
 from release.places import Place
 from release.render import Manifest, Release
+from release.validate import values
 
 
 @dataclass(frozen=True, order=True)
@@ -58,9 +59,12 @@ def at_value(
 ) -> Finding:
     """A finding at the first of the value paths that a file of the release sets.
 
-    Where no file sets any of them it stands at the release's last file, under ``key``.
+    What no file sets for the release itself may be the platform's. Where no file sets any of them
+    it stands at the release's last file, under ``key``.
     """
-    for path in paths:
+    shared = [path for path in paths if path[0] in ("env", "envFromSecrets")]
+    above = reversed(values.layers(values.of_files(root, release))[:-1]) if shared else ()
+    for path in (*paths, *((*layer, *path) for layer in above for path in shared)):
         place = places.place_of(root, release.files, path)
         if place is not None:
             return Finding(place.file, place.line, ".".join(path), message, fix, (str(release),))

@@ -42,7 +42,7 @@ def of_tree(root: Path, known: Sequence[str]) -> Iterator[Finding]:
             layout.environment_file(name), 0, "", f"the environment {name!r} has no values",
             f"add values/{name}/",
         )  # fmt: skip
-    yield from _unread(root, layout.COMMON)
+    yield from _unread(root, layout.PLATFORM)
     for folder in sorted((root / layout.SERVICES).glob("*/")):
         yield from _unread(root, f"{layout.SERVICES}/{folder.name}")
     for problem in policy.problems(Folder(root)):
@@ -191,6 +191,7 @@ def of_environment(root: Path, environment: str, listed: Sequence[Release]) -> I
                 argocd, 0, release.name, f"is listed, but {absent} is not there",
                 f"write {absent}, or delete the row",
             )  # fmt: skip
+    yield from _unread_routes(root, argocd, listed)
     used = {path for release in listed for path in release.files}
     for path in sorted((root / "values" / environment).glob("*.yaml")):
         relative = f"values/{environment}/{path.name}"
@@ -217,6 +218,21 @@ def _needed(release: Release) -> Iterator[str]:
     own = layout.values_file(release.environment, release.name)
     if own in release.missing and release.chart != "service":
         yield own
+
+
+def _unread_routes(root: Path, argocd: str, listed: Sequence[Release]) -> Iterator[Finding]:
+    """A service's routes are read by the environment's release of charts/routing."""
+    routing = next((release for release in listed if release.chart == "routing"), None)
+    services = {
+        name for one in listed if one.chart == "service" for name in (one.name, one.service)
+    }
+    for path in sorted(map(layout.routes_file, services)) if routing else ():
+        if routing and (root / path).is_file() and path not in routing.files:
+            yield Finding(
+                argocd, 0, "spec.template.spec.source.helm.valueFiles",
+                f"does not name {path}: no request is routed by it",
+                f"add a line for it beside those of the other services' routes, or delete {path}",
+            )  # fmt: skip
 
 
 def _unread(root: Path, folder: str) -> Iterator[Finding]:

@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from release.render import Manifest, Release
+from release.validate import connections
 from release.validate.environment import INSTANCE, Environment, pod_templates, selected
 
-_WITH_POLICIES = {"environment", "routing"}
-"""The releases that render the policies of an environment."""
+_WITH_POLICIES = {"environment"}
+"""The release that denies by default; each other one renders its own policies."""
 _NAMESPACE = "kubernetes.io/metadata.name"
 
 
@@ -53,7 +54,7 @@ def refusal(
             for rule in policy["spec"].get("egress", [])
         )
     ):
-        return _network(caller, service, namespace, port, own)
+        return _network(environment, caller, service, namespace, port)
     if not own or not targets:
         return None  # another's pods are not seen; a Service without any is a finding of its own
     if _isolated(environment, targets, "Ingress") and not any(
@@ -61,32 +62,49 @@ def refusal(
         for policy in _policies_on(environment, targets, "Ingress")
         for rule in policy["spec"].get("ingress", [])
     ):
-        return _network(caller, service, namespace, port, own)
+        return _network(environment, caller, service, namespace, port)
     if not _authorized(environment, targets, caller):
         return (
             f"no AuthorizationPolicy lets {caller.name} call {service}",
-            f"add `{caller.name}: {{}}` under services.{service}.callers of routing",
+            f"let the account of {caller.name} in there",
         )
     return None
 
 
 def _network(
-    caller: Release,
-    service: str,
-    namespace: str,
-    port: int | None,
-    own: bool,
+    environment: Environment, caller: Release, service: str, namespace: str, port: int | None
 ) -> tuple[str, str]:
+    own = namespace == caller.namespace
     where = f"port {port} of {service}" + ("" if own else f" in {namespace}")
     message = f"no NetworkPolicy lets {caller.name} connect to {where}"
+    every = connections.of(environment)
+    mine = every[caller.name]
+    number = f"{port or 8080}/TCP"
     if own:
-        add = f"`{caller.name}: [{port or 8080}/TCP]` under services.{service}.from"
-    else:
-        add = (
-            f"a peer with namespace {namespace} and port {port}/TCP under peers, and its name "
-            f"under services.{caller.name}.to"
+        there = mine.place("calls", everywhere=connections.everywhere(environment, service))
+        fix = f"add {connections.row(service, number)} under calls in {there}"
+        if service in every and caller.name not in every[service].callers:
+            shared = connections.everywhere(environment, caller.name)
+            there = every[service].place("callers", everywhere=shared)
+            fix += f" and {connections.row(caller.name, number)} under callers in {there}"
+        return message, fix
+    name = next(
+        (
+            name
+            for name, peer in mine.peers.items()
+            if peer.get("namespace") == namespace and number in (peer.get("ports") or ())
+        ),
+        None,
+    )
+    if name is None:
+        name = service
+        fix = (
+            f"add `{name}: {{namespace: {namespace}, ports: [{number}]}}` under platform.peers in "
+            f"{mine.place('platform')} and "
         )
-    return message, f"add {add} of values/common/environment.yaml"
+    else:
+        fix = "add "
+    return message, f"{fix}`{name}: true` under uses in {mine.place('uses')}"
 
 
 def _pods(environment: Environment, labels: Mapping[str, str]) -> list[Manifest]:

@@ -52,14 +52,27 @@ def misspelt(environment: Environment, name: str) -> str:
 
 def _used(root: Path) -> Counter[str]:
     """In how many files of values each Secret is named."""
-    files = sorted((root / "values").glob("*/*.yaml"))
-    return Counter(name for path in files for name in {n for _, n in _named(values.read(path))})
+    return Counter(
+        name
+        for path in sorted((root / "values").rglob("*.yaml"))
+        for name in {name for part in _parts(values.read(path)) for _, name in _named(part)}
+    )
+
+
+def _parts(content: values.Values) -> Iterator[values.Values]:
+    """A file's own values, and those of each of the platform's peers in it."""
+    yield content
+    platform = content.get("platform")
+    peers = platform.get("peers") if isinstance(platform, dict) else None
+    for peer in peers.values() if isinstance(peers, dict) else ():
+        if isinstance(peer, dict):
+            yield peer
 
 
 def _named(some: values.Values) -> Iterator[tuple[tuple[str, ...], str]]:
     for key in ("envFromSecrets", "secretFiles"):
-        section = some.get(key)
-        for name, wanted in section.items() if isinstance(section, dict) else ():
+        section = values.layered(some, key)
+        for name, wanted in section.items():
             if wanted:
                 yield (key, str(name)), str(name)
     check = some.get("check")

@@ -58,10 +58,33 @@ def laid_over(below: Values, above: Values) -> Values:
 
 def environment(values: Values) -> dict[str, str]:
     """The environment variables that values set, as a pod sees them."""
-    variables = values.get("env")
-    if not isinstance(variables, dict):
-        return {}
-    return {str(name): as_text(value) for name, value in variables.items()}
+    return {name: as_text(value) for name, value in layered(values, "env").items()}
+
+
+def layered(values: Values, key: str) -> Values:
+    """What the platform, each peer in `uses` and the release set under `env` or
+    `envFromSecrets`, the later one winning, as charts/service merges them.
+    """
+    found: Values = {}
+    for path in layers(values):
+        section: object = values
+        for part in (*path, key):
+            section = section.get(part) if isinstance(section, dict) else None
+        found = laid_over(found, section if isinstance(section, dict) else {})
+    return found
+
+
+def layers(values: Values) -> list[tuple[str, ...]]:
+    """Where the sections stand that a release's pods get, from the weakest to its own."""
+    uses = values.get("uses")
+    used = sorted(name for name, wanted in uses.items() if wanted) if isinstance(uses, dict) else ()
+    return [("platform",), *(("platform", "peers", name) for name in used), ()]
+
+
+def without_platform(values: Values) -> Values:
+    """The values with that of the platform's which reaches the release's pods: its `env`."""
+    own = {key: value for key, value in values.items() if key != "platform"}
+    return {**own, "env": layered(values, "env")} if environment(values) else own
 
 
 def as_text(value: object) -> str:
