@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from flow import image
+from flow import command, image
 from flow.site import Site
 from tests.e2e.conftest import (
     Release,
@@ -168,3 +168,20 @@ def test_not_one_request_failed_during_any_of_it(load: SteadyLoad) -> None:
         print(f"\n{met.host}: {met.requests} requests, {met.failed} failed {met.errors}")
         assert met.requests > 0
         assert met.failed == 0, f"{met.host}: {met.status_codes} {met.errors}"
+
+
+def test_an_edit_of_values_reaches_the_pods(site: Site, tmp_path: Path) -> None:
+    """`make apply`: an edit in a checkout is validated, committed, pushed and verified."""
+    clone = tmp_path / "clone"
+    git(tmp_path, "clone", "--quiet", site.manifest_repo, str(clone))
+    git(clone, "config", "user.name", "e2e")
+    git(clone, "config", "user.email", "e2e@localhost")
+    edited = clone / "values/dev/unzip.yaml"
+    before = edited.read_text()
+    labels = ("cronjob", "unzip", "-n", "dev")
+    for text, wanted in ((before + "podLabels: {edited: by-e2e}\n", "by-e2e"), (before, None)):
+        edited.write_text(text)
+        said = command.run("flow", "apply", "--root", str(clone), "--message", "Edit unzip")
+        assert "committed 1 files" in said
+        pod = site.kubectl.get(*labels)["spec"]["jobTemplate"]["spec"]["template"]
+        assert pod["metadata"]["labels"].get("edited") == wanted, said

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cluster.errors import ClusterError
+from flow import apply as applying
 from flow import archive, digits, image, stages
 from flow import site as sites
 from flow.errors import FlowError
@@ -57,6 +58,26 @@ def up() -> None:
     told.head("dev is up: http://dev.slipway.localhost:8080")
 
 
+@app.command("apply")
+def apply_edits(
+    message: Annotated[str, typer.Option("--message", "-m", help="Subject of the commit.")] = "",
+    root: Annotated[Path, typer.Option("--root", help="Checkout to take the edit from.")] = REPO,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Validate only.")] = False,
+) -> None:
+    """Bring an edit of values, charts or argocd to the cluster: validate, commit, push, verify.
+
+    Images are not built: a change of a service's code reaches the cluster by `make up`.
+    """
+    typer.echo(applying.validated(root))
+    if dry_run:
+        return
+    here = _site()
+    changed = applying.commit_edits(root, message)
+    typer.echo(f"committed {len(changed)} files" if changed else "nothing new to commit")
+    for environment in stages.publish_edits(here, root):
+        stages.sync(here, environment)
+
+
 @app.command()
 def demo(env: EnvOption = "dev") -> None:
     """Run the main job again: ten digits and a zip."""
@@ -67,7 +88,7 @@ def demo(env: EnvOption = "dev") -> None:
 
 @app.command("image")
 def build_image(
-    name: Annotated[str, typer.Argument(help="The service: inference, proxy or unzip.")],
+    name: Annotated[str, typer.Argument(help="The service, a folder of apps/.")],
     registry: Annotated[
         str, typer.Option(envvar="IMAGE_REGISTRY", help="Where to push: host/path.")
     ] = "",

@@ -15,7 +15,6 @@ from pathlib import Path
 from flow import command
 from flow.errors import FlowError
 
-APPS = ("inference", "proxy", "unzip")
 MANIFEST_TYPES = (
     "application/vnd.oci.image.manifest.v1+json, "
     "application/vnd.docker.distribution.manifest.v2+json"

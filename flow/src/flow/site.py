@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import boto3
 from mypy_boto3_s3 import S3Client
@@ -14,8 +15,10 @@ from cluster import elsewhere, images, layout, manifest_repo
 from cluster.kube import Kubectl
 from flow.errors import FlowError
 from flow.source import PLACEHOLDER_URL
+from release.render import environments
 
-ENVIRONMENTS = ("dev", "stage", "prod")
+ENVIRONMENTS = tuple(environments(Path(__file__).resolve().parents[3]))
+"""Those of this checkout, as argocd/environments has them."""
 GATEWAY = f"http://127.0.0.1:{layout.GATEWAY_PORT}"
 
 

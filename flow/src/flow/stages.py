@@ -18,10 +18,12 @@ import typer
 import yaml
 from botocore.exceptions import ClientError
 
+from flow import apply as applying
 from flow import command, image, source
 from flow import render as rendering
 from flow.errors import FlowError
 from flow.site import ENVIRONMENTS, GATEWAY, Site
+from release.render import environments, releases
 
 MODEL = "digits"
 MODELS_BUCKET = "models"
@@ -99,6 +101,20 @@ def publish_source(site: Site, repo: Path) -> str:
     return commit
 
 
+def publish_edits(site: Site, repo: Path) -> list[str]:
+    """Merge a checkout's HEAD into the manifest repo; return the deployed environments it reaches.
+
+    What Argo CD itself is told (root and its project) is applied as well.
+    """
+    with _checkout(site) as clone:
+        before = command.run("git", "-C", str(clone), "rev-parse", "HEAD").strip()
+    publish_source(site, repo)
+    with _checkout(site, depth=0) as clone:
+        paths = applying.between(clone, before, "HEAD")
+        wanted = applying.touched(paths, applying.known(clone))
+        return [name for name in wanted if applying.deployed(clone, name)]
+
+
 def images(site: Site) -> list[image.Image]:
     """Stage 1: build what changed on main, push it by digest.
 
@@ -107,7 +123,7 @@ def images(site: Site) -> list[image.Image]:
     """
     found = []
     with _checkout(site) as clone:
-        for app in image.APPS:
+        for app in services(clone):
             begin = time.monotonic()
             built = image.build(
                 clone,
@@ -119,6 +135,17 @@ def images(site: Site) -> list[image.Image]:
             typer.echo(f"  {app} {built.digest[:19]}… ({time.monotonic() - begin:.1f} s)")
             found.append(built)
     return found
+
+
+def services(clone: Path) -> list[str]:
+    """The services that an environment deploys and that are built here, own ones too, sorted."""
+    deployed = {
+        release.service
+        for environment in environments(clone)
+        for release in releases(clone, environment)
+        if release.chart == "service"
+    }
+    return sorted(name for name in deployed if (clone / "apps" / name / "pyproject.toml").is_file())
 
 
 def model(site: Site) -> dict[str, str]:
@@ -239,12 +266,13 @@ def _models(folder: Path, release: str) -> dict[str, dict[str, str]]:
 
 
 @contextmanager
-def _checkout(site: Site) -> Iterator[Path]:
-    """What main of the manifest repo holds now."""
+def _checkout(site: Site, *, depth: int = 1) -> Iterator[Path]:
+    """What main of the manifest repo holds now; with depth 0 its whole history."""
     with tempfile.TemporaryDirectory(prefix="slipway-main-") as folder:
         clone = Path(folder) / "clone"
         command.run(
-            *("git", "clone", "--quiet", "--no-local", "--depth=1", "--branch=main"),
+            *("git", "clone", "--quiet", "--no-local", "--branch=main"),
+            *([f"--depth={depth}"] if depth else []),
             *(site.manifest_repo, str(clone)),
         )
         yield clone
