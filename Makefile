@@ -28,6 +28,10 @@ up: setup ## Bring up Kubernetes, Argo CD and Istio, deploy dev, and run the mai
 	cluster up
 	flow up
 
+.PHONY: apply
+apply: setup ## Bring an edit of values, charts or argocd to dev: validate, commit, push, verify
+	flow apply $(if $(MESSAGE),--message "$$MESSAGE") $(ARGS)
+
 .PHONY: addons
 addons: up ## Bring KEDA and Prometheus too, to scale by queue and by requests
 	cluster addon keda prometheus
@@ -75,6 +79,10 @@ history: setup ## Show an environment's deployments: make history ENV=dev
 
 ##@ The code
 
+SPACE := $(subst ,, )
+# Every package of the workspace, own services too.
+SOURCES := $(wildcard apps/*/src cluster/src flow/src)
+
 .PHONY: setup
 setup: .venv/.synced
 
@@ -83,7 +91,9 @@ setup: .venv/.synced
 	  python3 -m venv .tools 2>/dev/null \
 	    || { apt-get update -qq && apt-get install -qq -y python3-venv && python3 -m venv .tools; }; \
 	  .tools/bin/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION); }
-	@uv sync --quiet --frozen --all-packages --python python3
+	@uv sync --quiet --frozen --all-packages --python python3 || { \
+	  test -x .venv/bin/release && echo "uv.lock does not fit the packages: run 'uv lock' and \
+	commit it; going on with what is installed" >&2; }
 	@touch $@
 
 .PHONY: programs
@@ -119,7 +129,7 @@ breakage: up ## Break dev in two ways of each kind, tell who notices, and mend i
 lint: setup ## Check style and types
 	ruff check .
 	ruff format --check .
-	mypy
+	MYPYPATH=$(subst $(SPACE),:,$(SOURCES)) mypy $(addprefix --package=,$(notdir $(wildcard $(addsuffix /[a-z]*,$(SOURCES)))))
 
 .PHONY: validate
 validate: programs ## Render every release and check it: names, schemas, settings
@@ -136,11 +146,7 @@ trim: setup ## Drop old builds and Go's caches
 
 .PHONY: reference
 reference: setup ## Write the references of settings, commands and charts from the code
-	@for name in cluster flow inference proxy trainer unzip; do \
-	  python -m typer $$name.cli utils docs --name $$name --output docs/reference/$$name.md; done
-	@for name in inference proxy unzip; do \
-	  $$name settings > docs/reference/settings-$$name.md; \
-	  $$name settings --json > docs/reference/settings-$$name.json; done
+	python -m tests.references
 	python -m release.reference > docs/reference/release.md
 	python charts/reference.py
 	python -m kit.transforms_reference > docs/reference/transforms.md

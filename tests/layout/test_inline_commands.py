@@ -18,8 +18,9 @@ import pytest
 from typer.main import get_command
 
 from tests.documented import ROOT, blocks
+from tests.members import commands
 
-PROGRAMS = ("cluster", "flow", "inference", "proxy", "release", "trainer", "unzip")
+PROGRAMS = commands()
 PAGES = sorted(
     page
     for page in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("bench/*.md"))

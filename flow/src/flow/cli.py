@@ -61,20 +61,23 @@ def up() -> None:
 @app.command("apply")
 def apply_edits(
     message: Annotated[str, typer.Option("--message", "-m", help="Subject of the commit.")] = "",
-    root: Annotated[Path, typer.Option("--root", help="Checkout to take the edit from.")] = REPO,
+    root: Annotated[
+        Path | None, typer.Option("--root", help="Checkout to take the edit from; else this one.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Validate only.")] = False,
 ) -> None:
     """Bring an edit of values, charts or argocd to the cluster: validate, commit, push, verify.
 
     Images are not built: a change of a service's code reaches the cluster by `make up`.
     """
-    typer.echo(applying.validated(root))
+    checkout = root or REPO
+    typer.echo(applying.validated(checkout))
     if dry_run:
         return
     here = _site()
-    changed = applying.commit_edits(root, message)
+    changed = applying.commit_edits(checkout, message)
     typer.echo(f"committed {len(changed)} files" if changed else "nothing new to commit")
-    for environment in stages.publish_edits(here, root):
+    for environment in stages.publish_edits(here, checkout):
         stages.sync(here, environment)
 
 

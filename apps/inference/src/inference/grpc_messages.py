@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -33,13 +32,6 @@ from kit.oip.tensors import (
     to_binary,
     too_many_texts,
 )
-
-MOST_NUMBERS = 2_000_000
-"""Whole numbers in the typed contents of a message: nothing else runs while they are decoded."""
-_INPUTS_TAG = 5 << 3 | 2
-_CONTENTS_TAG = 5 << 3 | 2
-_WHOLE_TAGS = tuple(field << 3 | 2 for field in range(1, 6))
-"""bool_contents, int_contents, int64_contents, uint_contents and uint64_contents, packed."""
 
 _CONTENTS = {
     "BOOL": "bool_contents",
@@ -79,11 +71,6 @@ def decode(message: bytes, limit: int) -> Any:
             raise TooLarge(
                 f"more than {limit} bytes beside raw_input_contents: that is the limit "
                 "(max_json_bytes); send the tensors as raw_input_contents"
-            )
-        if _packed_numbers(message) > MOST_NUMBERS:
-            raise TooLarge(
-                f"more than {MOST_NUMBERS} whole numbers in typed contents, the limit of JSON: "
-                "send the tensors as raw_input_contents"
             )
     try:
         return pb.ModelInferRequest.FromString(message)
@@ -125,40 +112,6 @@ def _beside_raw(message: bytes, limit: int) -> tuple[int, int]:
                 at += 4
         beside += at - start
     return beside, fields
-
-
-def _packed_numbers(message: bytes) -> int:
-    """Whole numbers in the packed contents of inputs, each of which ends with a byte below 128."""
-    count = 0
-    for tensor in _values(message, _INPUTS_TAG):
-        for contents in _values(tensor, _CONTENTS_TAG):
-            for tag in _WHOLE_TAGS:
-                for packed in _values(contents, tag):
-                    count += int(np.count_nonzero(np.frombuffer(packed, np.uint8) < 0x80))
-    return count
-
-
-def _values(message: bytes, wanted: int) -> Iterator[bytes]:
-    """The values of a field of bytes, among the first fields of a message."""
-    at = 0
-    for _ in range(MOST_FIELDS):
-        if at >= len(message):
-            return
-        tag, at = _varint(message, at)
-        match tag & 7:
-            case 0:
-                _, at = _varint(message, at)
-            case 1:
-                at += 8
-            case 2:
-                length, at = _varint(message, at)
-                if tag == wanted:
-                    yield message[at : at + length]
-                at += length
-            case 5:
-                at += 4
-            case _:
-                return
 
 
 def _varint(message: bytes, at: int) -> tuple[int, int]:

@@ -45,6 +45,7 @@ from release.checks import plan as check_plan
 from release.checks.run import Checks
 from release.checks.user_requests import Limit, UserRequests
 from release.cluster import Cluster
+from release.create.commands import app as new_app
 from release.diagnosis import Finding
 from release.doctor import command as doctor
 from release.errors import (
@@ -98,6 +99,7 @@ app = typer.Typer(no_args_is_help=True, help=__doc__, pretty_exceptions_enable=F
 image_app = typer.Typer(no_args_is_help=True, help="The images an environment runs.")
 model_app = typer.Typer(no_args_is_help=True, help="The models an environment serves.")
 app.add_typer(image_app, name="image")
+app.add_typer(new_app, name="new")
 app.add_typer(model_app, name="model")
 model_app.command("add")(model_commands.add)
 model_app.command("list")(model_commands.list_models)
