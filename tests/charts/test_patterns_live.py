@@ -368,10 +368,27 @@ def test_browsers_of_other_origins_ask_without_a_token(scratch: Scratch) -> None
     assert scratch.ask(headers=asking).status == 403
 
 
-def test_claims_of_a_verified_token_route(scratch: Scratch) -> None:
+def test_claims_of_a_verified_token_route(scratch: Scratch, request: pytest.FixtureRequest) -> None:
     issuer = Issuer(NAMESPACE)
     rules = {"staff": {"claims": {"group": "staff"}, "to": CHALLENGER}}
-    scratch.routes({"inference": {"rules": rules}}, jwt=issuer.values)
+    verified = {
+        "apiVersion": "security.istio.io/v1",
+        "kind": "RequestAuthentication",
+        "metadata": {"name": NAMESPACE, "namespace": "istio-ingress"},
+        "spec": {
+            "selector": {"matchLabels": {"istio": "ingressgateway"}},
+            "jwtRules": [
+                {"issuer": issuer.values["issuer"], "jwks": issuer.values["jwks"],
+                 "forwardOriginalToken": True}
+            ],
+        },
+    }  # fmt: skip
+    kubectl("apply", "--server-side", "-f", "-", text=json.dumps(verified))
+    request.addfinalizer(
+        lambda: kubectl(*("delete", "requestauthentication", NAMESPACE, "-n", "istio-ingress"))
+    )
+    gateway = {"gateway": {"verifiesTokens": True}}
+    scratch.routes({"inference": {"rules": rules}}, jwt=issuer.values, platform=gateway)
 
     def bearer(group: str) -> dict[str, str]:
         return {"Authorization": f"Bearer {token(issuer.key, {**issuer.claims, 'group': group})}"}

@@ -156,7 +156,7 @@ def test_a_project_allows_what_is_rendered_and_no_cluster_wide_kind(environment:
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
 def test_a_project_stays_in_its_namespace(environment: str) -> None:
     destinations = _project(environment)["spec"]["destinations"]
-    assert {entry["namespace"] for entry in destinations} == {environment, "istio-ingress"}
+    assert {entry["namespace"] for entry in destinations} == {environment}
     assert list(of_namespace(ROOT, environment)) == []
     [made] = [
         one for one in _documents(f"projects/{environment}.yaml") if one["kind"] == "Namespace"

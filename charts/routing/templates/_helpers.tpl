@@ -87,6 +87,9 @@ Sample: http: {{- include "routing.routes" (dict "root" $ "name" "inference" "pa
 {{- if not (or $rule.headers $rule.query $rule.claims) }}
 {{- fail (printf "services.%s.rules.%s has no condition: set headers, query or claims, or use split" $name $key) }}
 {{- end }}
+{{- if and $rule.claims (not $root.Values.platform.gateway.verifiesTokens) }}
+{{- fail (printf "services.%s.rules.%s.claims: only a gateway that verifies tokens knows their claims, and those of this environment are verified by its pods: set platform.gateway.verifiesTokens where the gateway's owner has a RequestAuthentication of the issuer there, or route by a header" $name $key) }}
+{{- end }}
 {{- if or $path (not $rule.claims) }}
 - name: {{ printf "%s-rule-%s" $name $key | quote }}
   match: {{- include "routing.match" (dict "path" $path "headers" $rule.headers "query" $rule.query "claims" $rule.claims) | trim | nindent 4 }}
@@ -204,23 +207,30 @@ corsPolicy:
 {{- end }}
 
 {{/*
-The requests that need a token: to this environment's hosts, with a port or without, but for the
-public paths and, where browsers of other origins may call, what they ask before: that carries none.
+The mesh identity of the ingress gateway.
+Sample: principals: [{{ include "routing.gatewayPrincipal" $ | quote }}]
+*/}}
+{{- define "routing.gatewayPrincipal" -}}
+{{- with .Values.platform }}
+{{- printf "%s/ns/%s/sa/%s" .trustDomain .gateway.namespace .gateway.serviceAccount }}
+{{- end }}
+{{- end }}
+
+{{/*
+The requests that need a token: all but those to the public paths and, where browsers of other
+origins may call, what they ask before, which carries none. Empty where it is all of them.
 Sample: to: {{- include "routing.tokenWanted" $ | nindent 8 }}
 */}}
 {{- define "routing.tokenWanted" -}}
+{{- $cors := false }}
+{{- range .Values.services }}{{ $cors = or $cors (not (empty (. | default dict).cors)) }}{{ end }}
+{{- if or $cors .Values.jwt.publicPaths }}
 - operation:
-    hosts:
-      {{- range .Values.hosts }}
-      - {{ . | quote }}
-      - {{ printf "%s:*" . | quote }}
-      {{- end }}
     {{- with .Values.jwt.publicPaths }}
     notPaths: {{- toYaml . | nindent 6 }}
     {{- end }}
-    {{- $cors := false }}
-    {{- range .Values.services }}{{ $cors = or $cors (not (empty (. | default dict).cors)) }}{{ end }}
     {{- if $cors }}
     notMethods: [OPTIONS]
     {{- end }}
+{{- end }}
 {{- end }}
