@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from collections import defaultdict
 from pathlib import Path
 
 import pytest
 
+from release import layout
+from release.render import releases, render_all
 from tests import programs
 from tests.charts.rendering import ALL_RELEASES, CHARTS, ROOT, Release, helm, render
 
@@ -72,3 +75,21 @@ def _render_fixture(path: Path) -> subprocess.CompletedProcess[str]:
     header = path.read_text(encoding="utf-8").splitlines()[0]
     chart, release = header.removeprefix("# chart: ").split(", release: ")
     return helm(ROOT / "charts" / chart, release, "dev", [path])
+
+
+@pytest.mark.parametrize(
+    "name", ["environment", "routing", "proxy", "worker", "inference", "unzip"]
+)
+def test_the_platform_layer_of_aws_renders(name: str, tmp_path: Path) -> None:
+    """Nothing of the one machine is left, and what is rendered is valid."""
+    for part in ("argocd", "values", "charts"):
+        shutil.copytree(ROOT / part, tmp_path / part)
+    file = tmp_path / layout.environment_file("dev")
+    file.write_text(file.read_text().replace("one-machine.yaml", "aws.yaml"))
+    [release] = [one for one in releases(tmp_path, "dev") if one.name == name]
+    assert "values/platform/aws.yaml" in release.files
+    [rendered] = render_all(tmp_path, [release], placeholders=True)
+    assert rendered.error == ""
+    assert kubeconform(rendered.text).stdout == ""
+    assert "s3-credentials" not in rendered.text
+    assert "7070" not in rendered.text
