@@ -35,6 +35,7 @@ NAME = st.from_regex(r"[a-z]([a-z0-9-]{0,10}[a-z0-9])?", fullmatch=True) | st.sa
     ["true", "null", "no", "y", "on"]
 )
 HEADER = st.from_regex(r"x-[a-z]{1,8}", fullmatch=True)
+INSTANCE = "app.kubernetes.io/instance"
 FEW = settings(
     max_examples=10,
     deadline=None,
@@ -97,13 +98,13 @@ def test_of_routes(  # noqa: PLR0917
 ) -> None:
     service = {
         "paths": ["/"],
-        "callers": {"gateway": {}, group: {}},
         "arms": {arm: name},
         "rules": {rule: {"headers": headers, "query": query, "claims": claims, "to": name}},
         "subsets": {group: {"x": arm}},
         "retries": {"idempotent": True, "retryOn": ["503"]},
     }
-    values = {"hosts": ["dev.slipway.test"], "services": {name: service}}
+    platform = {"gateway": {"verifiesTokens": True}}
+    values = {"hosts": ["dev.slipway.test"], "services": {name: service}, "platform": platform}
     found = _render("routing", "routing", values)
     by_arm, by_rule, rest = _one(found, "VirtualService", "public")["spec"]["http"]
     assert by_arm["match"][0]["headers"] == {"x-slipway-arm": {"exact": arm}}
@@ -116,6 +117,37 @@ def test_of_routes(  # noqa: PLR0917
     assert rest["route"][0]["destination"]["host"] == name
     [subset] = _one(found, "DestinationRule", f"{name}.{group}")["spec"]["subsets"]
     assert subset == {"name": group, "labels": {"x": arm}}
-    policy = _one(found, "AuthorizationPolicy", f"{name}-callers")
-    principals = {one["from"][0]["source"]["principals"][0] for one in policy["spec"]["rules"]}
-    assert f"cluster.local/ns/dev/sa/{group}" in principals
+
+
+@FEW
+@given(
+    callers=st.dictionaries(NAME, st.dictionaries(st.just("paths"), st.lists(TEXT, min_size=1))),
+    calls=st.sets(NAME, max_size=3),
+    peer=NAME,
+    namespace=NAME,
+)
+def test_of_connections(
+    callers: dict[str, dict[str, list[str]]], calls: set[str], peer: str, namespace: str
+) -> None:
+    """Found: a caller named ``no`` or ``y`` was the label ``false`` or ``true``."""
+    values = {
+        "callers": callers,
+        "calls": {name: {} for name in calls - {peer}},
+        "uses": {peer: True},
+        "platform": {"peers": {peer: {"namespace": namespace, "ports": ["1/TCP"]}}},
+    }
+    if peer in callers:
+        callers.pop(peer)
+    found = _render("service", "proxy", values)
+    spec = _one(found, "NetworkPolicy", "proxy-connections")["spec"]
+    sources = [rule["from"][0] for rule in spec.get("ingress", [])]
+    assert [one["podSelector"]["matchLabels"][INSTANCE] for one in sources] == sorted(callers)
+    *ends, last = [rule["to"][0] for rule in spec["egress"]]
+    assert [one["podSelector"]["matchLabels"][INSTANCE] for one in ends] == sorted(calls - {peer})
+    assert last["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": namespace}
+    if callers:
+        rules = _one(found, "AuthorizationPolicy", "proxy")["spec"]["rules"]
+        for rule, (name, limits) in zip(rules, sorted(callers.items()), strict=True):
+            principal = f"cluster.local/ns/dev/sa/{name}"
+            assert rule["from"] == [{"source": {"principals": [principal]}}]
+            assert rule.get("to", [{"operation": {}}]) == [{"operation": limits}]

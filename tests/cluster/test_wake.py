@@ -65,5 +65,6 @@ def test_a_commit_wakes_what_is_deployed_of_it(file: str, expected: set[str]) ->
     for release in ALL_RELEASES:
         template = application_set(release.environment)["spec"]["template"]
         paths = template["metadata"]["annotations"][PATHS].replace("{{ .release }}", release.name)
-        deployed.append(application(str(release), f"charts/{release.chart}", paths))
+        name = f"{release.environment}-{release.name}"
+        deployed.append(application(name, f"charts/{release.chart}", paths))
     assert set(woken(deployed, [file])) == expected

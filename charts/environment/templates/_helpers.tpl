@@ -26,14 +26,14 @@ Sample: to: {{- include "environment.networkPeers" (dict "root" $ "name" "dns") 
 {{- else if $peer.cidrs }}
 {{- range $peer.cidrs }}
 - ipBlock:
-    cidr: {{ . }}
+    cidr: {{ . | quote }}
     {{- with $peer.except }}
     except: {{- toYaml . | nindent 6 }}
     {{- end }}
 {{- end }}
 {{- else if $peer.namespace }}
 - namespaceSelector:
-    matchLabels: {kubernetes.io/metadata.name: {{ $peer.namespace }}}
+    matchLabels: {kubernetes.io/metadata.name: {{ $peer.namespace | quote }}}
   {{- with $peer.pods }}
   podSelector:
     matchLabels: {{- toYaml . | nindent 6 }}

@@ -32,7 +32,7 @@ Sample: - from: {{- include "service.networkPeers" (dict "root" $ "name" "gatewa
 {{- $peer := include "service.platformPeer" . | fromJson -}}
 {{- if not $peer }}
 - podSelector:
-    matchLabels: {app.kubernetes.io/instance: {{ .name }}}
+    matchLabels: {app.kubernetes.io/instance: {{ .name | quote }}}
 {{- else if $peer.cidrs }}
 {{- if and $peer.except (ne (len $peer.cidrs) 1) }}
 {{- fail (printf "platform.peers.%s has except beside %d cidrs: make a peer of each, or take except out" .name (len $peer.cidrs)) }}
@@ -42,14 +42,14 @@ Sample: - from: {{- include "service.networkPeers" (dict "root" $ "name" "gatewa
 {{- end }}
 {{- range $peer.cidrs }}
 - ipBlock:
-    cidr: {{ . }}
+    cidr: {{ . | quote }}
     {{- with $peer.except }}
     except: {{- toYaml . | nindent 6 }}
     {{- end }}
 {{- end }}
 {{- else if $peer.namespace }}
 - namespaceSelector:
-    matchLabels: {kubernetes.io/metadata.name: {{ $peer.namespace }}}
+    matchLabels: {kubernetes.io/metadata.name: {{ $peer.namespace | quote }}}
   {{- with $peer.pods }}
   podSelector:
     matchLabels: {{- toYaml . | nindent 6 }}
