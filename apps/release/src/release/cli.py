@@ -89,6 +89,7 @@ from release.revert import Revert
 from release.rollback import Rollback
 from release.sources import Sources
 from release.status import Line
+from release.version_command import version_command
 
 if TYPE_CHECKING:
     from release.github import GitHub
@@ -100,6 +101,7 @@ image_app = typer.Typer(no_args_is_help=True, help="The images an environment ru
 model_app = typer.Typer(no_args_is_help=True, help="The models an environment serves.")
 app.add_typer(image_app, name="image")
 app.add_typer(new_app, name="new")
+app.command("version")(version_command)
 app.add_typer(model_app, name="model")
 model_app.command("add")(model_commands.add)
 model_app.command("list")(model_commands.list_models)
