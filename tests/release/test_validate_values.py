@@ -110,7 +110,7 @@ FAULTS: dict[str, tuple[Change, str, str, str]] = {
     "a misspelt key in nested JSON": (
         lambda r: replaced(r, PROXY, '"type": "http"', '"tpye": "http"'),
         "values/services/proxy/service.yaml:5: env.PROXY_BACKENDS",
-        "digits: has the key 'tpye', which nothing reads",
+        "inference: has the key 'tpye', which nothing reads",
         "did you mean 'type'?",
     ),
     "a misspelt key deeper in nested JSON": (
@@ -181,12 +181,12 @@ FAULTS: dict[str, tuple[Change, str, str, str]] = {
     ),
     "a model twice in one JSON": (
         lambda r: [
-            replaced(r, f"values/services/{name}/service.yaml", "PROXY_BACKENDS: '{", 'PROXY_BACKENDS: \'{"digits": {"type": "http", "url": "http://inference:8080"}, ')
+            replaced(r, f"values/services/{name}/service.yaml", "PROXY_BACKENDS: '{", 'PROXY_BACKENDS: \'{"inference": {"type": "http", "url": "http://inference:8080"}, ')
             for name in ("proxy",)
         ],
         "values/services/proxy/service.yaml:5: env.PROXY_BACKENDS",
-        "has the key 'digits' twice",
-        "keep one 'digits'",
+        "has the key 'inference' twice",
+        "keep one 'inference'",
     ),
     "a merge that took a setting away": (
         # Found: two `env` of one file; PROXY_REDIS_URL vanished with no finding.

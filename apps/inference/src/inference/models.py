@@ -26,6 +26,7 @@ from inference.errors import (
     Unavailable,
 )
 from inference.manifest import Manifest, TensorSpec, suits
+from inference.postprocess_check import check_postprocess
 from inference.repository import Found, Repository, newest, version_order
 from inference.rows.decision import Decision, decide
 from inference.runtime import OnnxModel, check_manifest
@@ -416,6 +417,8 @@ def read(folder: Path, found: Found, *, threads: int, settings: InferenceSetting
     decision = decide(
         model, model.graph, described.batching, samples, row_dimension=model.has_row_dimension
     )
+    if finish is not None:
+        check_postprocess(described, finish, model.outputs)
     warnings = _contradictions(described, decision)
     if prepare is not None and len(model.inputs) == 1:
         _try_preparation(prepare, model.inputs[0], batched=decision.batching)
