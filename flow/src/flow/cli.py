@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import time
 from collections import Counter
@@ -115,6 +116,17 @@ def build_image(
             fresh=fresh,
         )
     typer.echo(built.as_json() if as_json else built.reference)
+
+
+@app.command("environment")
+def environment_variables() -> None:
+    """Print what programs need to reach this S3 and manifest repo: eval "$(flow environment)"."""
+    here = _site()
+    found = here.aws_environment() | {"MANIFEST_REPO": here.manifest_repo}
+    if here.kubectl.kubeconfig:
+        found["KUBECONFIG"] = str(here.kubectl.kubeconfig)
+    for name, value in sorted(found.items()):
+        typer.echo(f"export {name}={shlex.quote(value)}")
 
 
 def _site() -> sites.Site:
