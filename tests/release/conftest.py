@@ -246,7 +246,7 @@ def application_set_of(environment: str, *rows: str) -> str:
     return (
         "apiVersion: argoproj.io/v1alpha1\nkind: ApplicationSet\n"
         f"metadata: {{name: {environment}}}\n"
-        f"spec:\n  generators:\n    - list:\n        elements:\n{listed}"
+        f"spec:\n  goTemplate: true\n  generators:\n    - list:\n        elements:\n{listed}"
         "  template:\n    spec:\n      source:\n        path: charts/{{ .chart }}\n"
         f"        helm:\n          valueFiles:\n{files}"
         f"      destination: {{namespace: {environment}}}\n"

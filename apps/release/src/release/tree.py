@@ -82,10 +82,20 @@ def require_environment(tree: Snapshot, environment: str) -> None:
 def rows(tree: Snapshot, environment: str) -> list[layout.Row]:
     """The releases listed in an environment's ApplicationSet with the files that they name.
 
-    Raises BadValuesError when the file is no ApplicationSet with list generators.
+    Raises BadValuesError when the file is no ApplicationSet with list generators, or its template
+    is not understood.
     """
     path = layout.environment_file(environment)
     return layout.rows(scalars.load(_require(tree, path), path), environment)
+
+
+def entries(tree: Snapshot, environment: str) -> list[layout.Entry]:
+    """The releases listed in an environment's ApplicationSet, whatever its template says.
+
+    Raises BadValuesError when the file is no ApplicationSet with list generators.
+    """
+    path = layout.environment_file(environment)
+    return layout.entries(scalars.load(_require(tree, path), path), environment)
 
 
 def releases(tree: Snapshot, environment: str) -> dict[str, str]:
@@ -93,7 +103,7 @@ def releases(tree: Snapshot, environment: str) -> dict[str, str]:
 
     Raises BadValuesError when the file is no ApplicationSet with list generators.
     """
-    return {row.name: row.chart for row in rows(tree, environment)}
+    return {row.name: row.chart for row in entries(tree, environment)}
 
 
 def release_of(path: str) -> str:
@@ -136,7 +146,7 @@ def images(tree: Snapshot, environment: str) -> dict[str, tuple[str, Image]]:
     The name is the repository's last part, or before the first deployment the service that its
     row names (`of`), or its own.
     """
-    of = {row.name: row.of for row in rows(tree, environment)}
+    of = {row.name: row.of for row in entries(tree, environment)}
     found = {}
     for release in image_releases(tree, environment):
         image = read_image(tree, environment, release)

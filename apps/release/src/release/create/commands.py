@@ -81,6 +81,11 @@ def new_environment(
         files = environments.planned(root, wanted)
         if not dry_run:
             services.write(root, files)
+        notes = [
+            f"{path} has no list `options: [...]` of environments: add {name} to it by hand"
+            for path in environments.WORKFLOWS
+            if path not in files and (root / path).is_file()
+        ]
         steps = [
             f"look at values/{name}: hosts, quota, buckets and replicas are like those of "
             f"{like or after}",
@@ -89,7 +94,7 @@ def new_environment(
             "make validate, and commit",
             f"release promote --from {after} --to {name}",
         ]
-        _say(files, [], steps, dry_run=dry_run, json_output=json_output)
+        _say(files, notes, steps, dry_run=dry_run, json_output=json_output)
 
 
 def _locked(root: Path) -> list[str]:

@@ -1,56 +1,145 @@
 """Edits of an environment's ApplicationSet: a row more, a routes file more. Pure.
 
-Every other byte, comments included, stays as it is.
+Every other byte, comments included, stays as it is, however the file is written.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from typing import Any
 
+import yaml
+
+from release import layout
 from release.errors import BadValuesError
 
-_ROW = re.compile(r"^( *)- \{ *release: *([\w.-]+) *,[^\n]*\}[^\n]*\n", re.M)
-_ROUTES = re.compile(r"^( *)- (\S*/values/services/)([\w.-]+)(/\{\{ dig \"reads\"[^\n]*)\n", re.M)
+_ROUTES = re.compile(r"(\S*/values/services/)([\w.-]+)(/\{\{.*\}\}\.yaml)")
+_OF_ROUTING = 'dig "reads"'
 
 
 def with_row(text: str, path: str, release: str, *, chart: str = "service", of: str = "") -> str:
     """The file with a row for a release at the end of its list; as it was where it has one.
 
-    Raises BadValuesError where no row is written as ``- {release: name, ...}``.
+    Raises BadValuesError where the file has no list of rows to which one could be added.
     """
-    rows = list(_ROW.finditer(text))
-    if any(row[2] == release for row in rows):
-        return text
-    if not rows:
-        raise BadValuesError(
-            f"{path} has no row written as `- {{release: …, chart: …}}`.",
-            fix=f"add the row {{release: {release}, chart: {chart}}} to its list by hand",
-        )
-    last = rows[-1]
     shared = f", of: {of}" if of and of != release else ""
-    row = f"{last[1]}- {{release: {release}, chart: {chart}{shared}}}\n"
-    return text[: last.end()] + row + text[last.end() :]
-
-
-def without_row(text: str, release: str) -> str:
-    """The file without the row of a release and without its routes."""
-    text = _ROW.sub(lambda row: "" if row[2] == release else row[0], text)
-    return _ROUTES.sub(lambda line: "" if line[3] == release else line[0], text)
+    row = f"{{release: {release}, chart: {chart}{shared}}}"
+    fix = f"add the row {row} to the elements of its list generator by hand"
+    lists = [one for one in _lists(text) if one.value]
+    if not lists:
+        raise BadValuesError(f"{path} lists no releases.", fix=fix)
+    names = [name for one in lists for item in one.value if (name := _field(item, "release"))]
+    if release in names:
+        return text
+    longer = _with_item(text, lists[-1], lists[-1].value[-1], row)
+    _check(text, longer, path, fix)
+    return longer
 
 
 def with_routes(text: str, path: str, service: str) -> str:
     """The file with the routes of a service among those that the release `routing` reads.
 
-    Raises BadValuesError where the list of files is not written as it is shipped.
+    As it was where it lists no release of charts/routing. Raises BadValuesError where it names no
+    other service's routes beside which the line could stand.
     """
-    lines = list(_ROUTES.finditer(text))
-    if any(line[3] == service for line in lines):
+    charts = [_field(item, "chart") for one in _lists(text) for item in one.value]
+    if "routing" not in charts:
         return text
-    if not lines:
+    wanted = f'../../values/services/{service}/{{{{ dig "reads" "none" . }}}}.yaml'
+    files = _at(_composed(text), "spec", "template", "spec", "source", "helm", "valueFiles")
+    found = [
+        (item, match)
+        for item in (files.value if isinstance(files, yaml.SequenceNode) else [])
+        if _OF_ROUTING in item.value and (match := _ROUTES.fullmatch(item.value))
+    ]
+    if any(match[2] == service for _, match in found):
+        return text
+    fix = f"add {wanted} to its valueFiles, and `reads: routes` to the row of routing, by hand"
+    if not found or not isinstance(files, yaml.SequenceNode):
+        raise BadValuesError(f"{path} names no routes.yaml among its valueFiles.", fix=fix)
+    last, match = found[-1]
+    quote = "'" if files.flow_style or last.style else ""
+    line = f"{quote}{match[1]}{service}{match[3]}{quote}"
+    longer = _with_item(text, files, last, line)
+    _check(text, longer, path, fix)
+    return longer
+
+
+def _with_item(text: str, items: yaml.SequenceNode, after: yaml.Node, item: str) -> str:
+    """A list with an item more behind one of its own."""
+    end = _end(after)
+    if items.flow_style:
+        return f"{text[:end]}, {item}{text[end:]}"
+    stop = text.find("\n", end)
+    stop = len(text) if stop < 0 else stop
+    head, tail = text[:stop], text[stop:]
+    newline = "\r\n" if head.endswith("\r") or (not tail and "\r\n" in text) else "\n"
+    indent = " " * items.start_mark.column
+    return f"{head.removesuffix(chr(13))}{newline}{indent}- {item}{newline}{tail[1:]}"
+
+
+def _end(node: yaml.Node) -> int:
+    """Where the text of a node ends: that of a block ends with what stands in it."""
+    if isinstance(node, yaml.CollectionNode) and not node.flow_style and node.value:
+        last = node.value[-1]
+        return _end(last[1] if isinstance(last, tuple) else last)
+    return int(node.end_mark.index)
+
+
+def _check(before: str, after: str, path: str, fix: str) -> None:
+    """The edit added one item, and changed nothing that was there."""
+    try:
+        longer = [*_leaves(yaml.safe_load(after))]
+        kept = [*_leaves(yaml.safe_load(before))]
+        layout.rows(yaml.safe_load(after), path.rpartition("/")[2].removesuffix(".yaml"))
+    except yaml.YAMLError as error:
         raise BadValuesError(
-            f"{path} names no routes.yaml among its valueFiles.",
-            fix=f"add the line of another service with {service} in its place by hand",
-        )
-    last = lines[-1]
-    line = f"{last[1]}- {last[2]}{service}{last[4]}\n"
-    return text[: last.end()] + line + text[last.end() :]
+            f"{path} is written in a way that cannot be edited.", fix=fix
+        ) from error
+    rest = iter(longer)
+    if not all(one in rest for one in kept) or len(longer) == len(kept):
+        raise BadValuesError(f"{path} is written in a way that cannot be edited.", fix=fix)
+
+
+def _leaves(content: Any) -> Iterator[Any]:
+    if isinstance(content, dict):
+        for key, value in content.items():
+            yield key
+            yield from _leaves(value)
+    elif isinstance(content, list):
+        for value in content:
+            yield from _leaves(value)
+    else:
+        yield content
+
+
+def _lists(text: str) -> list[yaml.SequenceNode]:
+    """The lists of rows of all generators."""
+    generators = _at(_composed(text), "spec", "generators")
+    found = [
+        _at(one, "list", "elements")
+        for one in (generators.value if isinstance(generators, yaml.SequenceNode) else [])
+    ]
+    return [one for one in found if isinstance(one, yaml.SequenceNode)]
+
+
+def _composed(text: str) -> yaml.Node | None:
+    try:
+        node: yaml.Node | None = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError:
+        return None
+    return node
+
+
+def _at(node: yaml.Node | None, *keys: str) -> yaml.Node | None:
+    for key in keys:
+        if not isinstance(node, yaml.MappingNode):
+            return None
+        node = next((value for name, value in node.value if name.value == key), None)
+    return node
+
+
+def _field(node: yaml.Node, key: str) -> str:
+    value = _at(node, key)
+    return str(value.value) if isinstance(value, yaml.ScalarNode) else ""

@@ -187,9 +187,20 @@ def of_environment(root: Path, environment: str, listed: Sequence[Release]) -> I
         yield Finding(hold_file(environment), 0, "", error.message.rstrip("."), error.fix)
     for release in listed:
         for absent in _needed(release):
+            near = _near_service(root, release.service) if "/services/" in absent else ""
+            hint = f"did you mean {'of: ' if release.of else ''}{near}? Else " if near else ""
             yield Finding(
                 argocd, 0, release.name, f"is listed, but {absent} is not there",
-                f"write {absent}, or delete the row",
+                f"{hint}write {absent}, or delete the row",
+            )  # fmt: skip
+    of = {release.name: release.of for release in listed if release.of}
+    for name, shared in of.items():
+        if shared in of:
+            yield Finding(
+                argocd, 0, name, f"is of {shared}, which is itself of {of[shared]}: it gets the "
+                f"values of {shared} without those of {of[shared]}",
+                f"name the service whose image it runs, like of: {of[shared]}"
+                if of[shared] not in of else "name a service that is no release of another one",
             )  # fmt: skip
     yield from _unread_routes(root, argocd, listed)
     used = {path for release in listed for path in release.files}
@@ -208,6 +219,11 @@ def of_environment(root: Path, environment: str, listed: Sequence[Release]) -> I
                 relative, 0, "", "is read by nothing: the ApplicationSet names no such file",
                 f"one of {stem}.yaml, {stem}{IMAGE_SUFFIX}, {stem}{MODEL_SUFFIX}",
             )  # fmt: skip
+
+
+def _near_service(root: Path, name: str) -> str:
+    there = [path.parent.name for path in (root / layout.SERVICES).glob("*/service.yaml")]
+    return next(iter(difflib.get_close_matches(name, there, n=1)), "")
 
 
 def _needed(release: Release) -> Iterator[str]:
