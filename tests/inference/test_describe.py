@@ -79,8 +79,9 @@ def fails_on_made_up() -> bytes:
     ("files", "said"),
     [
         ({"model.onnx": b"no model"}, "ONNX Runtime cannot load the model"),
-        ({"a.onnx": b"", "b.onnx": b""}, "its .onnx files are: a.onnx, b.onnx"),
-        ({}, "its .onnx files are: none"),
+        ({"a.onnx": b"", "b.onnx": b""}, "this one's are: a.onnx, b.onnx"),
+        ({"model.onnx": b"", "old.onnx": b""}, "this one's are: model.onnx, old.onnx"),
+        ({}, "this one's are: none"),
         ({"model.onnx": small_models.affine(), "a b": b""}, "plain names"),
         ({"model.onnx": small_models.affine(), "model.json": b"["}, "is not JSON"),
         ({"model.onnx": small_models.affine(), "model.json": b"[]"}, "is no JSON object"),
@@ -112,3 +113,34 @@ def test_an_input_too_large_for_a_sample_is_left_without_one(tmp_path: Path) -> 
     found = described(tmp_path / "m.onnx", tmp_path / "to")
     assert found["sample"] is None
     assert any("has no sample" in one for one in found["warnings"])
+
+
+@pytest.mark.parametrize(
+    ("document", "said"),
+    [
+        ({"sha256": "0" * 64}, f"says sha256 {'0' * 64} of model.onnx, which has "),
+        ({"data_files": {"weights.bin": "0" * 64}}, "of weights.bin, which has "),
+        ({"data_files": {"absent.bin": "0" * 64}}, "of absent.bin, which is not there"),
+    ],
+)
+def test_a_model_json_of_other_files_is_refused(
+    tmp_path: Path, document: dict[str, Any], said: str
+) -> None:
+    """Found: its sha256 was replaced unread, so that a damaged file was published as the model."""
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "iris.onnx").write_bytes(small_models.affine(2.0, 1.0))
+    (source / "weights.bin").write_bytes(b"weights")
+    (source / "model.json").write_text(json.dumps(document))
+    with pytest.raises(ModelError, match=said):
+        described(source, tmp_path / "to")
+
+
+def test_another_name_in_its_model_json_is_said(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "iris.onnx").write_bytes(small_models.affine(2.0, 1.0))
+    (source / "model.json").write_text(json.dumps({"name": "digits", "version": "1"}))
+    warnings = described(source, tmp_path / "to")["warnings"]
+    assert "its model.json says name 'digits', and it is added as 'iris'" in warnings
+    assert not any("says version" in one for one in warnings)

@@ -97,6 +97,9 @@ def test_names_and_versions_that_are_taken_are_refused_by_name(
     name = add(world, "taken", onnx(tmp_path), "--version", "2")
     assert name.code == 5
     assert "inference in dev serves taken/1 already" in name.json["message"]
+    # Found: the version that Git refused was published before, and stayed in S3.
+    absent = add(world, "other", "s3://models/taken/2")
+    assert "taken/2/model.json does not exist" in absent.json["message"]
     assert remove(world, "taken", "--last").code == 0
     version = add(world, "taken", onnx(tmp_path, offset=5.0))
     assert version.code == 1

@@ -49,18 +49,24 @@ def describe(
     folder = to / name / version
     folder.mkdir(parents=True, exist_ok=True)
     given = _copied(source, folder)
-    document = given | {"name": name, "version": version, "format": "onnx"}
+    unlisted = {key: value for key, value in given.items() if key != "data_files"}
+    document = unlisted | {"name": name, "version": version, "format": "onnx"}
     document["sha256"] = _sha256_of(folder / manifests.MODEL_FILE)
     data = sorted(path.name for path in folder.iterdir() if path.name not in _OURS)
     if data:
         document["data_files"] = {one: _sha256_of(folder / one) for one in data}
+    _check_agreement(given, document, source)
     _write(folder, document)  # what is wrong with a given one is said before anything is derived
     manifests.parse((folder / manifests.FILE).read_bytes(), where=manifests.FILE)
     model = OnnxModel(folder / manifests.MODEL_FILE, threads=1, name=name)
     for key, specs in (("inputs", model.inputs), ("outputs", model.outputs)):
         if key not in given and not any(spec.free_rank for spec in specs):
             document[key] = [spec.model_dump() for spec in specs]
-    notes: list[str] = []
+    notes = [
+        f"its model.json says {key} {given[key]!r}, and it is added as {document[key]!r}"
+        for key in ("name", "version")
+        if given.get(key, document[key]) != document[key]
+    ]
     answer: list[Array] = []
     if not document.get("samples"):
         feeds, answer = _made_up(model)
@@ -94,6 +100,22 @@ def describe(
     }
 
 
+def _check_agreement(given: dict[str, Any], document: dict[str, Any], source: Path) -> None:
+    """ModelError where a given ``model.json`` says another sha256 of a file than it has."""
+    listed = given.get("data_files")
+    said = {manifests.MODEL_FILE: given.get("sha256")} | (
+        listed if isinstance(listed, dict) else {}
+    )
+    there = {manifests.MODEL_FILE: document["sha256"]} | document.get("data_files", {})
+    for name, sha256 in said.items():
+        if sha256 is not None and sha256 != there.get(name):
+            has = f"has {there[name]}" if name in there else "is not there"
+            raise ModelError(
+                f"{source / manifests.FILE} says sha256 {sha256} of {name}, which {has}",
+                fix="take the file that it was written for, or delete the sha256 from it",
+            )
+
+
 _OURS = {manifests.FILE, manifests.MODEL_FILE}
 
 
@@ -105,14 +127,12 @@ def _copied(source: Path, folder: Path) -> dict[str, Any]:
     if not source.is_dir():
         raise ModelError(f"{source}: there is no such file or folder")
     found = sorted(source.glob("*.onnx"))
-    model = source / manifests.MODEL_FILE
-    if model not in found:
-        if len(found) != 1:
-            names = ", ".join(path.name for path in found) or "none"
-            raise ModelError(
-                f"{source}: it has no {manifests.MODEL_FILE}, and its .onnx files are: {names}"
-            )
-        model = found[0]
+    if len(found) != 1:
+        names = ", ".join(path.name for path in found) or "none"
+        raise ModelError(
+            f"{source}: a version's folder has one .onnx file, and this one's are: {names}"
+        )
+    model = found[0]
     for path in sorted(source.iterdir()):
         if path.name.startswith(".") or path.name == manifests.FILE:
             continue
@@ -130,7 +150,6 @@ def _copied(source: Path, folder: Path) -> dict[str, Any]:
         raise ModelError(f"{source / manifests.FILE} is not JSON: {error}") from None
     if not isinstance(document, dict):
         raise ModelError(f"{source / manifests.FILE} is no JSON object")
-    document.pop("data_files", None)
     return document
 
 

@@ -44,16 +44,30 @@ class ModelAdd:
     def __call__(self, at: CommitTree) -> Plan:
         """Raises ConflictError for a name that is taken; nothing to do where it is this model."""
         tree.require_environment(at, self.environment)
-        check_free(at, self.environment, self.release, self.model.name, self.model)
+        model = self.model
+        check_free(
+            at, self.environment, self.release,
+            name=model.name, version=model.version, model=model,
+        )  # fmt: skip
         return ModelSet(self.environment, self.release, self.model, self.now)(at)
 
 
 def check_free(
-    at: CommitTree, environment: str, release: str, name: str, model: Model | None = None
+    at: CommitTree,
+    environment: str,
+    release: str,
+    *,
+    name: str,
+    version: str,
+    model: Model | None = None,
 ) -> None:
-    """Raises ConflictError where another release has the name, or this one another model of it."""
+    """Raises ConflictError where another release has the name, or this one another model of it.
+
+    Without ``model``, the version alone is compared: before it is published, nothing else is known.
+    """
     for server, there in models_of(at, environment):
-        if there.name == name and (server != release or there != model):
+        same = there.version == version and model in (None, there)
+        if there.name == name and (server != release or not same):
             raise ConflictError(
                 f"{server} in {environment} serves {there.short} already.",
                 fix=f"`release model set --env {environment} --release {server}` writes another "

@@ -82,6 +82,8 @@ def add(
             tree.require_environment(at, env)
             if on not in (known := tree.model_releases(at, env)):
                 raise unknown_service(on, known, env, "release with models")
+            # What Git refuses is refused before it is published: a version stays in S3 for ever.
+            model_changes.check_free(at, env, on, name=name, version=version)
             shared = [
                 one.name for release, one in model_changes.models_of(at, env) if release == on
             ]
