@@ -187,8 +187,8 @@ def of_environment(root: Path, environment: str, listed: Sequence[Release]) -> I
         yield Finding(hold_file(environment), 0, "", error.message.rstrip("."), error.fix)
     for release in listed:
         for absent in _needed(release):
-            near = _near_service(root, release.service) if "/services/" in absent else ""
-            hint = f"did you mean {'of: ' if release.of else ''}{near}? Else " if near else ""
+            alike = _near_service(root, release.service) if "/services/" in absent else ""
+            hint = f"did you mean {'of: ' if release.of else ''}{alike}? Else " if alike else ""
             yield Finding(
                 argocd, 0, release.name, f"is listed, but {absent} is not there",
                 f"{hint}write {absent}, or delete the row",
