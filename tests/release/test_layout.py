@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from release import layout, render
+from release import layout, render, validate
 from release.errors import BadValuesError
 from release.validate import listing
 
@@ -111,6 +112,28 @@ def test_a_row_that_names_no_release_is_refused(document: Any, row: object, said
         with pytest.raises(BadValuesError) as refused:
             read(document, "dev")
         assert said in refused.value.message
+
+
+def test_validate_says_once_what_is_not_understood(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found: each file of the environment was a finding besides, of an unknown release."""
+    monkeypatch.setattr(render, "render_all", lambda *_args, **_options: [])
+    for part in ("charts", "values", "argocd", "docs/reference", "cluster/manifests"):
+        shutil.copytree(ROOT / part, tmp_path / part)
+    file = tmp_path / layout.environment_file("dev")
+    text = file.read_text()
+    for old, new, words in (
+        (
+            "  goTemplate: true",
+            "  goTemplate: true\n  templatePatch: x",
+            "spec.templatePatch is not",
+        ),
+        ("path: charts/{{ .chart }}", "path: charts/{{ .chrat }}", "names the field .chrat"),
+    ):
+        file.write_text(text.replace(old, new))
+        [one] = validate.validate(tmp_path, ["dev"]).findings
+        assert words in str(one)
 
 
 @pytest.mark.parametrize(

@@ -80,24 +80,33 @@ def validate(root: Path, only: Sequence[str] = (), base: str | None = None) -> R
     if base is not None:
         findings += held_changes(Git(root), base, only, datetime.now(UTC))
     rows: dict[str, list[Release]] = {}
+    unread: dict[str, Finding] = {}
     for environment in known:
         try:
             rows[environment] = render.releases(root, environment)
         except BadValuesError as error:
-            if environment in chosen:
-                file = f"argocd/environments/{environment}.yaml"
-                findings.append(Finding(file, 0, "", error.message, error.fix))
+            file = f"argocd/environments/{environment}.yaml"
+            unread[environment] = Finding(
+                file, 0, "", error.message.removeprefix(f"{file}: "), error.fix
+            )  # fmt: skip
     for environment in chosen:
-        findings += completed(
-            "the listed releases",
-            f"argocd/environments/{environment}.yaml",
-            partial(listing.of_environment, root, environment, rows.get(environment, [])),
+        if environment in rows:  # else every file would be one of an unknown release
+            findings += completed(
+                "the listed releases",
+                f"argocd/environments/{environment}.yaml",
+                partial(listing.of_environment, root, environment, rows[environment]),
+            )
+        found = list(
+            completed(
+                "the application set",
+                f"argocd/environments/{environment}.yaml",
+                partial(applications.findings, root, environment, known),
+            )
         )
-        findings += completed(
-            "the application set",
-            f"argocd/environments/{environment}.yaml",
-            partial(applications.findings, root, environment, known),
-        )
+        findings += found
+        # A field that no row has is named there already, with the line.
+        if environment in unread and not any("names the field" in one.message for one in found):
+            findings.append(unread[environment])
     findings += completed("hosts", "values", lambda: applications.hosts(root, rows, chosen))
     wanted = [row for environment in chosen for row in rows.get(environment, [])]
     results = render.render_all(root, wanted, placeholders=True)
