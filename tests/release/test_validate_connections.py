@@ -46,7 +46,7 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], tuple[str, str, str], str, str]] 
     ),
     "a backend without a call": (
         lambda r: added(r, WORKER, "calls: {inference: null}\n"),
-        (PROXY, "  PROXY_BACKENDS", "env.PROXY_BACKENDS"),
+        (PROXY, "    inference: {type", "env.PROXY_BACKENDS.inference.url"),
         "no NetworkPolicy lets worker connect to port 8080 of inference",
         f"add `inference: {{}}` under calls in {WORKER}:",
     ),

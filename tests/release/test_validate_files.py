@@ -126,8 +126,8 @@ def test_a_full_width_colon_is_one_finding(root: Path) -> None:
     [one] = found(root)
     assert (one.file, one.line, one.key) == (
         "values/services/proxy/service.yaml",
-        5,
-        "env.PROXY_BACKENDS",
+        6,
+        "env.PROXY_BACKENDS.inference.url",
     )
     assert "write http://inference:8080" in one.fix
 

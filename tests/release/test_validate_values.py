@@ -34,7 +34,7 @@ FAULTS: dict[str, tuple[Change, str, str, str]] = {
     # name: what is done, then file:line: key, words of the message, words of the fix
     "a letter is wrong in an address": (
         lambda r: replaced(r, PROXY, "http://inference:", "http://inferenc:"),
-        "values/services/proxy/service.yaml:5: env.PROXY_BACKENDS",
+        "values/services/proxy/service.yaml:6: env.PROXY_BACKENDS.inference.url",
         "leads to inferenc:8080, and 'inferenc' is no Service of the environment",
         "did you mean inference?",
     ),
@@ -52,13 +52,13 @@ FAULTS: dict[str, tuple[Change, str, str, str]] = {
     ),
     "a port that the Service does not have": (
         lambda r: replaced(r, PROXY, "inference:8080", "inference:8000"),
-        "values/services/proxy/service.yaml:5: env.PROXY_BACKENDS",
+        "values/services/proxy/service.yaml:6: env.PROXY_BACKENDS.inference.url",
         "the Service inference has the ports 8080, 8081",
         "name one of those",
     ),
     "TLS where the mesh speaks it already": (
         lambda r: replaced(r, PROXY, "http://inference", "https://inference"),
-        "values/services/proxy/service.yaml:5: env.PROXY_BACKENDS",
+        "values/services/proxy/service.yaml:6: env.PROXY_BACKENDS.inference.url",
         "asks inference:8080 for TLS, and the port 'http' of the Service inference has none",
         "write it without",
     ),
@@ -101,6 +101,12 @@ FAULTS: dict[str, tuple[Change, str, str, str]] = {
         "is '7', and it must be at most 1",
         "",
     ),
+    "a misspelt key in one field that an environment sets": (
+        lambda r: added(r, "values/dev/proxy.yaml", "  PROXY_BACKENDS: {inference: {timeot_seconds: 5}}\n"),
+        "values/dev/proxy.yaml:6: env.PROXY_BACKENDS.inference.timeot_seconds",
+        "inference: has the key 'timeot_seconds', which nothing reads",
+        "did you mean 'timeout_seconds'?",
+    ),
     "JSON that is none": (
         lambda r: added(r, "values/dev/proxy.yaml", "  PROXY_UPSTREAMS: '{\"a\": }'\n"),
         "values/dev/proxy.yaml:6: env.PROXY_UPSTREAMS",
@@ -108,8 +114,8 @@ FAULTS: dict[str, tuple[Change, str, str, str]] = {
         "",
     ),
     "a misspelt key in nested JSON": (
-        lambda r: replaced(r, PROXY, '"type": "http"', '"tpye": "http"'),
-        "values/services/proxy/service.yaml:5: env.PROXY_BACKENDS",
+        lambda r: replaced(r, PROXY, "type: http", "tpye: http"),
+        "values/services/proxy/service.yaml:6: env.PROXY_BACKENDS.inference.tpye",
         "inference: has the key 'tpye', which nothing reads",
         "did you mean 'type'?",
     ),
@@ -180,13 +186,10 @@ FAULTS: dict[str, tuple[Change, str, str, str]] = {
         "keep one",
     ),
     "a model twice in one JSON": (
-        lambda r: [
-            replaced(r, f"values/services/{name}/service.yaml", "PROXY_BACKENDS: '{", 'PROXY_BACKENDS: \'{"inference": {"type": "http", "url": "http://inference:8080"}, ')
-            for name in ("proxy",)
-        ],
-        "values/services/proxy/service.yaml:5: env.PROXY_BACKENDS",
-        "has the key 'inference' twice",
-        "keep one 'inference'",
+        lambda r: added(r, "values/dev/proxy.yaml", "  PROXY_UPSTREAMS: '{\"a\": {\"url\": \"http://inference:8080\"}, \"a\": {\"url\": \"http://inference:8080\"}}'\n"),
+        "values/dev/proxy.yaml:6: env.PROXY_UPSTREAMS",
+        "has the key 'a' twice",
+        "keep one 'a'",
     ),
     "a merge that took a setting away": (
         # Found: two `env` of one file; PROXY_REDIS_URL vanished with no finding.
@@ -389,7 +392,7 @@ def test_a_pattern_that_argo_cd_s_library_gets_wrong_is_found(root: Path) -> Non
 def test_the_project_that_leaves_an_environment_out_is_found(root: Path) -> None:
     require("kubeconform")
     row = "    - {server: https://kubernetes.default.svc, namespace: stage}\n"
-    replaced(root, "argocd/projects/stage.yaml", row, "")
+    replaced(root, "argocd/projects/stage.yaml", row, row.replace("stage", "elsewhere"))
     told = validate.validate(root).findings
     assert [one.file for one in told] == ["argocd/projects/stage.yaml"], [str(one) for one in told]
     assert "does not allow the namespace 'stage'" in told[0].message

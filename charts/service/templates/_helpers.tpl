@@ -114,7 +114,7 @@ Sample: data: {{- include "service.env" . | nindent 2 }}
 {{- define "service.env" -}}
 {{- range $name, $value := include "service.layered" (dict "root" . "key" "env") | fromJson }}
 {{- if not (kindIs "invalid" $value) }}
-{{ $name }}: {{ $value | quote }}
+{{ $name }}: {{ if kindIs "string" $value }}{{ $value | quote }}{{ else }}{{ $value | toJson | quote }}{{ end }}
 {{- end }}
 {{- end }}
 {{- end }}

@@ -256,9 +256,9 @@ def _backends(values: Values, models: Mapping[str, Sequence[Model]]) -> Iterator
 
     A server that is asked for its models has those that Git names for its release.
     """
-    text = (values.get("env") or {}).get("PROXY_BACKENDS") or "{}"
+    given = (values.get("env") or {}).get("PROXY_BACKENDS") or "{}"
     try:
-        backends = json.loads(text)
+        backends = json.loads(given) if isinstance(given, str) else given
         for name, backend in backends.items():
             if backend.get("models") == "discover":
                 server = (urlsplit(backend.get("url") or "").hostname or "").split(".")[0]

@@ -117,7 +117,7 @@ def _destinations(
 ) -> Iterator[Finding]:
     """An environment's project allows its own namespace, and that of no other environment."""
     file = layout.project_file(name)
-    allowed = [str(one.get("namespace", "")) for one in project["spec"].get("destinations", [])]
+    allowed = [str(one.get("namespace", "")) for one in project["spec"].get("destinations") or []]
     title = project["metadata"]["name"]
     if not _allows(allowed, namespace):
         yield Finding(

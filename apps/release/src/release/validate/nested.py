@@ -15,6 +15,8 @@ class Complaint:
     where: str
     message: str
     fix: str
+    path: tuple[str, ...] = ()
+    """Keys from the setting down to what is wrong."""
 
 
 def complaints(schema: Mapping[str, Any], value: object) -> Iterator[Complaint]:
@@ -35,6 +37,7 @@ def complaints(schema: Mapping[str, Any], value: object) -> Iterator[Complaint]:
             yield Complaint(
                 _where(error), f"has the key {key!r}, which nothing reads",
                 f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(known)}",
+                (*_path(error), key),
             )  # fmt: skip
     for error in errors:
         if error.validator == "additionalProperties":
@@ -45,9 +48,10 @@ def complaints(schema: Mapping[str, Any], value: object) -> Iterator[Complaint]:
             # jsonschema has an error for each of them.
             named = [name for name in lacking if repr(name) in error.message]
             for name in named:
-                yield Complaint(_where(error), f"lacks the key {name!r}", f"add {name!r}")
+                message = f"lacks the key {name!r}"
+                yield Complaint(_where(error), message, f"add {name!r}", _path(error))
         elif not _is_number_as_text(error):
-            yield Complaint(_where(error), _cut(error.message), "")
+            yield Complaint(_where(error), _cut(error.message), "", _path(error))
 
 
 def _leaves(error: Any) -> Iterator[Any]:
@@ -87,7 +91,11 @@ def _is_number_as_text(error: Any) -> bool:
 
 
 def _where(error: Any) -> str:
-    return ".".join(str(part) for part in error.absolute_path)
+    return ".".join(_path(error))
+
+
+def _path(error: Any) -> tuple[str, ...]:
+    return tuple(str(part) for part in error.absolute_path)
 
 
 def _cut(text: str) -> str:

@@ -152,7 +152,7 @@ def cross_checks(environment: Environment, settings: Settings) -> Iterator[Findi
     found = [one for name, check in checks.items() for one in completed(name, folder, check)]
     yield from found
     # A value that is wrong differs from the right one as well: that is one fault.
-    wrong = {one.key for one in found}
+    wrong = {".".join(one.key.split(".")[:2]) for one in found if one.key.startswith("env.")}
     shared = completed(
         "shared settings", folder, lambda: variables.differences(environment, settings)
     )

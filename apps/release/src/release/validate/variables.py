@@ -79,7 +79,7 @@ def findings(environment: Environment, settings: Settings) -> Iterator[Finding]:
             yield from wrong
             # What a Secret holds is not in the tree.
             whole = not secret_names.with_settings(environment, release)
-            flagged = {one.key.removeprefix("env.") for one in wrong}
+            flagged = {one.key.removeprefix("env.").split(".")[0] for one in wrong}
             yield from _refused(environment.root, release, known, flagged, whole)
             if whole:
                 yield from _absent(environment.root, release, known)
@@ -124,8 +124,9 @@ def _of_wrong_type(root: Path, release: Release, known: Mapping[str, Setting]) -
                 where = f"{one.where}: " if one.where else ""
                 fix = one.fix or f"see docs/reference/settings-{app}.md"
                 yield at_value(
-                    root, release, f"env.{name}", f"{where}{one.message}", fix, ("env", name)
-                )
+                    root, release, f"env.{name}", f"{where}{one.message}", fix,
+                    ("env", name, *one.path), ("env", name),
+                )  # fmt: skip
 
 
 def _refused(
