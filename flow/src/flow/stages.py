@@ -19,7 +19,7 @@ import yaml
 from botocore.exceptions import ClientError
 
 from flow import apply as applying
-from flow import command, image, source
+from flow import command, image, migrate, source
 from flow import render as rendering
 from flow.errors import FlowError
 from flow.site import ENVIRONMENTS, GATEWAY, Site
@@ -94,10 +94,11 @@ def publish_source(site: Site, repo: Path) -> str:
     """Merge the source into the manifest repo and have Argo CD follow it; return the commit."""
     if command.run("git", "-C", str(repo), "status", "--porcelain").strip():
         typer.echo("note: changes that are not committed are not part of what is deployed")
-    commit = source.publish(repo, site.manifest_repo, site.repo_url)
-    with _checkout(site) as clone:
-        for name in ("projects/root", "root"):
-            site.kubectl.apply((clone / "argocd" / f"{name}.yaml").read_text())
+    with migrate.paused(site.kubectl, repo):
+        commit = source.publish(repo, site.manifest_repo, site.repo_url)
+        with _checkout(site) as clone:
+            for name in ("projects/root", "root"):
+                site.kubectl.apply((clone / "argocd" / f"{name}.yaml").read_text())
     return commit
 
 
