@@ -1165,3 +1165,36 @@ def test_an_operation_that_a_stopped_cluster_cut_short_is_no_fault_of_what_runs_
         APPLICATIONS, application("proxy", world.head(), operationState=cut), subresource=False
     )
     assert verify(world).code == 6
+
+
+def test_what_failed_before_a_commit_is_applied_does_not_fail_it(
+    kube: Kubernetes, world: World
+) -> None:
+    """Found: a promotion over a broken environment had failed before Argo CD applied it."""
+    world.deploy("1", world.source(), "proxy")
+    world.deploy("2", world.source(), "proxy")
+    everything_runs(kube, world, "1", "proxy", "worker")
+    deadline = {
+        "type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded",
+        "message": 'ReplicaSet "proxy-1" has timed out progressing.',
+    }  # fmt: skip
+    old = deployment("proxy", "1")
+    old["status"]["conditions"] = [deadline]
+    kube.put(DEPLOYMENTS, old)
+    resource = {"kind": "Deployment", "name": "proxy", "namespace": "dev", "status": "OutOfSync"}
+    behind = {
+        "sync": {"status": "OutOfSync", "revision": world.head()},
+        "health": {"status": "Degraded"},
+    }
+    waiting = application("proxy", world.head(), resources=[resource], **behind)
+    kube.put(APPLICATIONS, waiting, subresource=False)
+    answer = verify(world, "--service", "proxy", timeout="1")
+    assert answer.code == 7, answer.out + answer.err
+    assert "Argo CD has not applied this" in answer.json["message"]
+    # Once it is applied, the same condition is about it.
+    applied = application("proxy", world.head(), resources=[resource | {"status": "Synced"}],
+                          health={"status": "Degraded"})  # fmt: skip
+    kube.put(APPLICATIONS, applied, subresource=False)
+    answer = verify(world, "--service", "proxy")
+    assert answer.code == 6, answer.out + answer.err
+    assert "timed out progressing" in answer.json["message"]

@@ -152,6 +152,19 @@ def reconciled_after_operation(app: Object) -> bool:
     return bool(finished and reconciled) and _time(reconciled) >= _time(finished)
 
 
+def is_applied(release: str, app: Object) -> bool:
+    """Whether the Deployment in the cluster is the one of the commit that Argo CD compares with.
+
+    Until then its conditions and its pods tell of what was there before. True where there is none.
+    """
+    return not any(
+        one.get("kind") == "Deployment"
+        and one.get("name") == release
+        and one.get("status") == "OutOfSync"
+        for one in app.get("status", {}).get("resources", [])
+    )
+
+
 def run_as_job(cronjob: Object, name: str) -> Object:
     """A Job that does once what the CronJob does on schedule (`kubectl create job --from`)."""
     template = cronjob["spec"]["jobTemplate"]

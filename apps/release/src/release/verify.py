@@ -19,6 +19,7 @@ from release.diagnosis import (
     Finding,
     State,
     find,
+    is_applied,
     reconciled_after_operation,
     run_as_job,
     try_as_job,
@@ -42,6 +43,8 @@ from release.references import Image
 LOOKS = 2
 # And Argo CD is called idle when it has not begun a sync for so many.
 IDLE_LOOKS = 5
+# What fails of a workload itself, which may be that of before as long as nothing is applied.
+OF_PODS = frozenset({"deadline", "image", "container", "crash", "job"})
 # Routes and identities take a moment to reach every sidecar after pods are ready.
 ANSWER_SECONDS = 20.0
 
@@ -188,6 +191,11 @@ class Watch:
             stuck = broken and self._compared(release, app)
             state = State.FAILED if stuck else State.PROGRESSING
             return replace(finding, state=state, causes=(*finding.causes, behind))
+        if finding.state is State.FAILED and not is_applied(release, app):
+            of_argo = [one for one in finding.causes if one.final and one.kind not in OF_PODS]
+            if not of_argo:
+                old = Cause("unapplied", "Argo CD has not applied this: what fails ran before it")
+                return replace(finding, state=State.PROGRESSING, causes=(*finding.causes, old))
         if self._idle(release, app) and finding.state is not State.FAILED:
             closed = Cause(
                 "idle", "Argo CD applies nothing: is a sync window of its project closed?"
