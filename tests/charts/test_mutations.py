@@ -86,16 +86,16 @@ MUTATIONS = (
     ),
     Mutation(
         "a token for another environment will do",
-        f"{ROUTING}/authorizationpolicy-jwt.yaml",
-        "          notValues:",
-        "          values:",
+        f"{ROUTING}/requestauthentication.yaml",
+        "      audiences: {{- toYaml . | nindent 8 }}\n",
+        "",
         ("unit",),
     ),
     Mutation(
-        "a token is asked for at port 80 only",
-        f"{ROUTING}/_helpers.tpl",
-        '      - {{ printf "%s:*" . | quote }}\n',
-        "",
+        "a token is asked of others than the gateway's callers",
+        f"{ROUTING}/authorizationpolicy-jwt.yaml",
+        'include "routing.gatewayPrincipal" $ | quote',
+        '"cluster.local/ns/nobody/sa/nobody" | quote',
         ("unit",),
     ),
     Mutation(

@@ -200,17 +200,6 @@ CHART = {
         "data: {digest: {{ .Values.image.digest | quote }}}\n"
     ),
 }
-TEMPLATE = """\
-  template:
-    spec:
-      destination: {namespace: stage}
-      source:
-        path: charts/{{ .chart }}
-        helm:
-          valueFiles:
-            - ../../values/stage/{{ .release }}.yaml
-            - ../../values/stage/{{ .release }}.image.yaml
-"""
 
 
 def test_a_pull_request_tells_what_comes_what_changes_and_what_drifted(
@@ -221,9 +210,7 @@ def test_a_pull_request_tells_what_comes_what_changes_and_what_drifted(
     other = World(world.folder / "other", world.environment)
     other.folder.mkdir()
     world.git("clone", "-q", "--bare", str(world.remote), str(other.remote), cwd=world.folder)
-    world.push(
-        {**CHART, "argocd/environments/stage.yaml": application_set("stage") + TEMPLATE}, "A chart"
-    )
+    world.push({**CHART, "argocd/environments/stage.yaml": application_set("stage")}, "A chart")
 
     def built(seed: str, env: str) -> str:
         revision = other.source()

@@ -144,7 +144,7 @@ def test_a_registry_that_is_down_is_named(world: World, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["--env", "qa"], 8, "argocd/qa.yaml"),
+        (["--env", "qa"], 8, "argocd/environments/qa.yaml"),
         (["--env", "base"], 8, "Nobody deploys"),
         (["--image", reference("prxoy", "1")], 8, "prxoy"),
         (["--image", "proxy=registry.test/proxy:1"], 1, "no digest"),
