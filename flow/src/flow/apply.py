@@ -7,7 +7,8 @@ from pathlib import Path
 
 from flow import command
 from flow.errors import FlowError
-from release import layout, render
+from release import layout, tree
+from release.validate.listing import Folder
 
 APPLIED = ("values", "charts", "argocd")
 """What an edit is committed of; the rest of a work tree is left as it is."""
@@ -49,27 +50,20 @@ def touched(paths: Iterable[str], environments: Iterable[str]) -> list[str]:
             own = layout.environment_of(path)
         if own in known:
             found.add(own)
-        elif path.startswith(APPLIED):
+        elif parts[0] in APPLIED:
             return known
     return [name for name in known if name in found]
 
 
 def deployed(clone: Path, environment: str) -> bool:
     """Whether anything of an environment runs an image yet."""
-    return any(
-        'digest: "sha256:' in path.read_text() or "digest: sha256:" in path.read_text()
-        for path in (clone / "values" / environment).glob("*.image.yaml")
-    )
+    images = tree.images(Folder(clone), environment).values()
+    return any(image.deployed for _, image in images)
 
 
 def between(clone: Path, before: str, after: str) -> list[str]:
     """Paths that differ between two commits of a clone."""
     return _git(clone, "diff", "--name-only", before, after).splitlines()
-
-
-def known(clone: Path) -> list[str]:
-    """The environments of a clone."""
-    return render.environments(clone)
 
 
 def _subject(changed: list[str]) -> str:

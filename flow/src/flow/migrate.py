@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +17,15 @@ import typer
 
 from cluster.kube import Kubectl
 from flow.errors import FlowError
+from release import marks
 
-WAIT = "argocd.argoproj.io/skip-reconcile"
-OFFLINE = "slipway/offline-rollback"
-"""Beside `WAIT` where somebody has rolled back offline: that is not ours to end."""
+MOVING = "slipway/values-moving"
+"""On an ApplicationSet whose Applications wait: whoever pauses them may not live to resume them."""
 SECONDS = 180.0
 _FOLDER = re.compile(r"(?:^|/)values/([^/{]+)/")
 
 
-def outdated(application_sets: list[dict[str, Any]], repo: Path) -> list[str]:
+def outdated(application_sets: Sequence[dict[str, Any]], repo: Path) -> list[str]:
     """Environments whose ApplicationSet names a folder of values/ that a checkout has not."""
     found = []
     for one in application_sets:
@@ -42,48 +41,63 @@ def outdated(application_sets: list[dict[str, Any]], repo: Path) -> list[str]:
     return sorted(found)
 
 
-@contextmanager
-def paused(kubectl: Kubectl, repo: Path) -> Iterator[None]:
-    """Have the Applications of outdated environments wait until their ApplicationSets are new.
+def pause(kubectl: Kubectl, repo: Path) -> list[str]:
+    """Have the Applications of outdated environments wait; return those that `resume` is due.
 
-    Raises FlowError when these are not there after three minutes; the Applications then wait on,
-    and the next `make up` ends that.
+    Among these are the ones that an earlier run has paused and did not resume.
     """
-    old = outdated(_sets(kubectl), repo)
-    waiting = [name for environment in old for name in _applications(kubectl, environment)]
-    if waiting:
+    sets = _sets(kubectl)
+    old = outdated(sets, repo)
+    if old:
         typer.echo(f"values were moved: the applications of {', '.join(old)} wait for that")
-        kubectl.run("annotate", "--overwrite", *waiting, "-n", "argocd", f"{WAIT}=true")
-    try:
-        yield
-    except BaseException:
-        if waiting:  # the move did not happen
-            kubectl.run("annotate", *waiting, "-n", "argocd", f"{WAIT}-")
-        raise
-    if not waiting:
-        return
+    for environment in old:
+        # The set first, so that none of its Applications waits without the mark.
+        _annotate_set(kubectl, environment, f"{MOVING}=true")
+        _annotate_applications(kubectl, environment, f"{marks.SKIP}=true")
+    left = (one for one in sets if MOVING in one["metadata"].get("annotations", {}))
+    return sorted({*old, *(one["metadata"]["name"] for one in left)})
+
+
+def resume(kubectl: Kubectl, environments: Sequence[str]) -> None:
+    """Have the Applications of these environments go on."""
+    for environment in environments:
+        _annotate_applications(kubectl, environment, f"{marks.SKIP}-")
+        _annotate_set(kubectl, environment, f"{MOVING}-")
+
+
+def resume_when_applied(kubectl: Kubectl, repo: Path, environments: Sequence[str]) -> None:
+    """`resume` once the ApplicationSets of these environments are new.
+
+    Raises FlowError when they are not after three minutes; the Applications then wait on, and the
+    next `make up` resumes them.
+    """
     end = time.monotonic() + SECONDS
-    while still := outdated(_sets(kubectl), repo):
+    while environments and (still := outdated(_sets(kubectl), repo)):
         if time.monotonic() > end:
             raise FlowError(
                 f"Argo CD has not applied argocd/environments/{still[0]}.yaml after "
                 f"{SECONDS:.0f} s: look at `kubectl get application root -n argocd -o yaml`"
             )
         time.sleep(1)
-    kubectl.run("annotate", *waiting, "-n", "argocd", f"{WAIT}-")
+    resume(kubectl, environments)
 
 
 def _sets(kubectl: Kubectl) -> list[dict[str, Any]]:
-    items: list[dict[str, Any]] = kubectl.get("applicationsets", "-n", "argocd").get("items", [])
-    return items
+    return kubectl.items("applicationsets", "-n", "argocd")
 
 
-def _applications(kubectl: Kubectl, environment: str) -> list[str]:
-    """Those that nobody has told to wait for another reason."""
+def _annotate_set(kubectl: Kubectl, environment: str, annotation: str) -> None:
+    name = f"applicationset/{environment}"
+    kubectl.run("annotate", "--overwrite", name, "-n", "argocd", annotation)
+
+
+def _annotate_applications(kubectl: Kubectl, environment: str, annotation: str) -> None:
     selector = f"--selector=slipway/environment={environment}"
-    items = kubectl.get("applications", "-n", "argocd", selector).get("items", [])
-    return [
+    names = [
         f"application/{one['metadata']['name']}"
-        for one in items
-        if OFFLINE not in one["metadata"].get("annotations", {})
+        for one in kubectl.items("applications", "-n", "argocd", selector)
+        # Whoever has rolled back offline ends that himself.
+        if marks.MARK not in one["metadata"].get("annotations", {})
     ]
+    if names:
+        kubectl.run("annotate", "--overwrite", *names, "-n", "argocd", annotation)

@@ -94,11 +94,16 @@ def publish_source(site: Site, repo: Path) -> str:
     """Merge the source into the manifest repo and have Argo CD follow it; return the commit."""
     if command.run("git", "-C", str(repo), "status", "--porcelain").strip():
         typer.echo("note: changes that are not committed are not part of what is deployed")
-    with migrate.paused(site.kubectl, repo):
+    moving = migrate.pause(site.kubectl, repo)
+    try:
         commit = source.publish(repo, site.manifest_repo, site.repo_url)
-        with _checkout(site) as clone:
-            for name in ("projects/root", "root"):
-                site.kubectl.apply((clone / "argocd" / f"{name}.yaml").read_text())
+    except BaseException:
+        migrate.resume(site.kubectl, moving)  # nothing was moved
+        raise
+    with _checkout(site) as clone:
+        for name in ("projects/root", "root"):
+            site.kubectl.apply((clone / "argocd" / f"{name}.yaml").read_text())
+    migrate.resume_when_applied(site.kubectl, repo, moving)
     return commit
 
 
@@ -112,7 +117,7 @@ def publish_edits(site: Site, repo: Path) -> list[str]:
     publish_source(site, repo)
     with _checkout(site, depth=0) as clone:
         paths = applying.between(clone, before, "HEAD")
-        wanted = applying.touched(paths, applying.known(clone))
+        wanted = applying.touched(paths, environments(clone))
         return [name for name in wanted if applying.deployed(clone, name)]
 
 
