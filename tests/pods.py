@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kit import termination
-from kit.termination import NOT_READY, Reason
+from kit.lifecycle import termination
+from kit.lifecycle.termination import NOT_READY, Reason
 from tests.waits import SECONDS, until
 
 # An address of this machine where nobody listens: ports below 1024 are not handed out.

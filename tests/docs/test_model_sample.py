@@ -9,7 +9,8 @@ import pytest
 
 from inference.service import check
 from inference.settings import InferenceSettings
-from kit import picture_steps, transforms
+from kit import transforms
+from kit.pictures import steps as picture_steps
 from kit.transforms_reference import generate
 from tests.documented import ROOT
 from tests.inference.conftest import serving

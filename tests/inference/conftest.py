@@ -20,7 +20,7 @@ from inference.app import InferenceApp
 from inference.models import ServedModel
 from inference.service import create_app, server_protocol
 from inference.settings import InferenceSettings
-from kit.health import Health
+from kit.lifecycle.health import Health
 from tests.waits import SECONDS
 
 

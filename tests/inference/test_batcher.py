@@ -25,7 +25,7 @@ from inference.errors import (
     TooLarge,
     Unavailable,
 )
-from kit.admission import Admission
+from kit.http.admission import Admission
 from kit.oip.tensors import Array
 from tests.inference.conftest import until
 from tests.waits import SECONDS

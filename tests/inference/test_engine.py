@@ -10,7 +10,7 @@ import numpy as np
 from onnx import TensorProto, helper
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from kit import spans
+from kit.telemetry import spans
 from tests.inference import small_models
 from tests.inference.conftest import Serve, tensor
 

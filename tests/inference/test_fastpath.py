@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from inference.turns import Turns
-from kit import refusals
+from kit.http import refusals
 from tests.inference import small_models
 from tests.inference.conftest import Running, Serve, hold_model, tensor, until
 

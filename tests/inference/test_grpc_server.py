@@ -22,9 +22,9 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from inference.errors import BadRequest, TooLarge
 from inference.grpc_messages import _beside_raw, decode
 from inference.oip import grpc_predict_v2_pb2 as pb
-from kit import spans
 from kit.oip.datatypes import NUMPY
 from kit.oip.tensors import from_binary, to_binary
+from kit.telemetry import spans
 from tests.inference import small_models
 from tests.inference.conftest import Running, Serve, hold_model, tensor, until
 from tests.inference.test_app import SAMPLES

@@ -17,7 +17,7 @@ import pytest
 
 from inference import fetch
 from inference.predictionlog import Event, HttpSink, Prediction, PredictionLog
-from kit.probe_header import mark
+from kit.http.probe_header import mark
 from tests.inference import small_models
 from tests.inference.conftest import Serve, tensor, until
 from tests.s3 import S3Server, serve_s3

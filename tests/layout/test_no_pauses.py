@@ -25,10 +25,10 @@ ALLOWED = {
     "inference/test_batcher.py::test_an_idle_instance_waits_for_more_only_while_another_runs": (
         "nothing may happen meanwhile; a busy machine does less, and passes"
     ),
-    "kit/test_connections.py::until": LOOKS,
-    "kit/test_http_protocol.py::until": LOOKS,
-    "kit/test_refusing.py::until": LOOKS,
-    "kit/test_refusing.py::test_what_is_sent_while_a_refusal_waits_is_answered_after_it_in_order": (
+    "kit/http/test_connections.py::until": LOOKS,
+    "kit/http/test_protocol.py::until": LOOKS,
+    "kit/http/test_early_refusals.py::until": LOOKS,
+    "kit/http/test_early_refusals.py::test_what_is_sent_while_a_refusal_waits_is_answered_next": (
         "the answers are the same whether the requests come before or after the end of the pause"
     ),
     "proxy/browser.py::until": LOOKS,

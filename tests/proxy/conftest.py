@@ -18,8 +18,8 @@ import uvicorn
 from aiohttp import web
 from starlette.types import ASGIApp
 
-from kit.health import Health
-from kit.spans import Spans
+from kit.lifecycle.health import Health
+from kit.telemetry.spans import Spans
 from proxy.app import create_app, create_worker
 from proxy.settings import ProxySettings
 from proxy.websocket_protocol import BoundedWebSocket

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
-from kit.problem import Problem
+from kit.http.problem import Problem
 from proxy.auth import Authenticator
 from proxy.settings import JwtPolicy
 from tests.proxy.conftest import Neighbour, Proxy, eventually, neighbour, proxy_with

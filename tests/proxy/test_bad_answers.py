@@ -13,7 +13,7 @@ import pytest
 import redis.asyncio as redis
 from aiohttp import web
 
-from kit.health import Health
+from kit.lifecycle.health import Health
 from proxy import api, gateway
 from proxy.app import create_app
 from proxy.settings import ProxySettings

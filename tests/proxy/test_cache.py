@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from multidict import CIMultiDict
 from yarl import URL
 
-from kit.http_protocol import MOST_PIPELINED
+from kit.http.protocol import MOST_PIPELINED
 from proxy.cache import Memory, key_of
 from proxy.models import Answer
 from proxy.v2_cache import keep, question, recall

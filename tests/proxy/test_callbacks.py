@@ -14,7 +14,7 @@ import pytest
 import redis.asyncio as redis
 from aiohttp import web
 
-from kit.problem import Problem
+from kit.http.problem import Problem
 from proxy import callbacks, worker
 from proxy.callbacks import Teller, check, is_public, sign
 from proxy.jobs import Keys

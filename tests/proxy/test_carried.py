@@ -15,7 +15,7 @@ from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kit.problem import Problem
+from kit.http.problem import Problem
 from proxy.carried import Carried, carried, choosing, key_of_choice, load
 from proxy.jobs import ENDED
 from tests.proxy.conftest import Neighbour, Proxy, Seen, eventually, proxy_with, worker_with

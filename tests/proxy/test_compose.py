@@ -13,8 +13,8 @@ from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kit.http.problem import Problem
 from kit.oip.errors import BadTensorError
-from kit.problem import Problem
 from proxy.compose import connect, merge
 from proxy.contract import Contract, Tensor
 from proxy.settings import Step

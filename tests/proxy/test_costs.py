@@ -14,10 +14,10 @@ import orjson
 import pytest
 from aiohttp import web
 
-from kit import request_headers
-from kit.budget import BusyError
-from kit.decoding import Decoding
-from kit.problem import Problem
+from kit.http import request_headers
+from kit.http.problem import Problem
+from kit.memory.budget import BusyError
+from kit.pictures.pool import Decoding
 from proxy import carried, paths
 from proxy.blobs import Blobs
 from proxy.gateway import MOST_PARAMETERS

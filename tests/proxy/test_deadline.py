@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kit.request_headers import BadTimeoutError
+from kit.http.request_headers import BadTimeoutError
 from proxy.deadline import parse, passed_on
 
 

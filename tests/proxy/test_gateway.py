@@ -508,7 +508,7 @@ async def test_traces_are_passed_on(proxy: Proxy, model: Neighbour) -> None:
 async def test_a_request_is_a_span_between_its_caller_and_the_model(model: Neighbour) -> None:
     from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-    from kit.spans import configure
+    from kit.telemetry.spans import configure
 
     exporter = InMemorySpanExporter()
     spans = configure("proxy", exporter=exporter)

@@ -14,7 +14,7 @@ from aiohttp import web
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind
 
-from kit.spans import configure
+from kit.telemetry.spans import configure
 from proxy.jobs import ENDED, PRIORITIES, Keys
 from tests.proxy.conftest import METADATA, Neighbour, Proxy, eventually, proxy_with, worker_with
 

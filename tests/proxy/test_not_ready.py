@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from redis.exceptions import AuthenticationError, ConnectionError
 
-from kit.health import READY_WITHOUT
+from kit.lifecycle.health import READY_WITHOUT
 from proxy.redis_store import unreachable
 from tests.pods import NOBODY, entries, pod, run_to_its_end
 from tests.waits import until

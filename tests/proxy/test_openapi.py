@@ -16,7 +16,7 @@ import schemathesis
 from hypothesis import settings
 from schemathesis.core.failures import Failure, FailureGroup
 
-from kit.health import Health
+from kit.lifecycle.health import Health
 from proxy.api import create_api
 from proxy.services import Services
 from proxy.settings import ProxySettings

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from kit import refusals
-from kit.admission import AIM, WINDOW
+from kit.http import refusals
+from kit.http.admission import AIM, WINDOW
 from proxy.overload import FLOOR, Overload
 from tests.proxy.conftest import Neighbour, Proxy, eventually, proxy_with
 

@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
+from kit.http.problem import Problem
 from kit.oip.datatypes import NUMPY
 from kit.oip.errors import BadAnswerError, BadTensorError
 from kit.oip.messages import decode_answer, encode_request, pack
-from kit.problem import Problem
 from proxy import contract as contracts
 from proxy import tensors
 from proxy.contract import Tensor

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from kit.probe_header import mark
+from kit.http.probe_header import mark
 from tests.proxy.conftest import Neighbour, Proxy, proxy_with
 
 KEY = "0123456789abcdef"

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
-from kit.probe_header import is_believed
+from kit.http.probe_header import is_believed
 from release import verify as verdict
 from release.checks import endpoints, in_pod, plan, samples
 from release.checks.answers import Answer, judge

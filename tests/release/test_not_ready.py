@@ -7,8 +7,8 @@ from typing import Any, cast
 
 import pytest
 
-from kit import termination
-from kit.termination import Reason
+from kit.lifecycle import termination
+from kit.lifecycle.termination import Reason
 from release import container_log, explain
 from release.cluster import Cluster, Observation
 from release.diagnosis import Finding, State, find

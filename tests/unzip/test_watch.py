@@ -17,7 +17,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 from starlette.types import ASGIApp
 
-from kit.health import Health
+from kit.lifecycle.health import Health
 from tests.aws_calls import held_against_its_policy
 from tests.ports import free_port
 from tests.s3 import S3Server, serve_s3

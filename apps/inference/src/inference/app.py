@@ -41,11 +41,8 @@ from inference.models import Registry, ServedModel, json_bytes
 from inference.protocol import InferRequest, encode, parse
 from inference.repository import NAME, version_order
 from inference.settings import InferenceSettings
-from kit import logs
-from kit.health import Health
-from kit.oip.non_finite import HEADER as NON_FINITE
-from kit.probe_header import PROBE
-from kit.request_headers import (
+from kit.http.probe_header import PROBE
+from kit.http.request_headers import (
     REQUEST_ID,
     REQUEST_TIMEOUT,
     SHADOW,
@@ -56,6 +53,9 @@ from kit.request_headers import (
     parse_timeout,
     request_id_of,
 )
+from kit.lifecycle.health import Health
+from kit.oip.non_finite import HEADER as NON_FINITE
+from kit.telemetry import logs
 from kit.version import version_of
 
 if TYPE_CHECKING:

@@ -42,7 +42,7 @@ from inference.errors import (
     TooLarge,
     Unavailable,
 )
-from kit.admission import Admission
+from kit.http.admission import Admission
 from kit.oip.tensors import Array
 
 FOREVER = math.inf

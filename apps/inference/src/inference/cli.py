@@ -14,9 +14,10 @@ import typer
 
 from inference.errors import ModelError
 from inference.settings import InferenceSettings
-from kit import logs, start, termination
+from kit.lifecycle import start, termination
+from kit.lifecycle.termination import CANNOT_WORK, Reason
 from kit.settings import reference
-from kit.termination import CANNOT_WORK, Reason
+from kit.telemetry import logs
 
 app = typer.Typer(no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
 

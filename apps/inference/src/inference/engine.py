@@ -29,18 +29,18 @@ from inference.predictionlog import Prediction, PredictionLog
 from inference.protocol import InferRequest
 from inference.settings import InferenceSettings
 from inference.turns import OFF_LOOP
-from kit import logs, tracing
-from kit.budget import BusyError, TooCostlyError, body_budget
-from kit.content_coding import MOST_UNPACKED
-from kit.decoding import Decoding, csv_memory, json_memory
+from kit.http.content_coding import MOST_UNPACKED
+from kit.http.probe_header import is_believed
+from kit.http.refusals import RefusalCount, Refusals
+from kit.http.request_headers import trace_of
+from kit.memory.budget import BusyError, TooCostlyError, body_budget
 from kit.oip.errors import BadTensorError
 from kit.oip.non_finite import count_of
 from kit.oip.tensors import Array
-from kit.probe_header import is_believed
-from kit.refusals import RefusalCount, Refusals
-from kit.request_headers import trace_of
-from kit.spans import Spans
-from kit.tracing import TraceContext
+from kit.pictures.pool import Decoding, csv_memory, json_memory
+from kit.telemetry import logs, tracing
+from kit.telemetry.spans import Spans
+from kit.telemetry.tracing import TraceContext
 from kit.transforms import TransformError
 
 log = logs.get("inference.engine")

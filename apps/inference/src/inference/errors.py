@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from kit.problem import shortened
+from kit.http.problem import shortened
 
 
 class InferenceError(Exception):

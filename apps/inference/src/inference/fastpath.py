@@ -31,8 +31,8 @@ from inference.errors import (
 from inference.http import SLOW_BODY, Headers, content_length
 from inference.models import ServedModel, json_bytes
 from inference.protocol import InferRequest, encode, parse
-from kit.refusing import RefusingProtocol
-from kit.request_headers import request_id_of
+from kit.http.early_refusals import RefusingProtocol
+from kit.http.request_headers import request_id_of
 
 if TYPE_CHECKING:
     from inference.app import InferenceApp, Target

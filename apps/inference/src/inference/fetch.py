@@ -24,8 +24,8 @@ from obstore.store import LocalStore, S3Store
 
 from inference import manifest
 from inference.errors import ModelError
-from kit import logs
-from kit.termination import NOT_READY
+from kit.lifecycle.termination import NOT_READY
+from kit.telemetry import logs
 
 log = logs.get("inference.fetch")
 

@@ -36,8 +36,8 @@ from inference.models import ServedModel
 from inference.oip import grpc_predict_v2_pb2 as pb
 from inference.protocol import InferRequest
 from inference.turns import by_size
-from kit import logs
-from kit.request_headers import BadTimeoutError, parse_timeout, request_id_of
+from kit.http.request_headers import BadTimeoutError, parse_timeout, request_id_of
+from kit.telemetry import logs
 
 log = logs.get("inference.grpc")
 

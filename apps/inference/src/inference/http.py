@@ -20,9 +20,9 @@ from inference.errors import (
     TooLarge,
     UnsupportedMediaType,
 )
-from kit import content_coding
-from kit.content_coding import BadCodedBodyError, UnknownCodingError, UnpackedTooLargeError
-from kit.request_headers import RepeatedHeaderError, check_sent_once
+from kit.http import content_coding
+from kit.http.content_coding import BadCodedBodyError, UnknownCodingError, UnpackedTooLargeError
+from kit.http.request_headers import RepeatedHeaderError, check_sent_once
 
 if TYPE_CHECKING:
     from inference.engine import Call

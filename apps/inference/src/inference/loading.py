@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from inference.errors import ModelError
 from inference.models import Registry
 from inference.settings import InferenceSettings
-from kit import logs
-from kit.health import Health
-from kit.termination import CANNOT_WORK
+from kit.lifecycle.health import Health
+from kit.lifecycle.termination import CANNOT_WORK
+from kit.telemetry import logs
 
 if TYPE_CHECKING:
     from inference.app import InferenceApp

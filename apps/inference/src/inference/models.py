@@ -34,12 +34,12 @@ from inference.samples import feeds_of
 from inference.settings import InferenceSettings
 from inference.statistics import ModelStatistics
 from inference.turns import Turns
-from kit import logs
-from kit.admission import Admission
-from kit.cgroup import usable_cpus
+from kit.http.admission import Admission
+from kit.memory.cgroup import usable_cpus
 from kit.oip.datatypes import of_array
 from kit.oip.non_finite import Policy
 from kit.oip.tensors import Array
+from kit.telemetry import logs
 from kit.transforms import Finish, Preparation, TransformError
 
 log = logs.get("inference.models")

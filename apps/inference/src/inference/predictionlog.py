@@ -30,11 +30,11 @@ from obstore.exceptions import BaseError
 
 from inference.fetch import open_store
 from inference.settings import InferenceSettings
-from kit import logs
 from kit.oip.datatypes import of_array
 from kit.oip.non_finite import count_of
 from kit.oip.tensors import Array, to_binary, to_json
-from kit.tracing import TraceContext
+from kit.telemetry import logs
+from kit.telemetry.tracing import TraceContext
 
 log = logs.get("inference.predictionlog")
 

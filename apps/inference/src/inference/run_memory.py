@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort  # type: ignore[import-untyped]
 
-from kit.cgroup import memory_limit
+from kit.memory.cgroup import memory_limit
 
 SHARE = 4
 """What of the container's memory the runs of one model may take: one part in so many."""

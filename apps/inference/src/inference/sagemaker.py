@@ -35,7 +35,7 @@ from kit.oip.inputs import check_shape
 from kit.oip.non_finite import replaced
 from kit.oip.rows import is_protocol
 from kit.oip.tensors import Array, from_binary, to_binary
-from kit.pictures import is_picture
+from kit.pictures.decode import is_picture
 
 if TYPE_CHECKING:
     from inference.app import InferenceApp

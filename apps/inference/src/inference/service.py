@@ -17,10 +17,11 @@ from inference.models import Registry
 from inference.predictionlog import open_log
 from inference.repository import Repository, open_repository
 from inference.settings import InferenceSettings
-from kit import logs, server
-from kit.health import Health
-from kit.probes import Probes
-from kit.spans import configure
+from kit.http import server
+from kit.http.probes import Probes
+from kit.lifecycle.health import Health
+from kit.telemetry import logs
+from kit.telemetry.spans import configure
 
 
 def create_app(settings: InferenceSettings, health: Health) -> tuple[Probes, InferenceApp]:

@@ -23,7 +23,7 @@ WORK_PER_READING = 1
 Reading what has to be refused takes up to a third of the time at one and a half times the peak.
 A turn that may work much longer than it reads then grows until every connection waits in it, and
 refusals come after hundreds of milliseconds; storms of refused callers are bounded by their share
-of the time (`kit.refusals`).
+of the time (`kit.http.refusals`).
 """
 
 OFF_LOOP = 256 * 1024

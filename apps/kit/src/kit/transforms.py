@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import Field, TypeAdapter, ValidationError
 
-from kit.picture_steps import Contrast, CropToContent, Invert, PictureStep, Resize, Step
-from kit.pictures import MAX_PIXELS, Picture, PictureError
+from kit.pictures.decode import MAX_PIXELS, Picture, PictureError
+from kit.pictures.steps import Contrast, CropToContent, Invert, PictureStep, Resize, Step
 
 Array = NDArray[Any]
 T = TypeVar("T")

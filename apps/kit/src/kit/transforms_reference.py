@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any, get_args
 
-from kit.picture_steps import Step
+from kit.pictures.steps import Step
 from kit.transforms import FinishStep, PrepareStep
 
 _HEAD = """\

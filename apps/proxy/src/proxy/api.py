@@ -16,9 +16,9 @@ from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Match, Route
 from starlette.types import Scope
 
-from kit.http_protocol import EVENT_STREAM
+from kit.http.problem import MEDIA_TYPE, Problem
+from kit.http.protocol import EVENT_STREAM
 from kit.oip.non_finite import HEADER as NON_FINITE
-from kit.problem import MEDIA_TYPE, Problem
 from proxy import callbacks, compose, pages
 from proxy.auth import allow, unauthorized
 from proxy.carried import carried

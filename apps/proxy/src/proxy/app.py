@@ -8,9 +8,9 @@ import socket
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from kit.health import Health
-from kit.probes import Probes
-from kit.spans import Spans
+from kit.http.probes import Probes
+from kit.lifecycle.health import Health
+from kit.telemetry.spans import Spans
 from proxy.api import create_api
 from proxy.gateway import Gateway
 from proxy.metrics import Metrics

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import jwt
 
-from kit import logs
-from kit.problem import Problem
+from kit.http.problem import Problem
+from kit.telemetry import logs
 from proxy import headers
 from proxy.settings import ApiKey, JwtPolicy, RateLimit
 

@@ -11,8 +11,8 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from kit.budget import BusyError
-from kit.problem import Problem
+from kit.http.problem import Problem
+from kit.memory.budget import BusyError
 from proxy.forward import bodies_busy
 
 # S3 that hangs must not keep a caller, or a worker's place, for boto3's minutes.

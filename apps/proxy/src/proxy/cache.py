@@ -18,7 +18,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 import redis.asyncio as redis
 
-from kit.problem import Problem
+from kit.http.problem import Problem
 from proxy import deadline as deadlines
 from proxy.metrics import Metrics
 from proxy.redis_store import Store

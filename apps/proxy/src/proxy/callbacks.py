@@ -18,7 +18,7 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
-from kit.problem import Problem
+from kit.http.problem import Problem
 from proxy.settings import CallbackPolicy
 
 SIGNATURE = "X-Slipway-Signature"

@@ -15,7 +15,7 @@ from urllib.parse import unquote_plus
 
 import orjson
 
-from kit.problem import Problem
+from kit.http.problem import Problem
 from proxy import headers
 
 Pairs = tuple[tuple[bytes, bytes], ...]

@@ -8,9 +8,11 @@ from typing import Annotated
 
 import typer
 
-from kit import logs, settings, start
-from kit.health import Health
-from kit.server import serve as run_server
+from kit import settings
+from kit.http.server import serve as run_server
+from kit.lifecycle import start
+from kit.lifecycle.health import Health
+from kit.telemetry import logs
 from proxy.app import create_app, create_worker
 from proxy.settings import ProxySettings
 from proxy.websocket_protocol import BoundedWebSocket

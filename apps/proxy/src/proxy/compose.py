@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from time import monotonic
 from typing import Any
 
+from kit.http.problem import Problem
 from kit.oip.errors import BadTensorError
 from kit.oip.messages import Packed, pack
 from kit.oip.tensors import Array
-from kit.problem import Problem
 from proxy import tensors
 from proxy.contract import Contract
 from proxy.models import Asking, Models

@@ -10,7 +10,7 @@ from starlette.types import Receive, Scope, Send
 from proxy import headers, paths
 
 if TYPE_CHECKING:
-    from kit.budget import Budget
+    from kit.memory.budget import Budget
     from proxy.auth import Caller
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from kit.problem import Problem
-from kit.request_headers import parse_timeout, write_timeout
+from kit.http.problem import Problem
+from kit.http.request_headers import parse_timeout, write_timeout
 
 
 def parse(header: bytes | None, *, default: float, longest: float) -> float:

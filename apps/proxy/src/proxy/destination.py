@@ -9,7 +9,7 @@ from collections.abc import AsyncIterable, Callable
 from dataclasses import dataclass
 from time import monotonic
 
-from kit.problem import Problem
+from kit.http.problem import Problem
 from proxy import deadline as deadlines
 from proxy import upstream
 from proxy.guards import Breaker, Concurrency, RetryBudget, patience

@@ -15,8 +15,8 @@ from typing import Any
 
 import orjson
 
-from kit import logs
-from kit.problem import Problem
+from kit.http.problem import Problem
+from kit.telemetry import logs
 from proxy import deadline as deadlines
 from proxy.destination import Destination
 from proxy.settings import NAME, HttpBackend

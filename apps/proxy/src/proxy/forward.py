@@ -10,9 +10,9 @@ from time import monotonic
 
 from starlette.types import Message, Receive
 
-from kit.budget import BusyError
-from kit.http_protocol import EVENT_STREAM
-from kit.problem import Problem
+from kit.http.problem import Problem
+from kit.http.protocol import EVENT_STREAM
+from kit.memory.budget import BusyError
 from proxy import deadline as deadlines
 from proxy import headers
 from proxy.context import Request

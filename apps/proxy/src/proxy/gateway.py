@@ -14,11 +14,9 @@ from urllib.parse import unquote
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from kit import logs, tracing
-from kit.health import Health
-from kit.probe_header import PROBE, is_believed
-from kit.problem import MEDIA_TYPE, Problem
-from kit.request_headers import (
+from kit.http.probe_header import PROBE, is_believed
+from kit.http.problem import MEDIA_TYPE, Problem
+from kit.http.request_headers import (
     REQUEST_ID,
     REQUEST_TIMEOUT,
     TRACEPARENT,
@@ -27,7 +25,9 @@ from kit.request_headers import (
     request_id_of,
     trace_of,
 )
-from kit.spans import Spans
+from kit.lifecycle.health import Health
+from kit.telemetry import logs, tracing
+from kit.telemetry.spans import Spans
 from proxy import auth, headers, overload, paths, v2, v2_cache, whole
 from proxy import deadline as deadlines
 from proxy.arms import arm_of

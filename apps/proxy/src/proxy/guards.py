@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from kit.problem import Problem
+from kit.http.problem import Problem
 
 State = Literal["closed", "open", "half-open"]
 

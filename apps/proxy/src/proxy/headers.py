@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from kit.request_headers import RepeatedHeaderError, check_sent_once, is_host
+from kit.http.request_headers import RepeatedHeaderError, check_sent_once, is_host
 
 Headers = list[tuple[bytes, bytes]]
 

@@ -15,7 +15,7 @@ import orjson
 import redis.asyncio as redis
 from redis.exceptions import RedisError
 
-from kit.problem import Problem
+from kit.http.problem import Problem
 from proxy import job_scripts
 from proxy.blobs import Blobs, Hold, unbounded
 from proxy.guards import Concurrency

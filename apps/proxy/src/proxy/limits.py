@@ -14,7 +14,7 @@ from time import monotonic
 
 import redis.asyncio as redis
 
-from kit.problem import Problem
+from kit.http.problem import Problem
 from proxy.context import Request
 from proxy.redis_store import Store, key_of, script
 from proxy.settings import ProxySettings, RateLimit

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from kit.cgroup import memory_limit
-from kit.problem import Problem
+from kit.http.problem import Problem
+from kit.memory.cgroup import memory_limit
 
 
 def died_alone() -> Problem:

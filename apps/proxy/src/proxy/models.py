@@ -12,10 +12,10 @@ from urllib.parse import parse_qsl
 
 import orjson
 
-from kit.budget import BusyError
+from kit.http.problem import Problem
+from kit.memory.budget import BusyError
 from kit.oip.messages import encode_request
 from kit.oip.tensors import bytes_element
-from kit.problem import Problem
 from proxy import contract as contracts
 from proxy import deadline as deadlines
 from proxy.carried import NOTHING, Carried

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from kit.problem import MEDIA_TYPE
+from kit.http.problem import MEDIA_TYPE
 
 JOB_STATES = ("queued", "running", "succeeded", "failed", "cancelled", "expired")
 

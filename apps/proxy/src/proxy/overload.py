@@ -2,7 +2,7 @@
 
 An answer costs the proxy 62 us of its loop, and a refusal after routing, credentials and body
 cost 91: past its peak it answered a fifth of it. Here the refusal is written from the bytes of
-the request (`kit.refusing`), in a bounded share of the time.
+the request (`kit.http.early_refusals`), in a bounded share of the time.
 
 The limit follows how long a turn of the loop takes, not how long backends take: a thousand
 requests that wait for a slow backend cost nothing, three hundred that want an answer now do.
@@ -15,10 +15,10 @@ import re
 from collections.abc import Callable
 from time import monotonic
 
-from kit.admission import Admission
-from kit.problem import MEDIA_TYPE, Problem
-from kit.refusals import RefusalCount, Refusals
-from kit.request_headers import request_id_of
+from kit.http.admission import Admission
+from kit.http.problem import MEDIA_TYPE, Problem
+from kit.http.refusals import RefusalCount, Refusals
+from kit.http.request_headers import request_id_of
 
 KEY = "slipway.overload"
 FLOOR = 256

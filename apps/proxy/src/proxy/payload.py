@@ -6,15 +6,15 @@ import asyncio
 
 import orjson
 
-from kit import content_coding
-from kit.budget import BusyError
-from kit.content_coding import (
+from kit.http import content_coding
+from kit.http.content_coding import (
     MOST_UNPACKED,
     BadCodedBodyError,
     UnknownCodingError,
     UnpackedTooLargeError,
 )
-from kit.problem import Problem
+from kit.http.problem import Problem
+from kit.memory.budget import BusyError
 from proxy.context import Request
 from proxy.forward import bodies_busy, read_body
 from proxy.predict import JSON

@@ -12,13 +12,13 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from kit.decoding import BusyError, Decoding, TooCostlyError, csv_memory, json_memory
+from kit.http.problem import Problem
 from kit.oip.errors import BadAnswerError, BadTensorError
 from kit.oip.messages import Packed, decode_answer, encode_request, pack
 from kit.oip.non_finite import Policy, count_of, message, plain, replaced
 from kit.oip.tensors import bytes_element, from_binary
-from kit.pictures import FIXED_BYTES
-from kit.problem import Problem
+from kit.pictures.decode import FIXED_BYTES
+from kit.pictures.pool import BusyError, Decoding, TooCostlyError, csv_memory, json_memory
 from kit.transforms import TransformError
 from proxy import tensors
 from proxy.contract import Contract

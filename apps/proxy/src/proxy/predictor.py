@@ -11,10 +11,10 @@ from typing import Any, cast
 import orjson
 import redis.asyncio as redis
 
-from kit.budget import Budget, BusyError, TooCostlyError
-from kit.decoding import Decoding
+from kit.http.problem import Problem
 from kit.json_names import repeated_name
-from kit.problem import Problem
+from kit.memory.budget import Budget, BusyError, TooCostlyError
+from kit.pictures.pool import Decoding
 from proxy.cache import Made, PredictionCache, key_of
 from proxy.carried import choosing, key_of_choice
 from proxy.contract import Contract

@@ -19,8 +19,8 @@ from redis.exceptions import (
     RedisError,
 )
 
-from kit import logs
-from kit.problem import Problem
+from kit.http.problem import Problem
+from kit.telemetry import logs
 from proxy.metrics import Metrics
 from proxy.settings import ProxySettings
 

@@ -20,7 +20,7 @@ from botocore.exceptions import (
     ReadTimeoutError,
 )
 
-from kit.problem import Problem
+from kit.http.problem import Problem
 from proxy.contract import Contract
 from proxy.guards import Breaker, Concurrency, patience
 from proxy.metrics import Metrics

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from kit.problem import Problem
+from kit.http.problem import Problem
 from proxy.models import Answer, Asking
 from proxy.predictor import said_by_container
 from proxy.sagemaker import SageMakerModel, loads, mapped

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import aiohttp
 
-from kit.budget import Budget, body_budget
-from kit.health import Health
-from kit.spans import Spans, configure
+from kit.lifecycle.health import Health
+from kit.memory.budget import Budget, body_budget
+from kit.telemetry.spans import Spans, configure
 from proxy.access import AccessLog
 from proxy.auth import Authenticator
 from proxy.blobs import Blobs

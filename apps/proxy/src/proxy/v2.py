@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from kit.problem import Problem
+from kit.http.problem import Problem
 from kit.version import version_of
 from proxy import headers, v2_cache
 from proxy.carried import carried

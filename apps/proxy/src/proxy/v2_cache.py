@@ -7,8 +7,9 @@ from typing import Any
 
 import orjson
 
-from kit import json_names, logs
-from kit.problem import Problem
+from kit import json_names
+from kit.http.problem import Problem
+from kit.telemetry import logs
 from proxy import headers as headers_module
 from proxy.cache import Made, PredictionCache, Sent, key_of
 from proxy.carried import Pairs, choosing, key_of_choice

@@ -7,8 +7,8 @@ from time import monotonic
 
 import aiohttp
 
-from kit.problem import Problem
-from kit.server import LARGEST_WEBSOCKET_MESSAGE
+from kit.http.problem import Problem
+from kit.http.server import LARGEST_WEBSOCKET_MESSAGE
 from proxy import headers
 from proxy.context import Request
 from proxy.services import Services

@@ -18,7 +18,7 @@ from typing import Any
 from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from kit.refusing import RefusingProtocol
+from kit.http.early_refusals import RefusingProtocol
 from proxy import overload
 from proxy.overload import Overload
 

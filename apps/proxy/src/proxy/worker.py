@@ -21,12 +21,12 @@ import orjson
 import redis.asyncio as redis
 from redis.exceptions import RedisError
 
-from kit import logs, tracing
-from kit.budget import Held
-from kit.problem import Problem
-from kit.request_headers import request_id_of
-from kit.spans import Spans
-from kit.tracing import TraceContext
+from kit.http.problem import Problem
+from kit.http.request_headers import request_id_of
+from kit.memory.budget import Held
+from kit.telemetry import logs, tracing
+from kit.telemetry.spans import Spans
+from kit.telemetry.tracing import TraceContext
 from proxy import carried, job_scripts, sagemaker_async
 from proxy.callbacks import Teller
 from proxy.jobs import ALONE, GROUP, PRIORITIES, QUEUES, Keys, document, ensure_groups, pause

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from kit import termination
-from kit.termination import GAVE_UP, NOT_READY, Reason
+from kit.lifecycle import termination
+from kit.lifecycle.termination import GAVE_UP, NOT_READY, Reason
 
 _TELLING = ("event", "message", "error", "reason", "caused_by")
 """Keys of a line of JSON that say what happened; stamina names what it tries again `caused_by`."""

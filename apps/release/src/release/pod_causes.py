@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from kit import termination
+from kit.lifecycle import termination
 from release import container_log
 from release.causes import Cause, short
 from release.cluster import Object

@@ -30,10 +30,11 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from rich.table import Table
 from rich.text import Text
 
-from kit import logs, start, termination
-from kit.allocator import give_back_freed_memory
+from kit.lifecycle import start, termination
+from kit.lifecycle.termination import CANNOT_WORK, Reason
+from kit.memory.allocator import give_back_freed_memory
 from kit.settings import reference
-from kit.termination import CANNOT_WORK, Reason
+from kit.telemetry import logs
 from unzip import service, startup, summary
 from unzip.earlier import find_earlier
 from unzip.extract import MANIFEST, Extractor, Replaced, Source
@@ -179,8 +180,8 @@ def _push(settings: UnzipSettings, ours: service.Service) -> None:
 def watch_command() -> None:
     """Extract archives as notifications come (SQS, NATS, webhook at /events), until SIGTERM."""
     # A CronJob's every run would pay for the web server's import.
-    from kit import server  # noqa: PLC0415
-    from kit.health import Health  # noqa: PLC0415
+    from kit.http import server  # noqa: PLC0415
+    from kit.lifecycle.health import Health  # noqa: PLC0415
     from unzip import watch  # noqa: PLC0415
 
     settings = _configured()

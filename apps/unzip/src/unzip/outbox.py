@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import Any, Protocol, Self
 
-from kit import logs
+from kit.telemetry import logs
 from unzip.ledger import Ledger, Outcome
 from unzip.metrics import Metrics
 from unzip.store import Absent, Conflict, Document, Matching, Missing

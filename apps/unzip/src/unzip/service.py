@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
-from kit import logs
-from kit.cgroup import memory_limit
+from kit.memory.cgroup import memory_limit
+from kit.telemetry import logs
 from unzip import find, memory, startup
 from unzip.extract import SOURCE_TAG, Extractor, Options
 from unzip.ledger import Archive, Ledger, Outcome

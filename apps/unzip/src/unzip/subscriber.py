@@ -19,7 +19,7 @@ from nats.errors import ConnectionClosedError, Error
 from nats.js.api import AckPolicy, ConsumerConfig
 from nats.js.errors import NotFoundError
 
-from kit import logs
+from kit.telemetry import logs
 from unzip.events import UnknownEvent, created_keys
 from unzip.service import Service
 from unzip.settings import UnzipSettings

@@ -13,10 +13,10 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from kit import logs
-from kit.health import Health
-from kit.probes import Probes
-from kit.problem import MEDIA_TYPE, Problem
+from kit.http.probes import Probes
+from kit.http.problem import MEDIA_TYPE, Problem
+from kit.lifecycle.health import Health
+from kit.telemetry import logs
 from unzip.events import UnknownEvent, created_keys
 from unzip.service import Service
 

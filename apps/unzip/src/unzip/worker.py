@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from kit import logs
+from kit.telemetry import logs
 from unzip.directory import Directory
 from unzip.earlier import find_earlier, remove_leftovers
 from unzip.extract import MANIFEST, SOURCE_TAG, Check, Extractor, Replaced, Source

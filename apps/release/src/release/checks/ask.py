@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from kit.probe_header import PROBE, mark
+from kit.http.probe_header import PROBE, mark
 from release.checks import in_pod, samples
 from release.checks.answers import Answer, Problem, judge
 from release.checks.in_pod import SECONDS

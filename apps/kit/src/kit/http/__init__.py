@@ -1,0 +1,1 @@
+"""Serving HTTP: connections and their bounds, headers, probes, errors and refusals."""

@@ -1,0 +1,1 @@
+"""Start, readiness and end of a service in a pod."""

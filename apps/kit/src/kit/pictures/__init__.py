@@ -1,0 +1,1 @@
+"""Pictures of strangers, decoded within bounds of memory and time."""
