@@ -66,7 +66,7 @@ def load(folder: Path, rate: int, gateway: str = GATEWAY) -> Iterator[Callable[[
 
 
 def tell(what: str, report: Report) -> None:
-    """For the table in docs/operations.md: `pytest -rP` shows it."""
+    """For the table in docs/operations/disruptions.md: `pytest -rP` shows it."""
     others = {code: n for code, n in report["status_codes"].items() if code != "200"}
     print(f"{what}: {sum(others.values())} of {report['requests']} failed, {others}")
 

@@ -264,7 +264,7 @@ def test_worker_comes_from_no_pods_and_goes_again_and_no_job_is_lost(jobs: Scrat
 
 
 def test_pods_follow_requests(scratch: Scratch, tmp_path: Path) -> None:
-    """By a query for requests per second, as docs/operations.md shows it."""
+    """By a query for requests per second, as docs/operations/scaling.md shows it."""
     counted = f'inference_requests_total{{namespace="{NAMESPACE}",job="{CHALLENGER}"}}'
     keda = {
         "enabled": True,

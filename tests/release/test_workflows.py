@@ -266,7 +266,7 @@ def test_each_workflow_reaches_the_cluster_of_its_environment() -> None:
         "promote": "${{ vars[format('CLUSTER_{0}', inputs.to)] }}",
         "rollback": "${{ vars[format('CLUSTER_{0}', inputs.environment)] }}",
     }
-    docs = (ROOT / "docs/release.md").read_text()
+    docs = (ROOT / "docs/release/workflows.md").read_text()
     for environment in ("DEV", "STAGE", "PROD"):
         assert f"`CLUSTER_{environment}`" in docs
 

@@ -106,7 +106,7 @@ class NatsServer:
         self.ask(publish)
 
     def add_stream(self, *subjects: str) -> None:
-        """Make the stream as docs/unzip.md does."""
+        """Make the stream as docs/unzip/notifications.md does."""
 
         async def add(client: Client) -> None:
             await client.jetstream().add_stream(

@@ -166,5 +166,5 @@ def test_every_reason_has_a_fixture() -> None:
 
 
 def test_every_reason_is_explained() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "unzip.md").read_text()
+    page = (Path(__file__).parents[2] / "docs/unzip/refusals.md").read_text()
     assert [reason for reason in Reason if f"| `{reason}` |" not in page] == []

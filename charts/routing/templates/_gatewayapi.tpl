@@ -1,7 +1,7 @@
 {{/*
 HTTPRoute rules of one service, from the same values as "routing.routes": sticky arms, rules, the
 split. An HTTPRoute cannot forbid retries: Istio's default for the whole mesh holds
-(docs/operations.md has the one to set). Nor has it an order of its own: more conditions go first,
+(docs/operations/platforms.md has it). Nor has it an order of its own: more conditions go first,
 so values that want it otherwise are refused.
 Sample: rules: {{- include "routing.gatewayApiRules" (dict "root" $ "name" "inference" "path" "") | nindent 4 }}
 */}}

@@ -1,7 +1,7 @@
 """JSON requests: small ones by orjson, the numbers of large ones straight into arrays by simdjson.
 
 orjson makes a Python object of each number, and an array is then made of those; for half a
-megabyte that is most of what a request costs (docs/adr/0026).
+megabyte that is most of what a request costs (docs/inference/limits.md).
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ prod:
   from: [stage]
   soak: 30m
   windows:
-    - {days: [mon, tue, wed, thu], from: "09:00", to: "16:00", timeZone: Europe/Berlin}
+    - {days: [mon, tue, wed, thu], from: "09:00", to: "16:00", timeZone: Asia/Seoul}
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def _zone(text: Any) -> ZoneInfo:
     try:
         return ZoneInfo(str(text))
     except (ZoneInfoNotFoundError, ValueError) as error:
-        raise ValueError(f"{text!r} is not a time zone like Europe/Berlin") from error
+        raise ValueError(f"{text!r} is not a time zone like Asia/Seoul") from error
 
 
 def _clock(text: Any) -> time:

@@ -10,7 +10,7 @@ hash of the ETag::
 There is one claim per key, whatever the version: the worker of a replaced archive and that of
 the new one write to the same place, and must not do so at once. Runs are counted per key, too:
 when a version is closed the records of the others go, so one that comes back is new work, with
-a run and so with an announcement of its own (docs/adr/0071).
+a run and so with an announcement of its own (docs/adr/0033).
 
 Every write is conditional. A claim's age is the server's ``Date`` minus ``Last-Modified``, so
 pods need not agree on the time. ``token`` grows with each change of owner (fencing).

@@ -3,7 +3,7 @@
 Each is one object, ``outbox/<event id>.json``. It is claimed by a conditional write before
 anything is sent, so two workers never send it at once. The backend gets an idempotency key and
 is sent the same event again when a worker died in between; Slack has no such key, so a message
-whose fate is unknown is not repeated (docs/adr/0032).
+whose fate is unknown is not repeated (docs/unzip.md).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 While the archive is proved, large members go up as the parts of multipart uploads that are
 completed afterwards, and small ones stay in memory as far as it reaches. What neither holds is
-read again (docs/adr/0035).
+read again (docs/adr/0030).
 """
 
 from __future__ import annotations

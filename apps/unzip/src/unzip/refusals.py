@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Reason(StrEnum):
-    """The complete list; ``docs/unzip.md`` says what each one means and a test compares."""
+    """The complete list; docs/unzip/refusals.md says what each one means and a test compares."""
 
     NO_END_RECORD = "no_end_record"
     CONTRADICTORY_END_RECORD = "contradictory_end_record"

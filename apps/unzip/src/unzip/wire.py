@@ -1,7 +1,7 @@
 """Signed PUTs over connections that are kept: a third less CPU than any client library's.
 
 An archive of many small files is mostly PUTs, and on both ends their cost is the client's way
-of sending them (docs/adr/0036). Only that is here; everything else goes through libraries.
+of sending them (docs/unzip/storage.md). Only that is here; everything else goes through libraries.
 """
 
 from __future__ import annotations

@@ -153,7 +153,8 @@ def listeners(host: str, port: int, count: int = LISTENERS) -> list[socket.socke
     """Sockets bound to one port, among which the kernel spreads what connects.
 
     With one of them a server whose turns take ten milliseconds takes a hundred new connections a
-    second, and the others wait for seconds unseen by any limit or deadline (docs/adr/0004).
+    second, and the others wait for seconds unseen by any limit or deadline
+    (docs/inference/limits.md).
     Raises OSError that names the address where it is taken.
     """
     family, _, _, _, address = socket.getaddrinfo(
