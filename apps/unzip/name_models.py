@@ -1,4 +1,4 @@
-"""Write `src/unzip/name_models.json`: how likely letters are in each language.
+"""Write `src/unzip/zip/name_models.json`: how likely letters are in each language.
 
     uv run --no-project --with wordfreq,opencc-python-reimplemented,pythainlp,simplemma \
         python apps/unzip/name_models.py
@@ -119,6 +119,6 @@ if __name__ == "__main__":
         "pairs": {language: alphabet(language) for language in ALPHABETS},
         "characters": {language: characters(language) for language in CHARACTERS},
     }
-    target = Path(__file__).parent / "src" / "unzip" / "name_models.json"
+    target = Path(__file__).parent / "src" / "unzip" / "zip" / "name_models.json"
     text = json.dumps(models, ensure_ascii=False, indent=0, separators=(",", ":"))
     target.write_text(text + "\n", encoding="utf-8")

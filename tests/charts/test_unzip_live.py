@@ -20,7 +20,7 @@ import boto3
 import pytest
 
 from tests.charts.scratch import eventually, kubectl
-from unzip.store import S3
+from unzip.s3.client import S3
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 

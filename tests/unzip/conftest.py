@@ -14,8 +14,8 @@ import structlog
 
 from tests.s3 import ACCESS_KEY, REGION, SECRET_KEY, S3Server, serve_s3
 from tests.unzip.support import OPTIONS
-from unzip.extract import Extractor
-from unzip.store import S3
+from unzip.extract.extractor import Extractor
+from unzip.s3.client import S3
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import pycountry
 from babel import Locale
 
-from unzip.charsets import decide
+from unzip.zip.charsets import decide
 
 
 class Language(NamedTuple):

@@ -8,17 +8,17 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from unzip.directory import Limits
-from unzip.extract import MANIFEST, Extractor, Options, Source
-from unzip.headers import Buffer
-from unzip.kinds import Kind
+from unzip.announce.outbox import Refusal, Target
+from unzip.extract.extractor import MANIFEST, Extractor, Options, Source
 from unzip.metrics import Metrics
-from unzip.outbox import Refusal, Target
+from unzip.processing.service import Service
+from unzip.processing.worker import Stop
 from unzip.refusals import Reason, Refused
-from unzip.service import Service
+from unzip.s3.client import Document, Entry, Missing, Store, Upload
 from unzip.settings import UnzipSettings
-from unzip.store import Document, Entry, Missing, Store, Upload
-from unzip.worker import Stop
+from unzip.zip.central_directory import Limits
+from unzip.zip.headers import Buffer
+from unzip.zip.kinds import Kind
 
 OPTIONS = Options(readers=2, writers=8)
 

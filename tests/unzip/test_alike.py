@@ -11,10 +11,10 @@ import pytest
 
 from tests.unzip import zips
 from tests.unzip.support import in_memory, verdict
-from unzip.directory import Limits
-from unzip.extract import Extractor, Options
+from unzip.extract.extractor import Extractor, Options
 from unzip.refusals import Reason, Refused
-from unzip.signing_block import MAGIC
+from unzip.zip.central_directory import Limits
+from unzip.zip.signing_block import MAGIC
 
 A, B = zips.A, zips.B
 _FOLDER = zips.Entry(b"d/", method=0, mode=stat.S_IFDIR | 0o755)

@@ -30,8 +30,8 @@ from tests.unzip.support import files_below, manifest_of, put, settings_for
 from tests.waits import SECONDS
 from unzip.cli import _address, _store
 from unzip.metrics import Metrics
+from unzip.s3.client import S3, SlowDown
 from unzip.settings import UnzipSettings
-from unzip.store import S3, SlowDown
 
 KEY, RESULT = "kim/result.zip", "kim/result/"
 _BYTECODE = str(Path(tempfile.gettempdir()) / "slipway-tests-bytecode")

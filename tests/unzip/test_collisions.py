@@ -6,9 +6,9 @@ import tracemalloc
 
 import pytest
 
-from unzip import collisions
-from unzip.collisions import check_together
 from unzip.refusals import Refused
+from unzip.zip import collisions
+from unzip.zip.collisions import check_together
 
 
 def _peak(paths: list[bytes]) -> int:

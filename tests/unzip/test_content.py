@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unzip.content import Probe, TextProbe, media_type
+from unzip.extract.content_types import Probe, TextProbe, media_type
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from tests.unzip.support import verdict
-from unzip.charsets import decide
-from unzip.extract import Extractor
+from unzip.extract.extractor import Extractor
 from unzip.refusals import Reason
+from unzip.zip.charsets import decide
 
 # Go reads some of what we refuse: it is lenient where two readers may differ.
 GO: dict[str, Reason | None] = {

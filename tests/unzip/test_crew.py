@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from unzip.crew import Budget, Cancelled, Crew
+from unzip.concurrency import Budget, Cancelled, Crew
 
 
 def test_all_is_done_and_the_budget_given_back() -> None:

@@ -7,7 +7,7 @@ import sys
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unzip.earlier import ETags
+from unzip.extract.existing_files import ETags
 
 _MD5 = st.from_regex(r'"[0-9a-f]{32}"', fullmatch=True)
 _OTHERS = st.sampled_from(["", f'"{"0" * 32}"', f'"{"a" * 32}-2"', f'"{"A" * 32}"', '"x"'])

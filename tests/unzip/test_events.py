@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from unzip.events import UnknownEvent, created_keys
+from unzip.triggers.events import UnknownEvent, created_keys
 
 
 def _record(key: str, *, bucket: str = "archives", name: str = "ObjectCreated:Put") -> str:

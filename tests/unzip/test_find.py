@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from tests.unzip.support import Mortal, put
-from unzip.find import archives, result_prefix
-from unzip.store import S3
+from unzip.processing.archive_keys import archives, result_prefix
+from unzip.s3.client import S3
 
 STATE = ".slipway/unzip/"
 

@@ -19,11 +19,11 @@ from tests.unzip.support import (
     put,
     service_on,
 )
-from unzip import worker
-from unzip.extract import Extractor
-from unzip.ledger import Archive, Outcome, State
-from unzip.service import Service
-from unzip.store import S3, Conflict, StoreError
+from unzip.extract.extractor import Extractor
+from unzip.ledger.ledger import Archive, Outcome, State
+from unzip.processing import worker
+from unzip.processing.service import Service
+from unzip.s3.client import S3, Conflict, StoreError
 
 KEY, RESULT = "kim/result.zip", "kim/result/"
 CLOSED, OPEN = ".slipway/unzip/closed/", ".slipway/unzip/open/"

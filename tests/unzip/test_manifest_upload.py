@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from unzip.extract import MANIFEST, SOURCE_TAG
-from unzip.ledger import LeaseLost
-from unzip.manifest_upload import PART_BYTES, TYPE, upload_manifest
-from unzip.store import S3, Absent, Conflict, Part, Transient
+from unzip.extract.extractor import MANIFEST, SOURCE_TAG
+from unzip.extract.manifest_upload import PART_BYTES, TYPE, upload_manifest
+from unzip.ledger.ledger import LeaseLost
+from unzip.s3.client import S3, Absent, Conflict, Part, Transient
 
 KEY = f"kim/result/{MANIFEST}"
 

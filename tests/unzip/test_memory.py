@@ -14,10 +14,10 @@ from tests.s3 import S3Server
 from tests.unzip import zips
 from tests.unzip.support import in_memory, manifest_of, put
 from tests.unzip.test_cli import environment
-from unzip.directory import Limits
-from unzip.extract import Extractor, Options
-from unzip.memory import most_bytes
-from unzip.store import S3
+from unzip.extract.extractor import Extractor, Options
+from unzip.extract.memory import most_bytes
+from unzip.s3.client import S3
+from unzip.zip.central_directory import Limits
 
 MIB = 1 << 20
 # VmHWM is of this program alone; ru_maxrss begins with that of the process which forked it.

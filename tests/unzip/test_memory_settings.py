@@ -11,10 +11,8 @@ import pytest
 
 from tests.unzip import zips
 from tests.unzip.support import Recorder, in_memory, put, service_on
-from unzip import directory
-from unzip.directory import MEMBER_BYTES, Limits
-from unzip.extract import Extractor, Options
-from unzip.memory import (
+from unzip.extract.extractor import Extractor, Options
+from unzip.extract.memory import (
     MIB,
     PROGRAM_BYTES,
     TooLittleMemoryError,
@@ -23,7 +21,9 @@ from unzip.memory import (
     reader_bytes,
 )
 from unzip.refusals import Reason
-from unzip.store import S3
+from unzip.s3.client import S3
+from unzip.zip import central_directory
+from unzip.zip.central_directory import MEMBER_BYTES, Limits
 
 
 def test_the_documentation_states_the_formula_and_what_it_comes_to() -> None:
@@ -73,7 +73,7 @@ def test_directories_share_what_there_is() -> None:
     """One archive's names wait until another's are gone."""
     data = zips.standard({"a" * 200: b"1"})
     source = in_memory(data)
-    need = directory.most_bytes(1, 46 + 200, Limits())
+    need = central_directory.most_bytes(1, 46 + 200, Limits())
     taken: list[str] = []
 
     def second() -> None:

@@ -16,12 +16,12 @@ from tests.s3 import S3Server
 from tests.unzip import zips
 from tests.unzip.support import in_memory, put, service_on
 from tests.unzip.test_cli import unzip
-from unzip.content import Probe
-from unzip.directory import Limits
-from unzip.extract import Extractor
+from unzip.announce.targets import render
+from unzip.extract.content_types import Probe
+from unzip.extract.extractor import Extractor
 from unzip.refusals import Reason, Refused
-from unzip.store import S3
-from unzip.targets import render
+from unzip.s3.client import S3
+from unzip.zip.central_directory import Limits
 
 
 def _refused(extractor: Extractor, data: bytes) -> Refused:

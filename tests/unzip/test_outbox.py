@@ -9,13 +9,13 @@ from pydantic import ValidationError
 
 from tests.unzip import zips
 from tests.unzip.support import Later, Recorder, put, service_on
-from unzip.extract import Extractor
-from unzip.ledger import Archive, Ledger, Outcome, State
+from unzip.announce.outbox import Message, Outbox, Refusal, Result, event_of
+from unzip.announce.targets import render
+from unzip.extract.extractor import Extractor
+from unzip.ledger.ledger import Archive, Ledger, Outcome, State
 from unzip.metrics import Metrics
-from unzip.outbox import Message, Outbox, Refusal, Result, event_of
+from unzip.s3.client import S3
 from unzip.settings import SLACK_FIELDS, UnzipSettings
-from unzip.store import S3
-from unzip.targets import render
 
 KEY = "kim/result.zip"
 

@@ -9,10 +9,10 @@ import pytest
 
 from tests.unzip import zips
 from tests.unzip.support import files_below, manifest_of, put, service_on
-from unzip.directory import Limits
-from unzip.extract import Extractor, Options, Source
-from unzip.publication import Publication, Unproved
-from unzip.store import S3
+from unzip.extract.extractor import Extractor, Options, Source
+from unzip.extract.publication import Publication, Unproved
+from unzip.s3.client import S3
+from unzip.zip.central_directory import Limits
 
 KEY, RESULT = "kim/result.zip", "kim/result/"
 MIB = 1 << 20

@@ -21,7 +21,7 @@ from tests.unzip.receiver import Receiver, receiving
 from tests.unzip.support import files_below, manifest_of, put
 from tests.unzip.test_cli import PROGRAM, environment, lines, unzip
 from tests.waits import SECONDS, until
-from unzip.store import S3
+from unzip.s3.client import S3
 
 
 def _start(server: S3Server, bucket: str, **more: str) -> subprocess.Popen[str]:

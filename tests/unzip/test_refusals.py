@@ -15,10 +15,10 @@ import pytest
 
 from tests.unzip import zips
 from tests.unzip.support import in_memory, verdict
-from unzip import members
-from unzip.directory import Limits
-from unzip.extract import Extractor, Options
+from unzip.extract.extractor import Extractor, Options
 from unzip.refusals import Reason, Refused
+from unzip.zip import members
+from unzip.zip.central_directory import Limits
 
 
 @pytest.mark.parametrize(("data", "reason"), zips.BAD.values(), ids=zips.names(zips.BAD))
@@ -127,8 +127,8 @@ import sys, zlib
 sys.modules["isal.isal_zlib"] = None
 from tests.unzip import zips
 from tests.unzip.support import OPTIONS, verdict
-from unzip import members
-from unzip.extract import Extractor
+from unzip.zip import members
+from unzip.extract.extractor import Extractor
 assert members.inflater is zlib
 with Extractor(OPTIONS) as extractor:
     for name, (data, reason) in zips.BAD.items():

@@ -26,11 +26,11 @@ from tests.unzip.support import (
     service_on,
     verdict,
 )
-from unzip.directory import Limits
-from unzip.extract import Extractor, Options
-from unzip.kinds import Kind
+from unzip.extract.extractor import Extractor, Options
 from unzip.refusals import Reason, Refused
-from unzip.store import S3
+from unzip.s3.client import S3
+from unzip.zip.central_directory import Limits
+from unzip.zip.kinds import Kind
 
 _EXTRACTOR = Extractor(OPTIONS)
 _components = st.text(

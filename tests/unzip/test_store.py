@@ -14,8 +14,8 @@ import urllib3.exceptions
 from tests.s3 import S3Server
 from tests.unzip.conftest import session
 from tests.unzip.faults import faulty
-from unzip.startup import UnfitStore, check_conditional_writes, copies_rightly
-from unzip.store import (
+from unzip.s3.capabilities import UnfitStore, check_conditional_writes, copies_rightly
+from unzip.s3.client import (
     S3,
     Absent,
     Conflict,

@@ -25,10 +25,10 @@ import pytest
 
 from tests import conformance
 from tests.unzip.support import in_memory
-from unzip.directory import Directory, Limits
-from unzip.extract import Extractor
-from unzip.kinds import Kind
+from unzip.extract.extractor import Extractor
 from unzip.refusals import Reason, Refused
+from unzip.zip.central_directory import Directory, Limits
+from unzip.zip.kinds import Kind
 
 pytestmark = pytest.mark.conformance
 SUITE = "bookworm"

@@ -28,12 +28,12 @@ from tests.unzip.nats_server import GROUP, STREAM, SUBJECT, NatsServer, serve_na
 from tests.unzip.support import Recorder, files_below, manifest_of, put, service_on, settings_for
 from tests.unzip.test_watch import KEY, RESULT, event, watching
 from tests.waits import SECONDS, until
-from unzip.extract import Extractor
-from unzip.ledger import Archive
-from unzip.service import Service, Tally
-from unzip.store import S3
-from unzip.subscriber import Subscriber, Unfit, credentials, tls_context
-from unzip.watch import Watcher
+from unzip.extract.extractor import Extractor
+from unzip.ledger.ledger import Archive
+from unzip.processing.service import Service, Tally
+from unzip.s3.client import S3
+from unzip.triggers.nats import Subscriber, Unfit, credentials, tls_context
+from unzip.triggers.watch import Watcher
 
 both = pytest.mark.parametrize("stream", ["", STREAM], ids=["core", "jetstream"])
 

@@ -8,10 +8,10 @@ from tests.s3 import S3Server
 from tests.unzip import zips
 from tests.unzip.support import in_memory, put
 from tests.unzip.test_cli import unzip
-from unzip import summary
-from unzip.directory import Limits
-from unzip.extract import Extractor
-from unzip.store import S3
+from unzip.extract import summary
+from unzip.extract.extractor import Extractor
+from unzip.s3.client import S3
+from unzip.zip.central_directory import Limits
 
 _LINK = zips.Entry(b"l", b"../a.txt", mode=stat.S_IFLNK | 0o777, method=0)
 _PIPE = zips.Entry(b"p", b"", mode=stat.S_IFIFO | 0o644, method=0)

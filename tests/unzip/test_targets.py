@@ -15,8 +15,8 @@ import pytest
 
 from tests.unzip.receiver import Receiver, receiving
 from tests.waits import SECONDS
-from unzip.outbox import Refusal
-from unzip.targets import Backend, Slack, render, retry_after
+from unzip.announce.outbox import Refusal
+from unzip.announce.targets import Backend, Slack, render, retry_after
 
 EVENT: dict[str, Any] = {
     "specversion": "1.0",

@@ -25,10 +25,10 @@ from tests.unzip import zips
 from tests.unzip.conftest import session
 from tests.unzip.support import Recorder, files_below, manifest_of, put, service_on
 from tests.waits import SECONDS, until
-from unzip.extract import Extractor
-from unzip.service import Service
-from unzip.store import S3
-from unzip.watch import Queue, Watcher, create_app
+from unzip.extract.extractor import Extractor
+from unzip.processing.service import Service
+from unzip.s3.client import S3
+from unzip.triggers.watch import Queue, Watcher, create_app
 
 KEY, RESULT = "kim/result.zip", "kim/result/"
 
@@ -251,7 +251,7 @@ def test_sqs_message_stays_while_somebody_else_has_the_archive(
     put(store, KEY, zips.standard({"a": b"1"}))
     service = service_on(store, extractor)
     head = store.head(KEY)
-    from unzip.ledger import Archive
+    from unzip.ledger.ledger import Archive
 
     assert service.ledger.claim(Archive(store.bucket, KEY, head.etag, head.size))
     sqs.send_message(QueueUrl=queue_url, MessageBody=event(store.bucket, KEY).decode())

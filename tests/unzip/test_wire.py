@@ -14,7 +14,7 @@ import pytest
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials, ReadOnlyCredentials
 
-from unzip.wire import GarbledError, Signer, Wire, is_proxied
+from unzip.s3.put_client import GarbledError, Signer, Wire, is_proxied
 
 AT = datetime(2026, 11, 21, 10, 20, 30, tzinfo=UTC)
 _OK = b'HTTP/1.1 200 OK\r\nETag: "e"\r\nContent-Length: 0\r\n\r\n'

@@ -28,15 +28,15 @@ from tests.unzip.support import (
     settings_for,
 )
 from tests.waits import SECONDS, until
-from unzip import worker
-from unzip.directory import Limits
-from unzip.extract import SOURCE_TAG, Extractor, Options, Source
-from unzip.ledger import Archive, Heartbeat, LeaseLost, Ledger, State
-from unzip.publication import Publication
+from unzip.extract.extractor import SOURCE_TAG, Extractor, Options, Source
+from unzip.extract.publication import Publication
+from unzip.ledger.ledger import Archive, Heartbeat, LeaseLost, Ledger, State
+from unzip.processing import worker
+from unzip.processing.worker import Stop
 from unzip.refusals import Reason
-from unzip.startup import copies_rightly
-from unzip.store import S3, Absent, Buffer, Entry, Missing
-from unzip.worker import Stop
+from unzip.s3.capabilities import copies_rightly
+from unzip.s3.client import S3, Absent, Buffer, Entry, Missing
+from unzip.zip.central_directory import Limits
 
 KEY, RESULT = "kim/result.zip", "kim/result/"
 
@@ -569,7 +569,7 @@ def test_a_lease_is_lost_by_our_own_clock(store: S3, monkeypatch: pytest.MonkeyP
     assert lease is not None
     lease.check()
     later = SimpleNamespace(monotonic=lambda: time.monotonic() + 59)
-    monkeypatch.setattr("unzip.ledger.time", later)
+    monkeypatch.setattr("unzip.ledger.ledger.time", later)
     with pytest.raises(LeaseLost):
         lease.check()
 

@@ -35,19 +35,21 @@ from kit.lifecycle.termination import CANNOT_WORK, Reason
 from kit.memory.allocator import give_back_freed_memory
 from kit.settings import reference
 from kit.telemetry import logs
-from unzip import service, startup, summary
-from unzip.earlier import find_earlier
-from unzip.extract import MANIFEST, Extractor, Replaced, Source
-from unzip.ledger import Archive, Claim, Ledger, Outcome, State, key_hash
-from unzip.manifest import encoded, manifest
-from unzip.manifest_upload import upload_manifest
-from unzip.memory import TooLittleMemoryError
+from unzip.extract import summary
+from unzip.extract.existing_files import find_earlier
+from unzip.extract.extractor import MANIFEST, Extractor, Replaced, Source
+from unzip.extract.manifest import encoded, manifest
+from unzip.extract.manifest_upload import upload_manifest
+from unzip.extract.memory import TooLittleMemoryError
+from unzip.extract.publication import Publication
+from unzip.ledger.ledger import Archive, Claim, Ledger, Outcome, State, key_hash
 from unzip.metrics import Metrics
-from unzip.publication import Publication
+from unzip.processing import service
+from unzip.processing.worker import Clock, Draining, Stop
 from unzip.refusals import Refused
+from unzip.s3 import capabilities
+from unzip.s3.client import S3, Missing, StoreError, fix_of
 from unzip.settings import UnzipSettings
-from unzip.store import S3, Missing, StoreError, fix_of
-from unzip.worker import Clock, Draining, Stop
 
 app = typer.Typer(no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
 log = logs.get("unzip")
@@ -109,7 +111,7 @@ def _guarded(settings: UnzipSettings, work: Callable[[], int]) -> NoReturn:
         code = work()
     except TooLittleMemoryError as error:
         _fail(2, str(error))
-    except startup.UnfitStore as error:
+    except capabilities.UnfitStore as error:
         log.error("unfit store", error=str(error))
         termination.leave(Reason(str(error)))
         raise typer.Exit(3) from None
@@ -151,7 +153,7 @@ def run(dry_run: DryRun = False) -> None:
                 for archive in ours.waiting(service.Tally()):
                     log.info("would extract", key=archive.key, size=archive.size)
                 return 0
-            startup.check_conditional_writes(store, settings.state_prefix)
+            capabilities.check_conditional_writes(store, settings.state_prefix)
             try:
                 tally = ours.sweep()
             finally:
@@ -182,7 +184,7 @@ def watch_command() -> None:
     # A CronJob's every run would pay for the web server's import.
     from kit.http import server  # noqa: PLC0415
     from kit.lifecycle.health import Health  # noqa: PLC0415
-    from unzip import watch  # noqa: PLC0415
+    from unzip.triggers import watch  # noqa: PLC0415
 
     settings = _configured()
     stop = Stop()
@@ -190,7 +192,7 @@ def watch_command() -> None:
     store = _store(settings, metrics=metrics)
 
     def work() -> int:
-        startup.check_conditional_writes(store, settings.state_prefix)
+        capabilities.check_conditional_writes(store, settings.state_prefix)
         with service.assembled(settings, store, stop, metrics) as ours:
             watcher = watch.Watcher(ours)
             watcher.start()
@@ -199,7 +201,7 @@ def watch_command() -> None:
                 queue = watch.Queue(boto3.Session().client("sqs"), settings.sqs_queue_url, ours)
                 threads.append(threading.Thread(target=queue.run, name="sqs", daemon=True))
             if settings.nats_url:
-                from unzip.subscriber import Subscriber  # noqa: PLC0415
+                from unzip.triggers.nats import Subscriber  # noqa: PLC0415
 
                 subscriber = Subscriber(ours, watcher)
                 threads.append(threading.Thread(target=subscriber.run, name="nats", daemon=True))

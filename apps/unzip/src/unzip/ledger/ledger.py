@@ -1,0 +1,484 @@
+"""The ledger: which archive is whose, and what became of it, in S3 itself.
+
+Layout below the state prefix, ``<key>`` being the hash of bucket and key, ``<id>`` that and the
+hash of the ETag::
+
+    open/<key>.json     claimed; its owner renews it, anyone may take it once it is stale
+    closed/<id>.json    what became of the version that was closed last
+    plan/<id>.json      the verified content types, so that a resumed job need not verify again
+
+There is one claim per key, whatever the version: the worker of a replaced archive and that of
+the new one write to the same place, and must not do so at once. Runs are counted per key, too:
+when a version is closed the records of the others go, so one that comes back is new work, with
+a run and so with an announcement of its own (docs/adr/0033).
+
+Every write is conditional. A claim's age is the server's ``Date`` minus ``Last-Modified``, so
+pods need not agree on the time. ``token`` grows with each change of owner (fencing).
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from enum import StrEnum
+from hashlib import sha256
+from typing import Any, NamedTuple, Self
+
+from unzip.extract.extractor import RangeSet
+from unzip.s3.client import Absent, Conflict, Matching, Missing, Store, Transient
+
+_JSON = "application/json"
+
+
+class LeaseLost(Exception):  # noqa: N818 - a fact, and nobody's error
+    """Somebody else owns the archive now; what is under way must stop."""
+
+
+class State(StrEnum):
+    """What became of an archive."""
+
+    PUBLISHED = "published"
+    REFUSED = "refused"
+    FAILED = "failed"
+    SUPERSEDED = "superseded"
+
+
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """One version of one archive; ``etag`` with its quotes, ``size`` in bytes."""
+
+    bucket: str
+    key: str
+    etag: str
+    size: int
+
+    @property
+    def id(self) -> str:
+        """Key of the ledger: two archives never share one, a replaced archive has a new one."""
+        return f"{self.key_id}-{sha256(self.etag.encode()).hexdigest()[:24]}"
+
+    @property
+    def key_id(self) -> str:
+        """The same for all versions of the archive."""
+        return key_hash(self.bucket, self.key)
+
+
+def key_hash(bucket: str, key: str) -> str:
+    """What the ids of all versions of an archive begin with."""
+    return sha256(f"{bucket}\0{key}".encode()).hexdigest()[:24]
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """An ``open`` record. ``done`` holds ranges of members that are uploaded.
+
+    ``afresh``: what is published is to be published once more.
+    """
+
+    archive: Archive
+    owner: str
+    token: int = 1
+    run: int = 1
+    attempts: int = 1
+    lease_seconds: float = 60.0
+    released: bool = False
+    verified: bool = False
+    afresh: bool = False
+    done: tuple[tuple[int, int], ...] = ()
+    error: str = ""
+    last_error: str = ""
+    claimed_at: str = ""
+
+    def to_json(self) -> bytes:
+        """The object's body."""
+        return json.dumps(asdict(self), ensure_ascii=False).encode()
+
+    @classmethod
+    def from_json(cls, body: bytes) -> Self:
+        """The record in an object's body."""
+        fields: dict[str, Any] = json.loads(body)
+        fields["archive"] = Archive(**fields["archive"])
+        fields["done"] = tuple((a, b) for a, b in fields["done"])
+        return cls(**fields)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A ``closed`` record."""
+
+    archive: Archive
+    state: State
+    run: int = 1
+    attempts: int = 1
+    reason: str = ""
+    detail: str = ""
+    member: str = ""
+    members: int = 0
+    total_bytes: int = 0
+    skipped: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+    finished_at: str = ""
+
+    @property
+    def event_id(self) -> str:
+        """Identifies the announcement, and is its idempotency key."""
+        return f"{self.archive.id}-{self.run}"
+
+    def to_json(self) -> bytes:
+        """The object's body."""
+        return json.dumps(asdict(self), ensure_ascii=False).encode()
+
+    @classmethod
+    def from_json(cls, body: bytes) -> Self:
+        """The record in an object's body."""
+        fields: dict[str, Any] = json.loads(body)
+        fields["archive"] = Archive(**fields["archive"])
+        fields["state"] = State(fields["state"])
+        return cls(**fields)
+
+
+class Record(NamedTuple):
+    """A ``closed`` object: what it says, where it is and its ETag."""
+
+    outcome: Outcome
+    key: str
+    etag: str
+
+
+def now() -> str:
+    """The time for records, ISO 8601 in UTC; nothing is decided by it."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+class Lease:
+    """A claim that is ours for now.
+
+    ``check`` is cheap and local: it raises once our own clock says that others may have taken
+    over. ``renew`` asks the ledger, and is what must come before a step that cannot be undone.
+    """
+
+    def __init__(self, ledger: Ledger, claim: Claim, etag: str, sent_at: float) -> None:
+        self._ledger = ledger
+        self._lock = threading.Lock()
+        self._etag = etag
+        self.claim = claim
+        self.done = RangeSet(claim.done)
+        self.older: list[Record] = []  # of other versions of the archive
+        self._deadline = 0.0
+        self._lost = ""
+        self._extend(sent_at)
+
+    def _extend(self, sent_at: float) -> None:
+        lease = self.claim.lease_seconds
+        # Last-Modified and Date count whole seconds, so a claim may look a second too old.
+        self._deadline = sent_at + lease - min(2.0, lease / 2)
+
+    def check(self) -> None:
+        """Raise LeaseLost if the lease may no longer be ours."""
+        if self._lost or time.monotonic() > self._deadline:
+            raise LeaseLost(self._lost or f"no heartbeat for {self.claim.lease_seconds} s")
+
+    def renew(self, **changes: Any) -> None:
+        """Prolong the lease, recording progress and ``changes``; LeaseLost if it is not ours."""
+        with self._lock:
+            if self._lost:
+                raise LeaseLost(self._lost)
+            claim = replace(self.claim, done=tuple(self.done.ranges()), **changes)
+            sent_at = time.monotonic()
+            try:
+                self._etag = self._ledger.replace_claim(claim, self._etag)
+            except (Conflict, Missing) as error:
+                self._confirm(claim, error)
+            self.claim = claim
+            self._extend(sent_at)
+
+    def _confirm(self, claim: Claim, error: Exception) -> None:
+        """A retried write answers Conflict when its first answer was lost: look before we leap."""
+        try:
+            document = self._ledger.store.get(self._ledger.open_key(claim.archive))
+        except Missing:
+            self._lost = "the claim is gone"
+            raise LeaseLost(self._lost) from error
+        if document.body != claim.to_json():
+            self._lost = "somebody else has taken the archive over"
+            raise LeaseLost(self._lost) from error
+        self._etag = document.etag
+
+    def release(self, error: str = "", *, counts: bool = False) -> None:
+        """Give the archive back with its progress, to be taken by anyone at once.
+
+        ``counts`` makes it one of the attempts after which the archive is given up.
+        """
+        self.renew(released=True, **{"error" if counts else "last_error": error[:500]})
+
+    def drop(self) -> None:
+        """Delete the claim, if it is still ours."""
+        with self._lock:
+            self._ledger.delete_claim(self.claim.archive, self._etag)
+            self._lost = "closed"
+
+
+class Heartbeat:
+    """Renews a lease in the background while a ``with`` block runs."""
+
+    def __init__(self, lease: Lease) -> None:
+        self._lease = lease
+        self.stopped = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stopped.set()
+        self._thread.join()
+
+    def wait(self, seconds: float) -> bool:
+        """Whether it was stopped within that time."""
+        return self.stopped.wait(seconds)
+
+    def _beat(self) -> None:
+        while not self.wait(self._lease.claim.lease_seconds / 3):
+            try:
+                self._lease.renew()
+            except LeaseLost:
+                return  # `check` tells the workers
+            except Transient:
+                continue  # the deadline decides, not one failed request
+            except Exception:
+                return
+
+
+class Ledger:
+    """The records of one state prefix."""
+
+    def __init__(
+        self, store: Store, prefix: str, *, owner: str, lease_seconds: float = 60.0
+    ) -> None:
+        self.store = store
+        self.prefix = prefix
+        self.owner = owner
+        self.lease_seconds = lease_seconds
+
+    def open_key(self, archive: Archive) -> str:
+        """Where an archive's claim is."""
+        return f"{self.prefix}open/{archive.key_id}.json"
+
+    def closed_key(self, archive: Archive) -> str:
+        """Where an archive's outcome is."""
+        return f"{self.prefix}closed/{archive.id}.json"
+
+    def plan_key(self, archive: Archive) -> str:
+        """Where a verified archive's content types are."""
+        return f"{self.prefix}plan/{archive.id}.json"
+
+    def ids(self, kind: str) -> Iterator[str]:
+        """Ids of the records of a ``kind`` (open, closed) by listing alone."""
+        folder = f"{self.prefix}{kind}/"
+        for entry in self.store.entries(folder):
+            yield entry.key.removeprefix(folder).removesuffix(".json")
+
+    def claim(self, archive: Archive) -> Lease | None:
+        """Take an archive that nobody has, or None: it is somebody's, or closed."""
+        claim = Claim(
+            archive,
+            owner=self.owner,
+            lease_seconds=self.lease_seconds,
+            claimed_at=now(),
+        )
+        key = self.open_key(archive)
+        sent_at = time.monotonic()
+        try:
+            etag = self._put(key, claim.to_json(), Absent())
+        except Conflict:
+            try:
+                document = self.store.get(key)
+            except Missing:
+                return None  # closed between our two requests
+            found = Claim.from_json(document.body)
+            stale = document.age > found.lease_seconds
+            if not (stale or found.released or document.body == claim.to_json()):
+                return None
+            claim = self._taken_over(found, archive, counts=stale or bool(found.error))
+            sent_at = time.monotonic()
+            try:
+                etag = self._put(key, claim.to_json(), Matching(document.etag))
+            except (Conflict, Missing):
+                return None
+            if found.archive.etag != archive.etag and found.verified:
+                self.store.delete(self.plan_key(found.archive))
+        lease = Lease(self, claim, etag, sent_at)
+        history = self.history(archive)
+        lease.older = [record for record in history if record.outcome.archive.id != archive.id]
+        latest = history[-1].outcome if history else None
+        if latest is not None and latest.run >= claim.run:
+            if latest.archive.id == archive.id:
+                # Its owner died while closing, or we listed too early.
+                self._forget(lease)
+                return None
+            try:
+                lease.renew(run=latest.run + 1)
+            except LeaseLost:
+                return None
+        return lease
+
+    def _taken_over(self, found: Claim, archive: Archive, *, counts: bool) -> Claim:
+        """The next claim after ``found``: of the same version with its progress, or afresh."""
+        if found.archive.etag != archive.etag:
+            return Claim(
+                archive,
+                owner=self.owner,
+                token=found.token + 1,
+                lease_seconds=self.lease_seconds,
+                claimed_at=now(),
+            )
+        return replace(
+            found,
+            owner=self.owner,
+            token=found.token + 1,
+            attempts=found.attempts + (1 if counts else 0),
+            lease_seconds=self.lease_seconds,
+            released=False,
+            error="",
+            last_error=found.error or found.last_error,
+            claimed_at=now(),
+        )
+
+    def replace_claim(self, claim: Claim, etag: str) -> str:
+        """Overwrite our claim; Conflict if it is no longer ours."""
+        return self._put(self.open_key(claim.archive), claim.to_json(), Matching(etag))
+
+    def delete_claim(self, archive: Archive, etag: str) -> None:
+        """Delete our claim; somebody else's stays."""
+        try:
+            self.store.delete(self.open_key(archive), etag)
+        except Conflict:
+            return
+
+    def history(self, archive: Archive) -> list[Record]:
+        """What became of the versions of an archive's key, the latest last."""
+        found = []
+        for entry in self.store.entries(f"{self.prefix}closed/{archive.key_id}-"):
+            with suppress(Missing):
+                document = self.store.get(entry.key)
+                outcome = Outcome.from_json(document.body)
+                found.append(Record(outcome, entry.key, document.etag))
+        return sorted(found, key=lambda row: (row.outcome.run, row.outcome.finished_at))
+
+    def outcome(self, archive: Archive) -> Outcome | None:
+        """What became of an archive; None if no version of it, or another one, was closed last."""
+        history = self.history(archive)
+        latest = history[-1].outcome if history else None
+        return latest if latest is not None and latest.archive.id == archive.id else None
+
+    def is_closed(self, archive: Archive) -> bool:
+        """Whether an archive needs no more attention."""
+        outcome = self.outcome(archive)
+        return outcome is not None and not self.is_open(archive.id, outcome.run + 1)
+
+    def claimed(self, key_id: str) -> Archive:
+        """The version of an archive that is claimed, or Missing."""
+        return self._claim(key_id).archive
+
+    def _claim(self, key_id: str) -> Claim:
+        return Claim.from_json(self.store.get(f"{self.prefix}open/{key_id}.json").body)
+
+    def is_open(self, identity: str, run: int) -> bool:
+        """Whether a run of the archive with this id is claimed, or waits to be."""
+        try:
+            claim = self._claim(identity.partition("-")[0])
+        except Missing:
+            return False
+        return (claim.archive.id, claim.run) == (identity, run)
+
+    def close(self, lease: Lease, outcome: Outcome) -> Outcome:
+        """Record what became of the archive and drop the claim; the record that counts."""
+        lease.renew()
+        key = self.closed_key(outcome.archive)
+        try:
+            self._put(key, outcome.to_json(), Absent())
+        except Conflict:
+            document = self.store.get(key)
+            found = Outcome.from_json(document.body)
+            if found.run >= outcome.run:
+                outcome = found  # our own first answer was lost
+            else:
+                self._put(key, outcome.to_json(), Matching(document.etag))
+        self._forget(lease)
+        return outcome
+
+    def abandon(self, lease: Lease) -> None:
+        """Drop a claim without a record: this version is gone, and may come back."""
+        lease.renew()
+        self._drop(lease)
+
+    def _forget(self, lease: Lease) -> None:
+        for record in lease.older:
+            with suppress(Conflict):  # a successor of ours has closed it anew
+                self.store.delete(record.key, record.etag)
+        self._drop(lease)
+
+    def _drop(self, lease: Lease) -> None:
+        if lease.claim.verified:
+            self.store.delete(self.plan_key(lease.claim.archive))
+        lease.drop()
+
+    def reopen(self, outcome: Outcome) -> Claim:
+        """Have a closed archive processed again, as the next run of it; what waits for a worker.
+
+        Its record stays until that run is closed. Conflict if a worker has the archive.
+        """
+        key = self.open_key(outcome.archive)
+        claim = Claim(
+            outcome.archive,
+            owner=self.owner,
+            run=outcome.run + 1,
+            attempts=0,
+            released=True,
+            afresh=outcome.state is State.PUBLISHED,
+            error="reopened",
+            claimed_at=now(),
+        )
+        condition: Absent | Matching = Absent()
+        for _ in range(3):
+            with suppress(Conflict):
+                self._put(key, claim.to_json(), condition)
+                return claim
+            try:
+                document = self.store.get(key)
+            except Missing:
+                condition = Absent()
+                continue
+            found = Claim.from_json(document.body)
+            if (found.archive.id, found.run) == (claim.archive.id, claim.run):
+                return found  # somebody has reopened it before, or our first answer was lost
+            if not found.released and document.age <= found.lease_seconds:
+                break
+            # Its worker died between closing and dropping it.
+            claim = replace(claim, token=found.token + 1)
+            condition = Matching(document.etag)
+        raise Conflict(f"{outcome.archive.key} is under way: try again when it is closed")
+
+    def save_plan(self, archive: Archive, types: list[str]) -> None:
+        """Keep the verdict of the verification."""
+        distinct = sorted(set(types))
+        number = {name: index for index, name in enumerate(distinct)}
+        body = json.dumps({"types": distinct, "members": [number[name] for name in types]})
+        self._put(self.plan_key(archive), body.encode(), None)
+
+    def plan(self, archive: Archive) -> list[str] | None:
+        """The content types of a verified archive's members, or None."""
+        try:
+            document = json.loads(self.store.get(self.plan_key(archive)).body)
+        except Missing:
+            return None
+        return [document["types"][number] for number in document["members"]]
+
+    def _put(self, key: str, body: bytes, condition: Absent | Matching | None) -> str:
+        return self.store.put(key, body, _JSON, {}, condition)

@@ -1,0 +1,1 @@
+"""Archives found, claimed, extracted and closed."""

@@ -1,0 +1,1 @@
+"""S3 as the service needs it: pinned reads, conditional writes, multipart uploads."""

@@ -1,0 +1,1 @@
+"""Reading zip archives strictly: end records, central directory, members, names."""
