@@ -17,7 +17,7 @@ import pytest
 import uvicorn
 
 from inference.app import InferenceApp
-from inference.models import ServedModel
+from inference.models.registry import ServedModel
 from inference.service import create_app, server_protocol
 from inference.settings import InferenceSettings
 from kit.lifecycle.health import Health

@@ -27,8 +27,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from sklearn.svm import SVC
 
-from inference.models import read
-from inference.repository import Found
+from inference.models.registry import read
+from inference.repository.layout import Found
 from inference.settings import InferenceSettings
 from tests.inference import small_models
 from tests.inference.callers import answers_alike

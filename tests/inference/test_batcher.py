@@ -1,4 +1,4 @@
-"""inference.batcher: the rules in its docstring, one by one, and then all at random."""
+"""inference.batching.batcher: the rules in its docstring, one by one, and then all at random."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inference.batcher import KNOWN_AFTER, LONG_RUN, Batcher, Item, worth_waiting
+from inference.batching.batcher import KNOWN_AFTER, LONG_RUN, Batcher, Item, worth_waiting
 from inference.errors import (
     BadRequest,
     Cancelled,

@@ -13,11 +13,11 @@ import pytest
 from onnx import TensorProto, helper
 
 from inference.errors import BadRequest, InputsFailed, ModelError, ModelFailed
-from inference.known_input import LARGEST, LOOK_EVERY, KnownInput
-from inference.manifest import TensorSpec
-from inference.manifest import parse as parse_manifest
-from inference.oip import grpc_predict_v2_pb2 as pb
-from inference.runtime import OnnxModel, check_labels
+from inference.models.known_input import LARGEST, LOOK_EVERY, KnownInput
+from inference.models.onnx_model import OnnxModel, check_labels
+from inference.protocols.oip import grpc_predict_v2_pb2 as pb
+from inference.repository.manifest import TensorSpec
+from inference.repository.manifest import parse as parse_manifest
 from tests.inference import small_models
 from tests.inference.conftest import Running, Serve, hold_model, tensor, until
 from tests.inference.test_grpc_server import Client, raw

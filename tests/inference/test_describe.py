@@ -1,4 +1,4 @@
-"""inference.describe: what model.json can say of an ONNX file by itself, and the server's word."""
+"""inference.models.describe: what can be said of an ONNX file, and the server's word."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-from inference import describe, manifest
 from inference.errors import ModelError
+from inference.models import describe
+from inference.repository import manifest
 from inference.settings import InferenceSettings
 from tests.inference import small_models
 

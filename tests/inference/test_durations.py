@@ -1,4 +1,4 @@
-"""inference.durations: what is learned is what was there."""
+"""inference.batching.estimates: what is learned is what was there."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference.durations import DurationModel, RateModel
+from inference.batching.estimates import DurationModel, RateModel
 
 
 @given(

@@ -1,4 +1,4 @@
-"""inference.engine: what is traced, and the protocol's own examples from end to end."""
+"""inference.engine.engine: what is traced, and the protocol's own examples from end to end."""
 
 from __future__ import annotations
 

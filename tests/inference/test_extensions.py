@@ -15,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from inference import unsupported
-from inference.classification import classify
-from inference.oip import grpc_predict_v2_pb2 as pb
+from inference.engine.classification import classify
+from inference.protocols import unsupported
+from inference.protocols.oip import grpc_predict_v2_pb2 as pb
 from kit.version import version_of
 from tests.inference import small_models
 from tests.inference.conftest import Serve, tensor

@@ -1,4 +1,4 @@
-"""inference.fastpath: requests on the short way, and what is refused on it."""
+"""inference.fast_infer: requests on the short way, and what is refused on it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from inference.turns import Turns
+from inference.batching.time_slicer import Turns
 from kit.http import refusals
 from tests.inference import small_models
 from tests.inference.conftest import Running, Serve, hold_model, tensor, until

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from inference import fetch
 from inference.errors import ModelError
-from inference.repository import FolderRepository, S3Repository, newest
+from inference.repository import fetch
+from inference.repository.layout import FolderRepository, S3Repository, newest
 from tests.inference import small_models
 from tests.inference.conftest import Serve, tensor, until
 from tests.ports import free_port

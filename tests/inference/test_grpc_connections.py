@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from inference.grpc_server import MOST_STREAMS
+from inference.protocols.grpc.server import MOST_STREAMS
 from tests.inference import small_models
 from tests.inference.conftest import Serve
 from tests.memory import peak

@@ -1,4 +1,4 @@
-"""inference.grpc_receiving: messages that arrive are bounded in number and time."""
+"""inference.protocols.grpc.receiving: messages that arrive are bounded in number and time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import grpc
 import pytest
 
 from inference.errors import BadRequest, Overloaded, SlowBody
-from inference.grpc_receiving import PATIENCE, Receiving
+from inference.protocols.grpc.receiving import PATIENCE, Receiving
 
 
 class Call:

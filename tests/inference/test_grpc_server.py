@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from inference.errors import BadRequest, TooLarge
-from inference.grpc_messages import _beside_raw, decode
-from inference.oip import grpc_predict_v2_pb2 as pb
+from inference.protocols.grpc.messages import _beside_raw, decode
+from inference.protocols.oip import grpc_predict_v2_pb2 as pb
 from kit.oip.datatypes import NUMPY
 from kit.oip.tensors import from_binary, to_binary
 from kit.telemetry import spans
@@ -70,7 +70,7 @@ def raw(model: str, values: np.ndarray, datatype: str) -> Any:
 
 
 async def test_every_datatype_goes_in_and_out(serve: Serve, repository: Path) -> None:
-    from inference.grpc_messages import _CONTENTS
+    from inference.protocols.grpc.messages import _CONTENTS
 
     for datatype in NUMPY:
         small_models.put(repository, datatype.lower(), "1", small_models.identity(datatype))

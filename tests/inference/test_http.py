@@ -1,4 +1,4 @@
-"""inference.http: lengths, Accept headers."""
+"""inference.server.http: lengths, Accept headers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inference.errors import BadRequest, TooLarge, UnsupportedMediaType
-from inference.http import accepts, codings, content_length, unpack
+from inference.server.http import accepts, codings, content_length, unpack
 
 
 @pytest.mark.parametrize("value", [b"", b"-1", b"1.5", b"+1", b"0x1", b"9" * 16, b"\xb2"])

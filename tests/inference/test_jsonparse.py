@@ -1,4 +1,4 @@
-"""inference.jsonparse: whichever parser it was, the request and the message are the same."""
+"""inference.protocols.json: whichever parser it was, the request and the message are the same."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inference.errors import BadRequest
-from inference.jsonparse import LARGE, loads
+from inference.protocols.json import LARGE, loads
 from kit.oip.errors import BadTensorError
 from kit.oip.tensors import from_json
 

@@ -1,4 +1,4 @@
-"""inference.models: loading, refusing, swapping and letting go, under load where it matters."""
+"""inference.models.registry: loading, refusing, swapping and letting go, also under load."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ import pytest
 from onnx import TensorProto, helper
 from PIL import Image
 
-from inference import manifest, models
 from inference.errors import ModelError
-from inference.models import read
-from inference.oip import grpc_predict_v2_pb2 as pb
-from inference.repository import Found
-from inference.runtime import OnnxModel
+from inference.models import registry
+from inference.models.onnx_model import OnnxModel
+from inference.models.registry import read
+from inference.protocols.oip import grpc_predict_v2_pb2 as pb
+from inference.repository import manifest
+from inference.repository.layout import Found
 from inference.settings import InferenceSettings
 from tests.inference import small_models
 from tests.inference.conftest import Gate, Running, Serve, hold_model, tensor, until, until_seen
@@ -114,13 +115,13 @@ async def test_what_failed_is_not_tried_at_every_look_but_when_it_changes(
     serve: Serve, repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tries: list[str] = []
-    real = models.read
+    real = registry.read
 
     def counted(folder: Path, found: Found, **more: Any) -> Any:
         tries.append(found.version)
         return real(folder, found, **more)
 
-    monkeypatch.setattr(models, "read", counted)
+    monkeypatch.setattr(registry, "read", counted)
     small_models.put(repository, "affine", "1", small_models.affine(1, 1.0))
     small_models.put(repository, "affine", "2", b"broken")
     async with serve() as running:

@@ -17,12 +17,12 @@ import numpy as np
 import pytest
 
 from inference.errors import InferenceError, ModelError
-from inference.models import Loaded, read
-from inference.repository import Found
-from inference.rows import probe
-from inference.rows.analysis import analyze
-from inference.rows.graph import Model, parse
-from inference.rows.probe import difference
+from inference.models.registry import Loaded, read
+from inference.repository.layout import Found
+from inference.row_independence import probe
+from inference.row_independence.analysis import analyze
+from inference.row_independence.graph import Model, parse
+from inference.row_independence.probe import difference
 from inference.settings import InferenceSettings
 from kit.oip import datatypes
 from kit.oip.inputs import read_input
@@ -176,7 +176,7 @@ def with_rows(case: Any) -> Any:
 
 def wrongly_batched(case: Any, repository: Path) -> tuple[bool, str]:
     """Whether the graph of the case with rows is said to keep them apart, and what differs."""
-    from inference.runtime import OnnxModel
+    from inference.models.onnx_model import OnnxModel
 
     document = with_rows(case).SerializeToString()
     graph = parse(document)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import schemathesis
 
-from inference.openapi import document
+from inference.protocols.openapi import document
 from kit.version import version_of
 from tests.inference import small_models
 from tests.inference.conftest import Running, serving

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from inference.errors import ModelError
-from inference.manifest import Manifest, TensorSpec
-from inference.postprocess_check import check_postprocess
+from inference.models.postprocess_check import check_postprocess
+from inference.repository.manifest import Manifest, TensorSpec
 from kit.transforms import Finish
 
 LOOKUP = {"transform": "label_lookup", "input": "scores", "output": "class"}

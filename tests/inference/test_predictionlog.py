@@ -1,4 +1,4 @@
-"""inference.predictionlog: every prediction once, in the right place, never in the way."""
+"""inference.prediction_log: every prediction once, in the right place, never in the way."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from inference import fetch
-from inference.predictionlog import Event, HttpSink, Prediction, PredictionLog
+from inference.prediction_log import Event, HttpSink, Prediction, PredictionLog
+from inference.repository import fetch
 from kit.http.probe_header import mark
 from tests.inference import small_models
 from tests.inference.conftest import Serve, tensor, until
@@ -284,7 +284,7 @@ def test_the_log_is_named_wrong() -> None:
 def test_s3_names_never_repeat(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in s3.environment().items():
         monkeypatch.setenv(name, value)
-    from inference.predictionlog import S3Sink
+    from inference.prediction_log import S3Sink
 
     sink = S3Sink("s3://log/twice", "pod")
     log = PredictionLog(sink, source={}, batch_events=1)

@@ -25,8 +25,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from inference import app, grpc_server, http, sagemaker, v1
-from inference.oip import grpc_predict_v2_pb2 as pb
+from inference import app
+from inference.protocols import sagemaker, v1
+from inference.protocols.grpc import server as grpc_server
+from inference.protocols.oip import grpc_predict_v2_pb2 as pb
+from inference.server import http
 from kit.transforms import Undecoded
 from tests.inference import small_models
 from tests.inference.conftest import (

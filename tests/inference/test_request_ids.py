@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from inference.fastpath import FastProtocol
+from inference.fast_infer import FastProtocol
 from tests.inference import small_models
 from tests.inference.conftest import Serve, tensor
 

@@ -1,4 +1,4 @@
-"""inference.rows: each refusal of a rule, by a model that only this refusal is for.
+"""inference.row_independence: each refusal of a rule, by a model that only this refusal is for.
 
 Found by changing the rules one condition at a time: 108 of 163 such changes went unseen. The five
 that still do change nothing: another rule says the same (a second dimension of rows in Expand, a
@@ -15,8 +15,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from inference.rows import analysis
-from inference.rows.graph import parse
+from inference.row_independence import analysis
+from inference.row_independence.graph import parse
 from tests.inference.test_row_rules import COUNT, INT, N4, PICTURE, TURNED, WEIGHTS, F, ints, node
 
 U8, BOOL = TensorProto.UINT8, TensorProto.BOOL

@@ -1,4 +1,4 @@
-"""inference.rows: models that let rows meet are never batched, however they hide it."""
+"""inference.row_independence: models that let rows meet are never batched, however they hide it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from inference.rows.analysis import analyze
-from inference.rows.graph import parse
+from inference.row_independence.analysis import analyze
+from inference.row_independence.graph import parse
 
 F, INT, B = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
 node = helper.make_node

@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from inference.errors import InferenceError
-from inference.runtime import OnnxModel
+from inference.models.onnx_model import OnnxModel
 from kit.oip.tensors import to_json
 from tests.inference import small_models
 from tests.inference.callers import answers_alike, sent

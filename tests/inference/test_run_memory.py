@@ -13,10 +13,10 @@ import orjson
 import pytest
 from onnx import TensorProto, helper
 
-from inference import run_memory
 from inference.errors import ModelError, RunTooLarge
-from inference.oip import grpc_predict_v2_pb2 as pb
-from inference.runtime import OnnxModel
+from inference.models import run_memory
+from inference.models.onnx_model import OnnxModel
+from inference.protocols.oip import grpc_predict_v2_pb2 as pb
 from tests.inference import small_models
 from tests.inference.conftest import Serve, tensor
 from tests.inference.test_grpc_server import Client

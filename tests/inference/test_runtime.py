@@ -1,4 +1,4 @@
-"""inference.runtime: what loading ONNX Runtime brings along."""
+"""inference.models.onnx_model: what loading ONNX Runtime brings along."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-from inference.runtime import OnnxModel
+from inference.models.onnx_model import OnnxModel
 from tests.inference import small_models
 
 LOAD = """
 import sys
 from pathlib import Path
-from inference.runtime import OnnxModel
+from inference.models.onnx_model import OnnxModel
 OnnxModel(Path(sys.argv[1]), threads=1)
 """
 

@@ -1,4 +1,4 @@
-"""inference.sagemaker: /ping and /invocations in every content type, with real digits."""
+"""inference.protocols.sagemaker: /ping and /invocations in every content type, with real digits."""
 
 from __future__ import annotations
 

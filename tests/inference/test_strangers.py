@@ -14,9 +14,9 @@ import onnxruntime as ort
 import pytest
 
 from inference.errors import ModelError
-from inference.models import read
-from inference.oip import grpc_predict_v2_pb2 as pb
-from inference.repository import Found
+from inference.models.registry import read
+from inference.protocols.oip import grpc_predict_v2_pb2 as pb
+from inference.repository.layout import Found
 from inference.settings import InferenceSettings
 from tests.inference import small_models
 from tests.inference.conftest import Serve, tensor

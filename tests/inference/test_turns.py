@@ -1,11 +1,11 @@
-"""inference.turns: order, slices, and that the loop is given back between them."""
+"""inference.batching.time_slicer: order, slices, and that the loop is given back between them."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
 
-from inference.turns import WORK_PER_READING, Turns
+from inference.batching.time_slicer import WORK_PER_READING, Turns
 
 SLICE = 0.005
 

@@ -1,4 +1,4 @@
-"""inference.v1: instances in, predictions out."""
+"""inference.protocols.v1: instances in, predictions out."""
 
 from __future__ import annotations
 

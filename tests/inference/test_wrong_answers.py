@@ -14,7 +14,7 @@ import orjson
 import pytest
 from onnx import TensorProto, helper
 
-from inference.oip import grpc_predict_v2_pb2 as pb
+from inference.protocols.oip import grpc_predict_v2_pb2 as pb
 from kit.oip.tensors import to_binary
 from tests.inference import small_models
 from tests.inference.conftest import Serve, tensor

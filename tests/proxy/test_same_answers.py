@@ -20,9 +20,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from inference import v1
-from inference.manifest import TensorSpec
-from inference.protocol import build
+from inference.protocols import v1
+from inference.protocols.rest_v2 import build
+from inference.repository.manifest import TensorSpec
 from kit.oip.errors import BadTensorError
 from kit.oip.rows import is_protocol
 from proxy import tensors

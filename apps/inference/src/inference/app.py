@@ -10,8 +10,7 @@ from urllib.parse import unquote
 
 from starlette.types import Receive, Scope, Send
 
-from inference import model_config, openapi, runtime, sagemaker, unsupported, v1
-from inference.engine import Answer, Call, Engine
+from inference.engine.engine import Answer, Call, Engine
 from inference.errors import (
     BadRequest,
     Cancelled,
@@ -26,7 +25,12 @@ from inference.errors import (
     TooLarge,
     Unavailable,
 )
-from inference.http import (
+from inference.models import onnx_model, triton_config
+from inference.models.registry import Registry, ServedModel, json_bytes
+from inference.protocols import openapi, sagemaker, unsupported, v1
+from inference.protocols.rest_v2 import InferRequest, encode, parse
+from inference.repository.layout import NAME, version_order
+from inference.server.http import (
     Exchange,
     Headers,
     codings,
@@ -36,10 +40,7 @@ from inference.http import (
     respond,
     settle_repeated,
 )
-from inference.loading import report_models
-from inference.models import Registry, ServedModel, json_bytes
-from inference.protocol import InferRequest, encode, parse
-from inference.repository import NAME, version_order
+from inference.server.loading import report_models
 from inference.settings import InferenceSettings
 from kit.http.probe_header import PROBE
 from kit.http.request_headers import (
@@ -59,7 +60,7 @@ from kit.telemetry import logs
 from kit.version import version_of
 
 if TYPE_CHECKING:
-    from inference.grpc_server import GrpcServer
+    from inference.protocols.grpc.server import GrpcServer
 
 log = logs.get("inference.app")
 
@@ -76,7 +77,7 @@ EXTENSIONS = [
     "statistics",
 ]
 SHORT_WAY = 1024 * 1024
-"""Bytes of body up to which a request may take the short way of :mod:`inference.fastpath`."""
+"""Bytes of body up to which a request may take the short way of :mod:`inference.fast_infer`."""
 _JSON = (b"content-type", b"application/json")
 
 
@@ -385,7 +386,7 @@ class InferenceApp:
             "version": self.version,
             "extensions": EXTENSIONS,
             "properties": {
-                "onnxruntime": runtime.VERSION,
+                "onnxruntime": onnx_model.VERSION,
                 "revision": self.settings.source_revision or "unknown",
             },
         }
@@ -398,7 +399,7 @@ class InferenceApp:
 
     def model_config(self, name: str, version: str | None) -> dict[str, Any]:
         """The model configuration extension's answer."""
-        return model_config.document(self.registry.get(name, version), self.settings)
+        return triton_config.document(self.registry.get(name, version), self.settings)
 
     def statistics_document(self, name: str = "", version: str | None = None) -> dict[str, Any]:
         """The statistics extension's answer."""

@@ -51,7 +51,7 @@ def fetch(
 
     With several models a line, or a JSON object, is printed for each.
     """
-    from inference import fetch as fetching
+    from inference.repository import fetch as fetching
 
     settings = start.load(InferenceSettings)
     level = "error" if as_json else settings.log_level  # stdout is for the object alone
@@ -117,7 +117,7 @@ def describe(
     as_json: AsJson = False,
 ) -> None:
     """Make a version's folder of an ONNX file, with what model.json can say, and try it."""
-    from inference import describe as describing
+    from inference.models import describe as describing
 
     settings = start.load(InferenceSettings)
     logs.configure(level="error", service="inference")

@@ -8,14 +8,14 @@ from typing import Any
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
 
 from inference.app import InferenceApp
-from inference.engine import Engine
-from inference.fastpath import server_protocol
-from inference.grpc_server import GrpcServer
-from inference.loading import start_loading
-from inference.metrics import InferenceCollector
-from inference.models import Registry
-from inference.predictionlog import open_log
-from inference.repository import Repository, open_repository
+from inference.engine.engine import Engine
+from inference.engine.metrics import InferenceCollector
+from inference.fast_infer import server_protocol
+from inference.models.registry import Registry
+from inference.prediction_log import open_log
+from inference.protocols.grpc.server import GrpcServer
+from inference.repository.layout import Repository, open_repository
+from inference.server.loading import start_loading
 from inference.settings import InferenceSettings
 from kit.http import server
 from kit.http.probes import Probes

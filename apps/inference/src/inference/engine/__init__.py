@@ -1,0 +1,1 @@
+"""What happens to a request whatever its protocol: admission, preparation, the run, counting."""

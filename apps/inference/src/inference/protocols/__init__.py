@@ -1,0 +1,1 @@
+"""The protocols: REST and gRPC of the Open Inference Protocol, V1 and SageMaker."""

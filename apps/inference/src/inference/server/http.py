@@ -1,0 +1,200 @@
+"""The little of HTTP the server needs on top of ASGI: bodies with a limit, answers, headers."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from starlette.types import Receive, Scope, Send
+
+from inference.errors import (
+    BadRequest,
+    Cancelled,
+    MethodNotAllowed,
+    NotFound,
+    SlowBody,
+    TooLarge,
+    UnsupportedMediaType,
+)
+from kit.http import content_coding
+from kit.http.content_coding import BadCodedBodyError, UnknownCodingError, UnpackedTooLargeError
+from kit.http.request_headers import RepeatedHeaderError, check_sent_once
+
+if TYPE_CHECKING:
+    from inference.engine.engine import Call
+
+Headers = list[tuple[bytes, bytes]]
+
+
+@dataclass(slots=True)
+class Exchange:
+    """One request on its way through the slower routes: ASGI's three parts and what was read."""
+
+    scope: Scope
+    receive: Receive
+    send: Send
+    headers: dict[bytes, bytes]
+    call: Call
+
+    @property
+    def method(self) -> str:
+        """GET, POST and so on."""
+        return str(self.scope["method"])
+
+    def need(self, allowed: str) -> None:
+        """MethodNotAllowed unless the method is the allowed one (HEAD goes for GET)."""
+        if self.method != allowed and not (allowed == "GET" and self.method == "HEAD"):
+            allow = "GET, HEAD" if allowed == "GET" else allowed
+            raise MethodNotAllowed(f"{self.method} is not allowed here, {allow} is", allow)
+
+    def no_such_path(self) -> NotFound:
+        """The error for a path that leads nowhere."""
+        return NotFound(f"no such path: {self.scope['path']}")
+
+    async def hung_up(self) -> None:
+        """Returns when the caller is gone; the body must have been read."""
+        await hung_up(self.receive)
+
+    async def json(self, document: Any, status: int = 200) -> None:
+        """Answer with JSON."""
+        body = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"x-request-id", self.call.request_id.encode()),
+        ]
+        await respond(self.send, status, headers, body)
+
+
+SLOW_BODY = "the request's time ran out before its body was there"
+
+
+def content_length(value: bytes | None, name: str) -> int | None:
+    """A header that holds a length; BadRequest names it where it does not."""
+    if value is None:
+        return None
+    if not value.isdigit() or len(value) > 15:
+        shown = value[:50].decode("latin-1")
+        raise BadRequest(f"{name} is {shown!r}: it must be a whole number of at most 15 digits")
+    return int(value)
+
+
+def settle_repeated(headers: dict[bytes, bytes], pairs: Headers) -> None:
+    """Make one list of the lines of Content-Encoding; BadRequest for what may stand only once."""
+    coded = [value for name, value in pairs if name == b"content-encoding"]
+    if len(coded) > 1:
+        headers[b"content-encoding"] = b", ".join(coded)
+    try:
+        check_sent_once(pairs)
+    except RepeatedHeaderError as error:
+        raise BadRequest(f"{error}: send it once") from None
+
+
+async def read_body(
+    receive: Receive,
+    limit: int,
+    *,
+    seconds: float,
+    length: bytes | None,
+    hold: Callable[[int], None],
+) -> bytes:
+    """The body as it was sent; TooLarge as soon as more than ``limit`` bytes are announced or come.
+
+    Chunked bodies count as they arrive. SlowBody where it is not there within ``seconds``,
+    Cancelled where the caller hangs up before the end. ``hold`` is told of the bytes that came,
+    and raises where there is no room for them.
+    """
+    if length is not None and (content_length(length, "Content-Length") or 0) > limit:
+        raise TooLarge(
+            f"body of {length.decode()} bytes: at most {limit} are taken (max_body_bytes, "
+            "body_memory_bytes)"
+        )
+    try:
+        async with asyncio.timeout(max(0.0, seconds)):
+            return await _receive_all(receive, limit, hold)
+    except TimeoutError:
+        raise SlowBody(SLOW_BODY) from None
+
+
+def codings(encoding: bytes | None) -> list[str]:
+    """What was done to a body, the last first; UnsupportedMediaType names one not known."""
+    try:
+        return [] if encoding is None else content_coding.codings(encoding.decode("latin-1"))
+    except UnknownCodingError as error:
+        raise UnsupportedMediaType(str(error)) from None
+
+
+async def _receive_all(receive: Receive, limit: int, hold: Callable[[int], None]) -> bytes:
+    size = 0
+    begun: io.BytesIO | None = None  # it gives its bytes away, where joined parts are there twice
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise Cancelled("the caller hung up")
+        part: bytes = message.get("body", b"")
+        more = message.get("more_body", False)
+        size += len(part)
+        if size > limit:
+            raise TooLarge(
+                f"body of more than {limit} bytes: that is the limit (max_body_bytes, "
+                "body_memory_bytes)"
+            )
+        hold(len(part))
+        if begun is None and not more:
+            return part
+        begun = begun or io.BytesIO()
+        begun.write(part)
+        if not more:
+            return begun.getvalue()
+
+
+def unpack(body: bytes, coding: str, limit: int) -> bytes:
+    """A gzip or deflate body, never more than ``limit`` bytes of it in memory."""
+    try:
+        return content_coding.unpack(body, coding, limit)
+    except BadCodedBodyError as error:
+        raise BadRequest(str(error)) from None
+    except UnpackedTooLargeError as error:
+        raise TooLarge(str(error)) from None
+
+
+async def hung_up(receive: Receive) -> None:
+    """Returns when the caller is gone; the body must have been read."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def respond(send: Send, status: int, headers: Headers, body: bytes) -> None:
+    """One answer, whole."""
+    headers.append((b"content-length", b"%d" % len(body)))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def accepts(accept: str, offered: Sequence[str]) -> str | None:
+    """The first of ``offered`` that an Accept header allows, by its weights; None for none."""
+    if not accept.strip():
+        return offered[0]
+    weights: dict[str, float] = {}
+    for part in accept.split(","):
+        media, *options = (piece.strip() for piece in part.split(";"))
+        weight = 1.0
+        for option in options:
+            if option.startswith("q="):
+                try:
+                    weight = float(option[2:])
+                except ValueError:
+                    weight = 0.0
+        weights[media.lower()] = weight
+
+    def weight_of(media: str) -> float:
+        for pattern in (media, media.split("/", maxsplit=1)[0] + "/*", "*/*"):
+            if pattern in weights:
+                return weights[pattern]
+        return 0.0
+
+    best = max(offered, key=weight_of)
+    return best if weight_of(best) > 0 else None
