@@ -144,6 +144,10 @@ format: setup ## Format the code
 trim: setup ## Drop old builds and Go's caches
 	cluster trim
 
+.PHONY: docs
+docs: setup ## Build the pages into a site with search (build/docs); a broken link is an error
+	uv run --quiet --frozen --isolated --only-group docs python docs/site.py
+
 .PHONY: reference
 reference: setup ## Write the references of settings, commands and charts from the code
 	python -m tests.references
