@@ -162,7 +162,7 @@ schemas: setup ## Write the closed schemas that rendered manifests are checked a
 
 .PHONY: test-crash
 test-crash: programs ## Kill the extractor at every call to S3, all 1,000 of them (13 minutes)
-	SLIPWAY_CRASH_POINTS=all pytest tests/unzip/test_crash.py -rP --timeout=3000
+	SLIPWAY_CRASH_POINTS=all pytest tests/unzip/processing/test_crash.py -rP --timeout=3000
 
 .PHONY: bench-inference bench-overload bench-proxy bench-release bench-routing bench-unzip
 bench-inference: setup ## Our model server beside its Python peers

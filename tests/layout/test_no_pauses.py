@@ -47,7 +47,7 @@ ALLOWED = {
     "proxy/test_jobs.py::test_a_worker_that_stops_hands_its_jobs_back_uncounted.hang": STANDS_IN,
     "proxy/test_service.py::test_sigterm_under_load_fails_no_request": LOOKS,
     "proxy/test_service.py::test_no_job_is_lost_and_none_done_twice_when_workers_are_killed": LOOKS,
-    "unzip/test_cli.py::test_peak_memory": LOOKS,
+    "unzip/commands/test_commands.py::test_peak_memory": LOOKS,
     "waits.py::until": LOOKS,
     "waits.py::until_async": LOOKS,
 }

@@ -16,10 +16,10 @@ from typing import Any
 
 from tests.s3 import S3Server
 from tests.unzip import zips
+from tests.unzip.commands.test_commands import PROGRAM, environment, lines, unzip
 from tests.unzip.faults import Faults, faulty
 from tests.unzip.receiver import Receiver, receiving
 from tests.unzip.support import files_below, manifest_of, put
-from tests.unzip.test_cli import PROGRAM, environment, lines, unzip
 from tests.waits import SECONDS, until
 from unzip.s3.client import S3
 

@@ -26,7 +26,7 @@ from tests.unzip import zips
 from tests.unzip.conftest import session
 from tests.unzip.nats_server import GROUP, STREAM, SUBJECT, NatsServer, serve_nats
 from tests.unzip.support import Recorder, files_below, manifest_of, put, service_on, settings_for
-from tests.unzip.test_watch import KEY, RESULT, event, watching
+from tests.unzip.triggers.test_watch import KEY, RESULT, event, watching
 from tests.waits import SECONDS, until
 from unzip.extract.extractor import Extractor
 from unzip.ledger.ledger import Archive

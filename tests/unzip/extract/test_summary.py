@@ -6,8 +6,8 @@ import stat
 
 from tests.s3 import S3Server
 from tests.unzip import zips
+from tests.unzip.commands.test_commands import unzip
 from tests.unzip.support import in_memory, put
-from tests.unzip.test_cli import unzip
 from unzip.extract import summary
 from unzip.extract.extractor import Extractor
 from unzip.s3.client import S3

@@ -12,8 +12,8 @@ import pytest
 
 from tests.s3 import S3Server
 from tests.unzip import zips
+from tests.unzip.commands.test_commands import environment
 from tests.unzip.support import in_memory, manifest_of, put
-from tests.unzip.test_cli import environment
 from unzip.extract.extractor import Extractor, Options
 from unzip.extract.memory import most_bytes
 from unzip.s3.client import S3

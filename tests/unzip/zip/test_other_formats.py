@@ -14,8 +14,8 @@ import pytest
 
 from tests.s3 import S3Server
 from tests.unzip import zips
+from tests.unzip.commands.test_commands import unzip
 from tests.unzip.support import in_memory, put, service_on
-from tests.unzip.test_cli import unzip
 from unzip.announce.targets import render
 from unzip.extract.content_types import Probe
 from unzip.extract.extractor import Extractor

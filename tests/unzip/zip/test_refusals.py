@@ -146,7 +146,7 @@ def test_without_isal_the_verdicts_are_the_same() -> None:
     """Platforms without its wheel inflate with zlib, whole and in chunks."""
     done = subprocess.run(
         [sys.executable, "-c", _WITHOUT_ISAL],
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
         capture_output=True,
         text=True,
         check=False,
@@ -158,7 +158,7 @@ def test_every_reason_has_a_fixture() -> None:
     tested = {reason for _, reason in (*zips.BAD.values(), *zips.BUDGET.values())}
     elsewhere = {
         Reason.RATIO_TOO_HIGH,  # above
-        Reason.DIRECTORY_TOO_LARGE,  # test_memory_settings
+        Reason.DIRECTORY_TOO_LARGE,  # test_memory
         Reason.TOO_SLOW,  # test_worker
         Reason.TOO_MANY_ATTEMPTS,  # test_worker
     }
@@ -166,5 +166,5 @@ def test_every_reason_has_a_fixture() -> None:
 
 
 def test_every_reason_is_explained() -> None:
-    page = (Path(__file__).parents[2] / "docs/unzip/refusals.md").read_text()
+    page = (Path(__file__).parents[3] / "docs/unzip/refusals.md").read_text()
     assert [reason for reason in Reason if f"| `{reason}` |" not in page] == []

@@ -27,7 +27,7 @@ from unzip.zip.central_directory import MEMBER_BYTES, Limits
 
 
 def test_the_documentation_states_the_formula_and_what_it_comes_to() -> None:
-    page = (Path(__file__).parents[2] / "docs/unzip/storage.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[3] / "docs/unzip/storage.md").read_text(encoding="utf-8")
     formula = re.search(r"`(UNZIP_READERS \S \(.*?\))`", page)
     assert formula is not None
     options = Options()
