@@ -21,6 +21,10 @@ LAYERS: dict[str, list[str]] = {
         "version", "json_names", "memory", "telemetry", "lifecycle", "settings", "oip", "pictures",
         "transforms", "transforms_reference", "http",
     ],
+    "unzip": [
+        "refusals", "metrics", "concurrency", "zip", "settings", "s3", "ledger", "extract",
+        "announce", "processing", "triggers", "commands", "cli",
+    ],
 }  # fmt: skip
 
 

@@ -9,16 +9,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from unzip.announce.outbox import Refusal, Target
-from unzip.extract.extractor import MANIFEST, Extractor, Options, Source
+from unzip.extract.extractor import Extractor
+from unzip.extract.options import Options
+from unzip.extract.source import MANIFEST, Source
 from unzip.metrics import Metrics
 from unzip.processing.service import Service
-from unzip.processing.worker import Stop
+from unzip.processing.stop import Stop
 from unzip.refusals import Reason, Refused
-from unzip.s3.client import Document, Entry, Missing, Store, Upload
+from unzip.s3.errors import Missing
+from unzip.s3.types import Document, Entry, Store, Upload
 from unzip.settings import UnzipSettings
-from unzip.zip.central_directory import Limits
 from unzip.zip.headers import Buffer
 from unzip.zip.kinds import Kind
+from unzip.zip.limits import Limits
 
 OPTIONS = Options(readers=2, writers=8)
 

@@ -12,7 +12,8 @@ from tests.unzip.support import Later, Recorder, put, service_on
 from unzip.announce.outbox import Message, Outbox, Refusal, Result, event_of
 from unzip.announce.targets import render
 from unzip.extract.extractor import Extractor
-from unzip.ledger.ledger import Archive, Ledger, Outcome, State
+from unzip.ledger.ledger import Ledger
+from unzip.ledger.records import Archive, Outcome, State
 from unzip.metrics import Metrics
 from unzip.s3.client import S3
 from unzip.settings import SLACK_FIELDS, UnzipSettings

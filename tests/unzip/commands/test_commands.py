@@ -28,9 +28,11 @@ from tests.unzip.faults import Faults, faulty
 from tests.unzip.receiver import receiving
 from tests.unzip.support import files_below, manifest_of, put, settings_for
 from tests.waits import SECONDS
-from unzip.cli import _address, _store
+from unzip.commands.common import bucket_of
+from unzip.commands.extract import address
 from unzip.metrics import Metrics
-from unzip.s3.client import S3, SlowDown
+from unzip.s3.client import S3
+from unzip.s3.errors import SlowDown
 from unzip.settings import UnzipSettings
 
 KEY, RESULT = "kim/result.zip", "kim/result/"
@@ -160,7 +162,7 @@ def test_retries_are_counted_by_code(
         for name, value in environment(s3_server, bucket).items():
             monkeypatch.setenv(name, value)
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", faults.url)
-        store = _store(settings_for(bucket, request_attempts=2), metrics=metrics)
+        store = bucket_of(settings_for(bucket, request_attempts=2), metrics=metrics)
         faults.rate, faults.kinds = 1.0, ("slow_down",)
         with pytest.raises(SlowDown):
             store.put(KEY, b"1", "text/plain", {})
@@ -170,11 +172,11 @@ def test_retries_are_counted_by_code(
 
 
 def test_addresses() -> None:
-    assert _address("s3://bucket/a b/c#d?e.zip") == ("bucket", "a b/c#d?e.zip")
-    assert _address("s3://bucket") == ("bucket", "")
+    assert address("s3://bucket/a b/c#d?e.zip") == ("bucket", "a b/c#d?e.zip")
+    assert address("s3://bucket") == ("bucket", "")
     for wrong in ("bucket/key", "https://bucket/key", "s3:///key"):
         with pytest.raises(typer.Exit) as exit_:
-            _address(wrong)
+            address(wrong)
         assert exit_.value.exit_code == 2
 
 

@@ -14,10 +14,11 @@ from tests.s3 import S3Server
 from tests.unzip import zips
 from tests.unzip.commands.test_commands import environment
 from tests.unzip.support import in_memory, manifest_of, put
-from unzip.extract.extractor import Extractor, Options
+from unzip.extract.extractor import Extractor
 from unzip.extract.memory import most_bytes
+from unzip.extract.options import Options
 from unzip.s3.client import S3
-from unzip.zip.central_directory import Limits
+from unzip.zip.limits import Limits
 
 MIB = 1 << 20
 # VmHWM is of this program alone; ru_maxrss begins with that of the process which forked it.

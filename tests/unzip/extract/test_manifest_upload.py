@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
-from unzip.extract.extractor import MANIFEST, SOURCE_TAG
 from unzip.extract.manifest_upload import PART_BYTES, TYPE, upload_manifest
-from unzip.ledger.ledger import LeaseLost
-from unzip.s3.client import S3, Absent, Conflict, Part, Transient
+from unzip.extract.source import MANIFEST, SOURCE_TAG
+from unzip.ledger.lease import LeaseLost
+from unzip.s3.client import S3
+from unzip.s3.errors import Conflict, Transient
+from unzip.s3.types import Absent, Part
 
 KEY = f"kim/result/{MANIFEST}"
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.unzip import zips
 from tests.unzip.support import Recorder, in_memory, put, service_on
-from unzip.extract.extractor import Extractor, Options
+from unzip.extract.extractor import Extractor
 from unzip.extract.memory import (
     MIB,
     PROGRAM_BYTES,
@@ -20,10 +20,12 @@ from unzip.extract.memory import (
     most_bytes,
     reader_bytes,
 )
+from unzip.extract.options import Options
 from unzip.refusals import Reason
 from unzip.s3.client import S3
 from unzip.zip import central_directory
-from unzip.zip.central_directory import MEMBER_BYTES, Limits
+from unzip.zip.central_directory import MEMBER_BYTES
+from unzip.zip.limits import Limits
 
 
 def test_the_documentation_states_the_formula_and_what_it_comes_to() -> None:

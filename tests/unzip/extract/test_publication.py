@@ -9,10 +9,13 @@ import pytest
 
 from tests.unzip import zips
 from tests.unzip.support import files_below, manifest_of, put, service_on
-from unzip.extract.extractor import Extractor, Options, Source
-from unzip.extract.publication import Publication, Unproved
+from unzip.extract.buffers import Unproved
+from unzip.extract.extractor import Extractor
+from unzip.extract.options import Options
+from unzip.extract.publication import Publication
+from unzip.extract.source import Source
 from unzip.s3.client import S3
-from unzip.zip.central_directory import Limits
+from unzip.zip.limits import Limits
 
 KEY, RESULT = "kim/result.zip", "kim/result/"
 MIB = 1 << 20

@@ -11,7 +11,7 @@ from tests.unzip.support import in_memory, put
 from unzip.extract import summary
 from unzip.extract.extractor import Extractor
 from unzip.s3.client import S3
-from unzip.zip.central_directory import Limits
+from unzip.zip.limits import Limits
 
 _LINK = zips.Entry(b"l", b"../a.txt", mode=stat.S_IFLNK | 0o777, method=0)
 _PIPE = zips.Entry(b"p", b"", mode=stat.S_IFIFO | 0o644, method=0)

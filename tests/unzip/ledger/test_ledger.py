@@ -20,10 +20,11 @@ from tests.unzip.support import (
     service_on,
 )
 from unzip.extract.extractor import Extractor
-from unzip.ledger.ledger import Archive, Outcome, State
-from unzip.processing import worker
+from unzip.ledger.records import Archive, Outcome, State
+from unzip.processing import timing
 from unzip.processing.service import Service
-from unzip.s3.client import S3, Conflict, StoreError
+from unzip.s3.client import S3
+from unzip.s3.errors import Conflict, StoreError
 
 KEY, RESULT = "kim/result.zip", "kim/result/"
 CLOSED, OPEN = ".slipway/unzip/closed/", ".slipway/unzip/open/"
@@ -146,7 +147,7 @@ def test_what_is_proved_is_published_however_long_it_takes(
             return time.monotonic() + self.offset
 
     clock = Clock()
-    monkeypatch.setattr(worker, "time", clock)
+    monkeypatch.setattr(timing, "time", clock)
     put(store, KEY, zips.standard({"a": b"old", "b": b"old"}))
     service_on(store, extractor).sweep()
     put(store, KEY, zips.standard({"a": b"new", "b": b"new"}))

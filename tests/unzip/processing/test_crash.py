@@ -32,8 +32,10 @@ from tests.unzip.support import (
     put,
     service_on,
 )
-from unzip.extract.extractor import MANIFEST, Extractor, Options
-from unzip.ledger.ledger import Archive, Outcome
+from unzip.extract.extractor import Extractor
+from unzip.extract.options import Options
+from unzip.extract.source import MANIFEST
+from unzip.ledger.records import Archive, Outcome
 from unzip.s3.client import S3
 from unzip.zip.headers import Buffer
 
@@ -306,7 +308,7 @@ def test_there_are_a_thousand_points(s3_server: S3Server, crash_extractor: Extra
 
 
 def test_outcome_survives_its_own_json() -> None:
-    from unzip.ledger.ledger import State
+    from unzip.ledger.records import State
 
     outcome = Outcome(Archive("b", KEY, '"e"', 1), State.REFUSED, reason="x", seconds={"a": 1.5})
     assert Outcome.from_json(outcome.to_json()) == outcome

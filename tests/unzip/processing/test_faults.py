@@ -9,7 +9,8 @@ from tests.unzip import zips
 from tests.unzip.conftest import session
 from tests.unzip.faults import KINDS, faulty
 from tests.unzip.support import Recorder, files_below, manifest_of, put, service_on
-from unzip.extract.extractor import Extractor, Options
+from unzip.extract.extractor import Extractor
+from unzip.extract.options import Options
 from unzip.s3.client import S3
 
 KEY, RESULT = "kim/result.zip", "kim/result/"
@@ -69,7 +70,7 @@ def test_refused_through_a_bad_network(s3_server: S3Server, store: S3, bucket: s
         service.sweep()
         reasons = {}
         for identity in service.ledger.ids("closed"):
-            from unzip.ledger.ledger import Outcome
+            from unzip.ledger.records import Outcome
 
             outcome = Outcome.from_json(store.get(f".slipway/unzip/closed/{identity}.json").body)
             reasons[outcome.archive.key] = outcome.reason

@@ -28,15 +28,21 @@ from tests.unzip.support import (
     settings_for,
 )
 from tests.waits import SECONDS, until
-from unzip.extract.extractor import SOURCE_TAG, Extractor, Options, Source
+from unzip.extract.extractor import Extractor
+from unzip.extract.options import Options
 from unzip.extract.publication import Publication
-from unzip.ledger.ledger import Archive, Heartbeat, LeaseLost, Ledger, State
-from unzip.processing import worker
-from unzip.processing.worker import Stop
+from unzip.extract.source import SOURCE_TAG, Source
+from unzip.ledger.lease import Heartbeat, LeaseLost
+from unzip.ledger.ledger import Ledger
+from unzip.ledger.records import Archive, State
+from unzip.processing import timing
+from unzip.processing.stop import Stop
 from unzip.refusals import Reason
 from unzip.s3.capabilities import copies_rightly
-from unzip.s3.client import S3, Absent, Buffer, Entry, Missing
-from unzip.zip.central_directory import Limits
+from unzip.s3.client import S3, Buffer
+from unzip.s3.errors import Missing
+from unzip.s3.types import Absent, Entry
+from unzip.zip.limits import Limits
 
 KEY, RESULT = "kim/result.zip", "kim/result/"
 
@@ -335,7 +341,7 @@ def test_a_long_proof_is_kept_however_few_the_files(
     put(store, KEY, zips.standard({"a": b"1", "b": b"2"}))
     skipped = 0.0
     clock = SimpleNamespace(monotonic=lambda: time.monotonic() + skipped)
-    monkeypatch.setattr(worker, "time", clock)
+    monkeypatch.setattr(timing, "time", clock)
 
     def slow_then_dead(name: str) -> bool:
         nonlocal skipped

@@ -15,18 +15,10 @@ from tests.s3 import S3Server
 from tests.unzip.conftest import session
 from tests.unzip.faults import faulty
 from unzip.s3.capabilities import UnfitStore, check_conditional_writes, copies_rightly
-from unzip.s3.client import (
-    S3,
-    Absent,
-    Conflict,
-    Matching,
-    Missing,
-    Pace,
-    SlowDown,
-    StoreError,
-    Transient,
-    translate,
-)
+from unzip.s3.client import S3
+from unzip.s3.concurrency_limit import ConcurrencyLimit
+from unzip.s3.errors import Conflict, Missing, SlowDown, StoreError, Transient, translate
+from unzip.s3.types import Absent, Matching
 
 
 def test_conditional_writes(store: S3) -> None:
@@ -210,7 +202,7 @@ def test_a_missing_bucket_says_so(s3_server: S3Server) -> None:
 
 
 def test_pace_halves_on_slow_down_and_recovers() -> None:
-    pace = Pace(16)
+    pace = ConcurrencyLimit(16)
     for _ in range(20):
         with pytest.raises(SlowDown), pace:
             raise SlowDown("503")
@@ -222,7 +214,7 @@ def test_pace_halves_on_slow_down_and_recovers() -> None:
 
 
 def test_pace_lets_no_more_in_than_allowed() -> None:
-    pace = Pace(3)
+    pace = ConcurrencyLimit(3)
     inside, most, lock, gate = 0, 0, threading.Lock(), threading.Barrier(3)
 
     def work() -> None:

@@ -29,11 +29,11 @@ from tests.unzip.support import Recorder, files_below, manifest_of, put, service
 from tests.unzip.triggers.test_watch import KEY, RESULT, event, watching
 from tests.waits import SECONDS, until
 from unzip.extract.extractor import Extractor
-from unzip.ledger.ledger import Archive
+from unzip.ledger.records import Archive
 from unzip.processing.service import Service, Tally
 from unzip.s3.client import S3
 from unzip.triggers.nats import Subscriber, Unfit, credentials, tls_context
-from unzip.triggers.watch import Watcher
+from unzip.triggers.watcher import Watcher
 
 both = pytest.mark.parametrize("stream", ["", STREAM], ids=["core", "jetstream"])
 

@@ -28,7 +28,9 @@ from tests.waits import SECONDS, until
 from unzip.extract.extractor import Extractor
 from unzip.processing.service import Service
 from unzip.s3.client import S3
-from unzip.triggers.watch import Queue, Watcher, create_app
+from unzip.triggers.sqs import SqsQueue
+from unzip.triggers.watcher import Watcher
+from unzip.triggers.webhook import create_app
 
 KEY, RESULT = "kim/result.zip", "kim/result/"
 
@@ -238,7 +240,7 @@ def test_sqs_message_goes_when_its_archive_is_closed(
         sqs.send_message(QueueUrl=queue_url, MessageBody=event(store.bucket, key).decode())
     service = service_on(store, extractor, backend, archives_at_once=4)
     # The second message of one archive may come while the first is worked on: it comes again.
-    queue = Queue(sqs, queue_url, service, visibility_seconds=1)
+    queue = SqsQueue(sqs, queue_url, service, visibility_seconds=1)
     until(lambda: queue.poll(wait_seconds=0) == 0 and not _left(sqs, queue_url))
     assert files_below(store, RESULT) == {"a": b"1"}
     assert sorted(event["data"]["outcome"] for event in backend.events) == ["published", "refused"]
@@ -251,11 +253,11 @@ def test_sqs_message_stays_while_somebody_else_has_the_archive(
     put(store, KEY, zips.standard({"a": b"1"}))
     service = service_on(store, extractor)
     head = store.head(KEY)
-    from unzip.ledger.ledger import Archive
+    from unzip.ledger.records import Archive
 
     assert service.ledger.claim(Archive(store.bucket, KEY, head.etag, head.size))
     sqs.send_message(QueueUrl=queue_url, MessageBody=event(store.bucket, KEY).decode())
-    assert Queue(sqs, queue_url, service).poll(wait_seconds=0) == 1
+    assert SqsQueue(sqs, queue_url, service).poll(wait_seconds=0) == 1
     assert _left(sqs, queue_url) == 1
 
 
@@ -263,5 +265,5 @@ def test_sqs_message_that_nobody_understands_is_left_to_the_redrive_policy(
     store: S3, extractor: Extractor, sqs: Any, queue_url: str
 ) -> None:
     sqs.send_message(QueueUrl=queue_url, MessageBody="hello")
-    assert Queue(sqs, queue_url, service_on(store, extractor)).poll(wait_seconds=0) == 1
+    assert SqsQueue(sqs, queue_url, service_on(store, extractor)).poll(wait_seconds=0) == 1
     assert _left(sqs, queue_url) == 1

@@ -11,9 +11,10 @@ import pytest
 
 from tests.unzip import zips
 from tests.unzip.support import in_memory, verdict
-from unzip.extract.extractor import Extractor, Options
+from unzip.extract.extractor import Extractor
+from unzip.extract.options import Options
 from unzip.refusals import Reason, Refused
-from unzip.zip.central_directory import Limits
+from unzip.zip.limits import Limits
 from unzip.zip.signing_block import MAGIC
 
 A, B = zips.A, zips.B

@@ -16,8 +16,8 @@ from tests.unzip.support import in_memory, verdict
 from unzip.extract.extractor import Extractor
 from unzip.extract.manifest import encoded, manifest
 from unzip.refusals import Reason, Refused
-from unzip.zip.central_directory import LINK_TARGETS_BYTES, Limits
 from unzip.zip.kinds import Kind, kind_of
+from unzip.zip.limits import LINK_TARGETS_BYTES, Limits
 
 CASES = Path(__file__).parent / "cases"
 _TYPES = [n << 12 for n in range(16)]  # every value of the mode's type, known and unknown

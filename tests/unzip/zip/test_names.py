@@ -14,10 +14,11 @@ from tests import conformance
 from tests.unzip import held_out, zips
 from tests.unzip.held_out import LANGUAGES, Measured, measured
 from tests.unzip.support import in_memory, settings_for
-from unzip.extract.extractor import Extractor, Options
+from unzip.extract.extractor import Extractor
+from unzip.extract.options import Options
 from unzip.refusals import Refused
-from unzip.zip.central_directory import Limits
 from unzip.zip.charsets import Decision, decide
+from unzip.zip.limits import Limits
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from unzip.extract.content_types import Probe
 from unzip.extract.extractor import Extractor
 from unzip.refusals import Reason, Refused
 from unzip.s3.client import S3
-from unzip.zip.central_directory import Limits
+from unzip.zip.limits import Limits
 
 
 def _refused(extractor: Extractor, data: bytes) -> Refused:

@@ -15,10 +15,11 @@ import pytest
 
 from tests.unzip import zips
 from tests.unzip.support import in_memory, verdict
-from unzip.extract.extractor import Extractor, Options
+from unzip.extract.extractor import Extractor
+from unzip.extract.options import Options
 from unzip.refusals import Reason, Refused
-from unzip.zip import members
-from unzip.zip.central_directory import Limits
+from unzip.zip import member_data
+from unzip.zip.limits import Limits
 
 
 @pytest.mark.parametrize(("data", "reason"), zips.BAD.values(), ids=zips.names(zips.BAD))
@@ -68,11 +69,11 @@ def test_a_liar_is_stopped_one_byte_past_its_size(
 ) -> None:
     """Found: what was streamed went on to the end of the decoder's buffer, up to 8 MiB."""
     produced: list[int] = []
-    deflate, bzip2 = members.inflater.decompressobj, bz2.BZ2Decompressor
+    deflate, bzip2 = member_data.inflater.decompressobj, bz2.BZ2Decompressor
     monkeypatch.setattr(
-        members.inflater, "decompressobj", lambda **kinds: _Counting(deflate(**kinds), produced)
+        member_data.inflater, "decompressobj", lambda **kinds: _Counting(deflate(**kinds), produced)
     )
-    monkeypatch.setattr(members.bz2, "BZ2Decompressor", lambda: _Counting(bzip2(), produced))
+    monkeypatch.setattr(member_data.bz2, "BZ2Decompressor", lambda: _Counting(bzip2(), produced))
     said = {"size": size}
     entry = zips.Entry(b"b", bytes(size + 4_000_000), method=method, local=said, central=said)
     data = zips.build(entry)
@@ -127,9 +128,9 @@ import sys, zlib
 sys.modules["isal.isal_zlib"] = None
 from tests.unzip import zips
 from tests.unzip.support import OPTIONS, verdict
-from unzip.zip import members
+from unzip.zip import member_data
 from unzip.extract.extractor import Extractor
-assert members.inflater is zlib
+assert member_data.inflater is zlib
 with Extractor(OPTIONS) as extractor:
     for name, (data, reason) in zips.BAD.items():
         assert verdict(extractor, data) is reason, name

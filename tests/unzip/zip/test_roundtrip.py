@@ -26,11 +26,12 @@ from tests.unzip.support import (
     service_on,
     verdict,
 )
-from unzip.extract.extractor import Extractor, Options
+from unzip.extract.extractor import Extractor
+from unzip.extract.options import Options
 from unzip.refusals import Reason, Refused
 from unzip.s3.client import S3
-from unzip.zip.central_directory import Limits
 from unzip.zip.kinds import Kind
+from unzip.zip.limits import Limits
 
 _EXTRACTOR = Extractor(OPTIONS)
 _components = st.text(

@@ -27,8 +27,9 @@ from tests import conformance
 from tests.unzip.support import in_memory
 from unzip.extract.extractor import Extractor
 from unzip.refusals import Reason, Refused
-from unzip.zip.central_directory import Directory, Limits
 from unzip.zip.kinds import Kind
+from unzip.zip.limits import Limits
+from unzip.zip.member import Directory
 
 pytestmark = pytest.mark.conformance
 SUITE = "bookworm"

@@ -8,7 +8,7 @@ from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from kit.settings import ServiceSettings
-from unzip.zip.central_directory import Limits
+from unzip.zip.limits import Limits
 
 _MIB = 1 << 20
 SLACK_FIELDS = (

@@ -17,9 +17,11 @@ from enum import StrEnum
 from typing import Any, Protocol, Self
 
 from kit.telemetry import logs
-from unzip.ledger.ledger import Ledger, Outcome
+from unzip.ledger.ledger import Ledger
+from unzip.ledger.records import Outcome
 from unzip.metrics import Metrics
-from unzip.s3.client import Absent, Conflict, Document, Matching, Missing
+from unzip.s3.errors import Conflict, Missing
+from unzip.s3.types import Absent, Document, Matching
 
 log = logs.get("unzip.outbox")
 

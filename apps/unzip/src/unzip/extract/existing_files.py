@@ -10,9 +10,11 @@ from functools import partial
 from itertools import islice
 from typing import overload
 
-from unzip.extract.extractor import MANIFEST, SOURCE_TAG, Extractor
-from unzip.s3.client import Conflict, Entry, Missing, Store
-from unzip.zip.central_directory import Member
+from unzip.extract.extractor import Extractor
+from unzip.extract.source import MANIFEST, SOURCE_TAG
+from unzip.s3.errors import Conflict, Missing
+from unzip.s3.types import Entry, Store
+from unzip.zip.member import Member
 
 _DELETED_PER_RENEWAL = 100
 _MD5 = re.compile('"[0-9a-f]{32}"')

@@ -6,12 +6,10 @@ Nothing of a bad archive is ever visible: everything is proved before the first 
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from types import TracebackType
@@ -19,64 +17,14 @@ from typing import Self
 
 from unzip.concurrency import Budget, Crew
 from unzip.extract import content_types
+from unzip.extract.options import AHEAD, Options
+from unzip.extract.source import MANIFEST, Source
 from unzip.refusals import Reason, Refused
-from unzip.s3.client import Conflict, Missing, Store
-from unzip.zip import central_directory, members
-from unzip.zip.central_directory import Directory, Limits, Member
+from unzip.zip import central_directory, member_data
 from unzip.zip.headers import Buffer
 from unzip.zip.kinds import Kind
-
-SOURCE_TAG = "slipway-source"
-MANIFEST = "_manifest.json"
-AHEAD = 3  # ranges of a large member that are asked for at once
-
-
-class Replaced(Exception):  # noqa: N818 - a fact about the archive
-    """The archive is no longer the version this job began with."""
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """One version of an archive: ``etag`` with its quotes, ``size`` in bytes."""
-
-    store: Store
-    key: str
-    etag: str
-    size: int
-
-    def read(self, start: int, end: int) -> Buffer:
-        """Bytes [start, end), or Replaced."""
-        try:
-            return self.store.read(self.key, start, end, self.etag)
-        except (Conflict, Missing) as error:
-            raise Replaced(f"{self.key} is no longer {self.etag}: {error}") from error
-
-    @property
-    def tag(self) -> str:
-        """What marks the objects made from this version."""
-        return self.etag.strip('"')
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How wide the work is; ``memory.most_bytes`` says how much memory that takes.
-
-    With ``signing_block`` an Android package's block of signatures is accepted.
-    Names that do not say theirs are in one of ``name_charsets``; without any, evidence decides.
-    ``copies_rightly`` is asked before a stored member is copied by S3 itself.
-    """
-
-    readers: int = 3
-    writers: int = 24
-    span_bytes: int = 4 << 20
-    part_bytes: int = 8 << 20
-    buffer_bytes: int = 32 << 20
-    keep_bytes: int = 48 << 20
-    directory_bytes: int = 1 << 30
-    signing_block: bool = False
-    name_charsets: tuple[str, ...] = ()
-    copies_rightly: Callable[[], bool] = lambda: False
-
+from unzip.zip.limits import Limits
+from unzip.zip.member import Directory, Member
 
 Check = Callable[[], None]
 """Raises when the work must stop: lease lost, draining, out of time."""
@@ -189,9 +137,8 @@ class Extractor:
                     types[index] = take(index, chunks)
                 else:
                     probe = probe_of(listed[index])
-                    for chunk in chunks:
-                        check()
-                        probe.feed(chunk)
+                    for _ in probed(chunks, probe, check):
+                        pass
                     types[index] = probe.content_type()
                 progress(listed[index].size)
 
@@ -222,7 +169,7 @@ class Extractor:
         if len(span) == 1 and not self._is_small(first):
             yield (
                 span[0],
-                members.unpack(first, self._pieces(source, first)),
+                member_data.unpack(first, self._pieces(source, first)),
             )
             return
         base = first.offset
@@ -230,9 +177,9 @@ class Extractor:
         for index in span:
             member = listed[index]
             extent = data[member.offset - base : member.end - base]
-            start, flags = members.read_local(member, extent)
+            start, flags = member_data.read_local(member, extent)
             stop = start + member.compressed
-            members.check_tail(member, extent[stop:], flags)
+            member_data.check_tail(member, extent[stop:], flags)
             yield index, _unpacked(member, extent[start:stop])
 
     def _is_small(self, member: Member) -> bool:
@@ -259,7 +206,7 @@ class Extractor:
                 piece = memoryview(future.result())
                 ask(1)
                 if at == member.offset:
-                    start, flags = members.read_local(member, piece)
+                    start, flags = member_data.read_local(member, piece)
                     data_end += start + member.compressed
                     piece, at = piece[start:], at + start
                 within = max(0, min(len(piece), data_end - at))
@@ -271,11 +218,11 @@ class Extractor:
             wait([future for _, future in ahead if not future.cancel()])
         if member.end - data_end > len(tail):
             tail += bytes(1)  # more than any descriptor has
-        members.check_tail(member, tail, flags)
+        member_data.check_tail(member, tail, flags)
 
 
 def _unpacked(member: Member, data: Buffer) -> Iterator[bytes]:
-    yield members.unpack_whole(member, data)
+    yield member_data.unpack_whole(member, data)
 
 
 def probe_of(member: Member) -> content_types.Probe | content_types.TargetProbe:
@@ -283,6 +230,16 @@ def probe_of(member: Member) -> content_types.Probe | content_types.TargetProbe:
     if member.kind is Kind.SYMBOLIC_LINK:
         return content_types.TargetProbe()
     return content_types.Probe(member.path)
+
+
+def probed(
+    chunks: Iterable[bytes], probe: content_types.Probe | content_types.TargetProbe, check: Check
+) -> Iterator[bytes]:
+    """The chunks, each shown to ``probe`` after ``check``."""
+    for chunk in chunks:
+        check()
+        probe.feed(chunk)
+        yield chunk
 
 
 def _is_small(member: Member, span_bytes: int, part_bytes: int) -> bool:
@@ -313,42 +270,3 @@ def spans(
         previous = index
     if begin is not None:
         yield range(begin, previous + 1)
-
-
-class RangeSet:
-    """Numbers that are done, kept as a byte for each up to the largest; thread-safe."""
-
-    def __init__(self, ranges: Sequence[Sequence[int]] = ()) -> None:
-        self._done = bytearray()
-        self._lock = threading.Lock()
-        for start, end in ranges:
-            for number in range(start, end):
-                self.add(number)
-
-    def add(self, number: int) -> None:
-        """``number`` is done."""
-        with self._lock:
-            self._done.extend(bytes(max(0, number + 1 - len(self._done))))
-            self._done[number] = 1
-
-    def __contains__(self, number: object) -> bool:
-        done = self._done
-        return isinstance(number, int) and number < len(done) and bool(done[number])
-
-    def __len__(self) -> int:
-        return self._done.count(1)
-
-    def __iter__(self) -> Iterator[int]:
-        with self._lock:
-            done = bytes(self._done)
-        return (number for number, is_done in enumerate(done) if is_done)
-
-    def ranges(self) -> list[tuple[int, int]]:
-        """The same as ascending [start, end) pairs."""
-        found: list[tuple[int, int]] = []
-        for number in self:
-            if found and found[-1][1] == number:
-                found[-1] = (found[-1][0], number + 1)
-            else:
-                found.append((number, number + 1))
-        return found

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from unzip.zip.central_directory import Directory, Member
 from unzip.zip.kinds import Kind
+from unzip.zip.member import Directory, Member
 
 VERSION = 1
 

@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
 
-from unzip.extract.extractor import MANIFEST, SOURCE_TAG
-from unzip.s3.client import Absent, Condition, Part, Store, StoreError
+from unzip.extract.source import MANIFEST, SOURCE_TAG
 from unzip.s3.conditional_write import write_until_there
-from unzip.zip.members import crc32
+from unzip.s3.errors import StoreError
+from unzip.s3.types import Absent, Condition, Part, Store
+from unzip.zip.member_data import crc32
 
 TYPE = "application/json"
 PART_BYTES = 5 << 20  # S3's least

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from unzip.extract.extractor import AHEAD, Options
+from unzip.extract.options import AHEAD, Options
 
 MIB = 1 << 20
 PROGRAM_BYTES = 96 * MIB  # the interpreter, libraries and connections

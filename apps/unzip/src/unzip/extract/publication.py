@@ -8,44 +8,24 @@ read again (docs/adr/0030).
 from __future__ import annotations
 
 import threading
-from collections import deque
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Iterator, Sequence
 from functools import partial
-from itertools import chain
 from types import TracebackType
 from typing import Self
 
 from unzip.concurrency import Crew
-from unzip.extract import content_types
-from unzip.extract.extractor import SOURCE_TAG, Check, Extractor, Replaced, Source, probe_of
-from unzip.s3.client import Absent, Condition, Conflict, Matching, Part, Store, StoreError
+from unzip.extract.buffers import Unproved, assembled
+from unzip.extract.extractor import Check, Extractor, probe_of, probed
+from unzip.extract.source import SOURCE_TAG, Source
+from unzip.extract.uploads import LEAST_PART, Uploads
 from unzip.s3.conditional_write import write_until_there
-from unzip.zip import headers, members
-from unzip.zip.central_directory import Member
+from unzip.s3.types import Absent, Condition, Matching, Store
 from unzip.zip.headers import Buffer
 from unzip.zip.kinds import Kind
-from unzip.zip.members import crc32
+from unzip.zip.member import Member
+from unzip.zip.member_data import crc32
 
-# S3 copies a range of at least 5 MiB as a part; larger ones save requests.
-_COPY_PART = 64 << 20
-_LEAST_PART, _MOST_PARTS = 5 << 20, 9_000  # S3's are 5 MiB (but for the last part) and 10,000
-_GUESSED_FROM = 4 << 20  # bytes of a large member that its content type is guessed from
 _BATCH = 16  # small files that one thread sends one after the other
-
-
-class Unproved(Exception):  # noqa: N818 - a defect of ours, seen before anybody else could
-    """What was about to become visible is not the member that was proved."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Upload:
-    """A multipart upload whose parts are all there, ``size`` bytes in all."""
-
-    identity: str
-    parts: list[Part]
-    size: int
 
 
 class Publication:
@@ -74,8 +54,7 @@ class Publication:
         self._done = done
         self._metadata = {SOURCE_TAG: source.tag}
         self._lock = threading.Lock()
-        self._uploads: dict[int, _Upload] = {}
-        self._begun: dict[str, str] = {}  # upload's id to its key
+        self._uploads = Uploads(extractor, source, listed, target, prefix, check=check)
         self._kept: dict[int, Buffer] = {}
 
     def __enter__(self) -> Self:
@@ -90,25 +69,23 @@ class Publication:
         for index in list(self._kept):
             self._forget(index)
         if error is None or isinstance(error, Exception):
-            for identity in list(self._begun):
-                with suppress(StoreError):  # whoever takes the archive next drops it
-                    self._abort(identity)
+            self._uploads.abort_begun()
 
     def take(self, index: int, chunks: Iterator[bytes]) -> str:
         """Prove a member by reading it to its end, holding or sending its bytes; its type."""
         member = self._listed[index]
         wanted = member.kind is Kind.FILE and index not in self._done
         if wanted and self._is_large(member):
-            return self._send_ahead(index, chunks)
+            return self._uploads.send_ahead(index, chunks)
         probe = probe_of(member)
         keeps = wanted and self._extractor.kept.offer(member.size)
         body: Buffer = b""
         try:
-            probed = self._probed(chunks, probe)
+            verified = probed(chunks, probe, self._check)
             if keeps:
-                body = assembled(probed, member.size)
+                body = assembled(verified, member.size)
             else:
-                for _ in probed:
+                for _ in verified:
                     pass
         except BaseException:
             if keeps:
@@ -157,7 +134,7 @@ class Publication:
                 self._forget(index)
 
         def complete(index: int) -> None:
-            self._complete(index, visible)
+            self._uploads.complete(index, visible)
             published(index)
 
         def work(span: range) -> None:
@@ -176,7 +153,7 @@ class Publication:
                     for _ in chunks:
                         pass
                 elif self._is_large(member):
-                    self._upload(index, chunks, types[index])
+                    self._uploads.send(index, chunks, types[index])
                     complete(index)
                 else:
                     if not crew.try_reserve(member.size):
@@ -184,7 +161,7 @@ class Publication:
                         crew.reserve(member.size)
                     batch.append((index, assembled(chunks, member.size)))
                     held += member.size
-                    if len(batch) == together or held > _LEAST_PART:
+                    if len(batch) == together or held > LEAST_PART:
                         send()
             send()
 
@@ -249,208 +226,3 @@ class Publication:
             body = self._kept.pop(index, None)
         if body is not None:
             self._extractor.kept.give(self._listed[index].size)
-
-    def _begin(self, key: str, content_type: str, *, copied: bool) -> str:
-        identity = self._target.create_upload(
-            key, content_type, self._metadata, checksums=not copied
-        )
-        with self._lock:
-            self._begun[identity] = key
-        return identity
-
-    def _abort(self, identity: str) -> None:
-        self._target.abort_upload(self._begun[identity], identity)
-        with self._lock:
-            del self._begun[identity]
-
-    def _send_ahead(self, index: int, chunks: Iterator[bytes]) -> str:
-        """Send a member that is not proved yet; its type is guessed from its first bytes.
-
-        An upload has its type from its beginning. Where the rest of a text says otherwise, the
-        parts are thrown away and the member is read once more when the archive is proved.
-        """
-        probe = content_types.Probe(self._listed[index].path)
-        rest = self._probed(chunks, probe)
-        first: deque[bytes] = deque()
-        for chunk in rest:
-            first.append(chunk)
-            if sum(map(len, first)) >= _GUESSED_FROM:
-                break
-        guess = probe.content_type(so_far=True)
-        self._upload(index, chain(_drained(first), rest), guess)
-        found = probe.content_type()
-        if found != guess:
-            with self._lock:
-                upload = self._uploads.pop(index)
-            self._abort(upload.identity)
-        return found
-
-    def _probed(
-        self, chunks: Iterable[bytes], probe: content_types.Probe | content_types.TargetProbe
-    ) -> Iterator[bytes]:
-        for chunk in chunks:
-            self._check()
-            probe.feed(chunk)
-            yield chunk
-
-    def _upload(self, index: int, chunks: Iterator[bytes], content_type: str) -> None:
-        member = self._listed[index]
-        key = self._prefix + member.path
-        copied = self._can_copy(member)
-        identity = self._begin(key, content_type, copied=copied)
-        transfer = self._copy_parts if copied else self._send_parts
-        parts, size = transfer(member, chunks, key, identity)
-        with self._lock:
-            self._uploads[index] = _Upload(identity, parts, size)
-
-    def _complete(
-        self, index: int, visible: Callable[[int, Callable[[Condition], object]], bool]
-    ) -> None:
-        upload = self._uploads[index]
-        member = self._listed[index]
-        key = self._prefix + member.path
-        if upload.size != member.size:
-            raise Unproved(
-                f"{member.path}: the parts of its upload have {upload.size} bytes, "
-                f"{member.size} bytes were proved"
-            )
-
-        def write(condition: Condition) -> None:
-            self._check()
-            self._target.complete_upload(
-                key, upload.identity, upload.parts, condition, crc=member.crc
-            )
-
-        completed = visible(index, write)
-        with self._lock:
-            del self._uploads[index]
-            if completed:
-                del self._begun[upload.identity]
-        if not completed:
-            self._abort(upload.identity)
-
-    def _can_copy(self, member: Member) -> bool:
-        return (
-            member.method == headers.STORED
-            and self._source.store.bucket == self._target.bucket
-            and self._extractor.options.copies_rightly()
-        )
-
-    def _copy_parts(
-        self, member: Member, chunks: Iterable[bytes], key: str, identity: str
-    ) -> tuple[list[Part], int]:
-        """Have S3 copy the data while we read and prove them; the parts and their length."""
-        source = self._source
-        header = source.read(member.offset, min(member.end, member.offset + (140 << 10)))
-        start = member.offset + members.read_local(member, header).data_start
-        stop = start + member.compressed
-        count = max(1, -(-member.compressed // _COPY_PART))
-        parts = [Part("")] * count
-        crew = Crew(self._extractor.writers, count)
-
-        def copy(number: int) -> None:
-            self._check()
-            begin = start + number * _COPY_PART
-            try:
-                parts[number] = self._target.copy_part(
-                    key,
-                    identity,
-                    number + 1,
-                    source=source.key,
-                    etag=source.etag,
-                    start=begin,
-                    end=min(stop, begin + _COPY_PART),
-                )
-            except Conflict as error:
-                raise Replaced(f"{source.key} is no longer {source.etag}: {error}") from error
-
-        try:
-            for number in range(count):
-                crew.submit(partial(copy, number))
-            for _ in chunks:
-                if crew.error is not None:
-                    break
-            crew.finish()
-        finally:
-            crew.settle()
-        return parts, stop - start
-
-    def _send_parts(
-        self, member: Member, chunks: Iterable[bytes], key: str, identity: str
-    ) -> tuple[list[Part], int]:
-        """Send the bytes; the parts and their length. S3 checks the CRC of the whole."""
-        parts: list[Part] = []
-        size = 0
-        part_bytes = max(
-            _LEAST_PART, self._extractor.options.part_bytes, -(-member.size // _MOST_PARTS)
-        )
-        crew = Crew(self._extractor.writers, 4, self._extractor.budget)
-
-        def send(number: int, body: bytearray) -> None:
-            self._check()
-            parts[number] = self._target.upload_part(key, identity, number + 1, body)
-
-        try:
-            filler = Filler(chunks)
-            while size < member.size:
-                length = min(part_bytes, member.size - size)
-                crew.reserve(length)
-                body = filler.fill(length)
-                parts.append(Part(""))
-                size += len(body)
-                crew.submit(partial(send, len(parts) - 1, body), holding=length)
-                if len(body) < length:
-                    break  # ``_complete`` refuses what has another size
-            filler.finish()
-            crew.finish()
-        finally:
-            crew.settle()
-        return parts, size
-
-
-class Filler:
-    """Chunks of any lengths poured into buffers of given lengths, made before they are filled."""
-
-    def __init__(self, chunks: Iterable[bytes]) -> None:
-        self._chunks = iter(chunks)
-        self._rest = memoryview(b"")
-
-    def fill(self, length: int) -> bytearray:
-        """The next ``length`` bytes, or fewer where the chunks end before."""
-        body = bytearray(length)
-        at = 0
-        while at < length:
-            if not self._rest:
-                chunk = next(self._chunks, None)
-                if chunk is None:
-                    del body[at:]
-                    break
-                self._rest = memoryview(chunk)
-            count = min(length - at, len(self._rest))
-            body[at : at + count] = self._rest[:count]
-            self._rest = self._rest[count:]
-            at += count
-        return body
-
-    def finish(self) -> None:
-        """Read to the end, where the last checks are. Bytes that are left are a defect of ours."""
-        if self._rest or any(self._chunks):
-            raise Unproved("there are more bytes than the directory says")
-
-
-def assembled(chunks: Iterator[bytes], size: int) -> Buffer:
-    """All ``size`` bytes of the chunks in one buffer, without a second copy of them."""
-    first = next(chunks, b"")
-    if len(first) == size:
-        for _ in chunks:  # the last checks are at the end
-            pass
-        return first
-    filler = Filler(chain((first,), chunks))
-    body = filler.fill(size)
-    filler.finish()
-    return body
-
-
-def _drained(queue: deque[bytes]) -> Iterator[bytes]:
-    while queue:
-        yield queue.popleft()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 
-from unzip.zip.central_directory import Directory
 from unzip.zip.charsets import Decision
 from unzip.zip.kinds import Kind
+from unzip.zip.member import Directory
 
 _SKIPPED = {Kind.SYMBOLIC_LINK: "symbolic link", Kind.DEVICE: "device"}
 

@@ -19,240 +19,17 @@ pods need not agree on the time. ``token`` grows with each change of owner (fenc
 from __future__ import annotations
 
 import json
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
-from enum import StrEnum
-from hashlib import sha256
-from typing import Any, NamedTuple, Self
+from dataclasses import replace
 
-from unzip.extract.extractor import RangeSet
-from unzip.s3.client import Absent, Conflict, Matching, Missing, Store, Transient
+from unzip.ledger.lease import Lease, LeaseLost
+from unzip.ledger.records import Archive, Claim, Outcome, Record, State, now
+from unzip.s3.errors import Conflict, Missing
+from unzip.s3.types import Absent, Document, Matching, Store
 
 _JSON = "application/json"
-
-
-class LeaseLost(Exception):  # noqa: N818 - a fact, and nobody's error
-    """Somebody else owns the archive now; what is under way must stop."""
-
-
-class State(StrEnum):
-    """What became of an archive."""
-
-    PUBLISHED = "published"
-    REFUSED = "refused"
-    FAILED = "failed"
-    SUPERSEDED = "superseded"
-
-
-@dataclass(frozen=True, slots=True)
-class Archive:
-    """One version of one archive; ``etag`` with its quotes, ``size`` in bytes."""
-
-    bucket: str
-    key: str
-    etag: str
-    size: int
-
-    @property
-    def id(self) -> str:
-        """Key of the ledger: two archives never share one, a replaced archive has a new one."""
-        return f"{self.key_id}-{sha256(self.etag.encode()).hexdigest()[:24]}"
-
-    @property
-    def key_id(self) -> str:
-        """The same for all versions of the archive."""
-        return key_hash(self.bucket, self.key)
-
-
-def key_hash(bucket: str, key: str) -> str:
-    """What the ids of all versions of an archive begin with."""
-    return sha256(f"{bucket}\0{key}".encode()).hexdigest()[:24]
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """An ``open`` record. ``done`` holds ranges of members that are uploaded.
-
-    ``afresh``: what is published is to be published once more.
-    """
-
-    archive: Archive
-    owner: str
-    token: int = 1
-    run: int = 1
-    attempts: int = 1
-    lease_seconds: float = 60.0
-    released: bool = False
-    verified: bool = False
-    afresh: bool = False
-    done: tuple[tuple[int, int], ...] = ()
-    error: str = ""
-    last_error: str = ""
-    claimed_at: str = ""
-
-    def to_json(self) -> bytes:
-        """The object's body."""
-        return json.dumps(asdict(self), ensure_ascii=False).encode()
-
-    @classmethod
-    def from_json(cls, body: bytes) -> Self:
-        """The record in an object's body."""
-        fields: dict[str, Any] = json.loads(body)
-        fields["archive"] = Archive(**fields["archive"])
-        fields["done"] = tuple((a, b) for a, b in fields["done"])
-        return cls(**fields)
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """A ``closed`` record."""
-
-    archive: Archive
-    state: State
-    run: int = 1
-    attempts: int = 1
-    reason: str = ""
-    detail: str = ""
-    member: str = ""
-    members: int = 0
-    total_bytes: int = 0
-    skipped: int = 0
-    seconds: dict[str, float] = field(default_factory=dict)
-    finished_at: str = ""
-
-    @property
-    def event_id(self) -> str:
-        """Identifies the announcement, and is its idempotency key."""
-        return f"{self.archive.id}-{self.run}"
-
-    def to_json(self) -> bytes:
-        """The object's body."""
-        return json.dumps(asdict(self), ensure_ascii=False).encode()
-
-    @classmethod
-    def from_json(cls, body: bytes) -> Self:
-        """The record in an object's body."""
-        fields: dict[str, Any] = json.loads(body)
-        fields["archive"] = Archive(**fields["archive"])
-        fields["state"] = State(fields["state"])
-        return cls(**fields)
-
-
-class Record(NamedTuple):
-    """A ``closed`` object: what it says, where it is and its ETag."""
-
-    outcome: Outcome
-    key: str
-    etag: str
-
-
-def now() -> str:
-    """The time for records, ISO 8601 in UTC; nothing is decided by it."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
-
-
-class Lease:
-    """A claim that is ours for now.
-
-    ``check`` is cheap and local: it raises once our own clock says that others may have taken
-    over. ``renew`` asks the ledger, and is what must come before a step that cannot be undone.
-    """
-
-    def __init__(self, ledger: Ledger, claim: Claim, etag: str, sent_at: float) -> None:
-        self._ledger = ledger
-        self._lock = threading.Lock()
-        self._etag = etag
-        self.claim = claim
-        self.done = RangeSet(claim.done)
-        self.older: list[Record] = []  # of other versions of the archive
-        self._deadline = 0.0
-        self._lost = ""
-        self._extend(sent_at)
-
-    def _extend(self, sent_at: float) -> None:
-        lease = self.claim.lease_seconds
-        # Last-Modified and Date count whole seconds, so a claim may look a second too old.
-        self._deadline = sent_at + lease - min(2.0, lease / 2)
-
-    def check(self) -> None:
-        """Raise LeaseLost if the lease may no longer be ours."""
-        if self._lost or time.monotonic() > self._deadline:
-            raise LeaseLost(self._lost or f"no heartbeat for {self.claim.lease_seconds} s")
-
-    def renew(self, **changes: Any) -> None:
-        """Prolong the lease, recording progress and ``changes``; LeaseLost if it is not ours."""
-        with self._lock:
-            if self._lost:
-                raise LeaseLost(self._lost)
-            claim = replace(self.claim, done=tuple(self.done.ranges()), **changes)
-            sent_at = time.monotonic()
-            try:
-                self._etag = self._ledger.replace_claim(claim, self._etag)
-            except (Conflict, Missing) as error:
-                self._confirm(claim, error)
-            self.claim = claim
-            self._extend(sent_at)
-
-    def _confirm(self, claim: Claim, error: Exception) -> None:
-        """A retried write answers Conflict when its first answer was lost: look before we leap."""
-        try:
-            document = self._ledger.store.get(self._ledger.open_key(claim.archive))
-        except Missing:
-            self._lost = "the claim is gone"
-            raise LeaseLost(self._lost) from error
-        if document.body != claim.to_json():
-            self._lost = "somebody else has taken the archive over"
-            raise LeaseLost(self._lost) from error
-        self._etag = document.etag
-
-    def release(self, error: str = "", *, counts: bool = False) -> None:
-        """Give the archive back with its progress, to be taken by anyone at once.
-
-        ``counts`` makes it one of the attempts after which the archive is given up.
-        """
-        self.renew(released=True, **{"error" if counts else "last_error": error[:500]})
-
-    def drop(self) -> None:
-        """Delete the claim, if it is still ours."""
-        with self._lock:
-            self._ledger.delete_claim(self.claim.archive, self._etag)
-            self._lost = "closed"
-
-
-class Heartbeat:
-    """Renews a lease in the background while a ``with`` block runs."""
-
-    def __init__(self, lease: Lease) -> None:
-        self._lease = lease
-        self.stopped = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.stopped.set()
-        self._thread.join()
-
-    def wait(self, seconds: float) -> bool:
-        """Whether it was stopped within that time."""
-        return self.stopped.wait(seconds)
-
-    def _beat(self) -> None:
-        while not self.wait(self._lease.claim.lease_seconds / 3):
-            try:
-                self._lease.renew()
-            except LeaseLost:
-                return  # `check` tells the workers
-            except Transient:
-                continue  # the deadline decides, not one failed request
-            except Exception:
-                return
 
 
 class Ledger:
@@ -349,6 +126,10 @@ class Ledger:
             last_error=found.error or found.last_error,
             claimed_at=now(),
         )
+
+    def read_claim(self, archive: Archive) -> Document:
+        """The object of an archive's claim, or Missing."""
+        return self.store.get(self.open_key(archive))
 
     def replace_claim(self, claim: Claim, etag: str) -> str:
         """Overwrite our claim; Conflict if it is no longer ours."""

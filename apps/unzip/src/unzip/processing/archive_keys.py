@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from unzip.s3.client import Entry, Store
+from unzip.s3.types import Entry, Store
 
 _LAST = "\U0010ffff"
 

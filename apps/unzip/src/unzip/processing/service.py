@@ -16,13 +16,18 @@ from kit.memory.cgroup import memory_limit
 from kit.telemetry import logs
 from unzip.announce.outbox import Outbox, Target
 from unzip.extract import memory
-from unzip.extract.extractor import SOURCE_TAG, Extractor, Options
-from unzip.ledger.ledger import Archive, Ledger, Outcome
+from unzip.extract.extractor import Extractor
+from unzip.extract.options import Options
+from unzip.extract.source import SOURCE_TAG
+from unzip.ledger.ledger import Ledger
+from unzip.ledger.records import Archive, Outcome
 from unzip.metrics import Metrics
 from unzip.processing import archive_keys
-from unzip.processing.worker import Stop, Worker
+from unzip.processing.stop import Stop
+from unzip.processing.worker import Worker
 from unzip.s3 import capabilities
-from unzip.s3.client import Head, Missing, Store
+from unzip.s3.errors import Missing
+from unzip.s3.types import Head, Store
 from unzip.settings import UnzipSettings
 
 log = logs.get("unzip")

@@ -8,82 +8,33 @@ A step that cannot be undone comes right behind a renewal of the lease.
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 from kit.telemetry import logs
 from unzip.announce.outbox import Outbox
 from unzip.extract.existing_files import find_earlier, remove_leftovers
-from unzip.extract.extractor import MANIFEST, SOURCE_TAG, Check, Extractor, Replaced, Source
+from unzip.extract.extractor import Check, Extractor
 from unzip.extract.manifest import encoded, manifest
 from unzip.extract.manifest_upload import upload_manifest
 from unzip.extract.publication import Publication
-from unzip.ledger.ledger import Archive, Heartbeat, Lease, LeaseLost, Ledger, Outcome, State, now
+from unzip.extract.source import MANIFEST, SOURCE_TAG, Replaced, Source
+from unzip.ledger.lease import Heartbeat, Lease, LeaseLost
+from unzip.ledger.ledger import Ledger
+from unzip.ledger.records import Archive, Outcome, State, now
 from unzip.metrics import Metrics
 from unzip.processing.archive_keys import result_prefix
+from unzip.processing.stop import Draining, Stop
+from unzip.processing.timing import Clock, Deadline
 from unzip.refusals import Reason, Refused
-from unzip.s3.client import Missing, Store, StoreError
+from unzip.s3.errors import Missing, StoreError
+from unzip.s3.types import Store
 from unzip.settings import UnzipSettings
-from unzip.zip.central_directory import Directory
 from unzip.zip.kinds import Kind
+from unzip.zip.member import Directory
 
 log = logs.get("unzip.worker")
 _MOST_VERSIONS = 10  # one after the other, when an archive is replaced while it is read
-
-
-class Deadline:
-    """How long an archive may take to be proved. What is proved is published in any case."""
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._until = time.monotonic() + seconds
-
-    def check(self) -> None:
-        """Raise Refused when the time is over."""
-        if time.monotonic() > self._until:
-            raise Refused(Reason.TOO_SLOW, f"over {self._seconds:.0f} seconds")
-
-    def lift(self) -> None:
-        """From now on there is none."""
-        self._until = float("inf")
-
-
-class Draining(Exception):  # noqa: N818 - not an error
-    """The process was told to stop and its time to finish is over."""
-
-
-@dataclass(slots=True)
-class Stop:
-    """Set by SIGTERM: no new archive at once, and none under way after ``deadline``."""
-
-    requested: threading.Event = field(default_factory=threading.Event)
-    deadline: float = float("inf")
-
-    def request(self, grace_seconds: float) -> None:
-        """Stop within ``grace_seconds``."""
-        self.deadline = min(self.deadline, time.monotonic() + grace_seconds)
-        self.requested.set()
-
-    def check(self) -> None:
-        """Raise Draining when the time is over."""
-        if self.requested.is_set() and time.monotonic() > self.deadline:
-            raise Draining
-
-
-@dataclass(slots=True)
-class Clock:
-    """Seconds by phase, for manifest and metrics."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-    _since: float = field(default_factory=time.monotonic)
-
-    def lap(self, name: str) -> None:
-        """The time since the last lap was spent on ``name``."""
-        at = time.monotonic()
-        self.seconds[name] = self.seconds.get(name, 0.0) + at - self._since
-        self._since = at
 
 
 def _last(error: str) -> str:

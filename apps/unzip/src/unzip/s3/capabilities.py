@@ -7,7 +7,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-from unzip.s3.client import Absent, Conflict, Matching, Missing, Store, StoreError
+from unzip.s3.errors import Conflict, Missing, StoreError
+from unzip.s3.types import Absent, Matching, Store
 
 _RACERS = 8
 

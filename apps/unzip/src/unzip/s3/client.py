@@ -8,15 +8,11 @@ below.
 from __future__ import annotations
 
 import base64
-import re
-import threading
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import timedelta
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 import boto3
 import botocore.exceptions
@@ -28,9 +24,12 @@ from botocore.config import Config
 from obstore.auth.boto3 import Boto3CredentialProvider
 from obstore.store import S3Store as BulkStore
 
+from unzip.s3.concurrency_limit import ConcurrencyLimit
+from unzip.s3.errors import Missing, StoreError, Transient, of_answer, translate
 from unzip.s3.put_client import Answer, Wire, is_proxied
+from unzip.s3.types import Absent, Condition, Document, Entry, Head, Matching, Part, Upload
 from unzip.zip.headers import Buffer
-from unzip.zip.members import crc32
+from unzip.zip.member_data import crc32
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -38,176 +37,6 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-
-class StoreError(Exception):
-    """S3 did not do what was asked; ``code`` is its own word for it."""
-
-    def __init__(self, message: str, *, code: str = "") -> None:
-        super().__init__(message)
-        self.code = code
-
-
-class Missing(StoreError):  # noqa: N818 - an answer like any other
-    """There is no such object."""
-
-
-class Conflict(StoreError):  # noqa: N818
-    """The condition of a read or write does not hold: somebody else was faster."""
-
-
-class Transient(StoreError):  # noqa: N818
-    """Worth trying again: resets, timeouts, 500, 503, expired credentials."""
-
-
-class SlowDown(Transient):
-    """S3 asks for fewer requests."""
-
-
-@dataclass(frozen=True, slots=True)
-class Absent:
-    """Write only where nothing is (``If-None-Match: *``)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Matching:
-    """Write only over this version (``If-Match``)."""
-
-    etag: str
-
-
-Condition = Absent | Matching | None
-
-
-class Entry(NamedTuple):
-    """One row of a listing."""
-
-    key: str
-    etag: str
-    size: int
-    modified: datetime
-
-
-class Head(NamedTuple):
-    """What an object is, without its bytes."""
-
-    etag: str
-    size: int
-    modified: datetime
-    content_type: str
-    metadata: Mapping[str, str]
-
-
-class Document(NamedTuple):
-    """A small object; ``age`` is in seconds, by the server's clock alone."""
-
-    body: bytes
-    etag: str
-    age: float
-
-
-class Upload(NamedTuple):
-    """A multipart upload that is neither completed nor aborted."""
-
-    key: str
-    id: str
-    initiated: datetime
-
-
-class Part(NamedTuple):
-    """A part of a multipart upload: its ETag and, where we sent it, its CRC-32 in base64."""
-
-    etag: str
-    crc: str = ""
-
-
-class Store(Protocol):
-    """One bucket. ETags are kept as S3 writes them, quotes included."""
-
-    @property
-    def bucket(self) -> str: ...
-    def head(self, key: str) -> Head: ...
-    def read(self, key: str, start: int, end: int, etag: str) -> Buffer: ...
-    def get(self, key: str) -> Document: ...
-    def entries(self, prefix: str, start_after: str = "") -> Iterator[Entry]: ...
-    def put(
-        self,
-        key: str,
-        body: Buffer,
-        content_type: str,
-        metadata: Mapping[str, str],
-        condition: Condition = None,
-        *,
-        crc: int | None = None,
-    ) -> str: ...
-    def delete(self, key: str, etag: str = "") -> None: ...
-    def create_upload(
-        self,
-        key: str,
-        content_type: str,
-        metadata: Mapping[str, str],
-        *,
-        checksums: bool = True,
-    ) -> str: ...
-    def upload_part(self, key: str, upload: str, number: int, body: bytes | bytearray) -> Part: ...
-    def copy_part(
-        self,
-        key: str,
-        upload: str,
-        number: int,
-        *,
-        source: str,
-        etag: str,
-        start: int,
-        end: int,
-    ) -> Part: ...
-    def complete_upload(
-        self,
-        key: str,
-        upload: str,
-        parts: Sequence[Part],
-        condition: Condition = None,
-        *,
-        crc: int | None = None,
-    ) -> str: ...
-    def abort_upload(self, key: str, upload: str) -> None: ...
-    def list_uploads(self, prefix: str) -> Iterator[Upload]: ...
-
-
-class Pace:
-    """How many requests may be under way: halved by SlowDown, grown by success (AIMD).
-
-    Shared by all threads of a process, so that one 503 slows all of them.
-    """
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._allowed = float(most)
-        self._under_way = 0
-        self._changed = threading.Condition()
-        self._halved_at = 0.0
-
-    def __enter__(self) -> None:
-        with self._changed:
-            self._changed.wait_for(lambda: self._under_way < max(1, int(self._allowed)))
-            self._under_way += 1
-
-    def __exit__(self, *error: object) -> None:
-        with self._changed:
-            self._under_way -= 1
-            if isinstance(error[1], SlowDown):
-                # One crowd of 503s is one piece of news.
-                if time.monotonic() - self._halved_at > 0.5:
-                    self._allowed = max(1.0, self._allowed / 2)
-                    self._halved_at = time.monotonic()
-            elif error[0] is None and self._allowed < self._most:
-                self._allowed = min(self._most, self._allowed + 1 / self._allowed)
-            self._changed.notify()
-
-    @property
-    def allowed(self) -> float:
-        """Requests that may be under way now."""
-        return self._allowed
 
 
 class S3:
@@ -270,7 +99,7 @@ class S3:
                 timeout_seconds=timeout_seconds,
                 connections=concurrency,
             )
-        self._pace = Pace(concurrency)
+        self._limit = ConcurrencyLimit(concurrency)
         self._retry = stamina.RetryingCaller(
             attempts=attempts,
             timeout=patience_seconds,
@@ -281,7 +110,7 @@ class S3:
 
     def _call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         def once() -> T:
-            with self._pace:
+            with self._limit:
                 try:
                     return function(*args, **kwargs)
                 except (
@@ -397,9 +226,7 @@ class S3:
     def _put(wire: Wire, path: str, headers: Mapping[str, str], body: Buffer) -> Answer:
         answer = wire.put(path, headers, body)
         if answer.status != HTTPStatus.OK:
-            text = answer.body.decode(errors="replace")
-            code = _CODE.search(text)
-            raise _by_name(code.group(1) if code else "", str(answer.status), text)
+            raise of_answer(answer.status, answer.body)
         return answer
 
     def delete(self, key: str, etag: str = "") -> None:
@@ -536,80 +363,3 @@ def _conditions(condition: Condition) -> dict[str, Any]:
 
 def _base64(crc: int) -> str:
     return base64.b64encode(crc.to_bytes(4, "big")).decode()
-
-
-_SLOW = {"SlowDown", "503", "Throttling", "ThrottlingException", "RequestLimitExceeded", "429"}
-_TRANSIENT = {
-    "500", "502", "504", "408", "InternalError", "ServiceUnavailable", "RequestTimeout",
-    "ExpiredToken", "ExpiredTokenException", "RequestTimeTooSkewed", "OperationAborted",
-}  # fmt: skip
-_MISSING = {"404", "NoSuchKey", "NoSuchUpload", "NotFound"}
-_CONFLICT = {"412", "PreconditionFailed", "409", "ConditionalRequestConflict"}
-_STATUS = re.compile(r"status code: (\d{3})")
-_CODE = re.compile(r"<Code>(\w+)</Code>")
-
-
-_REFUSED = {
-    "401", "403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken",
-}  # fmt: skip
-
-
-def fix_of(error: StoreError) -> str:
-    """What a person does about a store that cannot be used at all."""
-    if error.code == "NoSuchBucket":
-        return "create the bucket, or correct UNZIP_BUCKET"
-    if error.code in _REFUSED:
-        return (
-            "give the pod keys or a role that may list, read and write this bucket "
-            "(`envFromSecrets`, or the role of its service account)"
-        )
-    return "look whether S3 answers at AWS_ENDPOINT_URL_S3, or in AWS_REGION, from this namespace"
-
-
-def translate(error: Exception) -> StoreError:
-    """The error of boto3 or obstore in our words; by S3's code first, then by HTTP status."""
-    if isinstance(error, botocore.exceptions.ClientError):
-        answer = error.response
-        code = str(answer.get("Error", {}).get("Code", ""))
-        status = str(answer.get("ResponseMetadata", {}).get("HTTPStatusCode", ""))
-        return _by_name(code, status, str(error))
-    if isinstance(error, botocore.exceptions.BotoCoreError):
-        if isinstance(
-            error,
-            botocore.exceptions.NoCredentialsError | botocore.exceptions.ParamValidationError,
-        ):
-            return StoreError(str(error), code=type(error).__name__)
-        return Transient(str(error), code=type(error).__name__)
-    text = str(error)
-    if isinstance(error, FileNotFoundError):
-        return Missing(text, code="404")
-    if isinstance(
-        error, obstore.exceptions.AlreadyExistsError | obstore.exceptions.PreconditionError
-    ):
-        return Conflict(text, code="412")
-    code_found, status_found = _CODE.search(text), _STATUS.search(text)
-    if code_found or status_found:
-        return _by_name(
-            code_found.group(1) if code_found else "",
-            status_found.group(1) if status_found else "",
-            text,
-        )
-    if isinstance(error, obstore.exceptions.GenericError | urllib3.exceptions.HTTPError | OSError):
-        return Transient(text, code=type(error).__name__)
-    return StoreError(text, code=type(error).__name__)
-
-
-def _by_name(code: str, status: str, text: str) -> StoreError:
-    tables: Iterable[tuple[set[str], type[StoreError]]] = (
-        (_SLOW, SlowDown),
-        (_TRANSIENT, Transient),
-        (_CONFLICT, Conflict),
-        (_MISSING, Missing),
-    )
-    if code == "NoSuchBucket":
-        return StoreError(text, code=code)
-    for name in (code, status):
-        for names, kind in tables:
-            if name in names:
-                return kind(text, code=code or status)
-    return StoreError(text, code=code or status)

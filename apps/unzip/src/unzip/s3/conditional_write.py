@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from unzip.s3.client import Absent, Condition, Conflict, Head, Matching, Missing, Store, StoreError
+from unzip.s3.errors import Conflict, Missing, StoreError
+from unzip.s3.types import Absent, Condition, Head, Matching, Store
 
 _TRIES = 5
 

@@ -23,7 +23,7 @@ from kit.telemetry import logs
 from unzip.processing.service import Service
 from unzip.settings import UnzipSettings
 from unzip.triggers.events import UnknownEvent, created_keys
-from unzip.triggers.watch import Watcher
+from unzip.triggers.watcher import Watcher
 
 log = logs.get("unzip.nats")
 T = TypeVar("T")

@@ -7,10 +7,8 @@ Field layouts: PKWARE APPNOTE 6.3.10, sections 4.3 and 4.4.
 
 from __future__ import annotations
 
-import hashlib
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from unzip.refusals import Reason, Refused
@@ -37,84 +35,16 @@ from unzip.zip.headers import (
     zip64_field,
 )
 from unzip.zip.kinds import LONGEST_LINK, Kind, kind_of
+from unzip.zip.limits import LINK_TARGETS_BYTES, Limits, check_budget
+from unzip.zip.member import Directory, Member, written_name
 from unzip.zip.signing_block import signing_block_start
 
 _ENTRY = struct.Struct("<4s6H3L5H2L")
 _CHUNK = 1 << 20
 _KNOWN_NAMES = 100
 MEMBER_BYTES = 512  # of memory for what a member has beside its name, at most
-LINK_TARGETS_BYTES = 4 << 20  # of all symbolic links together, which the manifest names
 _TEXT_WIDTH = 4  # bytes of memory that a byte of UTF-8 takes as text, at most
 _MASKED = 1 << 13  # the local headers of an encrypted directory hide their values
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """The budget of one archive. ``ratio`` counts only above ``ratio_free_bytes`` of output."""
-
-    members: int = 100_000
-    total_bytes: int = 64 << 30
-    member_bytes: int = 64 << 30
-    ratio: float = 250.0
-    ratio_free_bytes: int = 16 << 20
-    name_bytes: int = 900
-
-
-class Member(NamedTuple):
-    """One entry of the directory. Offsets and sizes in bytes; ``end`` is where the next begins.
-
-    A hundred thousand of them may have names of a thousand bytes, so the bytes are kept once:
-    ``utf8`` is the path. Where the name is written otherwise, ``written`` is the number of those
-    bytes (two bytes) and their BLAKE2b; else it is empty.
-    """
-
-    utf8: bytes
-    written: bytes
-    name_source: str
-    kind: Kind
-    method: int
-    flags: int
-    crc: int
-    compressed: int
-    size: int
-    offset: int
-    end: int
-
-    @property
-    def path(self) -> str:
-        """Where the member goes below ``result/``."""
-        return self.utf8.decode()
-
-    def is_named(self, raw: bytes) -> bool:
-        """Whether the directory writes the name with these bytes."""
-        return (_written(raw) == self.written) if self.written else raw == self.utf8
-
-    @property
-    def raw_length(self) -> int:
-        """The bytes of the name as the directory writes it."""
-        return int.from_bytes(self.written[:2], "big") if self.written else len(self.utf8)
-
-    @property
-    def reads_as_utf8(self) -> bool:
-        """Whether the name is the same with the UTF-8 flag and without it."""
-        return self.name_source in ("ascii", "utf-8", "utf-8-flag")
-
-    @property
-    def holds_nothing(self) -> bool:
-        """Whether this is a folder without a byte of data, whatever its size is said to be."""
-        return self.kind is Kind.FOLDER and not self.compressed
-
-
-class Directory(NamedTuple):
-    """All members in the order of their data, and the archive's comment.
-
-    ``charset`` is that of the names that do not say theirs, if there are any.
-    """
-
-    members: list[Member]
-    comment: bytes
-    zip64: bool
-    charset: Decision | None = None
 
 
 def most_bytes(entries: int, size: int, limits: Limits) -> int:
@@ -167,16 +97,12 @@ def read_directory(
 
     members, charset = _parse(_entries(chunks(), ends, read), limits, name_charsets)
     _place(members, signing_block_start(ends.offset, read) if signing_block else ends.offset)
-    _check_budget(members, size, limits)
+    check_budget(members, size, limits)
     check_together(lambda: (member.utf8 for member in members), reserved=reserved)
     if members and all(member.kind is not Kind.FILE for member in members):
         kinds = ", ".join(sorted({str(member.kind) for member in members}))
         raise Refused(Reason.NO_FILES, f"{len(members)} members, and none is a file: {kinds}")
     return Directory(members, ends.comment, ends.zip64, charset)
-
-
-def _written(raw: bytes) -> bytes:
-    return len(raw).to_bytes(2, "big") + hashlib.blake2b(raw, digest_size=16).digest()
 
 
 class _Entry(NamedTuple):
@@ -247,7 +173,7 @@ def _member(entry: _Entry, name: str, source: str, limits: Limits) -> Member:
     utf8 = path.encode()
     return Member(
         utf8,
-        b"" if utf8 == entry.raw else _written(entry.raw),
+        b"" if utf8 == entry.raw else written_name(entry.raw),
         source,
         kind,
         entry.method,
@@ -371,24 +297,3 @@ def _place(members: list[Member], stop: int) -> None:
                 member=member.path,
             )
         members[index] = member._replace(end=end)
-
-
-def _check_budget(members: list[Member], size: int, limits: Limits) -> None:
-    targets = sum(member.size for member in members if member.kind is Kind.SYMBOLIC_LINK)
-    if targets > LINK_TARGETS_BYTES:
-        raise Refused(
-            Reason.DIRECTORY_TOO_LARGE,
-            f"the targets of the symbolic links have {targets} bytes together, "
-            f"at most {LINK_TARGETS_BYTES} allowed",
-        )
-    total = sum(member.size for member in members if member.kind is not Kind.FOLDER)
-    if total > limits.total_bytes:
-        raise Refused(
-            Reason.TOO_LARGE, f"{total} bytes in all, at most {limits.total_bytes} allowed"
-        )
-    if total > limits.ratio_free_bytes and total > size * limits.ratio:
-        raise Refused(
-            Reason.RATIO_TOO_HIGH,
-            f"{size} bytes would become {total}, {total / size:.0f}-fold; "
-            f"at most {limits.ratio:.0f}-fold allowed",
-        )

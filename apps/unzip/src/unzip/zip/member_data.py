@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 from unzip.refusals import Reason, Refused
 from unzip.zip import headers, names
-from unzip.zip.central_directory import Member
 from unzip.zip.headers import Buffer
+from unzip.zip.member import Member
 from unzip.zip.signing_block import MAGIC
 
 inflater: ModuleType

@@ -1,0 +1,1 @@
+"""The commands of `unzip`, one file each."""
