@@ -241,6 +241,7 @@ def application_set_of(environment: str, *rows: str) -> str:
             f"{environment}/{{{{ .release }}}}.yaml",
             f"{environment}/{{{{ .release }}}}.image.yaml",
             f"{environment}/{{{{ .release }}}}.models.yaml",
+            f"{environment}/{{{{ .release }}}}.servers.yaml",
         )
     )
     return (

@@ -32,7 +32,17 @@ def s3(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
 
 
 def add(world: World, name: str, source: Path | str, *more: str) -> Answer:
-    return world.run("model", "add", name, "--from", str(source), "--no-verify", "--json", *more)
+    return world.run(
+        "model",
+        "add",
+        name,
+        "--from",
+        str(source),
+        "--no-verify",
+        "--json",
+        *(() if "--on" in more else ("--on", "inference")),
+        *more,
+    )
 
 
 def remove(world: World, name: str, *more: str) -> Answer:
@@ -163,6 +173,7 @@ def run_as_written(
     """The commands of ``text``, in a folder with the file that they name."""
     onnx(folder)
     monkeypatch.chdir(folder)
+    assert world.deploy("a", world.source(), "inference").code == 0
     verified: list[str] = []
 
     def verdict(environment: str, release: str, more: list[str], json_output: bool) -> int:
@@ -177,7 +188,7 @@ def run_as_written(
         answer = world.run(*words)
         assert answer.code == 0, answer.out + answer.err
         said.append(answer.out)
-    assert verified == ["dev/inference"]
+    assert verified == ["dev/iris"]
     return said
 
 
@@ -189,16 +200,18 @@ def test_the_command_of_the_readme_runs_as_written(
     (said,) = run_as_written(world, tmp_path, text, monkeypatch)
     assert "iris 1 loads: batched" in said
     assert "s3://models/iris/1" in said
-    assert "  iris:\n" in world.file(MODELS).decode()
+    assert "iris is a release of its own, with the image and the values of inference" in said
+    assert "  iris:\n" in world.file("values/dev/iris.models.yaml").decode()
 
 
 @pytest.mark.usefixtures("s3")
 def test_the_commands_of_the_page_run_as_written(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert add(world, "other", onnx(tmp_path)).code == 0
     text = block("docs/patterns/model-load.md", containing="release model add").text
+    before = world.file("argocd/environments/dev.yaml")
     added, listed, _ = run_as_written(world, tmp_path, text, monkeypatch)
-    assert "It shares the pods of inference with other" in added
+    assert "iris is a release of its own" in added
     assert "s3://models/iris/1" in listed
-    assert "iris" not in world.file(MODELS).decode()
+    assert world.file("argocd/environments/dev.yaml") == before
+    assert not world.exists("values/dev/iris.models.yaml")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
-from release import holds, model_map, tree
+from release import holds, model_map, own_release, tree
 from release.change import Plan, Row
 from release.errors import BadReferenceError, ConflictError, NotFoundError
 from release.git import CommitTree
@@ -77,7 +77,7 @@ def check_free(
 
 @dataclass(frozen=True)
 class ModelRemove:
-    """Take a model away from the release that serves it."""
+    """Take a model away from the release that serves it, and its own release with it."""
 
     environment: str
     name: str
@@ -102,13 +102,16 @@ class ModelRemove:
                 raise holds.refuse(self.environment, release, hold)
             left = model_map.read(at, self.environment, release)
             del left[self.name]
+            rows.append(Row(release, "model", model_text(model), ""))
+            if not left and own_release.is_own(at, self.environment, release):
+                edits |= own_release.removed(at, self.environment, release)
+                continue
             if not left and not self.last:
                 raise BadReferenceError(
                     f"{self.name} is the only model of {release}, which runs no pods without one.",
                     fix="pass --last if that is meant",
                 )
             edits |= model_map.write(at, self.environment, release, left)
-            rows.append(Row(release, "model", model_text(model), ""))
         message = deployment_message(MODEL_REMOVE, self.environment, rows, [])
         return Plan(edits, message, rows)
 

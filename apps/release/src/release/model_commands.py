@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from release import change, model_changes, other_programs, output, references, tree
+from release import change, model_changes, other_programs, output, own_release, references, tree
 from release.checks import plan as check_plan
 from release.errors import BadReferenceError
 from release.git import CommitTree, open_repo
@@ -49,8 +49,17 @@ def add(
     ],
     env: EnvOption = "dev",
     on: Annotated[
-        str, typer.Option("--on", help="Release of a model server that is there.")
+        str,
+        typer.Option(
+            "--on", help="Put it on this release, a model server that is there, beside its models."
+        ),
+    ] = "",
+    of: Annotated[
+        str, typer.Option("--of", help="Model server whose image and values its release shares.")
     ] = "inference",
+    release: Annotated[
+        str, typer.Option("--release", help="Name of its release; else the model's.")
+    ] = "",
     version: Annotated[str, typer.Option("--version", help="Its version.")] = "1",
     repository: Annotated[
         str,
@@ -80,24 +89,31 @@ def add(
         with open_repo(manifest_repo, branch, timeout=git_timeout) as repo:
             at = repo.tree(repo.fetch())
             tree.require_environment(at, env)
-            if on not in (known := tree.model_releases(at, env)):
-                raise unknown_service(on, known, env, "release with models")
+            server, is_new = _server(at, env, name, on, release)
             # What Git refuses is refused before it is published: a version stays in S3 for ever.
-            model_changes.check_free(at, env, on, name=name, version=version)
+            if is_new:
+                own_release.OwnRelease(env, server, of, references.Model(name), now()).check(at)
+            elif server not in (known := tree.model_releases(at, env)):
+                raise unknown_service(server, known, env, "release with models")
+            model_changes.check_free(at, env, server, name=name, version=version)
             shared = [
-                one.name for release, one in model_changes.models_of(at, env) if release == on
+                one.name for other, one in model_changes.models_of(at, env) if other == server
             ]
             place = repository.rstrip("/") or model_changes.repository_of(at, env)
             described, published = _published(
                 source, Path(scratch), name, version, place, dry_run=dry_run
             )
             model = references.model(name, version, published["uri"], published["sha256"])
-            planner = model_changes.ModelAdd(env, on, model, now())
+            planner = (
+                own_release.OwnRelease(env, server, of, model, now())
+                if is_new
+                else model_changes.ModelAdd(env, server, model, now())
+            )
             result = change.apply(repo, planner, dry_run=dry_run, sign=sign)
             command = ""
             if result.commit is not None:
                 command = _asking(repo.tree(result.commit), env, name, described["sample"])
-        _say(described, published, on, [one for one in shared if one != name], json_output)
+        _say(described, published, server, [one for one in shared if one != name], json_output)
         said = output.outcome(result, dry_run)
         if not json_output:
             output.show(json_output, said)
@@ -106,7 +122,7 @@ def add(
             more = [f"--manifest-repo={manifest_repo}"] if manifest_repo else []
             more += [f"--commit={result.commit}"] if result.commit else []
             more += [f"--branch={branch}", f"--timeout={timeout}"]
-            verdict = _verified(env, on, more, json_output)
+            verdict = _verified(env, server, more, json_output)
         if json_output:
             content = {**said.content, "model": described | published, "ask": command}
             output.printed(json_output, content | {"verdict": verdict})
@@ -114,6 +130,26 @@ def add(
             output.printed(json_output, {}, f"Ask it:\n  {command}")
         if verdict:
             raise typer.Exit(verdict)
+
+
+def _server(
+    at: CommitTree, environment: str, model: str, on: str, release: str
+) -> tuple[str, bool]:
+    """The release that is to serve a model, and whether it is to be made.
+
+    A model that a release of its own serves already stays there: the command may be run again.
+    """
+    if on and release:
+        raise BadReferenceError(
+            "--on names a release that is there, --release one that is to be made.",
+            fix="pass one of them",
+        )
+    if on:
+        return on, False
+    wanted = release or own_release.release_name(model)
+    serving = [server for server, one in model_changes.models_of(at, environment)
+               if one.name == model]  # fmt: skip
+    return wanted, not (wanted in serving and own_release.is_own(at, environment, wanted))
 
 
 def list_models(

@@ -154,6 +154,7 @@ class Promote:
             for release in tree.model_releases(at, self.target)
             if release in tree.model_releases(at, self.source)
         ]
+        notes += self._only_in_source(at)
         self._check_services({*models, *(release for release, *_ in images)}, at)
         for release, path, old, new in images:
             if self.services and release not in self.services:
@@ -264,6 +265,18 @@ class Promote:
             old = tree.read_image(at, self.target, release)
             found.append((release, path, old, tree.read_image(at, self.source, release)))
         return found
+
+    def _only_in_source(self, at: CommitTree) -> list[str]:
+        """A word on each model whose release the target does not have."""
+        there = tree.present(at, self.target)
+        return [
+            f"Left alone: {self.target} has no release {release}, which serves {name} in "
+            f"{self.source}; `release model add {name} --from {model.uri} --env {self.target}` "
+            "makes one."
+            for release in tree.model_releases(at, self.source)
+            if release not in there and (not self.services or release in self.services)
+            for name, model in sorted(model_map.read(at, self.source, release).items())
+        ]
 
     def _check_services(self, known: set[str], at: CommitTree) -> None:
         for service in self.services:

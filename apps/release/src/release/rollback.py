@@ -135,7 +135,12 @@ class Rollback:
 
         def complete(state: State) -> bool:
             then = CommitTree(at.git, state.logged.commit)
-            return all((image := self._image(then, r)) and image.deployed for r in needed)
+            # A release that is newer is left alone, as long as anything was deployed then.
+            there = tree.present(then, self.environment)
+            older = [release for release in needed if release in there]
+            return bool(older) == bool(needed) and all(
+                (image := self._image(then, r)) and image.deployed for r in older
+            )
 
         return complete
 
@@ -175,6 +180,8 @@ class Rollback:
         here, there = (tree.present(one, self.environment) for one in (at, then))
         for path in sorted(now_files.keys() | then_files.keys()):
             release = tree.release_of(path)
+            if path.endswith(tree.SERVERS_SUFFIX):
+                continue  # it goes with the rows of the ApplicationSet, which stay
             if release not in there:
                 notes.append(f"Left alone: {path} is newer than {target.logged.commit[:12]}.")
             elif release not in here:

@@ -18,6 +18,8 @@ IMAGE_SUFFIX = ".image.yaml"
 MODEL_SUFFIX = ".models.yaml"
 FORMER_MODEL_SUFFIX = ".model.yaml"
 """Of the files that held one model, before there was a map of them."""
+SERVERS_SUFFIX = ".servers.yaml"
+"""Of the files that say which model servers there are besides those that people name."""
 MACHINE_SUFFIXES = (IMAGE_SUFFIX, MODEL_SUFFIX, FORMER_MODEL_SUFFIX)
 
 
@@ -46,6 +48,11 @@ def image_file(environment: str, release: str) -> str:
 def models_file(environment: str, release: str) -> str:
     """Path of a release's machine-owned map of models."""
     return f"values/{environment}/{release}{MODEL_SUFFIX}"
+
+
+def servers_file(environment: str, release: str) -> str:
+    """Path of what a release is told of models that have a release of their own."""
+    return f"values/{environment}/{release}{SERVERS_SUFFIX}"
 
 
 def former_model_file(environment: str, release: str) -> str:
@@ -171,10 +178,13 @@ def read_image(tree: Snapshot, environment: str, release: str) -> Image:
 
 def write_image(tree: Snapshot, path: str, image: Image) -> bytes:
     """The file's new bytes with the image's scalars in it."""
+    return with_image(_require(tree, path), path, image)
+
+
+def with_image(data: bytes, path: str, image: Image) -> bytes:
+    """The bytes of an image file with the image's scalars in them."""
     values = zip((f.name for f in fields(image)), astuple(image), strict=True)
-    return scalars.edit(
-        _require(tree, path), {("image", name): value for name, value in values}, path
-    )
+    return scalars.edit(data, {("image", name): value for name, value in values}, path)
 
 
 def _require(tree: Snapshot, path: str) -> bytes:

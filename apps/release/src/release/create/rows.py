@@ -66,6 +66,65 @@ def with_routes(text: str, path: str, service: str) -> str:
     return longer
 
 
+def with_servers(text: str, path: str, environment: str) -> str:
+    """The file with `<release>.servers.yaml` among the values of its releases.
+
+    As it was where it names them. Raises BadValuesError where it names no `<release>.models.yaml`
+    behind which the line could stand.
+    """
+    files = _at(_composed(text), "spec", "template", "spec", "source", "helm", "valueFiles")
+    items = files.value if isinstance(files, yaml.SequenceNode) else []
+    if any(item.value.endswith("}}.servers.yaml") for item in items):
+        return text
+    found = [item for item in items if item.value.endswith("}}.models.yaml")]
+    fix = (
+        f"add ../../values/{environment}/{{{{ .release }}}}.servers.yaml to its valueFiles by hand"
+    )
+    if not found or not isinstance(files, yaml.SequenceNode):
+        raise BadValuesError(f"{path} names no models.yaml among its valueFiles.", fix=fix)
+    line = found[-1].value.removesuffix(".models.yaml") + ".servers.yaml"
+    quote = "'" if files.flow_style or found[-1].style else ""
+    longer = _with_item(text, files, found[-1], f"{quote}{line}{quote}")
+    _check(text, longer, path, fix)
+    return longer
+
+
+def without_row(text: str, path: str, release: str) -> str:
+    """The file without the row of a release; every other byte stays as it is.
+
+    Raises BadValuesError where it has no such row, or only this one.
+    """
+    for one in _lists(text):
+        for index, item in enumerate(one.value):
+            if _field(item, "release") != release:
+                continue
+            if one.flow_style:
+                after = index + 1 < len(one.value)
+                start = item.start_mark.index if after else one.value[index - 1].end_mark.index
+                end = one.value[index + 1].start_mark.index if after else item.end_mark.index
+            else:
+                start = text.rfind("\n", 0, item.start_mark.index) + 1
+                end = text.find("\n", _end(item)) + 1 or len(text)
+            shorter = text[:start] + text[end:]
+            _check_without(text, shorter, path, release)
+            return shorter
+    raise BadValuesError(f"{path} has no row of {release}.", fix="remove what is left by hand")
+
+
+def _check_without(before: str, after: str, path: str, release: str) -> None:
+    environment = path.rpartition("/")[2].removesuffix(".yaml")
+    try:
+        old = layout.entries(yaml.safe_load(before), environment)
+        new = layout.entries(yaml.safe_load(after), environment)
+    except yaml.YAMLError:
+        new, old = [], []
+    if not new or new != [one for one in old if one.name != release]:
+        raise BadValuesError(
+            f"{path} is written in a way that cannot be edited.",
+            fix=f"remove the row of {release} by hand",
+        )
+
+
 def _with_item(text: str, items: yaml.SequenceNode, after: yaml.Node, item: str) -> str:
     """A list with an item more behind one of its own."""
     end = _end(after)
