@@ -7,18 +7,18 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from unzip.concurrency import Budget, Cancelled, Crew
+from unzip.concurrency import Budget, CallGroup, Cancelled
 
 
 def test_all_is_done_and_the_budget_given_back() -> None:
     done: list[int] = []
     budget = Budget(10)
     with ThreadPoolExecutor(4) as pool:
-        crew = Crew(pool, 4, budget)
+        group = CallGroup(pool, 4, budget)
         for n in range(50):
-            crew.reserve(n)
-            crew.submit(lambda n=n: done.append(n), holding=n)  # some exceed it: alone, then
-        crew.finish()
+            group.reserve(n)
+            group.submit(lambda n=n: done.append(n), holding=n)  # some exceed it: alone, then
+        group.finish()
     assert sorted(done) == list(range(50))
     budget.take(10)  # would block if anything were held
 
@@ -33,17 +33,17 @@ def test_the_first_error_skips_the_rest_and_is_raised_by_both() -> None:
         raise KeyError("first")
 
     with ThreadPoolExecutor(1) as pool:
-        crew = Crew(pool, 10, budget)
-        crew.reserve(50)
-        crew.submit(fail, holding=50)
-        crew.reserve(50)
-        crew.submit(lambda: done.append(1), holding=50)
+        group = CallGroup(pool, 10, budget)
+        group.reserve(50)
+        group.submit(fail, holding=50)
+        group.reserve(50)
+        group.submit(lambda: done.append(1), holding=50)
         gate.set()
         with pytest.raises(KeyError):
-            crew.finish()
+            group.finish()
         with pytest.raises(KeyError):
-            crew.submit(lambda: done.append(2))
-        crew.settle()
+            group.submit(lambda: done.append(2))
+        group.settle()
     assert done == []
     budget.take(100)
 
@@ -57,13 +57,13 @@ def test_settle_waits_for_what_is_under_way() -> None:
         ended.set()
 
     with ThreadPoolExecutor(2) as pool:
-        crew = Crew(pool, 2)
-        crew.submit(work)
+        group = CallGroup(pool, 2)
+        group.submit(work)
         begun.wait(10)
         timer = threading.Timer(0.05, go_on.set)
         timer.start()
-        crew.settle()
+        group.settle()
         assert ended.is_set()
         with pytest.raises(Cancelled):
-            crew.submit(work)
+            group.submit(work)
         timer.join()

@@ -9,7 +9,7 @@ import pytest
 
 from tests.unzip import zips
 from tests.unzip.support import files_below, manifest_of, put, service_on
-from unzip.extract.buffers import Unproved
+from unzip.extract.buffers import Unverified
 from unzip.extract.extractor import Extractor
 from unzip.extract.options import Options
 from unzip.extract.publication import Publication
@@ -88,6 +88,6 @@ def test_parts_that_are_not_the_member_are_not_completed(store: S3, *, copies: b
             publication._uploads[index] = type(upload)(
                 upload.identity, upload.parts, upload.size - 1
             )
-            with pytest.raises(Unproved, match="9437183 bytes"):
+            with pytest.raises(Unverified, match="9437183 bytes"):
                 publication.publish(types, fenced=lambda: None, existing=[])
     assert list(store.entries(RESULT)) == []

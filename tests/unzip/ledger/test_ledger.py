@@ -199,7 +199,7 @@ def test_retry_leaves_what_is_published_until_it_is_published_anew(
     assert service.close_keys([KEY])
     assert files_below(store, RESULT) == {"a": b"1"}
     assert manifest_of(store, RESULT) is not None
-    assert service.sweep().taken == 0
+    assert service.sweep().started == 0
 
 
 def test_retry_says_when_a_worker_has_the_archive(store: S3, extractor: Extractor) -> None:
@@ -289,7 +289,7 @@ def test_nested_zips_stay_zips(store: S3, extractor: Extractor) -> None:
     assert service.close_keys([RESULT + "mine/result.zip"])
     store.delete(RESULT + "mine/result.zip")
     store.delete(KEY)
-    assert service.sweep().taken == 0
+    assert service.sweep().started == 0
     assert service.close_keys([RESULT + "x/result.zip"])
     assert files_below(store, RESULT) == {"x/result.zip": inner, "a": b"1"}
     assert len(backend.events) == 1

@@ -84,7 +84,7 @@ def test_a_second_sweep_does_nothing(store: S3, extractor: Extractor) -> None:
     service_on(store, extractor, backend).sweep()
     before = {entry.key: entry.modified for entry in store.entries("")}
     tally = service_on(store, extractor, backend).sweep()
-    assert (tally.found, tally.taken) == (1, 0)
+    assert (tally.found, tally.started) == (1, 0)
     assert {entry.key: entry.modified for entry in store.entries("")} == before
     assert len(backend.events) == 1
 
@@ -211,7 +211,7 @@ def test_the_age_of_the_oldest_is_known_though_a_limit_stops_the_run(
 
     service = service_on(Older(store), extractor, run_archives=1)
     tally = service.sweep()
-    assert (tally.found, tally.taken, tally.outcomes) == (3, 1, {"published": 1})
+    assert (tally.found, tally.started, tally.outcomes) == (3, 1, {"published": 1})
     age = service.metrics.registry.get_sample_value("slipway_unzip_oldest_unprocessed_seconds")
     assert age is not None
     assert 5 * 3600 <= age < 5 * 3600 + 600
@@ -502,7 +502,7 @@ def test_retry_runs_a_refused_archive_again(store: S3, extractor: Extractor) -> 
         "refused": 1
     }
     service = service_on(store, extractor, backend)
-    assert service.sweep().taken == 0  # not by itself
+    assert service.sweep().started == 0  # not by itself
     outcome = service.ledger.outcome(Archive(store.bucket, KEY, store.head(KEY).etag, len(data)))
     assert outcome is not None
     service.ledger.reopen(outcome)

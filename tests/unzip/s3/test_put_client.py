@@ -14,7 +14,7 @@ import pytest
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials, ReadOnlyCredentials
 
-from unzip.s3.put_client import GarbledError, Signer, Wire, is_proxied
+from unzip.s3.put_client import GarbledError, PutClient, Signer, is_proxied
 
 AT = datetime(2026, 11, 21, 10, 20, 30, tzinfo=UTC)
 _OK = b'HTTP/1.1 200 OK\r\nETag: "e"\r\nContent-Length: 0\r\n\r\n'
@@ -44,7 +44,7 @@ def test_signs_as_botocore_does(key: str, token: str | None) -> None:
 
 
 @contextmanager
-def _server(*scripts: list[bytes | None]) -> Iterator[tuple[Wire, list[bytes]]]:
+def _server(*scripts: list[bytes | None]) -> Iterator[tuple[PutClient, list[bytes]]]:
     """Each connection follows a script: an answer per request; None hangs up without one."""
     listener = socket.create_server(("127.0.0.1", 0))
     heard: list[bytes] = []
@@ -72,7 +72,7 @@ def _server(*scripts: list[bytes | None]) -> Iterator[tuple[Wire, list[bytes]]]:
     thread.start()
     who = ReadOnlyCredentials("access", "secret", None)
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    yield Wire(url, "eu-west-1", lambda: who, timeout_seconds=5, connections=4), heard
+    yield PutClient(url, "eu-west-1", lambda: who, timeout_seconds=5, connections=4), heard
     thread.join(5)
     listener.close()
 

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 
 class Budget:
-    """Bytes that may be held at once. One request larger than all of it is let in alone."""
+    """Bytes that may be held together. One request larger than all of it is let in alone."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -39,7 +39,7 @@ class Cancelled(Exception):  # noqa: N818 - not an error of anybody
     """The call that these belonged to is over."""
 
 
-class Crew:
+class CallGroup:
     """Calls on a shared pool that belong together.
 
     ``submit`` blocks while ``most`` calls wait. The bytes a call holds are reserved from

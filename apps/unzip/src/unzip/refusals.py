@@ -54,7 +54,7 @@ class Refused(Exception):  # noqa: N818 - an archive is refused, nothing erred
     """The archive is bad for good: it will be refused again until it changes.
 
     ``detail`` names the value and what would be right; ``member`` is the name as far as it
-    could be read, or "" when the archive as a whole is meant.
+    could be read, or "" when the archive itself is meant.
     """
 
     def __init__(self, reason: Reason, detail: str, *, member: str = "") -> None:

@@ -1,4 +1,4 @@
-"""What the unzip service is told by its environment (``UNZIP_…``)."""
+"""What the environment sets for the unzip service (``UNZIP_…``)."""
 
 from __future__ import annotations
 
@@ -74,7 +74,8 @@ class UnzipSettings(ServiceSettings):
         int, Field(ge=0, description="Up to this many bytes of output the ratio does not count.")
     ] = 16 * _MIB
     max_archive_seconds: Annotated[
-        float, Field(gt=0, description="An archive that is not proved within this time is refused.")
+        float,
+        Field(gt=0, description="An archive that is not verified within this time is refused."),
     ] = 3600.0
 
     name_charsets: Annotated[
@@ -108,7 +109,7 @@ class UnzipSettings(ServiceSettings):
     ] = 32 * _MIB
     keep_bytes: Annotated[
         int,
-        Field(ge=0, description="Bytes of proved small files kept, so they are not read again."),
+        Field(ge=0, description="Bytes of verified small files kept, so they are not read again."),
     ] = 48 * _MIB
 
     request_attempts: Annotated[
@@ -122,14 +123,14 @@ class UnzipSettings(ServiceSettings):
         str,
         Field(
             pattern=r"^(https?://\S+)?$",
-            description="Where outcomes are POSTed as CloudEvents; empty: nobody is told.",
+            description="Where outcomes are POSTed as CloudEvents; empty: none are sent.",
         ),
     ] = ""
     backend_secret: Annotated[
         SecretStr, Field(description="Key of the X-Slipway-Signature (HMAC-SHA256); empty: none.")
     ] = SecretStr("")
     slack_webhook_url: Annotated[
-        SecretStr, Field(description="Slack incoming webhook; empty: nobody is told.")
+        SecretStr, Field(description="Slack incoming webhook; empty: none are sent.")
     ] = SecretStr("")
     slack_template: Annotated[
         str, Field(description="Text of a Slack message; {fields} of the event can be named.")

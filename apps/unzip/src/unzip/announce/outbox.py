@@ -1,9 +1,9 @@
 """Announcements: written before an archive is closed, delivered by whoever comes by.
 
 Each is one object, ``outbox/<event id>.json``. It is claimed by a conditional write before
-anything is sent, so two workers never send it at once. The backend gets an idempotency key and
-is sent the same event again when a worker died in between; Slack has no such key, so a message
-whose fate is unknown is not repeated (docs/unzip.md).
+anything is sent, so two workers never send it at the same time. The backend gets an idempotency
+key and is sent the same event again when a worker died in between; Slack has no such key, so a
+message whose fate is unknown is not repeated (docs/unzip.md).
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Message:
 class Refusal(Exception):  # noqa: N818 - an answer
     """A target did not take a message; ``after`` seconds it may be tried again.
 
-    ``unknown`` says that it may have taken it all the same.
+    ``unknown`` says that it may have accepted it all the same.
     """
 
     def __init__(self, message: str, *, after: float = 0.0, unknown: bool = False) -> None:
@@ -91,7 +91,7 @@ class Refusal(Exception):  # noqa: N818 - an answer
 
 
 class Target(Protocol):
-    """Somebody who is told."""
+    """A receiver of announcements."""
 
     @property
     def name(self) -> str: ...
@@ -155,7 +155,7 @@ class Outbox:
         """Keep the announcement of ``outcome``, before the archive is closed.
 
         It replaces that of a worker that came to another end and died before closing: nobody
-        was told of it, because nothing is sent before.
+        heard of it, because nothing is sent before.
         """
         if not self._targets:
             return
@@ -242,7 +242,7 @@ class Outbox:
         try:
             target.send(message.event)
         except Exception as caught:
-            # A defect is taken for a refusal: the others who are told are not to suffer from it.
+            # A defect counts as a refusal: the other targets are not to suffer from it.
             error = caught if isinstance(caught, Refusal) else Refusal(repr(caught))
             log.warning(
                 "not delivered", target=target.name, key=message.event["subject"], error=str(error)

@@ -30,7 +30,7 @@ def extract(
     source: Annotated[str, typer.Argument(help="s3://bucket/key.zip")],
     target: Annotated[str, typer.Argument(help="s3://bucket/folder/")],
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Prove the archive and write nothing.")
+        bool, typer.Option("--dry-run", help="Verify the archive and write nothing.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -59,7 +59,7 @@ def extract(
             limits = settings.limits(key_bytes=len(prefix.encode()))
             directory = stack.enter_context(extractor.directory(reader, limits))
             total = sum(member.size for member in directory.members)
-            proving = bar.add_task("proving", total=total)
+            verifying = bar.add_task("verifying", total=total)
             with Publication(
                 extractor, reader, directory.members, there, prefix, check=stop.check
             ) as publication:
@@ -68,7 +68,7 @@ def extract(
                     directory.members,
                     check=stop.check,
                     take=None if dry_run else publication.take,
-                    progress=lambda size: bar.advance(proving, size),
+                    progress=lambda size: bar.advance(verifying, size),
                 )
                 clock.lap("verify")
                 if not dry_run:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
 from prometheus_client import push_to_gateway
 
 from kit.telemetry import logs
@@ -17,7 +15,7 @@ log = logs.get("unzip")
 
 
 def run(dry_run: DryRun = False) -> None:
-    """Extract every archive that is waiting, tell whoever is to be told, then exit."""
+    """Extract every archive that is waiting, deliver the announcements, then exit."""
     settings = configured()
     stop = stop_on_signals(settings)
     metrics = Metrics()
@@ -34,7 +32,7 @@ def run(dry_run: DryRun = False) -> None:
                 tally = ours.sweep()
             finally:
                 _push(settings, ours)
-            log.info("done", **asdict(tally))
+            log.info("done", **tally.log_fields())
         return 0
 
     guarded(settings, work)

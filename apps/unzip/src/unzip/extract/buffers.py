@@ -9,8 +9,8 @@ from itertools import chain
 from unzip.zip.headers import Buffer
 
 
-class Unproved(Exception):  # noqa: N818 - a defect of ours, seen before anybody else could
-    """What was about to become visible is not the member that was proved."""
+class Unverified(Exception):  # noqa: N818 - a defect of ours, seen before anybody else could
+    """What was about to become visible is not the member that was verified."""
 
 
 class Filler:
@@ -40,7 +40,7 @@ class Filler:
     def finish(self) -> None:
         """Read to the end, where the last checks are. Bytes that are left are a defect of ours."""
         if self._rest or any(self._chunks):
-            raise Unproved("there are more bytes than the directory says")
+            raise Unverified("there are more bytes than the directory says")
 
 
 def assembled(chunks: Iterator[bytes], size: int) -> Buffer:

@@ -1,6 +1,6 @@
-"""An archive's members out of S3: fetched by ranges of one pinned version, inflated, proved.
+"""An archive's members out of S3: fetched by ranges of one pinned version, inflated, verified.
 
-Nothing of a bad archive is ever visible: everything is proved before the first file is
+Nothing of a bad archive is ever visible: everything is verified before the first file is
 (docs/adr/0030).
 """
 
@@ -15,7 +15,7 @@ from itertools import islice
 from types import TracebackType
 from typing import Self
 
-from unzip.concurrency import Budget, Crew
+from unzip.concurrency import Budget, CallGroup
 from unzip.extract import content_types
 from unzip.extract.options import AHEAD, Options
 from unzip.extract.source import MANIFEST, Source
@@ -30,7 +30,7 @@ Check = Callable[[], None]
 """Raises when the work must stop: lease lost, draining, out of time."""
 
 Take = Callable[[int, Iterator[bytes]], str]
-"""Gets a member's index and bytes, proved once read to their end; returns its content type."""
+"""Gets a member's index and bytes, verified once read to their end; returns its content type."""
 
 
 class Extractor:
@@ -59,13 +59,13 @@ class Extractor:
 
     def each(self, calls: Iterable[Callable[[], object]]) -> None:
         """Make all calls side by side; the first error is raised."""
-        crew = Crew(self.writers, self.options.writers * 2)
+        group = CallGroup(self.writers, self.options.writers * 2)
         try:
             for call in calls:
-                crew.submit(call)
-            crew.finish()
+                group.submit(call)
+            group.finish()
         finally:
-            crew.settle()
+            group.settle()
 
     @contextmanager
     def directory(self, source: Source, limits: Limits) -> Iterator[Directory]:
@@ -98,7 +98,7 @@ class Extractor:
         limits: Limits,
         reserve: Callable[[int], None] = lambda count: None,
     ) -> Directory:
-        """The archive's members, as far as the directory alone can prove them.
+        """The archive's members, as far as the directory alone can verify them.
 
         ``reserve`` is called with the bytes of memory that it may take, before it is read.
         """
@@ -121,7 +121,7 @@ class Extractor:
         take: Take | None = None,
         progress: Callable[[int], None] = lambda size: None,
     ) -> list[str]:
-        """Read and prove every member; the content types of ``listed``, in its order.
+        """Read and verify every member; the content types of ``listed``, in its order.
 
         A symbolic link's is its target.
 
@@ -131,7 +131,7 @@ class Extractor:
         """
         types = [""] * len(listed)
 
-        def prove(span: range) -> None:
+        def verify_span(span: range) -> None:
             for index, chunks in self.members(source, listed, span, check):
                 if take is not None:
                     types[index] = take(index, chunks)
@@ -142,25 +142,25 @@ class Extractor:
                     types[index] = probe.content_type()
                 progress(listed[index].size)
 
-        self.over_spans(listed, range(len(listed)), prove)
+        self.over_spans(listed, range(len(listed)), verify_span)
         return types
 
     def over_spans(
         self, listed: Sequence[Member], wanted: Sequence[int], work: Callable[[range], None]
     ) -> None:
         """Have ``work`` done for the ``wanted`` members, span by span, side by side."""
-        crew = Crew(self._readers, self.options.readers * 2)
+        group = CallGroup(self._readers, self.options.readers * 2)
         try:
             for span in spans(listed, wanted, self.options.span_bytes, self.options.part_bytes):
-                crew.submit(partial(work, span))
-            crew.finish()
+                group.submit(partial(work, span))
+            group.finish()
         finally:
-            crew.settle()
+            group.settle()
 
     def members(
         self, source: Source, listed: Sequence[Member], span: range, check: Check
     ) -> Iterator[tuple[int, Iterator[bytes]]]:
-        """Each member of a span with its proved bytes; small ones come in one chunk.
+        """Each member of a span with its verified bytes; small ones come in one chunk.
 
         Nothing is decompressed before the chunks are asked for.
         """
@@ -222,7 +222,7 @@ class Extractor:
 
 
 def _unpacked(member: Member, data: Buffer) -> Iterator[bytes]:
-    yield member_data.unpack_whole(member, data)
+    yield member_data.unpack_complete(member, data)
 
 
 def probe_of(member: Member) -> content_types.Probe | content_types.TargetProbe:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-AHEAD = 3  # ranges of a large member that are asked for at once
+AHEAD = 3  # ranges of a large member that are asked for ahead
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
-"""The files of one archive on their way to their keys: nothing is visible before all is proved.
+"""The files of one archive on their way to their keys: nothing is visible before all is verified.
 
-While the archive is proved, large members go up as the parts of multipart uploads that are
+While the archive is verified, large members go up as the parts of multipart uploads that are
 completed afterwards, and small ones stay in memory as far as it reaches. What neither holds is
 read again (docs/adr/0030).
 """
@@ -13,8 +13,8 @@ from functools import partial
 from types import TracebackType
 from typing import Self
 
-from unzip.concurrency import Crew
-from unzip.extract.buffers import Unproved, assembled
+from unzip.concurrency import CallGroup
+from unzip.extract.buffers import Unverified, assembled
 from unzip.extract.extractor import Check, Extractor, probe_of, probed
 from unzip.extract.source import SOURCE_TAG, Source
 from unzip.extract.uploads import LEAST_PART, Uploads
@@ -31,7 +31,7 @@ _BATCH = 16  # small files that one thread sends one after the other
 class Publication:
     """Where one archive's files go. Leaving the context aborts what was not completed.
 
-    What is in ``done`` is visible already, and is only proved.
+    What is in ``done`` is visible already, and is only verified.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Publication:
             self._uploads.abort_begun()
 
     def take(self, index: int, chunks: Iterator[bytes]) -> str:
-        """Prove a member by reading it to its end, holding or sending its bytes; its type."""
+        """Verify a member by reading it to its end, holding or sending its bytes; its type."""
         member = self._listed[index]
         wanted = member.kind is Kind.FILE and index not in self._done
         if wanted and self._is_large(member):
@@ -117,7 +117,7 @@ class Publication:
             for index, member in enumerate(self._listed)
             if member.kind is Kind.FILE and index not in self._done
         ]
-        crew = Crew(extractor.writers, extractor.options.writers * 2, extractor.budget)
+        group = CallGroup(extractor.writers, extractor.options.writers * 2, extractor.budget)
         visible = partial(self._visible, fenced=fenced, existing=existing)
         # Handing every file to a thread of its own costs more than sending a small one.
         together = max(1, min(_BATCH, len(wanted) // (extractor.options.writers * 4)))
@@ -144,7 +144,7 @@ class Publication:
             def send() -> None:
                 nonlocal batch, held
                 if batch:
-                    crew.submit(partial(put, batch), holding=held)
+                    group.submit(partial(put, batch), holding=held)
                     batch, held = [], 0
 
             for index, chunks in extractor.members(self._source, self._listed, span, self._check):
@@ -156,9 +156,9 @@ class Publication:
                     self._uploads.send(index, chunks, types[index])
                     complete(index)
                 else:
-                    if not crew.try_reserve(member.size):
+                    if not group.try_reserve(member.size):
                         send()  # whoever waits for memory holds none
-                        crew.reserve(member.size)
+                        group.reserve(member.size)
                     batch.append((index, assembled(chunks, member.size)))
                     held += member.size
                     if len(batch) == together or held > LEAST_PART:
@@ -170,13 +170,13 @@ class Publication:
         rest = [i for i in wanted if i not in self._kept and i not in self._uploads]
         try:
             for index in ahead:
-                crew.submit(partial(complete, index))
+                group.submit(partial(complete, index))
             for begin in range(0, len(kept), together):
-                crew.submit(partial(put_kept, kept[begin : begin + together]))
+                group.submit(partial(put_kept, kept[begin : begin + together]))
             extractor.over_spans(self._listed, rest, work)
-            crew.finish()
+            group.finish()
         finally:
-            crew.settle()
+            group.settle()
 
     def _visible(
         self,
@@ -207,13 +207,13 @@ class Publication:
         )
 
     def _put(self, index: int, body: Buffer, content_type: str) -> Callable[[Condition], str]:
-        """How to write a file in one request; Unproved if it is not what the directory says."""
+        """How to write a file in one request; Unverified if it is not what the directory says."""
         member = self._listed[index]
         crc = crc32(body)
         if (len(body), crc) != (member.size, member.crc):
-            raise Unproved(
+            raise Unverified(
                 f"{member.path}: {len(body)} bytes of CRC {crc:08x} were to be written, "
-                f"{member.size} bytes of CRC {member.crc:08x} were proved"
+                f"{member.size} bytes of CRC {member.crc:08x} were verified"
             )
         key = self._prefix + member.path
         return partial(self._target.put, key, body, content_type, self._metadata, crc=member.crc)

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 
-from unzip.concurrency import Crew
+from unzip.concurrency import CallGroup
 from unzip.extract import content_types
-from unzip.extract.buffers import Filler, Unproved, drained
+from unzip.extract.buffers import Filler, Unverified, drained
 from unzip.extract.extractor import Check, Extractor, probed
 from unzip.extract.source import SOURCE_TAG, Replaced, Source
 from unzip.s3.errors import Conflict, StoreError
@@ -74,10 +74,10 @@ class Uploads:
                 self._abort(identity)
 
     def send_ahead(self, index: int, chunks: Iterator[bytes]) -> str:
-        """Send a member that is not proved yet; its type is guessed from its first bytes.
+        """Send a member that is not verified yet; its type is guessed from its first bytes.
 
         An upload has its type from its beginning. Where the rest of a text says otherwise, the
-        parts are thrown away and the member is read once more when the archive is proved.
+        parts are thrown away and the member is read once more when the archive is verified.
         """
         probe = content_types.Probe(self._listed[index].path)
         rest = probed(chunks, probe, self._check)
@@ -114,9 +114,9 @@ class Uploads:
         member = self._listed[index]
         key = self._prefix + member.path
         if upload.size != member.size:
-            raise Unproved(
+            raise Unverified(
                 f"{member.path}: the parts of its upload have {upload.size} bytes, "
-                f"{member.size} bytes were proved"
+                f"{member.size} bytes were verified"
             )
 
         def write(condition: Condition) -> None:
@@ -156,14 +156,14 @@ class Uploads:
     def _copy_parts(
         self, member: Member, chunks: Iterable[bytes], key: str, identity: str
     ) -> tuple[list[Part], int]:
-        """Have S3 copy the data while we read and prove them; the parts and their length."""
+        """Have S3 copy the data while we read and verify them; the parts and their length."""
         source = self._source
         header = source.read(member.offset, min(member.end, member.offset + (140 << 10)))
         start = member.offset + member_data.read_local(member, header).data_start
         stop = start + member.compressed
         count = max(1, -(-member.compressed // _COPY_PART))
         parts = [Part("")] * count
-        crew = Crew(self._extractor.writers, count)
+        group = CallGroup(self._extractor.writers, count)
 
         def copy(number: int) -> None:
             self._check()
@@ -183,25 +183,25 @@ class Uploads:
 
         try:
             for number in range(count):
-                crew.submit(partial(copy, number))
+                group.submit(partial(copy, number))
             for _ in chunks:
-                if crew.error is not None:
+                if group.error is not None:
                     break
-            crew.finish()
+            group.finish()
         finally:
-            crew.settle()
+            group.settle()
         return parts, stop - start
 
     def _send_parts(
         self, member: Member, chunks: Iterable[bytes], key: str, identity: str
     ) -> tuple[list[Part], int]:
-        """Send the bytes; the parts and their length. S3 checks the CRC of the whole."""
+        """Send the bytes; the parts and their length. S3 checks the CRC of the complete object."""
         parts: list[Part] = []
         size = 0
         part_bytes = max(
             LEAST_PART, self._extractor.options.part_bytes, -(-member.size // _MOST_PARTS)
         )
-        crew = Crew(self._extractor.writers, 4, self._extractor.budget)
+        group = CallGroup(self._extractor.writers, 4, self._extractor.budget)
 
         def send(number: int, body: bytearray) -> None:
             self._check()
@@ -211,15 +211,15 @@ class Uploads:
             filler = Filler(chunks)
             while size < member.size:
                 length = min(part_bytes, member.size - size)
-                crew.reserve(length)
+                group.reserve(length)
                 body = filler.fill(length)
                 parts.append(Part(""))
                 size += len(body)
-                crew.submit(partial(send, len(parts) - 1, body), holding=length)
+                group.submit(partial(send, len(parts) - 1, body), holding=length)
                 if len(body) < length:
                     break  # ``_complete`` refuses what has another size
             filler.finish()
-            crew.finish()
+            group.finish()
         finally:
-            crew.settle()
+            group.settle()
         return parts, size

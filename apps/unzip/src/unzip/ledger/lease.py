@@ -28,8 +28,8 @@ class ClaimRecords(Protocol):
 class Lease:
     """A claim that is ours for now.
 
-    ``check`` is cheap and local: it raises once our own clock says that others may have taken
-    over. ``renew`` asks the ledger, and is what must come before a step that cannot be undone.
+    ``check`` is cheap and local: it raises once our own clock says that others may own the
+    archive. ``renew`` asks the ledger, and is what must come before a step that cannot be undone.
     """
 
     def __init__(self, records: ClaimRecords, claim: Claim, etag: str, sent_at: float) -> None:
@@ -45,7 +45,7 @@ class Lease:
 
     def _extend(self, sent_at: float) -> None:
         lease = self.claim.lease_seconds
-        # Last-Modified and Date count whole seconds, so a claim may look a second too old.
+        # Last-Modified and Date count full seconds, so a claim may look a second too old.
         self._deadline = sent_at + lease - min(2.0, lease / 2)
 
     def check(self) -> None:
@@ -75,12 +75,12 @@ class Lease:
             self._lost = "the claim is gone"
             raise LeaseLost(self._lost) from error
         if document.body != claim.to_json():
-            self._lost = "somebody else has taken the archive over"
+            self._lost = "somebody else owns the archive now"
             raise LeaseLost(self._lost) from error
         self._etag = document.etag
 
     def release(self, error: str = "", *, counts: bool = False) -> None:
-        """Give the archive back with its progress, to be taken by anyone at once.
+        """Give the archive back with its progress, for anyone to claim immediately.
 
         ``counts`` makes it one of the attempts after which the archive is given up.
         """

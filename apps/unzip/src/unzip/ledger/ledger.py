@@ -8,9 +8,9 @@ hash of the ETag::
     plan/<id>.json      the verified content types, so that a resumed job need not verify again
 
 There is one claim per key, whatever the version: the worker of a replaced archive and that of
-the new one write to the same place, and must not do so at once. Runs are counted per key, too:
-when a version is closed the records of the others go, so one that comes back is new work, with
-a run and so with an announcement of its own (docs/adr/0033).
+the new one write to the same place, and must not do so at the same time. Runs are counted per
+key, too: when a version is closed the records of the others go, so one that comes back is new
+work, with a run and so with an announcement of its own (docs/adr/0033).
 
 Every write is conditional. A claim's age is the server's ``Date`` minus ``Last-Modified``, so
 pods need not agree on the time. ``token`` grows with each change of owner (fencing).
@@ -106,7 +106,7 @@ class Ledger:
         return lease
 
     def _taken_over(self, found: Claim, archive: Archive, *, counts: bool) -> Claim:
-        """The next claim after ``found``: of the same version with its progress, or afresh."""
+        """The next claim after ``found``: of the same version with its progress, or a new one."""
         if found.archive.etag != archive.etag:
             return Claim(
                 archive,
@@ -222,7 +222,7 @@ class Ledger:
             run=outcome.run + 1,
             attempts=0,
             released=True,
-            afresh=outcome.state is State.PUBLISHED,
+            republish=outcome.state is State.PUBLISHED,
             error="reopened",
             claimed_at=now(),
         )

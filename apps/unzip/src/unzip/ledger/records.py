@@ -9,6 +9,8 @@ from enum import StrEnum
 from hashlib import sha256
 from typing import Any, NamedTuple, Self
 
+_REPUBLISH = "afresh"  # its name in claims that are stored already
+
 
 class State(StrEnum):
     """What became of an archive."""
@@ -48,7 +50,7 @@ def key_hash(bucket: str, key: str) -> str:
 class Claim:
     """An ``open`` record. ``done`` holds ranges of members that are uploaded.
 
-    ``afresh``: what is published is to be published once more.
+    ``republish``: what is published is to be published once more.
     """
 
     archive: Archive
@@ -59,7 +61,7 @@ class Claim:
     lease_seconds: float = 60.0
     released: bool = False
     verified: bool = False
-    afresh: bool = False
+    republish: bool = False
     done: tuple[tuple[int, int], ...] = ()
     error: str = ""
     last_error: str = ""
@@ -67,13 +69,16 @@ class Claim:
 
     def to_json(self) -> bytes:
         """The object's body."""
-        return json.dumps(asdict(self), ensure_ascii=False).encode()
+        fields = asdict(self)
+        fields[_REPUBLISH] = fields.pop("republish")
+        return json.dumps(fields, ensure_ascii=False).encode()
 
     @classmethod
     def from_json(cls, body: bytes) -> Self:
         """The record in an object's body."""
         fields: dict[str, Any] = json.loads(body)
         fields["archive"] = Archive(**fields["archive"])
+        fields["republish"] = fields.pop(_REPUBLISH, False)
         fields["done"] = tuple((a, b) for a, b in fields["done"])
         return cls(**fields)
 

@@ -9,8 +9,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from typing import Any
 
 from kit.memory.cgroup import memory_limit
 from kit.telemetry import logs
@@ -65,10 +66,15 @@ class Tally:
     """What one sweep did."""
 
     found: int = 0
-    taken: int = 0
+    started: int = 0
     busy: int = 0
     outcomes: dict[str, int] = field(default_factory=dict)
     undelivered: int = 0
+
+    def log_fields(self) -> dict[str, Any]:
+        """The counts by their names in the log."""
+        fields = asdict(self)
+        return {"found": fields.pop("found"), "taken": fields.pop("started"), **fields}
 
     def add(self, outcome: Outcome | None) -> None:
         """Count the end of one archive; None is one that somebody else has or that waits."""
@@ -79,7 +85,7 @@ class Tally:
 
 
 class Service:
-    """Finds archives, has them processed, has people told."""
+    """Finds archives, has them processed, delivers announcements."""
 
     def __init__(
         self,
@@ -115,7 +121,7 @@ class Service:
         )
 
     def process(self, archive: Archive) -> Outcome | None:
-        """One archive to its end, and its announcement if that goes through at once.
+        """One archive to its end, and its announcement if that goes through immediately.
 
         None, with a line in the log, where S3 or the ledger's record of it cannot be read: the
         other archives are not to wait for this one.
@@ -245,9 +251,9 @@ class Service:
                         self._collect(under_way, tally)
                     if self.stop.requested.is_set():
                         break
-                    if time.monotonic() > until or tally.taken >= self.settings.run_archives:
+                    if time.monotonic() > until or tally.started >= self.settings.run_archives:
                         continue  # the rest is only looked at, for the age of the oldest
-                    tally.taken += 1
+                    tally.started += 1
                     under_way.add(pool.submit(self.process, archive))
             finally:
                 while under_way:
@@ -271,7 +277,7 @@ class Service:
 
 @contextmanager
 def targets(settings: UnzipSettings) -> Iterator[list[Target]]:
-    """Who is told, by the settings, with the connections for it."""
+    """Who receives announcements, by the settings, with the connections for it."""
     slack_url = settings.slack_webhook_url.get_secret_value()
     if not (settings.backend_url or slack_url):
         yield []
@@ -298,5 +304,5 @@ def assembled(
     settings: UnzipSettings, store: Store, stop: Stop, metrics: Metrics
 ) -> Iterator[Service]:
     """The service, its threads and connections, for as long as the block runs."""
-    with targets(settings) as told, Extractor(options(settings, store)) as extractor:
-        yield Service(settings, store, extractor, told, metrics=metrics, stop=stop)
+    with targets(settings) as receivers, Extractor(options(settings, store)) as extractor:
+        yield Service(settings, store, extractor, receivers, metrics=metrics, stop=stop)

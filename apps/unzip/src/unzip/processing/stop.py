@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 
 
 class Draining(Exception):  # noqa: N818 - not an error
-    """The process was told to stop and its time to finish is over."""
+    """The process was asked to stop and its time to finish is over."""
 
 
 @dataclass(slots=True)
 class Stop:
-    """Set by SIGTERM: no new archive at once, and none under way after ``deadline``."""
+    """Set by SIGTERM: no new archive from now on, and none under way after ``deadline``."""
 
     requested: threading.Event = field(default_factory=threading.Event)
     deadline: float = float("inf")

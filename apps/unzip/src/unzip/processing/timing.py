@@ -9,7 +9,7 @@ from unzip.refusals import Reason, Refused
 
 
 class Deadline:
-    """How long an archive may take to be proved. What is proved is published in any case."""
+    """How long an archive may take to be verified. What is verified is published in any case."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds

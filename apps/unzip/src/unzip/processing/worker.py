@@ -1,4 +1,4 @@
-"""Archives under the ledger: claimed, proved, published, announced; resumable anywhere.
+"""Archives under the ledger: claimed, verified, published, announced; resumable anywhere.
 
 Order of one archive's steps, each of which may be the last one before the power goes:
 claim, verify, (plan,) unpublish the old version, files, manifest, leftovers, outbox, close.
@@ -257,7 +257,7 @@ class Worker:
         earlier = find_earlier(self._store, prefix, directory.members)
         published = (
             bool(earlier.manifest)
-            and not lease.claim.afresh
+            and not lease.claim.republish
             and self._is_published(manifest_key, source)
         )
         if not published:
@@ -288,8 +288,8 @@ class Worker:
             )
             lease.renew()
             upload_manifest(self._store, prefix, encoded(document), source.tag, fenced=lease.renew)
-            if lease.claim.afresh:
-                lease.renew(afresh=False)
+            if lease.claim.republish:
+                lease.renew(republish=False)
         if earlier.others:
             remove_leftovers(
                 self._store,
@@ -309,14 +309,14 @@ class Worker:
     def _progress(self, lease: Lease, types: list[str]) -> Callable[[int], None]:
         """What to call for each uploaded member: now and then the ledger learns of it."""
         every = self._settings.checkpoint_members
-        turn = threading.Lock()
+        lock = threading.Lock()
         seen = 0
         saved = lease.claim.verified
 
         def published(index: int) -> None:
             nonlocal seen, saved
             lease.done.add(index)
-            with turn:
+            with lock:
                 seen += 1
                 due = seen % every == 0
                 if due and not saved:
@@ -328,7 +328,10 @@ class Worker:
         return published
 
     def _keep_plan(self, lease: Lease, types: list[str]) -> None:
-        """Spare whoever resumes the proof. The claim says first that there is a plan to drop."""
+        """Spare whoever resumes a second verification.
+
+        The claim says first that there is a plan to drop.
+        """
         lease.renew(verified=True)
         self._ledger.save_plan(lease.claim.archive, types)
 

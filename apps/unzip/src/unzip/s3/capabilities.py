@@ -1,4 +1,4 @@
-"""Proof, before any work, that this S3 keeps the promises the ledger is built on."""
+"""A check, before any work, that this S3 keeps the promises the ledger is built on."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """S3 as the service needs it: pinned reads, conditional writes, multipart by hand.
 
-Ranged reads go through obstore (Rust, a third of boto3's CPU), whole writes over connections of
-our own (half of obstore's); everything else goes through boto3. Errors of all become the tree
-below.
+Ranged reads go through obstore (Rust, a third of boto3's CPU), writes in one request through
+``put_client`` (half of obstore's); everything else goes through boto3. Errors of all become
+those of ``errors``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from obstore.store import S3Store as BulkStore
 
 from unzip.s3.concurrency_limit import ConcurrencyLimit
 from unzip.s3.errors import Missing, StoreError, Transient, of_answer, translate
-from unzip.s3.put_client import Answer, Wire, is_proxied
+from unzip.s3.put_client import Answer, PutClient, is_proxied
 from unzip.s3.types import Absent, Condition, Document, Entry, Head, Matching, Part, Upload
 from unzip.zip.headers import Buffer
 from unzip.zip.member_data import crc32
@@ -89,10 +89,10 @@ class S3:
             client_options=options,
             retry_config={"max_retries": 0},
         )
-        self._wire: Wire | None = None
+        self._put_client: PutClient | None = None
         credentials = session.get_credentials()
         if credentials is not None and not is_proxied(url):
-            self._wire = Wire(
+            self._put_client = PutClient(
                 url,
                 self._client.meta.region_name,
                 credentials.get_frozen_credentials,
@@ -164,7 +164,7 @@ class S3:
         return self._call(once)
 
     def get(self, key: str) -> Document:
-        """A small object whole, or Missing."""
+        """A small object with all its bytes, or Missing."""
 
         def once() -> Document:
             got = self._client.get_object(Bucket=self.bucket, Key=key)
@@ -202,7 +202,7 @@ class S3:
         S3 refuses bytes that arrive with another CRC-32 than ``crc``, or than they were sent with.
         """
         checksum = _base64(crc32(body) if crc is None else crc)
-        if self._wire is None:
+        if self._put_client is None:
             return self._call(
                 self._client.put_object,
                 Bucket=self.bucket,
@@ -219,12 +219,12 @@ class S3:
             headers["if-none-match"] = "*"
         elif isinstance(condition, Matching):
             headers["if-match"] = condition.etag
-        answer = self._call(self._put, self._wire, f"/{self.bucket}/{key}", headers, body)
+        answer = self._call(self._put, self._put_client, f"/{self.bucket}/{key}", headers, body)
         return answer.headers["etag"]
 
     @staticmethod
-    def _put(wire: Wire, path: str, headers: Mapping[str, str], body: Buffer) -> Answer:
-        answer = wire.put(path, headers, body)
+    def _put(client: PutClient, path: str, headers: Mapping[str, str], body: Buffer) -> Answer:
+        answer = client.put(path, headers, body)
         if answer.status != HTTPStatus.OK:
             raise of_answer(answer.status, answer.body)
         return answer
@@ -247,7 +247,7 @@ class S3:
     ) -> str:
         """Begin a multipart upload; its id. With ``checksums`` S3 checks the CRC of each part.
 
-        Not for parts it copies: versitygw 1.8 gives a copied range the CRC of its whole source.
+        Not for parts it copies: versitygw 1.8 gives a copied range the CRC of all its source.
         """
         extra: dict[str, Any] = {}
         if checksums:

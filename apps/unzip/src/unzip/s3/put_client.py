@@ -34,7 +34,7 @@ _UNSIGNED = "UNSIGNED-PAYLOAD"
 
 
 class GarbledError(OSError):
-    """What came back is no whole HTTP answer."""
+    """What came back is no complete HTTP answer."""
 
 
 @dataclass(slots=True)
@@ -130,7 +130,7 @@ def is_proxied(url: str) -> bool:
     return parts.scheme in getproxies() and not proxy_bypass(parts.hostname or "")
 
 
-class Wire:
+class PutClient:
     """PUTs to one S3 endpoint, by path; thread-safe, one connection per request under way."""
 
     def __init__(

@@ -70,8 +70,8 @@ class Subscriber:
     async def _run(self) -> None:
         stopped = asyncio.create_task(asyncio.to_thread(self._service.stop.requested.wait))
         while not stopped.done():
-            # The client reconnects by itself for two minutes. Then, and whenever the server turns
-            # it away, a new one begins, with certificates and keys as they are by now.
+            # The client reconnects by itself for two minutes. Then, and whenever the server rejects
+            # it, a new one begins, with certificates and keys as they are by now.
             client, closed = Client(), asyncio.Event()
             try:
                 await _unless(stopped, self._connect(client, closed))
@@ -158,9 +158,9 @@ class Subscriber:
         )
         log.info("listening", stream=settings.nats_stream, consumer=settings.nats_queue_group)
         # The event itself is asked: the task that waits for it ends a moment later, and in that
-        # moment another message could be taken.
+        # moment another message could be received.
         while not self._service.stop.requested.is_set():
-            # Never more than can be begun at once: the rest is for the other pods.
+            # Never more than can be begun together: the rest is for the other pods.
             if len(self._under_way) >= settings.archives_at_once:
                 await asyncio.wait({*self._under_way, stopped}, return_when=asyncio.FIRST_COMPLETED)
                 continue

@@ -71,7 +71,7 @@ class SqsQueue:
             )
 
     def run(self) -> None:
-        """Poll until told to stop."""
+        """Poll until asked to stop."""
         stop = self._service.stop.requested
         while not stop.is_set():
             try:

@@ -212,8 +212,8 @@ def _decide(
         for other in ranked
         if other is not best and (_evidence(best, other) < margin or _is_kana(other.words))
     )
-    proved = bool(shown) and len(possible) < len(_CHARSETS) and _reads(shown, charset)
-    if proved and all(_same(sample, charset, other) for other in possible):
+    fixed = bool(shown) and len(possible) < len(_CHARSETS) and _reads(shown, charset)
+    if fixed and all(_same(sample, charset, other) for other in possible):
         return Decision(charset)
     return Decision(charset, plausible and not near, near[:3], plausible=plausible)
 

@@ -36,7 +36,7 @@ def check_together(paths: Callable[[], Iterable[bytes]], *, reserved: str) -> No
     previous = b""
     for path in paths():
         normal = _normal(path)
-        # Neighbours mostly share their folder: it is looked at once.
+        # Neighbours mostly share their folder: it is looked at only when it changes.
         folder = normal[: normal.rfind(b"/") + 1]
         if folder != previous:
             _check_parents(folder, files)

@@ -163,7 +163,7 @@ def _find_end(size: int, start: int, tail: bytes, read: Read) -> tuple[int, tupl
             )
         raise Refused(
             Reason.NO_END_RECORD,
-            f"no whole end record in the last {len(tail)} of {size} bytes: "
+            f"no complete end record in the last {len(tail)} of {size} bytes: "
             f"{described(bytes(read(0, min(size, HEAD_BYTES))) if size else b'')}",
         )
     if len(ending) > 1 or any(at > ending[0] for at in shorter):

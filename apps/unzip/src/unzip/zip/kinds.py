@@ -1,6 +1,6 @@
 """What a member is: its name, its mode, its attributes and whether it holds data decide together.
 
-No member with data is ever taken for something that is skipped, but for a symbolic link, whose
+No member with data ever counts as something that is skipped, but for a symbolic link, whose
 data are its target: the manifest names that.
 """
 

@@ -136,7 +136,7 @@ def check_tail(member: Member, tail: Buffer, local_flags: int) -> None:
 
 
 def unpack(member: Member, pieces: Iterable[Buffer], *, output: int = _OUTPUT) -> Iterator[bytes]:
-    """The member's bytes in chunks of at most ``output``, CRC and size proved at the end.
+    """The member's bytes in chunks of at most ``output``, CRC and size verified at the end.
 
     ``pieces`` is the compressed data in order. No more than one byte beyond the declared size
     is ever produced, and that one is not yielded, so a lying header costs nothing.
@@ -154,8 +154,8 @@ def unpack(member: Member, pieces: Iterable[Buffer], *, output: int = _OUTPUT) -
     _check(member, size, crc)
 
 
-def unpack_whole(member: Member, data: Buffer) -> bytes:
-    """A small member's bytes at once."""
+def unpack_complete(member: Member, data: Buffer) -> bytes:
+    """A small member's bytes in one piece."""
     if member.method != headers.DEFLATED or member.holds_nothing:
         return b"".join(unpack(member, [data]))
     decoder = inflater.decompressobj(wbits=-15)

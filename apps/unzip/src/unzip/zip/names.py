@@ -92,7 +92,7 @@ def checked_path(name: str, *, made_by: int, limit: int) -> str:
 
     ``made_by`` is the upper byte of "version made by"; ``limit`` is how many bytes of UTF-8
     the path may have (a key has 1,024). "./" at the beginning, which `bsdtar -c .` writes, is
-    taken off; the archive's own root is "/".
+    removed; the archive's own root is "/".
     """
 
     def refuse(reason: Reason, detail: str) -> Refused:
