@@ -26,7 +26,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
-from release.cluster import Cluster
+from release.cluster.client import Cluster
 from release.programs import find
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -10,9 +10,9 @@ from typing import Any
 
 import yaml
 
-from release import layout
-from release.render import Release, environments
-from release.render import releases as rows
+from release.render.helm import Release, environments
+from release.render.helm import releases as rows
+from release.values import layout
 from tests import programs
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from release.validate.applications import of_namespace
+from release.validate.files.applications import of_namespace
 from tests import programs
 from tests.charts import test_iam
 from tests.charts.admission import ApiServer

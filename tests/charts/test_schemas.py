@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from release import layout
-from release.render import releases, render_all
+from release.render.helm import releases, render_all
+from release.values import layout
 from tests import programs
 from tests.charts.rendering import ALL_RELEASES, CHARTS, ROOT, Release, helm, render
 

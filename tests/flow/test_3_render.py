@@ -9,7 +9,7 @@ import pytest
 
 from flow.errors import FlowError
 from flow.render import render
-from release.render import releases
+from release.render.helm import releases
 from tests.flow.conftest import SOURCE
 from tests.programs import require
 

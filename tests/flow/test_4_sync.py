@@ -10,8 +10,8 @@ import yaml
 from flow import source
 from flow.errors import FlowError
 from flow.render import render
-from release import layout
-from release.render import releases
+from release.render.helm import releases
+from release.values import layout
 from tests.flow.conftest import SOURCE, copy_source, git
 from tests.programs import require
 

@@ -11,7 +11,7 @@ from cluster.kube import Kubectl
 from flow import migrate, stages
 from flow.errors import FlowError
 from flow.site import Site
-from release import marks
+from release.cluster import offline_mark
 from tests.flow.conftest import SOURCE
 
 SHIPPED = yaml.safe_load((SOURCE / "argocd/environments/dev.yaml").read_text())
@@ -32,7 +32,7 @@ class Cluster:
     def __init__(self, application_set: dict[str, Any]) -> None:
         self.applications = [
             {"metadata": {"name": "dev-proxy", "annotations": {}}},
-            {"metadata": {"name": "dev-unzip", "annotations": {marks.MARK: "ada"}}},
+            {"metadata": {"name": "dev-unzip", "annotations": {offline_mark.MARK: "ada"}}},
         ]
         self.application_set = application_set
         self.application_set["metadata"].setdefault("annotations", {})
@@ -46,7 +46,7 @@ class Cluster:
     def waiting(self) -> list[str]:
         """The applications that are told to wait."""
         every = (one["metadata"] for one in self.applications)
-        return [one["name"] for one in every if marks.SKIP in one["annotations"]]
+        return [one["name"] for one in every if offline_mark.SKIP in one["annotations"]]
 
     def becomes(self, application_set: dict[str, Any]) -> None:
         """The root applies another one; annotations that it does not know stay."""

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from release import layout, tree
-from release.validate.applications import of_namespace
+from release.validate.files.applications import of_namespace
+from release.values import layout, tree
 from tests.charts.rendering import (
     ALL_RELEASES,
     CHARTS,

@@ -10,8 +10,8 @@ import pytest
 from flow.site import ENVIRONMENTS
 from flow.stages import jobs_bucket
 from proxy.settings import ProxySettings
-from release.render import releases
-from release.validate import values
+from release.render import merged_values
+from release.render.helm import releases
 
 VALUES = Path(__file__).parents[2] / "values"
 
@@ -19,7 +19,7 @@ VALUES = Path(__file__).parents[2] / "values"
 def environment(name: str, release: str) -> dict[str, str]:
     """The variables of a release, as the chart merges them."""
     [row] = [one for one in releases(VALUES.parent, name) if one.name == release]
-    return values.environment(values.of_files(VALUES.parent, row))
+    return merged_values.environment(merged_values.of_files(VALUES.parent, row))
 
 
 @pytest.mark.parametrize("name", ENVIRONMENTS)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from release import render, validate
-from release.validate import duplicates, variables
+from release import validate
+from release.render import helm
 from release.validate.environment import Environment
+from release.validate.files import duplicates
 from release.validate.findings import merged
+from release.validate.settings import variables
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -36,8 +38,8 @@ def added(root: Path, path: str, text: str) -> None:
 
 def found(root: Path, environment: str = "dev") -> list[validate.Finding]:
     """What the checks of values say of one environment, without kubeconform."""
-    listed = {name: render.releases(root, name) for name in render.environments(root)}
-    results = render.render_all(root, listed[environment], placeholders=True)
+    listed = {name: helm.releases(root, name) for name in helm.environments(root)}
+    results = helm.render_all(root, listed[environment], placeholders=True)
     seen = Environment(
         root,
         {result.release: result.manifests for result in results if not result.error},

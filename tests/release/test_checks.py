@@ -17,12 +17,14 @@ import pytest
 import yaml
 
 from kit.http.probe_header import is_believed
-from release import verify as verdict
-from release.checks import endpoints, in_pod, plan, samples
-from release.checks.answers import Answer, judge
+from release.checks import endpoints, plan, samples
+from release.checks.answers import judge
 from release.checks.ask import PROBE_KEY, Asker
 from release.checks.plan import AtGateway, Check, FromCaller, OfModel
+from release.cluster import pod_request
+from release.cluster.pod_request import Answer
 from release.errors import NotFoundError, ReleaseError
+from release.verification import watch
 from tests.release.conftest import World, application_set_of, digest, row
 from tests.release.kube import APPLICATIONS, Kubernetes
 from tests.release.test_cluster import application, everything_runs, kube, labels, verify
@@ -416,11 +418,11 @@ def test_a_caller_s_pod_asks(gateway: Gateway) -> None:
 def test_a_caller_s_pod_without_python_asks_with_curl(gateway: Gateway) -> None:
     gateway.answers["/v2/models/m/infer?a=[1]"] = (200, "yes\n\nindeed")
     gateway.answers["/readyz"] = (503, '{"detail": "no model"}')
-    request = in_pod.Request(
+    request = pod_request.Request(
         "127.0.0.1", gateway.port, "/v2/models/m/infer?a=[1]", "POST", {"x-a": "b: c"}, "{}" * 2000
     )
     cluster = Pods(programs=("curl",))
-    answer = in_pod.ask(cluster, "dev", "worker-1", "worker", request)  # type: ignore[arg-type]
+    answer = pod_request.ask(cluster, "dev", "worker-1", "worker", request)  # type: ignore[arg-type]
     assert (answer.status, answer.body) == (200, "yes\n\nindeed")
     assert answer.headers["content-length"] == "11"
     _, headers, body = gateway.seen[0]
@@ -527,7 +529,7 @@ def no_slices(kube: Kubernetes) -> Iterator[None]:
 def test_a_deployment_whose_users_get_errors_has_failed(
     gateway: Gateway, kube: Kubernetes, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(verdict, "ANSWER_SECONDS", 0.0)
+    monkeypatch.setattr(watch, "ANSWER_SECONDS", 0.0)
     deployed_behind(gateway, kube, world)
     gateway.answers["/"] = (200, "hello")
     answer = verify(world)

@@ -18,10 +18,10 @@ import yaml
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from release import verify as verdict
-from release.cluster import Cluster
-from release.diagnosis import verification_job
+from release.cluster.client import Cluster
+from release.diagnosis.releases import verification_job
 from release.errors import UnreachableError
+from release.verification import watch as verdict
 from tests.programs import require
 from tests.release.conftest import RELEASES, Answer, World, digest
 from tests.release.kube import APPLICATIONS, Kubernetes

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from release import status
-from release.causes import Cause, short
-from release.cluster import Observation
-from release.diagnosis import State, find
-from release.drift import IMAGE_DRIFT
-from release.references import Image
+from release.cluster.client import Observation
+from release.diagnosis.causes import Cause, short
+from release.diagnosis.drift import IMAGE_DRIFT
+from release.diagnosis.releases import State, find
+from release.status import table
+from release.values.references import Image
 from tests.release.conftest import digest
 from tests.release.test_cluster import application, container, cronjob, pod
 
@@ -75,8 +75,8 @@ def test_a_deployment_of_another_image_than_git_is_said_though_argo_cd_says_sync
     assert wanted.digest in cause.text
     assert "argo cd" in cause.fix.lower()
     # a commit that Argo CD has not looked at yet is no drift for good
-    assert status.failed_if_drifted(finding, "f" * 40).state is State.FAILED
-    assert status.failed_if_drifted(finding, "e" * 40).state is finding.state is State.PROGRESSING
+    assert table.failed_if_drifted(finding, "f" * 40).state is State.FAILED
+    assert table.failed_if_drifted(finding, "e" * 40).state is finding.state is State.PROGRESSING
     container["image"] = f"r/proxy@{wanted.digest}"
     finding = find("proxy", wanted, Observation({"proxy": app}, deployments=[deployment]))
     assert IMAGE_DRIFT not in [each.kind for each in finding.causes]

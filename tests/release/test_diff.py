@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from release import diff
 from release.cli import app
-from release.diff import ApplicationDiff, ResourceDiff
+from release.render import diff
+from release.render.diff import ApplicationDiff, ResourceDiff
 from tests.programs import require
 from tests.release.conftest import IDENTITY, digest
 

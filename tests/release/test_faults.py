@@ -18,10 +18,10 @@ from typing import Any
 
 import pytest
 
-from release import git as git_module
-from release.access import git_environment
 from release.errors import ReleaseError
-from release.git import Git, ManifestRepo
+from release.git import repository
+from release.git.credentials import git_environment
+from release.git.repository import Git, ManifestRepo
 from tests.programs import require
 from tests.release.conftest import World, digest, reference, seen_healthy
 from tests.release.test_history import ROUTING
@@ -512,4 +512,4 @@ def test_a_deploy_key_needs_known_hosts_and_leaves_nothing() -> None:
 
 
 def test_passwords_in_urls_are_not_shown() -> None:
-    assert git_module._masked("https://me:secret@example.org/r.git") == "https://example.org/r.git"
+    assert repository._masked("https://me:secret@example.org/r.git") == "https://example.org/r.git"

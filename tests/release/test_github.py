@@ -16,7 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from release.git import Git, ManifestRepo
+from release.git.repository import Git, ManifestRepo
 from tests.programs import require
 from tests.release.conftest import (
     IDENTITY,

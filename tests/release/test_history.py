@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from release.history import Deployment, metrics
+from release.records.history import Deployment, metrics
 from tests.release.conftest import World, digest, seen_healthy
 
 

@@ -7,7 +7,7 @@ import functools
 import pytest
 
 from release import cli
-from release.registry import Registry
+from release.registry.client import Registry
 from tests.release.conftest import World, digest, reference
 from tests.release.images import push_image
 

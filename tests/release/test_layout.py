@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 import yaml
 
-from release import layout, render, validate
+from release import validate
 from release.errors import BadValuesError
-from release.validate import listing
+from release.render import helm
+from release.validate.files import listing
+from release.values import layout
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ("spec", "template", "spec", "source")
@@ -118,7 +120,7 @@ def test_validate_says_once_what_is_not_understood(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Found: each file of the environment was a finding besides, of an unknown release."""
-    monkeypatch.setattr(render, "render_all", lambda *_args, **_options: [])
+    monkeypatch.setattr(helm, "render_all", lambda *_args, **_options: [])
     for part in ("charts", "values", "argocd", "docs/reference", "cluster/manifests"):
         shutil.copytree(ROOT / part, tmp_path / part)
     file = tmp_path / layout.environment_file("dev")
@@ -155,6 +157,6 @@ def test_of_names_a_service_that_is_there_and_is_its_own(
     file = tmp_path / layout.environment_file("dev")
     file.parent.mkdir(parents=True)
     file.write_text(yaml.safe_dump(document))
-    listed = render.releases(tmp_path, "dev")
+    listed = helm.releases(tmp_path, "dev")
     found = [f"{one} {one.fix}" for one in listing.of_environment(tmp_path, "dev", listed)]
     assert any(said in one for one in found), found

@@ -14,10 +14,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from release.cluster import Cluster
-from release.look import gateway, objects
-from release.look.objects import Live
-from release.look.traffic import Prometheus, of_metrics, quantile
+from release.cluster.client import Cluster
+from release.live import gateway, objects
+from release.live.objects import Live
+from release.live.traffic import Prometheus, of_metrics, quantile
 from tests.release.conftest import World, application_set_of, row
 from tests.release.kube import APPLICATIONS, Kubernetes
 from tests.release.test_cluster import (

@@ -1,4 +1,4 @@
-"""release.model_map: entries of a machine-written map are added, changed and removed whole."""
+"""release.values.model_map: entries of a machine-written map are added, changed and removed."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from release import model_map
 from release.errors import BadValuesError
-from release.references import Model
+from release.values import model_map
+from release.values.references import Model
 from tests.release.conftest import World
 
 PATH = "values/dev/inference.models.yaml"

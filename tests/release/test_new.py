@@ -14,13 +14,15 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from release import layout, render, validate
+from release import validate
 from release.cli import app
 from release.create import rows
 from release.create.environment import NewEnvironment, own_stores
 from release.create.environment import planned as planned_environment
 from release.create.service import NewService, planned, write
 from release.errors import BadReferenceError, BadValuesError, ConflictError
+from release.render import helm
+from release.values import layout
 from tests.documented import block
 from tests.programs import require
 
@@ -42,11 +44,11 @@ def test_a_new_service_is_valid_and_reachable_at_once(root: Path, name: str) -> 
         require(program)
     write(root, planned(root, NewService(name)))
     assert [str(one) for one in validate.validate(root).findings] == []
-    for environment in render.environments(root):
-        [own] = [one for one in render.releases(root, environment) if one.name == name]
+    for environment in helm.environments(root):
+        [own] = [one for one in helm.releases(root, environment) if one.name == name]
         assert own.service == name
-        [public] = render.render_all(
-            root, [one for one in render.releases(root, environment) if one.chart == "routing"]
+        [public] = helm.render_all(
+            root, [one for one in helm.releases(root, environment) if one.chart == "routing"]
         )
         routes = next(
             one
@@ -241,7 +243,7 @@ def test_a_new_environment_is_valid_and_shares_no_store(root: Path, like: str) -
     write(root, planned_environment(root, NewEnvironment("qa", "dev", like)))
     assert [str(one) for one in validate.validate(root).findings] == []
     stores: dict[str, set[str]] = {}
-    for environment in render.environments(root):
+    for environment in helm.environments(root):
         for path in (root / "values" / environment).glob("*.yaml"):
             text = path.read_text()
             found = {*_words(text, "redis://"), *_words(text, "BUCKET"), *_words(text, "bucket")}
@@ -307,7 +309,7 @@ def test_names_that_are_parts_of_others_stay_apart(root: Path, name: str, after:
 def test_a_release_that_has_an_environment_s_name_in_its_own_keeps_it(root: Path) -> None:
     write(root, planned(root, NewService("dev-scorer")))
     write(root, planned_environment(root, NewEnvironment("qa", "dev")))
-    assert "dev-scorer" in [row.name for row in render.releases(root, "qa")]
+    assert "dev-scorer" in [row.name for row in helm.releases(root, "qa")]
 
 
 @pytest.mark.parametrize("name", ["no", "kube-system", "default", "argocd", "promotion"])

@@ -9,11 +9,11 @@ import pytest
 
 from kit.lifecycle import termination
 from kit.lifecycle.termination import Reason
-from release import container_log, explain
-from release.cluster import Cluster, Observation
-from release.diagnosis import Finding, State, find
-from release.pod_causes import pod_causes
-from release.references import Image
+from release.cluster.client import Cluster, Observation
+from release.diagnosis import container_log, explain
+from release.diagnosis.pods import pod_causes
+from release.diagnosis.releases import Finding, State, find
+from release.values.references import Image
 
 DIGEST = f"sha256:{'a' * 64}"
 WANTED = Image("r/inference", "2", DIGEST, "b" * 40)

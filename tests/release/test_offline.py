@@ -10,12 +10,11 @@ from typing import Any
 
 import pytest
 
-from release import cluster as cluster_module
-from release import marks, snapshots
-from release.cluster import Cluster
-from release.git import Git
-from release.offline import OfflineRollback
-from release.snapshots import MANAGER, Snapshot
+from release.cluster import client, offline_mark, snapshots
+from release.cluster.client import Cluster
+from release.cluster.snapshots import MANAGER, Snapshot
+from release.git.repository import Git
+from release.offline.rollback import OfflineRollback
 from tests.release.conftest import Answer, World, digest
 from tests.release.kube import APPLICATIONS, Kubernetes
 from tests.release.test_cluster import (
@@ -213,8 +212,8 @@ def test_it_restores_the_last_verified_manifests_without_git(
     assert kube.client.get(f"{CONFIGMAPS}/proxy").json()["data"] == {"seed": "1"}
     assert kube.client.get(f"{SERVICES}/extra").status_code == 404
     for release in ("proxy", "worker", "inference"):
-        assert annotations(kube, release)[marks.SKIP] == "true"
-    mark = marks.read(kube.client.get(f"{APPLICATIONS}/dev-proxy").json())
+        assert annotations(kube, release)[offline_mark.SKIP] == "true"
+    mark = offline_mark.read(kube.client.get(f"{APPLICATIONS}/dev-proxy").json())
     assert mark is not None
     assert (mark.commit, mark.replaces, mark.reason) == (good, (bad,), "errors at checkout")
 
@@ -263,7 +262,7 @@ def test_reconcile_writes_it_to_git_and_lets_argo_cd_go_on(
     assert b"errors at checkout" in world.file("values/dev/hold.yaml")
     assert answer.json["commits"] == [world.head()]
     found = annotations(kube)
-    assert marks.SKIP not in found and marks.MARK not in found
+    assert offline_mark.SKIP not in found and offline_mark.MARK not in found
     assert found["argocd.argoproj.io/refresh"] == "normal"
     assert reconcile(world).json["commits"] == []
     argo.sync("1", LEVEL="info")
@@ -281,9 +280,9 @@ def test_what_git_says_meanwhile_is_a_persons_choice(
     answer = reconcile(world)
     assert answer.code == 5
     assert "--discard" in answer.json["fix"]
-    assert (world.head(), marks.SKIP in annotations(kube)) == (head, True)
+    assert (world.head(), offline_mark.SKIP in annotations(kube)) == (head, True)
     assert reconcile(world, "--discard").code == 0
-    assert (world.head(), marks.SKIP in annotations(kube)) == (head, False)
+    assert (world.head(), offline_mark.SKIP in annotations(kube)) == (head, False)
 
 
 def test_a_second_one_finishes_the_first_and_goes_no_further(argo: Argo, world: World) -> None:
@@ -313,7 +312,7 @@ def test_two_at_once_make_one(argo: Argo, kube: Kubernetes, world: World) -> Non
     for process in processes:
         process.communicate()
     assert [process.returncode for process in processes] == [0, 0]
-    mark = marks.read(kube.client.get(f"{APPLICATIONS}/dev-proxy").json())
+    mark = offline_mark.read(kube.client.get(f"{APPLICATIONS}/dev-proxy").json())
     assert mark is not None and mark.commit == good
     assert container(kube)["env"] == [{"name": "LEVEL", "value": "info"}]
     assert reconcile(world).code == 0
@@ -326,7 +325,7 @@ def test_going_further_back_is_said_by_name(argo: Argo, kube: Kubernetes, world:
     offline(world)
     assert offline(world, "--service", "proxy").code == 5  # the whole is rolled back already
     assert offline(world, "--to", first[:10]).json["commit"] == first
-    mark = marks.read(kube.client.get(f"{APPLICATIONS}/dev-proxy").json())
+    mark = offline_mark.read(kube.client.get(f"{APPLICATIONS}/dev-proxy").json())
     assert mark is not None and mark.replaces == (bad,)
     assert reconcile(world).code == 0
     assert digest("proxy1").encode() in world.file("values/dev/proxy.image.yaml")
@@ -336,8 +335,8 @@ def test_one_service_alone_goes_back(argo: Argo, kube: Kubernetes, world: World)
     argo.deploy("1")
     argo.deploy("2", verdict=False)
     assert offline(world, "--service", "proxy").code == 0
-    assert marks.SKIP in annotations(kube)
-    assert marks.SKIP not in annotations(kube, "worker")
+    assert offline_mark.SKIP in annotations(kube)
+    assert offline_mark.SKIP not in annotations(kube, "worker")
     assert reconcile(world).code == 0
     assert digest("proxy1").encode() in world.file("values/dev/proxy.image.yaml")
     assert digest("proxy2").encode() in world.file("values/dev/worker.image.yaml")
@@ -349,7 +348,7 @@ def test_a_dry_run_touches_nothing(argo: Argo, kube: Kubernetes, world: World) -
     answer = offline(world, "--dry-run")
     assert (answer.code, answer.json["commit"], answer.json["deleted"]) == (0, good, [])
     assert container(kube)["image"] == image("proxy", "2")
-    assert marks.SKIP not in annotations(kube)
+    assert offline_mark.SKIP not in annotations(kube)
 
 
 def test_without_anything_kept_it_says_so(argo: Argo, world: World) -> None:
@@ -512,7 +511,7 @@ def killed_at(world: World, step: int, *arguments: str, **environment: str) -> b
                 count()
             return attempt(self, *rest, **more)
 
-        cluster_module.Cluster.request = request  # type: ignore[method-assign]
+        client.Cluster.request = request  # type: ignore[method-assign]
         Git.attempt = git  # type: ignore[method-assign]
         try:
             code = world.run(*arguments, **environment).code
@@ -543,7 +542,7 @@ def test_killed_at_any_write_a_rerun_finishes_it(
         assert world.git("rev-list", "--count", f"{before}..main", cwd=world.remote) == "1"
         assert digest("proxy1").encode() in world.file("values/dev/proxy.image.yaml")
         for release in ("proxy", "worker"):
-            assert marks.SKIP not in annotations(kube, release)
+            assert offline_mark.SKIP not in annotations(kube, release)
         assert world.run("unhold", "--env", "dev").code == 0
         if not killed:
             break

@@ -15,7 +15,9 @@ from typing import Any
 import pytest
 import yaml
 
-from release import layout, render, validate
+from release import validate
+from release.render import helm
+from release.values import layout
 from tests.inference import small_models
 from tests.release.conftest import IDENTITY, Answer, World
 from tests.s3 import S3Server, serve_s3
@@ -108,7 +110,7 @@ def test_a_model_gets_a_release_that_its_callers_know(shipped: World, tmp_path: 
     assert answer.code == 0, answer.out + answer.err
     root = checkout(shipped, tmp_path)
     assert [str(one) for one in validate.validate(root).findings] == []
-    [row] = [row for row in render.releases(root, "dev") if row.name == "iris"]
+    [row] = [row for row in helm.releases(root, "dev") if row.name == "iris"]
     assert row.service == "inference"
     image = yaml.safe_load((root / "values/dev/iris.image.yaml").read_text())
     assert image == yaml.safe_load((root / "values/dev/inference.image.yaml").read_text())

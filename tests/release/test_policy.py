@@ -7,8 +7,8 @@ from datetime import datetime
 
 import pytest
 
-from release import policy
 from release.errors import BadValuesError
+from release.values import promotion_policy
 
 
 @dataclass
@@ -26,14 +26,14 @@ class Files:
     )
 
     def read(self, path: str) -> bytes | None:
-        return self.text.encode() if path == policy.PATH else self.contents.get(path)
+        return self.text.encode() if path == promotion_policy.PATH else self.contents.get(path)
 
     def files(self, folder: str) -> list[str]:
-        return [policy.PATH, *self.contents]
+        return [promotion_policy.PATH, *self.contents]
 
 
-def rules(windows: str) -> policy.Rules:
-    return policy.read(Files(f"prod: {{windows: [{windows}]}}\n"), "prod")
+def rules(windows: str) -> promotion_policy.Rules:
+    return promotion_policy.read(Files(f"prod: {{windows: [{windows}]}}\n"), "prod")
 
 
 SEOUL = '{days: [mon, tue, wed, thu], from: "09:00", to: "16:00", timeZone: Asia/Seoul}'
@@ -62,8 +62,10 @@ def test_windows_are_read_in_their_time_zone(window: str, time: str, allowed: bo
 
 
 def test_without_rules_promotion_is_always_allowed() -> None:
-    assert policy.read(Files("prod:\n"), "prod").open(datetime.fromisoformat("2026-11-21"))
-    assert policy.read(Files(""), "stage").windows == ()
+    assert promotion_policy.read(Files("prod:\n"), "prod").open(
+        datetime.fromisoformat("2026-11-21")
+    )
+    assert promotion_policy.read(Files(""), "stage").windows == ()
 
 
 @pytest.mark.parametrize(
@@ -78,7 +80,7 @@ def test_without_rules_promotion_is_always_allowed() -> None:
 )
 def test_misspelt_rules_are_refused_by_their_key(rules: str, key: str) -> None:
     with pytest.raises(BadValuesError) as caught:
-        policy.read(Files(rules), "stage")
+        promotion_policy.read(Files(rules), "stage")
     assert key in str(caught.value)
 
 
@@ -86,17 +88,17 @@ def test_rules_for_an_environment_that_nobody_deploys_are_refused() -> None:
     """Found: a misspelt environment had no soak time and no windows, and nobody was told."""
     files = Files("stage: {}\n\nprdo:\n  soak: 30m\n")
     with pytest.raises(BadValuesError) as caught:
-        policy.read(files, "prod")
+        promotion_policy.read(files, "prod")
     assert "values/promotion.yaml:3: prdo" in caught.value.message
     assert caught.value.fix == "did you mean 'prod'?"
 
 
 def test_everything_wrong_with_the_rules_is_told_with_its_line() -> None:
     text = "stage:\n  soka: 3m\n  from: [prdo]\nprod:\n  soak: soon\n  from: [stge]\nprd: {}\n"
-    found = {(problem.line, problem.key) for problem in policy.problems(Files(text))}
+    found = {(problem.line, problem.key) for problem in promotion_policy.problems(Files(text))}
     assert found == {(7, "prd"), (2, "stage.soka"), (5, "prod.soak")}
-    [problem] = policy.problems(Files("prod:\n  from: [stge]\n"))
+    [problem] = promotion_policy.problems(Files("prod:\n  from: [stge]\n"))
     assert (problem.line, problem.key, problem.fix) == (2, "prod.from", "did you mean 'stage'?")
-    [problem] = policy.problems(Files("prod: [\n"))
+    [problem] = promotion_policy.problems(Files("prod: [\n"))
     assert "is not YAML" in problem.message
-    assert list(policy.problems(Files("prod: {from: [stage], soak: 3m}\n"))) == []
+    assert list(promotion_policy.problems(Files("prod: {from: [stage], soak: 3m}\n"))) == []

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from release import scalars
 from release.errors import BadValuesError
+from release.values import scalars
 
 CORPUS = {
     "plain": b"image:\n  tag: old\n",

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import yaml
 
-from release.render import releases, render_all
-from release.validate import values
-from release.validate.objects import SCHEMAS
+from release.render import merged_values as values
+from release.render.helm import releases, render_all
+from release.validate.objects.schemas import SCHEMAS
 from tests.charts.rendering import helm, manifests
 from tests.programs import cache_folder, require
 

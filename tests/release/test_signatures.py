@@ -13,9 +13,9 @@ import pytest
 from moto import mock_aws
 
 from release.errors import NotFoundError, ReleaseError
-from release.references import Image
-from release.registry import Registry
-from release.signatures import Identity, Key, signer
+from release.registry.client import Registry
+from release.registry.signatures import Identity, Key, signer
+from release.values.references import Image
 from tests.release.conftest import Answer, World, digest
 from tests.release.images import key_pair, push_image, sign_image, sign_image_with_a_bundle
 

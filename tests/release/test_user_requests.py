@@ -15,9 +15,9 @@ import pytest
 import yaml
 
 from release.checks.user_requests import Limit, Requests, UserRequests, grown
-from release.cluster import Cluster, Observation
+from release.cluster.client import Cluster, Observation
 from release.errors import NotFoundError, ReleaseError
-from release.look.traffic import Prometheus
+from release.live.traffic import Prometheus
 from tests.programs import require
 from tests.release.conftest import World
 from tests.release.kube import Kubernetes

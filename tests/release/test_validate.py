@@ -15,11 +15,13 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from release import holds, programs, render, validate
+from release import programs, validate
 from release.cli import app
-from release.render import Manifest, Release
-from release.validate import variables
+from release.render import helm
+from release.render.helm import Manifest, Release
 from release.validate.environment import Environment
+from release.validate.settings import variables
+from release.values import holds
 from tests.programs import require
 from tests.release.conftest import IDENTITY
 
@@ -191,8 +193,8 @@ def test_an_environment_nobody_deploys_is_refused_by_name() -> None:
 
 @pytest.fixture(scope="module")
 def dev() -> Documents:
-    rows = render.releases(ROOT, "dev")
-    return {r.release: r.manifests for r in render.render_all(ROOT, rows, placeholders=True)}
+    rows = helm.releases(ROOT, "dev")
+    return {r.release: r.manifests for r in helm.render_all(ROOT, rows, placeholders=True)}
 
 
 def of(documents: Documents, kind: str, name: str) -> Manifest:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from release import render, validate
-from release.validate import applications
+from release import validate
+from release.render import helm
+from release.validate.files import applications
 from release.validate.findings import Finding, merged
 from tests.programs import require
 from tests.release.broken_values import added, copied, replaced
@@ -38,7 +39,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def said(root: Path, environment: str = "dev") -> list[Finding]:
-    return list(applications.findings(root, environment, render.environments(root)))
+    return list(applications.findings(root, environment, helm.environments(root)))
 
 
 def test_the_shipped_applications_have_no_findings(root: Path) -> None:
@@ -97,8 +98,8 @@ def test_repositories_are_compared_as_argo_cd_does(root: Path, allowed: str) -> 
 
 
 def hosts_of(root: Path, *chosen: str) -> list[Finding]:
-    known = render.environments(root)
-    rows = {name: render.releases(root, name) for name in known}
+    known = helm.environments(root)
+    rows = {name: helm.releases(root, name) for name in known}
     return list(applications.hosts(root, rows, chosen or known))
 
 

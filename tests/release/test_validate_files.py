@@ -6,9 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from release import policy, render
-from release.render import Rendered
-from release.validate import addresses, listing, objects, run
+from release.render import helm
+from release.render.helm import Rendered
+from release.validate import run
+from release.validate.files import listing
+from release.validate.network import addresses
+from release.validate.objects import schemas
+from release.values import promotion_policy
+from release.values.folder import Folder
 from tests.programs import require
 from tests.release.broken_values import added, copied, found, replaced
 
@@ -35,19 +40,19 @@ def test_a_file_that_is_no_yaml_has_a_line_and_a_fix(
     """Found: Helm's refusal stood there alone."""
     file = tmp_path / "proxy.yaml"
     file.write_bytes(data)
-    told = objects.unreadable(file)
+    told = schemas.unreadable(file)
     assert told[0] == line
     assert fix in told[1]
     assert bool(fix) == bool(told[1])
-    release = render.Release("dev", "proxy", "service", "charts/service", "dev", (file.name,), ())
+    release = helm.Release("dev", "proxy", "service", "charts/service", "dev", (file.name,), ())
     refused = Rendered(release, "", f"failed to parse {file.name}: error converting YAML to JSON")
-    [one] = objects.of_helm(tmp_path, refused)
+    [one] = schemas.of_helm(tmp_path, refused)
     assert (one.file, one.line) == ("proxy.yaml", line)
     assert one.fix
 
 
 def said(root: Path) -> list[str]:
-    listed = render.releases(root, "dev")
+    listed = helm.releases(root, "dev")
     return [str(one) for one in listing.of_environment(root, "dev", listed)]
 
 
@@ -92,8 +97,8 @@ def test_pages_and_hidden_files_are_left_to_people(root: Path) -> None:
     ],
 )
 def test_rules_of_promotion_in_a_circle_are_found(root: Path, rules: str, keys: list[str]) -> None:
-    (root / policy.PATH).write_text(rules)
-    told = list(policy.problems(listing.Folder(root)))
+    (root / promotion_policy.PATH).write_text(rules)
+    told = list(promotion_policy.problems(Folder(root)))
     assert [one.key for one in told] == keys
     assert all("no build ever gets into them" in one.message and one.line for one in told)
 

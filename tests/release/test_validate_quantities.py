@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 
 from release import validate
 from release.errors import NotFoundError
-from release.render import Manifest, Release
-from release.validate import quantities, quota, run, values
+from release.render import merged_values
+from release.render.helm import Manifest, Release
+from release.validate import run
 from release.validate.environment import Environment
 from release.validate.findings import Finding, merged
+from release.validate.workloads import quantities, quota
 from tests.programs import require
 from tests.release.broken_values import ROOT, added, copied, found, replaced
 
@@ -53,7 +55,7 @@ def test_an_amount_that_cannot_be_meant_is_one_finding(
     """Found: `768MB` ended the command with a traceback, and `768` had no finding."""
     added(tmp_path, "inference.yaml", f"replicas: 1\nresources: {{{text}}}\n")
     resources = {"requests": {"memory": "128Mi"}, "limits": {"memory": "768Mi"}}
-    for group, amounts in values.read(tmp_path / "inference.yaml")["resources"].items():
+    for group, amounts in merged_values.read(tmp_path / "inference.yaml")["resources"].items():
         resources[group] |= amounts
     [one] = of_objects(tmp_path, "inference", workload(resources))
     assert (one.file, one.line, one.key) == ("inference.yaml", 2, f"resources.{key}")
@@ -76,7 +78,7 @@ def test_a_quota_that_kubernetes_refuses_is_found(
     shipped = (ROOT / "values/dev/environment.yaml").read_text()
     assert old in shipped
     (tmp_path / "environment.yaml").write_text(shipped.replace(old, new))
-    hard = values.read(tmp_path / "environment.yaml")["quota"]
+    hard = merged_values.read(tmp_path / "environment.yaml")["quota"]
     document = {"kind": "ResourceQuota", "metadata": {"name": "q"}, "spec": {"hard": hard}}
     [one] = of_objects(tmp_path, "environment", document)
     assert (one.file, one.line, one.key) == ("environment.yaml", 1, key)

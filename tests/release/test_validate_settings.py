@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from release.validate import labels, schedules, service_settings, variables
+from release.validate.objects import labels
+from release.validate.settings import service_settings, variables
+from release.validate.workloads import schedules
 from tests.programs import require
 from tests.release.broken_values import ROOT, added, copied, found, replaced
 

@@ -12,8 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from release import render, validate
-from release.validate import addresses, duplicates, egress, listing, variables
+from release import validate
+from release.render import helm as render
+from release.validate.files import duplicates, listing
+from release.validate.network import addresses, egress
+from release.validate.settings import variables
 from tests.programs import require
 from tests.release.broken_values import ROOT, added, copied, found, replaced
 

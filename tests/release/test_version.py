@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from release import versioning
 from release.cli import app
 from release.errors import BadReferenceError, BadValuesError, ConflictError
-from release.versioning import Version, read, released
+from release.records import versions
+from release.records.versions import Version, read, released
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = "# Changes\n\n## Unreleased\n\n### Added\n\n- One.\n\n## 1.2.3 (2026-01-01)\n\n- Old.\n"
@@ -86,7 +86,7 @@ def test_what_is_no_semantic_version_is_refused(text: str) -> None:
 
 @given(st.tuples(*[st.integers(0, 10**6)] * 3), st.sampled_from(["major", "minor", "patch"]))
 def test_the_next_version_is_higher_and_reads_as_it_is_written(
-    numbers: tuple[int, int, int], part: versioning.Part
+    numbers: tuple[int, int, int], part: versions.Part
 ) -> None:
     before = Version(*numbers)
     after = before.following(part)

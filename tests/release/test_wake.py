@@ -8,7 +8,7 @@ import pytest
 
 from cluster.manifest_repo import install_hook
 from cluster.wake import PATHS
-from release.cluster import REFRESH
+from release.cluster.client import REFRESH
 from tests.programs import require
 from tests.release.conftest import World
 from tests.release.kube import APPLICATIONS, Kubernetes

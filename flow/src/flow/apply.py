@@ -7,8 +7,8 @@ from pathlib import Path
 
 from flow import command
 from flow.errors import FlowError
-from release import layout, tree
-from release.validate.listing import Folder
+from release.values import layout, tree
+from release.values.folder import Folder
 
 APPLIED = ("values", "charts", "argocd")
 """What an edit is committed of; the rest of a work tree is left as it is."""

@@ -17,7 +17,7 @@ import typer
 
 from cluster.kube import Kubectl
 from flow.errors import FlowError
-from release import marks
+from release.cluster import offline_mark
 
 MOVING = "slipway/values-moving"
 """On an ApplicationSet whose Applications wait: whoever pauses them may not live to resume them."""
@@ -53,7 +53,7 @@ def pause(kubectl: Kubectl, repo: Path) -> list[str]:
     for environment in old:
         # The set first, so that none of its Applications waits without the mark.
         _annotate_set(kubectl, environment, f"{MOVING}=true")
-        _annotate_applications(kubectl, environment, f"{marks.SKIP}=true")
+        _annotate_applications(kubectl, environment, f"{offline_mark.SKIP}=true")
     left = (one for one in sets if MOVING in one["metadata"].get("annotations", {}))
     return sorted({*old, *(one["metadata"]["name"] for one in left)})
 
@@ -61,7 +61,7 @@ def pause(kubectl: Kubectl, repo: Path) -> list[str]:
 def resume(kubectl: Kubectl, environments: Sequence[str]) -> None:
     """Have the Applications of these environments go on."""
     for environment in environments:
-        _annotate_applications(kubectl, environment, f"{marks.SKIP}-")
+        _annotate_applications(kubectl, environment, f"{offline_mark.SKIP}-")
         _annotate_set(kubectl, environment, f"{MOVING}-")
 
 
@@ -97,7 +97,7 @@ def _annotate_applications(kubectl: Kubectl, environment: str, annotation: str) 
         f"application/{one['metadata']['name']}"
         for one in kubectl.items("applications", "-n", "argocd", selector)
         # Whoever has rolled back offline ends that himself.
-        if marks.MARK not in one["metadata"].get("annotations", {})
+        if offline_mark.MARK not in one["metadata"].get("annotations", {})
     ]
     if names:
         kubectl.run("annotate", "--overwrite", *names, "-n", "argocd", annotation)

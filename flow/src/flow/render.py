@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from flow.errors import FlowError
-from release import render as rendering
+from release.render import helm
 
 
 def render(clone: Path, environment: str) -> dict[str, list[dict[str, Any]]]:
@@ -14,7 +14,7 @@ def render(clone: Path, environment: str) -> dict[str, list[dict[str, Any]]]:
 
     Raises FlowError with Helm's own words where a value is refused.
     """
-    rendered = rendering.render_all(clone, rendering.releases(clone, environment))
+    rendered = helm.render_all(clone, helm.releases(clone, environment))
     for one in rendered:
         if one.error:
             raise FlowError(f"{one.release}: {one.error}")

@@ -15,7 +15,7 @@ from cluster import elsewhere, images, layout, manifest_repo
 from cluster.kube import Kubectl
 from flow.errors import FlowError
 from flow.source import PLACEHOLDER_URL
-from release.render import environments
+from release.render.helm import environments
 
 ENVIRONMENTS = tuple(environments(Path(__file__).resolve().parents[3]))
 """Those of this checkout, as argocd/environments has them."""

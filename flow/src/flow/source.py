@@ -9,9 +9,9 @@ from pathlib import Path
 
 from flow import command
 from flow.errors import FlowError
-from release import model_map, tree
 from release.errors import ReleaseError
-from release.validate.listing import Folder
+from release.values import model_map, tree
+from release.values.folder import Folder
 
 # The address in the committed files, which whoever adopts Slipway replaces by their own.
 PLACEHOLDER_URL = "https://github.com/your-organisation/slipway.git"

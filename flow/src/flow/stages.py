@@ -23,7 +23,7 @@ from flow import command, image, migrate, source
 from flow import render as rendering
 from flow.errors import FlowError
 from flow.site import ENVIRONMENTS, GATEWAY, Site
-from release.render import environments, releases
+from release.render.helm import environments, releases
 
 MODEL = "digits"
 MODELS_BUCKET = "models"

@@ -21,47 +21,17 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from release import affected as affected_images
-from release import (
-    change,
-    deployments,
-    diff,
-    explain,
-    history,
-    model_commands,
-    offline,
-    operations,
-    output,
-    proposal,
-    references,
-    snapshots,
-    tree,
-    verdicts,
-    verify,
-)
-from release import message as msg
-from release import status as status_table
+from release.changes import operations, transaction
+from release.changes import pull_request as proposal
+from release.changes.rollback import Rollback
 from release.checks import plan as check_plan
 from release.checks.run import Checks
 from release.checks.user_requests import Limit, UserRequests
-from release.cluster import Cluster
-from release.create.commands import app as new_app
-from release.diagnosis import Finding
-from release.doctor import command as doctor
-from release.errors import (
-    Exit,
-    FailedError,
-    NotFoundError,
-    ReleaseError,
-    TimedOutError,
-    UnreachableError,
-)
-from release.git import CommitTree, Git, ManifestRepo, open_repo
-from release.holds import EVERY, Hold
-from release.look import lines as looked
-from release.look import verified
-from release.look.traffic import IN_CLUSTER, Prometheus
-from release.options import (
+from release.cluster import snapshots
+from release.cluster.client import Cluster
+from release.commands import output
+from release.commands.changes import model as model_commands
+from release.commands.options import (
     AllowUnrelatedOption,
     ApiOption,
     ArgocdOption,
@@ -85,16 +55,40 @@ from release.options import (
     now,
     reported,
 )
-from release.revert import Revert
-from release.rollback import Rollback
-from release.sources import Sources
-from release.status import Line
-from release.version_command import version_command
+from release.commands.setup import doctor
+from release.commands.setup.new import app as new_app
+from release.commands.setup.version import version_command
+from release.diagnosis import explain
+from release.diagnosis.releases import Finding
+from release.errors import (
+    Exit,
+    FailedError,
+    NotFoundError,
+    ReleaseError,
+    TimedOutError,
+    UnreachableError,
+)
+from release.git import message as msg
+from release.git.ancestry import Sources
+from release.git.repository import CommitTree, Git, ManifestRepo, open_repo
+from release.live import verified_manifests
+from release.live.traffic import IN_CLUSTER, Prometheus
+from release.offline import rollback as offline
+from release.records import affected as affected_images
+from release.records import deployments, history, verdicts
+from release.render import diff
+from release.status import lines as looked
+from release.status import table
+from release.status.table import Line
+from release.values import references, tree
+from release.values.holds import EVERY, Hold
+from release.verification import watch as verify
+from release.verification.revert import Revert
 
 if TYPE_CHECKING:
-    from release.github import GitHub
-    from release.registry import Registry
-    from release.signatures import Signer
+    from release.git.github import GitHub
+    from release.registry.client import Registry
+    from release.registry.signatures import Signer
 
 app = typer.Typer(no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
 image_app = typer.Typer(no_args_is_help=True, help="The images an environment runs.")
@@ -146,21 +140,21 @@ def host(github_api: bool) -> GitHub | None:
 # pydantic together take as long to import as everything else.
 def github() -> GitHub:
     """The repository on GitHub that the environment names."""
-    from release.github import GitHub  # noqa: PLC0415
+    from release.git.github import GitHub  # noqa: PLC0415
 
     return GitHub.from_environment()
 
 
 def registry() -> Registry:
     """What asks registries."""
-    from release.registry import Registry  # noqa: PLC0415
+    from release.registry.client import Registry  # noqa: PLC0415
 
     return Registry()
 
 
 def signer(key: Path | None, identity: str, issuer: str) -> Signer:
     """Whose signature an image must carry."""
-    from release import signatures  # noqa: PLC0415
+    from release.registry import signatures  # noqa: PLC0415
 
     return signatures.signer(key, identity, issuer)
 
@@ -267,7 +261,9 @@ def image_set(
             sources(repo, source, git_timeout) as order,
         ):
             planner = operations.ImageSet(env, wanted, order, now(), allow_unrelated)
-            result = change.apply(repo, planner, dry_run=dry_run, sign=sign, host=host(github_api))
+            result = transaction.apply(
+                repo, planner, dry_run=dry_run, sign=sign, host=host(github_api)
+            )
         output.written(output_file, {"commit": result.commit or ""})
         output.show(json_output, output.outcome(result, dry_run))
 
@@ -345,7 +341,9 @@ def model_set(
         model = references.model(name, version, uri, sha256)
         with open_repo(manifest_repo, branch, timeout=git_timeout) as repo:
             planner = operations.ModelSet(env, release, model, now())
-            result = change.apply(repo, planner, dry_run=dry_run, sign=sign, host=host(github_api))
+            result = transaction.apply(
+                repo, planner, dry_run=dry_run, sign=sign, host=host(github_api)
+            )
         output.written(output_file, {"commit": result.commit or ""})
         output.show(json_output, output.outcome(result, dry_run))
 
@@ -446,7 +444,7 @@ def promote(
         if pull_request and not dry_run:
             proposed(repo, planner, output_file, sign=sign, json_output=json_output)
             return
-        result = change.apply(repo, planner, dry_run=dry_run, sign=sign, host=host(github_api))
+        result = transaction.apply(repo, planner, dry_run=dry_run, sign=sign, host=host(github_api))
         output.written(output_file, {"commit": result.commit or ""})
         output.show(json_output, output.outcome(result, dry_run))
 
@@ -549,7 +547,7 @@ def rollback(
             ),
             any_verdicts=any(entry.verdict == "deployed" for entry in known.of(env)),
         )
-        result = change.apply(repo, planner, dry_run=dry_run, sign=sign, host=host(github_api))
+        result = transaction.apply(repo, planner, dry_run=dry_run, sign=sign, host=host(github_api))
         output.written(output_file, {"commit": result.commit or ""})
         with output.before(json_output, output.outcome(result, dry_run)):
             if verify_after and not dry_run:
@@ -601,7 +599,9 @@ def reconcile(
                     services=mark.services, to=mark.commit,
                 ),
             )  # fmt: skip
-            result = change.apply(repo, planner, dry_run=dry_run, sign=sign, host=host(github_api))
+            result = transaction.apply(
+                repo, planner, dry_run=dry_run, sign=sign, host=host(github_api)
+            )
             commits += [result.commit] if result.commit else []
         target = verify.target(repo, env, None)
         if not dry_run:
@@ -654,7 +654,8 @@ def validate_command(
     Looked at is the folder as it is, committed or not, or the newest commit of another
     repository.
     """
-    from release import render, validate  # noqa: PLC0415
+    from release import validate  # noqa: PLC0415
+    from release.render import helm  # noqa: PLC0415
 
     with reported(json_output), contextlib.ExitStack() as stack:
         started = time.monotonic()
@@ -665,7 +666,7 @@ def validate_command(
                     fix="leave one of them out",
                 )
             repo = stack.enter_context(open_repo(manifest_repo, branch, timeout=git_timeout))
-            root = stack.enter_context(render.exported(repo.git, repo.fetch()))
+            root = stack.enter_context(helm.exported(repo.git, repo.fetch()))
         report = validate.validate(root, env or (), base)
         seconds = time.monotonic() - started
         output.printed(
@@ -915,7 +916,7 @@ def verify_command(
                 ],
                 "requests": requests.as_json() if requests is not None else None,
             },
-            status_table.findings(found),
+            table.findings(found),
             *(requests.notes() if requests is not None else ()),
             f"{env} at {target.commit[:12]}: deployed.",
         )
@@ -945,7 +946,7 @@ def user_requests(
 def shown(json_output: bool, found: list[Finding]) -> None:
     """Print what runs after a command; its JSON is the command's own."""
     if not json_output:
-        output.printed(json_output, {}, status_table.findings(found))
+        output.printed(json_output, {}, table.findings(found))
 
 
 def deployed(
@@ -980,7 +981,9 @@ def deployed(
                 f"{host} is answered 404 from now on: it is no host any more." for host in gone
             ]
             plan = replace(plan, notes=(*plan.notes, *notes))
-        checks = Checks(cluster, plan, verified.manifests(cluster, at, target.environment))
+        checks = Checks(
+            cluster, plan, verified_manifests.manifests(cluster, at, target.environment)
+        )
         requests = requests or user_requests(repo, cluster, target)
     try:
         watch = verify.Watch(
@@ -1052,7 +1055,7 @@ def reverted(
         target.environment, person(repo), reason, now(), services=services, to=parent, hold=False
     )
     try:
-        result = change.apply(repo, Revert(target, planner), dry_run=dry_run)
+        result = transaction.apply(repo, Revert(target, planner), dry_run=dry_run)
     except ReleaseError as error:
         return f"It was not reverted: {error.message}"
     if dry_run and result.plan.edits:
@@ -1116,19 +1119,19 @@ def status(
 
         found = look()
         if watch and not json_output:
-            with Live(status_table.render(found, now()), console=Console()) as live:
+            with Live(table.render(found, now()), console=Console()) as live:
                 while True:
                     time.sleep(interval)
                     found = look()
-                    notes = [Text(text) for text in status_table.explanations(found)]
-                    live.update(Group(status_table.render(found, now()), *notes))
+                    notes = [Text(text) for text in table.explanations(found)]
+                    live.update(Group(table.render(found, now()), *notes))
         output.printed(
             json_output,
             {"releases": [line.as_json() for line in found]},
-            status_table.render(found, now()),
-            *status_table.explanations(found),
+            table.render(found, now()),
+            *table.explanations(found),
         )
-        if status_table.failing(found):
+        if table.failing(found):
             raise typer.Exit(int(Exit.FAILED))
 
 
@@ -1158,7 +1161,7 @@ def hold(
     ):
         end = until.replace(tzinfo=UTC) if until is not None and until.tzinfo is None else until
         made = Hold(tuple(service or (EVERY,)), reason, owner or person(repo), now(), end)
-        result = change.apply(
+        result = transaction.apply(
             repo, operations.SetHold(env, made), dry_run=dry_run, sign=sign, host=host(github_api)
         )
         output.show(json_output, output.outcome(result, dry_run))
@@ -1182,7 +1185,7 @@ def unhold(
         reported(json_output),
         open_repo(manifest_repo, branch, timeout=git_timeout) as repo,
     ):
-        result = change.apply(
+        result = transaction.apply(
             repo,
             operations.Unhold(env, service or ()),
             dry_run=dry_run,
@@ -1221,7 +1224,7 @@ def weights(
         open_repo(manifest_repo, branch, timeout=git_timeout) as repo,
     ):
         planner = operations.Weights(env, service, variant, now(), weight, abort)
-        result = change.apply(repo, planner, dry_run=dry_run, sign=sign, host=host(github_api))
+        result = transaction.apply(repo, planner, dry_run=dry_run, sign=sign, host=host(github_api))
         output.show(json_output, output.outcome(result, dry_run))
 
 
@@ -1319,9 +1322,9 @@ def metrics_command(
                 one.environment,
                 str(one.deployments),
                 f"{one.per_day:.2f}",
-                status_table.age(one.lead_seconds) if one.lead_seconds is not None else "-",
+                table.age(one.lead_seconds) if one.lead_seconds is not None else "-",
                 f"{one.failure_rate:.0%}" if one.failure_rate is not None else "-",
-                status_table.age(one.restore_seconds) if one.restore_seconds is not None else "-",
+                table.age(one.restore_seconds) if one.restore_seconds is not None else "-",
             )
             for one in made
         ]

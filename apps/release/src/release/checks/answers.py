@@ -3,21 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from release.checks.plan import AtGateway, FromCaller, OfModel, Question
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What came back. ``error`` stands for no answer at all, ``status`` is 0 then."""
-
-    status: int = 0
-    body: str = ""
-    headers: Mapping[str, str] = field(default_factory=dict)
-    """By lower-case name."""
-    error: str = ""
+from release.cluster.pod_request import Answer
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,12 @@ from urllib.parse import urlsplit
 import httpx
 
 from kit.http.probe_header import PROBE, mark
-from release.checks import in_pod, samples
-from release.checks.answers import Answer, Problem, judge
-from release.checks.in_pod import SECONDS
+from release.checks import samples
+from release.checks.answers import Problem, judge
 from release.checks.plan import AtGateway, FromCaller, OfModel, Plan, Question
-from release.cluster import Cluster, ForbiddenError, Object
+from release.cluster import pod_request
+from release.cluster.client import Cluster, ForbiddenError, Object
+from release.cluster.pod_request import SECONDS, Answer
 from release.errors import NotFoundError, ReleaseError, UnreachableError
 
 PROBE_SECRET = "probe-credential"  # noqa: S105 - its name
@@ -134,10 +135,10 @@ class Asker:
         pod = self._ready_pod(ask.caller)
         if pod is None:
             raise NotFoundError(f"no pod of {ask.caller} is ready to ask it from")
-        request = in_pod.Request(ask.release, ask.port, path, method, headers, body)
+        request = pod_request.Request(ask.release, ask.port, path, method, headers, body)
         name = pod["metadata"]["name"]
         try:
-            return in_pod.ask(self.cluster, self.plan.environment, name, ask.caller, request)
+            return pod_request.ask(self.cluster, self.plan.environment, name, ask.caller, request)
         except NotFoundError as error:
             raise NotFoundError(
                 f"{error.message}; give it one of them, or set `check: {{enabled: false}}` for "

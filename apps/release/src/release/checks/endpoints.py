@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from release.checks.answers import Problem
-from release.cluster import Object
+from release.cluster.client import Object
 
 _SERVICE = "kubernetes.io/service-name"
 

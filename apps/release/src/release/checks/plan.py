@@ -15,11 +15,11 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from release import model_map, tree
 from release.errors import ReleaseError
-from release.layout import Row
-from release.references import Model
-from release.tree import Snapshot
+from release.values import model_map, tree
+from release.values.layout import Row
+from release.values.references import Model
+from release.values.tree import Snapshot
 
 Values = Mapping[str, Any]
 

@@ -11,9 +11,9 @@ from release.checks import endpoints
 from release.checks.answers import Problem
 from release.checks.ask import PROBE_KEY, PROBE_SECRET, Asker, Result, secret_value
 from release.checks.plan import Plan
-from release.cluster import Cluster, ForbiddenError, Observation
-from release.look import gateway, objects
-from release.snapshots import Manifests
+from release.cluster.client import Cluster, ForbiddenError, Observation
+from release.cluster.snapshots import Manifests
+from release.live import gateway, objects
 
 MISSING_SERVICE = "missing: Service "
 

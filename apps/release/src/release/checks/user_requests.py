@@ -14,9 +14,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from release.checks.answers import Problem
-from release.cluster import Cluster, Object, Observation
+from release.cluster.client import Cluster, Object, Observation
 from release.errors import ReleaseError
-from release.look.traffic import Counted, Prometheus, counted, metrics_of, running_pods
+from release.live.traffic import Counted, Prometheus, counted, metrics_of, running_pods
 
 LONGEST_SECONDS = 900.0
 """Requests from longer ago than this say little of now, however old the commit is."""

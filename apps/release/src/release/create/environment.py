@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from release import layout, render, tree
 from release.create.service import EMPTY_IMAGE, Files, read_as_text, read_text
 from release.errors import BadReferenceError, BadValuesError, ConflictError, NotFoundError
-from release.render import Release
+from release.render import helm
+from release.render.helm import Release
+from release.values import layout, tree
 
 _NAME = re.compile(r"[a-z](?:[a-z0-9-]*[a-z0-9])?")
 _REDIS = re.compile(r"(rediss?://[^\s/?#'\"\\]+)(/\d*)?(\?[^\s#'\"\\]*)?")
@@ -49,7 +50,7 @@ def planned(root: Path, wanted: NewEnvironment) -> Files:
     NotFoundError for an environment that is not there, BadValuesError where no Redis is left
     or the files of ``like`` are not understood.
     """
-    known = render.environments(root)
+    known = helm.environments(root)
     if not _NAME.fullmatch(wanted.name) or len(wanted.name) > LONGEST_NAME:
         raise BadReferenceError(
             f"The name {wanted.name!r} is no name of an environment, which is a namespace as well.",
@@ -68,7 +69,7 @@ def planned(root: Path, wanted: NewEnvironment) -> Files:
             raise NotFoundError(
                 f"Nobody deploys the environment {name!r}.", fix=f"use one of {', '.join(known)}"
             )
-    there = render.releases(root, like)
+    there = helm.releases(root, like)
     keep = [one for row in there for one in (row.name, row.service)] + [
         name for name in known if name != like
     ]

@@ -11,8 +11,8 @@ from typing import Any
 
 import yaml
 
-from release import layout
 from release.errors import BadValuesError
+from release.values import layout
 
 _ROUTES = re.compile(r"(\S*/values/services/)([\w.-]+)(/\{\{.*\}\}\.yaml)")
 _OF_ROUTING = 'dig "reads"'

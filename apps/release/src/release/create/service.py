@@ -15,9 +15,10 @@ from pathlib import Path
 
 import yaml
 
-from release import layout, render, tree
 from release.create import rows
 from release.errors import BadReferenceError, BadValuesError, ConflictError, NotFoundError
+from release.render import helm
+from release.values import layout, tree
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(?:-[a-z0-9]+)*")
 _PATH = re.compile(r"(?:/[a-z0-9][a-z0-9._-]*)+")
@@ -58,7 +59,7 @@ def planned(root: Path, wanted: NewService) -> Files:
     Raises BadReferenceError for a name or path that cannot be, ConflictError for one that is
     taken, NotFoundError for an environment or a checkout that is not there.
     """
-    known = render.environments(root)
+    known = helm.environments(root)
     if not (root / "apps").is_dir() or not known:
         raise NotFoundError(
             f"{root.resolve()} is no checkout of Slipway: it lacks apps/ or {layout.ENVIRONMENTS}.",
@@ -198,8 +199,8 @@ def _check_free(root: Path, name: str) -> None:
             raise ConflictError(
                 f"There is {folder} already.", fix="choose another name, or delete it first"
             )
-    for environment in render.environments(root):
-        for release in render.releases(root, environment):
+    for environment in helm.environments(root):
+        for release in helm.releases(root, environment):
             if name in (release.name, release.of):
                 raise ConflictError(
                     f"{layout.environment_file(environment)} lists a release {release.name} "

@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from release.doctor.checks import Check, fault, guarded, ok, unknown
+from release.doctor.results import Check, fault, guarded, ok, unknown
 from release.doctor.trust import AUDIENCE, ISSUER, Statement, opens_to_all, statements
-from release.registry import REPOSITORY_SETTINGS, ecr_host, split
+from release.registry.client import REPOSITORY_SETTINGS, ecr_host, split
 
 if TYPE_CHECKING:
     from mypy_boto3_ecr import ECRClient

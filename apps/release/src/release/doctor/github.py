@@ -11,9 +11,9 @@ from typing import Any
 from urllib.parse import quote
 
 from release.doctor import rules
-from release.doctor.checks import Check, fault, guarded, ok, unknown
+from release.doctor.results import Check, fault, guarded, ok, unknown
 from release.doctor.rules import App
-from release.github import GitHub, GitHubRefusedError
+from release.git.github import GitHub, GitHubRefusedError
 
 AREA = "GitHub"
 KEY = "RELEASE_APP_KEY"

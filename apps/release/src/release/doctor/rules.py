@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
-from release.doctor.checks import Check, fault, guarded, ok, unknown
 from release.doctor.ref_patterns import covers
-from release.github import GitHub, GitHubRefusedError
+from release.doctor.results import Check, fault, guarded, ok, unknown
+from release.git.github import GitHub, GitHubRefusedError
 
 AREA = "GitHub"
 GATE = "gate"

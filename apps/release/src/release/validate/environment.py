@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from release.render import Manifest, Release
+from release.render.helm import Manifest, Release
 
 INSTANCE = "app.kubernetes.io/instance"
 

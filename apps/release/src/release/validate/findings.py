@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from release import places
-from release.places import Place
-from release.render import Manifest, Release
-from release.validate import values
+from release.render import merged_values
+from release.render.helm import Manifest, Release
+from release.values import locations
+from release.values.locations import Place
 
 
 @dataclass(frozen=True, order=True)
@@ -63,9 +63,11 @@ def at_value(
     it stands at the release's last file, under ``key``.
     """
     shared = [path for path in paths if path[0] in ("env", "envFromSecrets")]
-    above = reversed(values.layers(values.of_files(root, release))[:-1]) if shared else ()
+    above = (
+        reversed(merged_values.layers(merged_values.of_files(root, release))[:-1]) if shared else ()
+    )
     for path in (*paths, *((*layer, *path) for layer in above for path in shared)):
-        place = places.place_of(root, release.files, path)
+        place = locations.place_of(root, release.files, path)
         if place is not None:
             return Finding(place.file, place.line, ".".join(path), message, fix, (str(release),))
     file = release.files[-1] if release.files else release.folder

@@ -9,29 +9,19 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from release import holds, render, tree
 from release.errors import BadValuesError, NotFoundError
-from release.git import CommitTree, Git
-from release.render import Release
-from release.validate import (
-    addresses,
-    applications,
-    callers,
-    duplicates,
-    egress,
-    labels,
-    listing,
-    names,
-    objects,
-    quantities,
-    quota,
-    schedules,
-    secret_names,
-    variables,
-)
+from release.git.repository import CommitTree, Git
+from release.render import helm
+from release.render.helm import Release
 from release.validate.environment import Environment
+from release.validate.files import applications, duplicates, listing
 from release.validate.findings import Finding, merged
-from release.validate.variables import Settings
+from release.validate.network import addresses, callers, egress
+from release.validate.objects import labels, names, schemas
+from release.validate.settings import variables
+from release.validate.settings.variables import Settings
+from release.validate.workloads import quantities, quota, schedules, secret_names
+from release.values import holds, tree
 
 
 @dataclass(frozen=True)
@@ -59,7 +49,7 @@ def validate(root: Path, only: Sequence[str] = (), base: str | None = None) -> R
                 f"{root} has no folder {folder}.",
                 fix="name the folder that has charts, values and argocd",
             )
-    known = render.environments(root)
+    known = helm.environments(root)
     for environment in only:
         if environment not in known:
             near = difflib.get_close_matches(environment, known, n=1)
@@ -83,7 +73,7 @@ def validate(root: Path, only: Sequence[str] = (), base: str | None = None) -> R
     unread: dict[str, Finding] = {}
     for environment in known:
         try:
-            rows[environment] = render.releases(root, environment)
+            rows[environment] = helm.releases(root, environment)
         except BadValuesError as error:
             file = f"argocd/environments/{environment}.yaml"
             unread[environment] = Finding(
@@ -109,15 +99,15 @@ def validate(root: Path, only: Sequence[str] = (), base: str | None = None) -> R
             findings.append(unread[environment])
     findings += completed("hosts", "values", lambda: applications.hosts(root, rows, chosen))
     wanted = [row for environment in chosen for row in rows.get(environment, [])]
-    results = render.render_all(root, wanted, placeholders=True)
+    results = helm.render_all(root, wanted, placeholders=True)
     for result in results:
         if result.error:
             folder = f"values/{result.release.environment}"
-            refused = partial(objects.of_helm, root, result)
+            refused = partial(schemas.of_helm, root, result)
             findings += completed("what Helm refuses", folder, refused)
     good = [result for result in results if not result.error]
     documents = {result.release: result.manifests for result in good}
-    findings += completed("schemas", "charts", lambda: objects.of_schemas(root, good))
+    findings += completed("schemas", "charts", lambda: schemas.of_schemas(root, good))
     settings, notes = variables.read(root)
     names_of = {name: frozenset(row.name for row in some) for name, some in rows.items()}
     for environment in chosen:
@@ -137,7 +127,7 @@ def cross_checks(environment: Environment, settings: Settings) -> Iterator[Findi
     """What no schema sees, within one environment."""
     checks: dict[str, Callable[[], Iterable[Finding]]] = {
         "settings": lambda: variables.findings(environment, settings),
-        "kinds": lambda: objects.of_project(environment),
+        "kinds": lambda: schemas.of_project(environment),
         "names": lambda: names.findings(environment),
         "callers": lambda: callers.findings(environment),
         "addresses": lambda: addresses.findings(environment),

@@ -1,0 +1,120 @@
+"""The planners of model add and remove, and where an environment's models lie."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+
+from release.changes import own_release
+from release.changes.operations import ModelSet, deployment_message, model_text
+from release.changes.transaction import Plan, Row
+from release.errors import BadReferenceError, ConflictError, NotFoundError
+from release.git.repository import CommitTree
+from release.values import holds, model_map, tree
+from release.values.references import Model
+
+DEFAULT_REPOSITORY = "s3://models"
+
+
+def models_of(at: CommitTree, environment: str) -> Iterator[tuple[str, Model]]:
+    """Every model of an environment with the release that serves it."""
+    for release in tree.model_releases(at, environment):
+        for model in model_map.read(at, environment, release).values():
+            yield release, model
+
+
+def repository_of(at: CommitTree, environment: str) -> str:
+    """Where the environment's models lie, by the first that lies as ``<name>/<version>``."""
+    for _, model in models_of(at, environment):
+        end = f"/{model.name}/{model.version}"
+        if model.uri.endswith(end):
+            return model.uri.removesuffix(end)
+    return DEFAULT_REPOSITORY
+
+
+@dataclass(frozen=True)
+class ModelAdd:
+    """Write a model that no release of the environment serves yet."""
+
+    environment: str
+    release: str
+    model: Model
+    now: datetime
+
+    def __call__(self, at: CommitTree) -> Plan:
+        """Raises ConflictError for a name that is taken; nothing to do where it is this model."""
+        tree.require_environment(at, self.environment)
+        model = self.model
+        check_free(
+            at, self.environment, self.release,
+            name=model.name, version=model.version, model=model,
+        )  # fmt: skip
+        return ModelSet(self.environment, self.release, self.model, self.now)(at)
+
+
+def check_free(
+    at: CommitTree,
+    environment: str,
+    release: str,
+    *,
+    name: str,
+    version: str,
+    model: Model | None = None,
+) -> None:
+    """Raises ConflictError where another release has the name, or this one another model of it.
+
+    Without ``model``, the version alone is compared: before it is published, nothing else is known.
+    """
+    for server, there in models_of(at, environment):
+        same = there.version == version and model in (None, there)
+        if there.name == name and (server != release or not same):
+            raise ConflictError(
+                f"{server} in {environment} serves {there.short} already.",
+                fix=f"`release model set --env {environment} --release {server}` writes another "
+                f"version of it; else add this one under another name",
+            )
+
+
+@dataclass(frozen=True)
+class ModelRemove:
+    """Take a model away from the release that serves it, and its own release with it."""
+
+    environment: str
+    name: str
+    now: datetime
+    last: bool = False
+    """Also where its server then has no model, and so no pods."""
+
+    def __call__(self, at: CommitTree) -> Plan:
+        """Raises NotFoundError where nobody serves it, HeldError when the release is held."""
+        tree.require_environment(at, self.environment)
+        found = [pair for pair in models_of(at, self.environment) if pair[1].name == self.name]
+        if not found:
+            names = ", ".join(model.name for _, model in models_of(at, self.environment))
+            raise NotFoundError(
+                f"{self.environment} has no model {self.name!r}.", fix=f"use one of {names or '-'}"
+            )
+        held = holds.read(at, self.environment)
+        edits: dict[str, bytes | None] = {}
+        rows: list[Row] = []
+        for release, model in found:
+            if hold := holds.covering(held, release, self.now):
+                raise holds.refuse(self.environment, release, hold)
+            left = model_map.read(at, self.environment, release)
+            del left[self.name]
+            rows.append(Row(release, "model", model_text(model), ""))
+            if not left and own_release.is_own(at, self.environment, release):
+                edits |= own_release.removed(at, self.environment, release)
+                continue
+            if not left and not self.last:
+                raise BadReferenceError(
+                    f"{self.name} is the only model of {release}, which runs no pods without one.",
+                    fix="pass --last if that is meant",
+                )
+            edits |= model_map.write(at, self.environment, release, left)
+        message = deployment_message(MODEL_REMOVE, self.environment, rows, [])
+        return Plan(edits, message, rows)
+
+
+MODEL_REMOVE = "model remove"

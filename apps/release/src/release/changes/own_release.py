@@ -1,0 +1,247 @@
+"""A release of its own for a model: the row, the files and the callers' entries it consists of.
+
+It shares the image and the values of the model server that it is made `of`. Whoever has that
+server's address in a setting gets an entry for the new one, in a file that only `release` writes.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+import yaml
+
+from release.changes.operations import deployment_message, model_text
+from release.changes.transaction import Plan, Row
+from release.checks.plan import values_of
+from release.create import rows
+from release.create.service import EMPTY_IMAGE
+from release.errors import BadReferenceError, BadValuesError, ConflictError, NotFoundError
+from release.git.repository import CommitTree
+from release.values import layout, model_map, tree
+from release.values.references import Model
+
+HEADER = "# Written by `release`; do not edit.\n"
+OF_ONE_MODEL = "# The release was made by `release model add` for its model, and goes with it.\n"
+"""In the map of models of such a release: how it is known again."""
+LONGEST_NAME = 40
+"""Of a release: the names of its objects begin with it and have at most 63 characters."""
+_NAME = re.compile(r"[a-z](?:[a-z0-9-]*[a-z0-9])?")
+_FIX = "name the release with --release, or put the model on a server that is there with --on"
+
+Edits = dict[str, bytes | None]
+
+
+def release_name(model: str) -> str:
+    """The name of a model's own release: the model's, as far as Kubernetes takes it.
+
+    Raises BadReferenceError where nothing that Kubernetes takes is left of it.
+    """
+    name = re.sub(r"[^a-z0-9]+", "-", model.lower()).strip("-")
+    if not _NAME.fullmatch(name) or len(name) > LONGEST_NAME:
+        raise BadReferenceError(
+            f"The model's name {model!r} makes no name of a release: lower-case letters, digits "
+            f"and dashes, a letter first, at most {LONGEST_NAME}.",
+            fix=_FIX,
+        )
+    return name
+
+
+@dataclass(frozen=True)
+class OwnRelease:
+    """Write a release for one model, like a model server that the environment has."""
+
+    environment: str
+    release: str
+    of: str
+    model: Model
+    now: datetime
+
+    def check(self, at: CommitTree) -> None:
+        """Raises NotFoundError, ConflictError or BadReferenceError where it cannot be made."""
+        tree.require_environment(at, self.environment)
+        if self.of not in (known := tree.model_releases(at, self.environment)):
+            raise tree.unknown_service(self.of, set(known), self.environment, "release with models")
+        if not _NAME.fullmatch(self.release) or len(self.release) > LONGEST_NAME:
+            raise BadReferenceError(f"{self.release!r} is no name of a release.", fix=_FIX)
+        for environment in tree.environments(at):
+            row = next(
+                (row for row in tree.entries(at, environment) if row.name == self.release), None
+            )
+            is_ours = environment != self.environment and row is not None and row.of == self.of
+            if row is not None and not is_ours:
+                raise ConflictError(
+                    f"There is a release {self.release} in {environment} already.", fix=_FIX
+                )
+        if self.release not in tree.releases(at, self.environment) and (
+            self.release in tree.present(at, self.environment)
+            or at.files(f"{layout.SERVICES}/{self.release}")
+        ):
+            raise ConflictError(
+                f"values/ has files of a release {self.release}, which no row of "
+                f"{layout.environment_file(self.environment)} names.",
+                fix="remove them, or choose another name with --release",
+            )
+        if not tree.read_image(at, self.environment, self.of).deployed:
+            raise ConflictError(
+                f"{self.of} in {self.environment} has no image yet, which the new release would "
+                "share.",
+                fix=f"deploy {self.of} first",
+            )
+
+    def __call__(self, at: CommitTree) -> Plan:
+        """Raises as `check` does, and BadValuesError where a file cannot be edited."""
+        self.check(at)
+        environment, release = self.environment, self.release
+        image = tree.read_image(at, environment, self.of)
+        path = layout.environment_file(environment)
+        text = rows.with_row(_text(at, path), path, release, of=self.of)
+        text = rows.with_servers(text, path, environment)
+        edits: Edits = {path: text.encode()}
+        image_path = tree.image_file(environment, release)
+        edits[image_path] = tree.with_image(EMPTY_IMAGE.encode(), image_path, image)
+        if (own := at.read(layout.values_file(environment, self.of))) is not None:
+            edits[layout.values_file(environment, release)] = own
+        for path, data in model_map.write(
+            at, environment, release, {self.model.name: self.model}
+        ).items():
+            edits[path] = (OF_ONE_MODEL.encode() + data) if data is not None else None
+        edits |= _with_server(at, environment, release, self.of)
+        notes = [f"{release} is a release of its own, with the image and the values of {self.of}."]
+        if not _has_callers(at, environment, self.of):
+            notes.append(
+                f"No release of {environment} has the address of {self.of} in a setting: name "
+                f"http://{release}:8080 where the model is asked."
+            )
+        shown = [
+            Row(release, "image", "", image.reference),
+            Row(release, "model", "", model_text(self.model)),
+        ]
+        message = deployment_message("model add", environment, shown, [])
+        return Plan(edits, message, shown, notes)
+
+
+def is_own(at: CommitTree, environment: str, release: str) -> bool:
+    """Whether `release model add` made this release for a model."""
+    data = at.read(tree.models_file(environment, release)) or b""
+    return data.startswith(OF_ONE_MODEL.encode())
+
+
+def removed(at: CommitTree, environment: str, release: str) -> Edits:
+    """The edits after which a model's own release is gone from an environment."""
+    path = layout.environment_file(environment)
+    edits: Edits = {path: rows.without_row(_text(at, path), path, release).encode()}
+    folder = f"values/{environment}/"
+    edits |= {
+        file: None for file in at.files(folder.rstrip("/")) if tree.release_of(file) == release
+    }
+    for file in at.files(folder.rstrip("/")):
+        if file.endswith(tree.SERVERS_SUFFIX) and tree.release_of(file) != release:
+            content = _loaded(at, file)
+            for key in ("services", "calls"):
+                (content.get(key) or {}).pop(release, None)
+            for setting in (content.get("env") or {}).values():
+                setting.pop(release, None)
+            left = _pruned(content)
+            edits[file] = _written(left) if left else None
+    return edits
+
+
+def _with_server(at: CommitTree, environment: str, release: str, of: str) -> Edits:
+    """What the mesh and each caller of a server say of it, said of a release like it."""
+    edits: Edits = {}
+    by_name = {row.name: row for row in tree.rows(at, environment)}
+    for name, row in by_name.items():
+        values = values_of(at, row)
+        if row.chart == "routing":
+            like = (values.get("services") or {}).get(of)
+            addition = {"services": {release: _of_mesh(like)}} if of in (
+                values.get("services") or {}
+            ) else {}  # fmt: skip
+        elif row.chart == "service":
+            settings = dict(_settings(values, of, release))
+            addition = {"env": settings} if settings else {}
+            if of in (values.get("calls") or {}):
+                addition["calls"] = {release: values["calls"][of] or {}}
+        else:
+            continue
+        if addition:
+            path = tree.servers_file(environment, name)
+            edits[path] = _written(_merged(_loaded(at, path), addition))
+    return edits
+
+
+def _has_callers(at: CommitTree, environment: str, of: str) -> bool:
+    return any(
+        True
+        for row in tree.rows(at, environment)
+        if row.chart == "service"
+        for _ in _settings(values_of(at, row), of, of)
+    )
+
+
+def _of_mesh(like: object) -> dict[str, Any]:
+    """What routing says of a server, without what leads to that one alone."""
+    own = {"paths", "subsets", "split", "rules", "mirror", "headers", "hosts"}
+    return {k: v for k, v in like.items() if k not in own} if isinstance(like, dict) else {}
+
+
+def _settings(
+    values: Mapping[str, Any], of: str, release: str
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Settings that hold an entry with the server's address, each with an entry like it."""
+    for setting, entries in (values.get("env") or {}).items():
+        if not isinstance(entries, dict):
+            continue
+        for entry in entries.values():
+            url = urlsplit(str(entry.get("url", ""))) if isinstance(entry, dict) else None
+            if url is not None and url.hostname is not None and url.hostname.split(".")[0] == of:
+                like = copy.deepcopy(entry)
+                host = url.netloc.replace(of, release, 1)
+                like["url"] = url._replace(netloc=host).geturl()
+                yield setting, {release: like}
+                break
+
+
+def _merged(low: dict[str, Any], high: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(low)
+    for key, value in high.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merged(merged[key], value) if both else value
+    return merged
+
+
+def _pruned(content: dict[str, Any]) -> dict[str, Any]:
+    """Without maps that have become empty at the top two levels."""
+    found = {}
+    for key, value in content.items():
+        kept = value
+        if key == "env":
+            kept = {name: entries for name, entries in value.items() if entries}
+        if kept:
+            found[key] = kept
+    return found
+
+
+def _written(content: dict[str, Any]) -> bytes:
+    return (HEADER + yaml.safe_dump(content, sort_keys=True, allow_unicode=True)).encode()
+
+
+def _loaded(at: CommitTree, path: str) -> dict[str, Any]:
+    data = at.read(path)
+    content = yaml.safe_load(data or b"") or {}
+    if not isinstance(content, dict):
+        raise BadValuesError(f"{path} is no map.", fix="restore the file from Git")
+    return content
+
+
+def _text(at: CommitTree, path: str) -> str:
+    data = at.read(path)
+    if data is None:
+        raise NotFoundError(f"{path} does not exist at {at.commit[:12]}.")
+    return data.decode()

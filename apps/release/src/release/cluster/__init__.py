@@ -1,0 +1,1 @@
+"""The Kubernetes API, and what `release` itself keeps in a cluster."""

@@ -1,0 +1,1 @@
+"""The commands of `release`, a file for each group."""

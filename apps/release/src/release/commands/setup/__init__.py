@@ -1,0 +1,1 @@
+"""Commands that set up a repository, a service, an environment, a version."""

@@ -1,0 +1,1 @@
+"""From what the cluster shows to what it means: how a release is, and why."""

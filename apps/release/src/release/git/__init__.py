@@ -1,0 +1,1 @@
+"""The manifest repository: its commits, how they are made and pushed, and GitHub's API."""

@@ -1,1 +1,0 @@
-"""What `release status` sees beside Argo CD's word: live objects, addresses, traffic."""

@@ -1,0 +1,1 @@
+"""Rolling back while Git is away."""

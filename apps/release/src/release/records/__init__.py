@@ -1,0 +1,1 @@
+"""What was deployed and judged before, as Git keeps it."""

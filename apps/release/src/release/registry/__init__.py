@@ -1,0 +1,1 @@
+"""Registries of images: whether a digest is there, and who signed it."""

@@ -1,0 +1,1 @@
+"""Charts and values to manifests, and what two commits change in them."""

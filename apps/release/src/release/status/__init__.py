@@ -1,0 +1,1 @@
+"""What `release status` shows: what is wanted and what runs."""

@@ -1,0 +1,1 @@
+"""Checks of files: their rows and folders, and what argocd/ says."""

@@ -1,0 +1,1 @@
+"""Checks of connections: addresses, callers, policies, hosts outside."""

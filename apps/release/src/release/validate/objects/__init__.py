@@ -1,0 +1,1 @@
+"""Checks of rendered objects of any kind: schemas, names, labels."""

@@ -1,0 +1,1 @@
+"""Checks of the services' settings, in environment variables and in values."""

@@ -1,0 +1,1 @@
+"""Checks of what runs: quantities, quota, schedules, Secrets."""
