@@ -16,9 +16,9 @@ import pytest
 from aiohttp import web
 from yarl import URL
 
-from proxy import access
-from proxy.access import AccessLog
-from proxy.metrics import Counter
+from proxy.telemetry import access_log
+from proxy.telemetry.access_log import AccessLog
+from proxy.telemetry.metrics import Counter
 from tests.ports import free_port
 from tests.proxy.conftest import Neighbour
 from tests.proxy.processes import running
@@ -120,7 +120,7 @@ async def test_lines_that_cannot_be_written_are_counted() -> None:
 async def test_lines_beyond_the_most_that_may_wait_are_counted(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(access, "MOST_LINES", 2)
+    monkeypatch.setattr(access_log, "MOST_LINES", 2)
     dropped = Counter("dropped", "")
     with (tmp_path / "log").open("wb") as file:
         log = AccessLog({"pod": "one"}, dropped, descriptor=file.fileno())

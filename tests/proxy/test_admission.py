@@ -15,10 +15,10 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from proxy.auth import Caller, allow
-from proxy.context import Request
-from proxy.jobs import Keys
-from proxy.redis_store import key_of
+from proxy.http.request import Request
+from proxy.jobs.queue import Keys
+from proxy.policy.authentication import Caller, allow
+from proxy.store.redis import key_of
 from tests.proxy.conftest import (
     Neighbour,
     Proxy,

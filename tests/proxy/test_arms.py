@@ -7,8 +7,8 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.arms import choose
-from proxy.settings import Arm
+from proxy.config.settings import Arm
+from proxy.policy.experiments import choose
 from tests.proxy.conftest import Neighbour, proxy_with
 
 ARMS = [Arm(name="control", weight=90), Arm(name="challenger", weight=10)]

@@ -19,8 +19,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
 from kit.http.problem import Problem
-from proxy.auth import Authenticator
-from proxy.settings import JwtPolicy
+from proxy.config.settings import JwtPolicy
+from proxy.policy.authentication import Authenticator
 from tests.proxy.conftest import Neighbour, Proxy, eventually, neighbour, proxy_with
 
 ISSUER, AUDIENCE = "https://issuer.test", "slipway"
@@ -319,7 +319,9 @@ async def test_the_last_keys_hold_for_a_bounded_time(monkeypatch: pytest.MonkeyP
     asked = [(b"authorization", f"Bearer {token()}".encode())]
     for after, status in ((0.0, None), (3500.0, None), (3700.0, 503)):
         moment = later + after
-        monkeypatch.setattr("proxy.auth.time.monotonic", lambda moment=moment: moment)
+        monkeypatch.setattr(
+            "proxy.policy.authentication.time.monotonic", lambda moment=moment: moment
+        )
         auth._tokens.clear()
         try:
             caller = await auth.caller(asked, moment + 10)

@@ -14,9 +14,9 @@ import redis.asyncio as redis
 from aiohttp import web
 
 from kit.lifecycle.health import Health
-from proxy import api, gateway
 from proxy.app import create_app
-from proxy.settings import ProxySettings
+from proxy.config.settings import ProxySettings
+from proxy.gateway import api, asgi
 from tests.proxy.conftest import METADATA, Neighbour, listening, proxy_with
 from tests.proxy.faults import speak
 
@@ -191,7 +191,7 @@ async def test_a_defect_of_ours_is_a_problem_document(monkeypatch: pytest.Monkey
         raise LookupError("something nobody thought of")
 
     monkeypatch.setattr(api, "json_answer", defect)
-    monkeypatch.setattr(gateway, "log", Mock())  # a traceback with all its locals takes seconds
+    monkeypatch.setattr(asgi, "log", Mock())  # a traceback with all its locals takes seconds
     settings = ProxySettings(access_log="off")
     async with listening(create_app(settings, Health())) as url:
         answer = await speak(

@@ -19,9 +19,9 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from kit.http.protocol import MOST_PIPELINED
-from proxy.cache import Memory, key_of
-from proxy.models import Answer
-from proxy.v2_cache import keep, question, recall
+from proxy.models.registry import Answer
+from proxy.predictions.cache import Memory, key_of
+from proxy.predictions.infer_cache import keep, question, recall
 from tests.proxy.conftest import METADATA, Neighbour, Proxy, eventually, proxy_with
 
 INFER = "/v2/models/digits/infer"

@@ -15,10 +15,11 @@ import redis.asyncio as redis
 from aiohttp import web
 
 from kit.http.problem import Problem
-from proxy import callbacks, worker
-from proxy.callbacks import Teller, check, is_public, sign
-from proxy.jobs import Keys
-from proxy.settings import CallbackPolicy
+from proxy.config.settings import CallbackPolicy
+from proxy.jobs import callbacks
+from proxy.jobs.callbacks import Teller, check, is_public, sign
+from proxy.jobs.queue import Keys
+from proxy.worker import loop
 from tests.proxy.conftest import Neighbour, Proxy, eventually, proxy_with, worker_with
 from tests.s3 import serve_s3
 
@@ -286,7 +287,7 @@ async def test_a_host_that_never_answers_has_half_of_the_callbacks(
 
     upstream.on("/silent", silent)
     upstream.on("/hook", hook)
-    monkeypatch.setattr(worker, "CALLBACKS_AT_ONCE", 2)
+    monkeypatch.setattr(loop, "CALLBACKS_AT_ONCE", 2)
     other = upstream.url.replace("127.0.0.1", "localhost")
     settings = settings_of(model, upstream, redis_url)
     settings["callbacks"] |= {"allow": [upstream.url, other], "timeout_seconds": 300}

@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kit.http.problem import Problem
-from proxy.carried import Carried, carried, choosing, key_of_choice, load
-from proxy.jobs import ENDED
+from proxy.http.propagation import Carried, carried, choosing, key_of_choice, load
+from proxy.jobs.queue import ENDED
 from tests.proxy.conftest import Neighbour, Proxy, Seen, eventually, proxy_with, worker_with
 
 ROWS = b'{"instances": [[' + b", ".join([b"0"] * 64) + b"]]}"

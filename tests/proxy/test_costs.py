@@ -18,13 +18,13 @@ from kit.http import request_headers
 from kit.http.problem import Problem
 from kit.memory.budget import BusyError
 from kit.pictures.pool import Decoding
-from proxy import carried, paths
-from proxy.blobs import Blobs
-from proxy.gateway import MOST_PARAMETERS
-from proxy.jobs import document
-from proxy.predict import Prediction
+from proxy.gateway.asgi import MOST_PARAMETERS
+from proxy.http import paths, propagation
+from proxy.jobs.queue import document
+from proxy.predictions.infer_cache import MOST_JSON_BYTES
+from proxy.predictions.predict import Prediction
 from proxy.services import Services
-from proxy.v2_cache import MOST_JSON_BYTES
+from proxy.store.s3 import Blobs
 from tests.proxy.conftest import METADATA, Neighbour, Proxy, proxy_with
 
 JSON = {"content-type": "application/json"}
@@ -127,15 +127,18 @@ def test_nothing_long_stays_in_a_table_of_decisions() -> None:
     """Found: four tables kept up to 176 MiB of paths, names, hosts and queries of callers."""
     tables = (
         paths._model_path,
-        carried._may_choose_kept,
-        carried._passable_query_kept,
+        propagation._may_choose_kept,
+        propagation._passable_query_kept,
         request_headers._is_written_like_host,
     )
     before = [table.cache_info().currsize for table in tables]
     long = b"a" * 5000
     assert paths.model_path(b"/v2/models/" + long) is None
     assert not request_headers.is_host(long)
-    assert carried.choosing([(long, b"1")], b"q=" + long, None) == (((long, b"1"),), b"q=" + long)
+    assert propagation.choosing([(long, b"1")], b"q=" + long, None) == (
+        ((long, b"1"),),
+        b"q=" + long,
+    )
     assert [table.cache_info().currsize for table in tables] == before
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kit.http.request_headers import BadTimeoutError
-from proxy.deadline import parse, passed_on
+from proxy.http.deadline import parse, passed_on
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import pytest
 from aiohttp import ClientError, ClientPayloadError, web
 
-from proxy.guards import Breaker
+from proxy.http.resilience import Breaker
 from tests.ports import free_port
 from tests.proxy.conftest import Neighbour, Proxy, eventually, proxy_with
 from tests.proxy.faults import toxic

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.guards import Breaker, Concurrency, RetryBudget
+from proxy.http.resilience import Breaker, Concurrency, RetryBudget
 
 
 def breaker() -> Breaker:

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy import headers
-from proxy.headers import DROPPED, BadHeadersError
+from proxy.http import headers
+from proxy.http.headers import DROPPED, BadHeadersError
 
 HOST = (b"host", b"proxy")
 

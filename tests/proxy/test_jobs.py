@@ -15,7 +15,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind
 
 from kit.telemetry.spans import configure
-from proxy.jobs import ENDED, PRIORITIES, Keys
+from proxy.jobs.queue import ENDED, PRIORITIES, Keys
 from tests.proxy.conftest import METADATA, Neighbour, Proxy, eventually, proxy_with, worker_with
 
 ROWS = b'{"instances":[' + orjson.dumps([1.0] * 64) + b"]}"

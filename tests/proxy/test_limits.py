@@ -10,10 +10,10 @@ from typing import Any, cast
 
 import pytest
 
-from proxy.context import Request
-from proxy.limits import Limits
-from proxy.redis_store import Store
-from proxy.settings import ProxySettings, RateLimit
+from proxy.config.settings import ProxySettings, RateLimit
+from proxy.http.request import Request
+from proxy.policy.rate_limit import Limits
+from proxy.store.redis import Store
 from tests.ports import free_port
 from tests.proxy.conftest import Neighbour, Proxy, proxy_with, running_redis
 from tests.proxy.faults import toxic

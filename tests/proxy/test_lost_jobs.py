@@ -14,7 +14,7 @@ import pytest
 import redis.asyncio as redis
 from aiohttp import web
 
-from proxy.jobs import ALONE, ENDED, GROUP, QUEUES, Keys
+from proxy.jobs.queue import ALONE, ENDED, GROUP, QUEUES, Keys
 from tests.proxy.conftest import Neighbour, Proxy, eventually, proxy_with, worker_with
 from tests.proxy.processes import Process, running
 

@@ -9,7 +9,7 @@ import pytest
 from redis.exceptions import AuthenticationError, ConnectionError
 
 from kit.lifecycle.health import READY_WITHOUT
-from proxy.redis_store import unreachable
+from proxy.store.redis import unreachable
 from tests.pods import NOBODY, entries, pod, run_to_its_end
 from tests.waits import until
 

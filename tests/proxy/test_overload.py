@@ -1,4 +1,4 @@
-"""proxy.overload: refusals before anything is parsed, and a limit that follows the loop's turns."""
+"""Overload: refusals before anything is parsed, and a limit that follows the loop's turns."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from aiohttp import web
 
 from kit.http import refusals
 from kit.http.admission import AIM, WINDOW
-from proxy.overload import FLOOR, Overload
+from proxy.server.overload import FLOOR, Overload
 from tests.proxy.conftest import Neighbour, Proxy, eventually, proxy_with
 
 INFER = b"POST /v2/models/digits/infer HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n"

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.paths import BadPathError, check, longest_prefix, model_path, without_stage
+from proxy.http.paths import BadPathError, check, longest_prefix, model_path, without_stage
 
 REFUSED = [
     b"/api/../v2",

@@ -22,12 +22,12 @@ from kit.http.problem import Problem
 from kit.oip.datatypes import NUMPY
 from kit.oip.errors import BadAnswerError, BadTensorError
 from kit.oip.messages import decode_answer, encode_request, pack
-from proxy import contract as contracts
-from proxy import tensors
-from proxy.contract import Tensor
-from proxy.models import fits
-from proxy.predict import Prepared
-from proxy.settings import Rule
+from proxy.config.settings import Rule
+from proxy.models import metadata as contracts
+from proxy.models import tensors
+from proxy.models.metadata import Tensor
+from proxy.models.registry import fits
+from proxy.predictions.predict import Prepared
 from tests.proxy.conftest import METADATA, Neighbour, Proxy, proxy_with
 from tests.proxy.test_app import png
 
@@ -368,7 +368,7 @@ def test_arrays_that_do_not_fit_the_next_models_datatype(values: Any, datatype: 
 
 
 def test_every_problem_is_explained() -> None:
-    source = "\n".join(path.read_text() for path in (ROOT / "apps/proxy/src/proxy").glob("*.py"))
+    source = "\n".join(path.read_text() for path in (ROOT / "apps/proxy/src/proxy").rglob("*.py"))
     raised = set(re.findall(r'Problem\(\s*[a-z_.0-9]+,\s*f?"([a-z-]+)"', source))
     raised |= set(re.findall(r'\breason = "([a-z-]+)"', source))
     raised |= {"unknown-ensemble", "unknown-pipeline"}

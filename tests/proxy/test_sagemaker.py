@@ -13,7 +13,7 @@ import pytest
 from aiohttp import web
 from moto.server import ThreadedMotoServer
 
-from proxy.jobs import ENDED
+from proxy.jobs.queue import ENDED
 from tests.aws_calls import held_against_its_policy
 from tests.ports import free_port
 from tests.proxy.conftest import Neighbour, Proxy, eventually, neighbour, proxy_with, worker_with
@@ -224,7 +224,7 @@ async def test_six_megabytes_are_the_limit(stub: Neighbour) -> None:
 def test_longer_than_sixty_seconds_cannot_be_asked_for() -> None:
     from pydantic import ValidationError
 
-    from proxy.settings import SageMakerBackend
+    from proxy.config.settings import SageMakerBackend
 
     with pytest.raises(ValidationError):
         SageMakerBackend(type="sagemaker", endpoint="x", timeout_seconds=61)

@@ -25,8 +25,8 @@ from inference.protocols.rest_v2 import build
 from inference.repository.manifest import TensorSpec
 from kit.oip.errors import BadTensorError
 from kit.oip.rows import is_protocol
-from proxy import tensors
-from proxy.contract import Contract, Tensor
+from proxy.models import tensors
+from proxy.models.metadata import Contract, Tensor
 from tests.inference import small_models
 from tests.inference.conftest import Running, serving
 from tests.proxy.conftest import Proxy, proxy_with

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from proxy.callbacks import check, is_public
-from proxy.settings import CallbackPolicy
+from proxy.config.settings import CallbackPolicy
+from proxy.jobs.callbacks import check, is_public
 from tests.proxy.conftest import Neighbour, Proxy, proxy_with
 
 ROWS = json.dumps({"instances": [[1.0] * 64]}).encode()

@@ -16,9 +16,9 @@ import orjson
 import pytest
 from aiohttp import ClientPayloadError, web
 
-from proxy import blobs
-from proxy.callbacks import Teller
-from proxy.settings import CallbackPolicy
+from proxy.config.settings import CallbackPolicy
+from proxy.jobs.callbacks import Teller
+from proxy.store import s3
 from tests.ports import free_port
 from tests.proxy.conftest import Neighbour, proxy_with
 from tests.proxy.faults import Toxic, toxic
@@ -179,7 +179,7 @@ async def test_s3_of_large_inputs(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model: Neighbour, redis_url: str, how: str
 ) -> None:
     """Found: S3 that hung kept a submit for four minutes."""
-    monkeypatch.setattr(blobs, "READ_SECONDS", 0.3)
+    monkeypatch.setattr(s3, "READ_SECONDS", 0.3)
     with serve_s3(tmp_path, ["kept"]) as store:
         for name, value in store.environment().items():
             monkeypatch.setenv(name, value)

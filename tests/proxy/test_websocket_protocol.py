@@ -13,8 +13,8 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from proxy import websocket_protocol
-from proxy.websocket_protocol import MOST_CONTROL_FRAMES, MOST_PIECES, BoundedWebSocket
+from proxy.server import websocket
+from proxy.server.websocket import MOST_CONTROL_FRAMES, MOST_PIECES, BoundedWebSocket
 from tests.proxy.conftest import Neighbour, Proxy, proxy_with
 
 
@@ -125,7 +125,7 @@ async def test_many_small_messages_in_one_read_are_parsed_with_other_work_in_bet
         later(socket)
 
     monkeypatch.setattr(BoundedWebSocket, "_later", counted)
-    monkeypatch.setattr(websocket_protocol, "SLICE_SECONDS", 0.0)
+    monkeypatch.setattr(websocket, "SLICE_SECONDS", 0.0)
     async with opened(proxy, upstream) as (reader, writer):
         writer.write(b"".join(frame(TEXT, b"%d" % number) for number in range(5000)))
         for number in range(5000):

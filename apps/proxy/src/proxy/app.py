@@ -11,13 +11,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from kit.http.probes import Probes
 from kit.lifecycle.health import Health
 from kit.telemetry.spans import Spans
-from proxy.api import create_api
-from proxy.gateway import Gateway
-from proxy.metrics import Metrics
-from proxy.queue_watch import QueueWatch
+from proxy.config.settings import ProxySettings
+from proxy.gateway.api import create_api
+from proxy.gateway.asgi import Gateway
 from proxy.services import START_FIX, Services
-from proxy.settings import ProxySettings
-from proxy.worker import Worker
+from proxy.telemetry.metrics import Metrics
+from proxy.worker.loop import Worker
 
 
 def create_app(
@@ -63,7 +62,7 @@ async def _work(services: Services, receive: Receive, send: Send) -> None:
     name = services.settings.pod_name or socket.gethostname()
     # A process that is started again in the same pod is another worker: the one before has died.
     worker = Worker(services, f"{name}-{secrets.token_hex(4)}")
-    watch = QueueWatch(services)
+    watch = services.watch_queues()
     working = asyncio.create_task(worker.run())
 
     def ended(task: asyncio.Task[None]) -> None:

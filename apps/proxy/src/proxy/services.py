@@ -12,20 +12,21 @@ import aiohttp
 from kit.lifecycle.health import Health
 from kit.memory.budget import Budget, body_budget
 from kit.telemetry.spans import Spans, configure
-from proxy.access import AccessLog
-from proxy.auth import Authenticator
-from proxy.blobs import Blobs
-from proxy.cache import PredictionCache
-from proxy.destination import Destination, guard_of
-from proxy.discovery import Server, missing
-from proxy.jobs import Jobs
-from proxy.limits import Limits
-from proxy.metrics import Metrics
-from proxy.models import HttpModel, ModelBackend, Models, destination_of
-from proxy.predictor import Predictor
-from proxy.redis_store import Store
-from proxy.sagemaker import SageMakerModel
-from proxy.settings import HttpBackend, ProxySettings, Target, discovers
+from proxy.config.settings import HttpBackend, ProxySettings, Target, discovers
+from proxy.http.destination import Destination, guard_of
+from proxy.jobs.metrics import QueueWatch
+from proxy.jobs.queue import Jobs
+from proxy.models.discovery import Server, missing
+from proxy.models.registry import HttpModel, ModelBackend, Models, destination_of
+from proxy.models.sagemaker import SageMakerModel
+from proxy.policy.authentication import Authenticator
+from proxy.policy.rate_limit import Limits
+from proxy.predictions.cache import PredictionCache
+from proxy.predictions.predictor import Predictor
+from proxy.store.redis import Store
+from proxy.store.s3 import Blobs
+from proxy.telemetry.access_log import AccessLog
+from proxy.telemetry.metrics import Metrics
 
 START_FIX = "correct the setting that it names; `proxy settings` says what each takes"
 MODELS_FIX = "publish these models to a server in PROXY_BACKENDS, or correct the settings"
@@ -156,6 +157,10 @@ class Services:
         ]
         if servers:
             self._background.append(self.loop.create_task(self._discover()))
+
+    def watch_queues(self) -> QueueWatch:
+        """Begin to report the depth and the age of the queues of jobs."""
+        return QueueWatch(self.jobs, self.metrics, self.health, self.settings.redis_url)
 
     async def stop(self) -> None:
         """Close everything; the requests have ended."""

@@ -1,0 +1,1 @@
+"""What the proxy's environment sets, and which values are refused."""

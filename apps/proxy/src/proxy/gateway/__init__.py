@@ -1,0 +1,1 @@
+"""The HTTP interface: the protocol of inference, the JSON API, its pages, and WebSockets."""

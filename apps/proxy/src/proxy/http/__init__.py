@@ -1,0 +1,1 @@
+"""A request and its way to a server behind the proxy: headers, deadline, client, protection."""

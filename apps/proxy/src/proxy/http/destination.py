@@ -1,0 +1,310 @@
+"""A backend or upstream with what guards it: places, breaker, retry budget, pooled connections."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import ssl
+from collections.abc import AsyncIterable, Callable
+from dataclasses import dataclass
+from time import monotonic
+
+from kit.http.problem import Problem
+from proxy.config.settings import Guard, Target, Upstream
+from proxy.http import client
+from proxy.http import deadline as deadlines
+from proxy.http.client import Connection, DeadlineExceededError, Pool, RefusedError, UpstreamError
+from proxy.http.resilience import Breaker, Concurrency, RetryBudget, patience
+from proxy.http.shared_timer import pulse_of
+from proxy.telemetry.metrics import Metrics
+
+FAILING = frozenset({500, 502, 503, 504})
+REPEATABLE_STATUS = frozenset({502, 503, 504})
+
+Body = bytes | AsyncIterable[bytes]
+
+
+@dataclass(slots=True)
+class Lane:
+    """One address of a destination."""
+
+    pool: Pool
+    weight: int
+    breaker: Breaker
+
+
+class Exchange:
+    """An answered request: ``connection`` has status and headers. ``end()`` it, always.
+
+    Whether the backend did well is known once the answer is whole: one that sends its head and
+    then nothing, or cuts the body, counts as failing.
+    """
+
+    __slots__ = (
+        "_breaker",
+        "_caller",
+        "_destination",
+        "_ended",
+        "_rushed",
+        "_undecided",
+        "connection",
+        "pool",
+        "seconds",
+    )
+
+    def __init__(
+        self,
+        destination: Destination,
+        lane: Lane,
+        connection: Connection,
+        seconds: float,
+        caller: str,
+        *,
+        undecided: bool,
+        rushed: bool,
+    ) -> None:
+        self._destination = destination
+        self._breaker = lane.breaker
+        self._caller = caller
+        self._ended = False
+        self._undecided = undecided
+        self._rushed = rushed
+        self.connection = connection
+        self.pool = lane.pool
+        self.seconds = seconds
+
+    def count_as_good(self) -> None:
+        """The head is what counts: the answer is a stream, which may never be whole."""
+        if self._undecided:
+            self._undecided = False
+            self._breaker.record(monotonic(), failed=False)
+
+    def end(self) -> None:
+        """Give back the connection and the place, and tell the breaker how it went."""
+        if not self._ended:
+            self._ended = True
+            if self._undecided:
+                self._tell_breaker()
+            self.connection.end()
+            self._destination.places.leave(self._caller)
+
+    def _tell_breaker(self) -> None:
+        error = self.connection.error
+        late = isinstance(error, DeadlineExceededError)
+        if self.connection.complete:
+            self._breaker.record(monotonic(), failed=False)
+        elif error is None or (late and self._rushed):
+            self._breaker.abandon()  # nobody waited for the rest, or not for long enough
+        else:
+            self._breaker.record(monotonic(), failed=True)
+            self._destination.metrics.upstream_failures.add(self._destination.name, error.reason)
+
+
+class Destination:
+    """Where requests go: one or several weighted addresses behind one name."""
+
+    def __init__(
+        self,
+        name: str,
+        targets: list[Target],
+        guard: Guard,
+        metrics: Metrics,
+        *,
+        retry_ratio: float,
+        connect_timeout: float,
+        idle_seconds: float,
+        usual_timeout: float,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self.name = name
+        self.metrics = metrics
+        self.timeout = guard.timeout_seconds
+        self._patience = patience(guard.timeout_seconds, usual_timeout)
+        self.places = Concurrency(guard.max_concurrency, guard.caller_share)
+        self.budget = RetryBudget(retry_ratio)
+        self.pulse = pulse_of(asyncio.get_running_loop())
+        self.lanes = [
+            Lane(
+                Pool(
+                    target.url,
+                    connect_timeout=connect_timeout,
+                    idle_seconds=idle_seconds,
+                    tls=tls,
+                ),
+                target.weight,
+                Breaker(
+                    guard.breaker_failures,
+                    guard.breaker_ratio,
+                    guard.breaker_window_seconds,
+                    guard.breaker_open_seconds,
+                ),
+            )
+            for target in targets
+            if target.weight
+        ]
+
+    async def ask(
+        self,
+        head: Callable[[Pool, float], bytes],
+        body: Body,
+        *,
+        deadline: float,
+        repeatable: bool,
+        head_only: bool = False,
+        caller: str = "",
+    ) -> Exchange:
+        """Send a request and wait for the answer's headers.
+
+        ``head`` makes the request's head for an address and the seconds that are left;
+        ``deadline`` is on `time.monotonic`'s clock; the exchange ends by it. ``repeatable`` allows
+        one more attempt after a failure that the backend may have seen. Raises Problem: 429
+        (concurrency), 502, 503 (unreachable, circuit open), 504.
+        """
+        if not self.places.enter(caller):
+            raise self.places.refusal(self.name)
+        self.budget.earn()
+        try:
+            return await self._attempts(
+                head, body, deadline, repeatable=repeatable, head_only=head_only, caller=caller
+            )
+        except BaseException:
+            self.places.leave(caller)
+            raise
+
+    async def _attempts(
+        self,
+        head: Callable[[Pool, float], bytes],
+        body: Body,
+        deadline: float,
+        *,
+        repeatable: bool,
+        head_only: bool,
+        caller: str,
+    ) -> Exchange:
+        first = True
+        tried: Lane | None = None
+        while True:
+            started = monotonic()
+            lane = self._pick(started, avoid=tried)
+            try:
+                connection = await client.request(
+                    lane.pool,
+                    head(lane.pool, deadline - started),
+                    body,
+                    deadline=deadline,
+                    head_only=head_only,
+                    repeatable=repeatable,
+                )
+            except UpstreamError as error:
+                now = monotonic()
+                if isinstance(error, DeadlineExceededError) and self._rushed(deadline - started):
+                    lane.breaker.abandon()
+                else:
+                    lane.breaker.record(now, failed=True)
+                self.metrics.upstream_failures.add(self.name, error.reason)
+                may = first and isinstance(body, bytes) and (repeatable or not error.sent)
+                if (
+                    may
+                    and not isinstance(error, DeadlineExceededError)
+                    and self._retry(now, deadline)
+                ):
+                    first, tried = False, lane
+                    continue
+                raise self.problem(error) from error
+            except BaseException:
+                lane.breaker.abandon()
+                raise
+            now = monotonic()
+            status = connection.status
+            undecided = status not in FAILING and not connection.complete
+            rushed = (undecided or status == 504) and self._rushed(deadline - started)
+            if status == 504 and rushed:
+                lane.breaker.abandon()
+            elif not undecided:
+                lane.breaker.record(now, failed=status in FAILING)
+            self.metrics.upstream.observe(now - started, self.name, str(status))
+            if (
+                status in REPEATABLE_STATUS
+                and first
+                and repeatable
+                and isinstance(body, bytes)
+                and self._retry(now, deadline)
+            ):
+                connection.end()
+                first, tried = False, lane
+                continue
+            return Exchange(
+                self, lane, connection, now - started, caller, undecided=undecided, rushed=rushed
+            )
+
+    def _rushed(self, given: float) -> bool:
+        """Whether the caller gave it so little time that being late tells nothing about it."""
+        return given < self._patience
+
+    def _retry(self, now: float, deadline: float) -> bool:
+        if deadline - now < 0.005:
+            return False
+        allowed = self.budget.spend()
+        self.metrics.retries.add(self.name, "made" if allowed else "over-budget")
+        return allowed
+
+    def _pick(self, now: float, *, avoid: Lane | None) -> Lane:
+        if len(self.lanes) == 1:
+            lane = self.lanes[0]
+            if lane.breaker.allows(now):
+                return lane
+            raise self._open(now)
+        candidates = [lane for lane in self.lanes if lane is not avoid] or self.lanes
+        for pool in (candidates, self.lanes):
+            left = list(pool)
+            while left:
+                (lane,) = random.choices(left, weights=[lane.weight for lane in left])
+                if lane.breaker.allows(now):
+                    return lane
+                left.remove(lane)
+        raise self._open(now)
+
+    def _open(self, now: float) -> Problem:
+        wait = min(lane.breaker.retry_after(now) for lane in self.lanes)
+        return Problem(
+            503,
+            "circuit-open",
+            f"{self.name} failed too often of late; it is asked again in {wait:.1f} s",
+            headers={"retry-after": str(max(1, round(wait)))},
+        )
+
+    def problem(self, error: UpstreamError) -> Problem:
+        """The answer for a backend that could not be asked."""
+        if isinstance(error, DeadlineExceededError):
+            return deadlines.exceeded(self.name)
+        if isinstance(error, RefusedError):
+            return Problem(
+                503,
+                error.reason,
+                f"{self.name} cannot be reached: {error}",
+                headers={"retry-after": "1"},
+            )
+        return Problem(502, error.reason, f"{self.name}: {error}")
+
+    def states(self) -> list[tuple[str, str]]:
+        """Address and breaker state of each lane."""
+        return [(lane.pool.url, lane.breaker.state) for lane in self.lanes]
+
+    def sweep(self) -> None:
+        """Close connections idle for too long."""
+        for lane in self.lanes:
+            lane.pool.sweep()
+
+    def close(self) -> None:
+        """Close every connection."""
+        for lane in self.lanes:
+            lane.pool.close()
+
+
+def guard_of(upstream: Upstream) -> Guard:
+    """The guard an `/api/` upstream's settings describe."""
+    return Guard(
+        timeout_seconds=upstream.timeout_seconds,
+        max_concurrency=upstream.max_concurrency,
+        caller_share=upstream.caller_share,
+    )

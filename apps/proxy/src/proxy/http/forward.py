@@ -1,0 +1,399 @@
+"""Passing a request through: bytes in, bytes out, nothing decoded on the way."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from time import monotonic
+
+from starlette.types import Message, Receive
+
+from kit.http.problem import Problem
+from kit.http.protocol import EVENT_STREAM
+from kit.memory.budget import BusyError
+from proxy.http import deadline as deadlines
+from proxy.http import headers
+from proxy.http.client import BODILESS, Pool, UpstreamError
+from proxy.http.destination import Body, Destination, Exchange
+from proxy.http.request import Request
+from proxy.http.shared_timer import Pulse, pulse_of
+from proxy.server.protocol import body_that_arrived
+
+COLLECTED_BYTES = 1024 * 1024
+SLOW_UPLOAD_SECONDS = 2.0  # what a streamed body may be late, all its pauses together
+HANG_UP_WATCH_SECONDS = 0.05
+SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+class HungUp(Exception):  # noqa: N818 - what happened, not a fault
+    """The caller closed the connection before the answer was there."""
+
+
+def too_large(limit: int) -> Problem:
+    """The answer to a body beyond the limit."""
+    return Problem(
+        413,
+        "body-too-large",
+        f"the request body is larger than {limit} bytes; send less, or raise PROXY_MAX_BODY_BYTES "
+        "and PROXY_BODY_MEMORY_BYTES, of which it is the smaller one",
+        headers={"connection": "close"},
+    )
+
+
+def hold(request: Request, size: int) -> None:
+    """Count bytes of a body in memory; Problem 429 where those of others leave no room."""
+    try:
+        request.hold(size)
+    except BusyError as error:
+        problem = bodies_busy(error)
+        problem.headers["connection"] = "close"  # the rest of it is not read
+        raise problem from None
+
+
+def bodies_busy(error: BusyError) -> Problem:
+    """The answer to a body for which there is no memory now."""
+    return Problem(429, "bodies-busy", str(error), headers={"retry-after": "1"})
+
+
+def declared_length(request: Request, limit: int) -> int | None:
+    """The Content-Length, None where the body is chunked or absent; 413 beyond ``limit``."""
+    value = request.header(b"content-length")
+    if value is None:
+        return None
+    length = int(value)
+    if length > limit:
+        raise too_large(limit)
+    return length
+
+
+async def _part(request: Request, deadline: float) -> tuple[bytes, bool]:
+    """The next bytes of the body, and whether more follow; 408 where they do not come in time."""
+    try:
+        async with asyncio.timeout(deadline - monotonic()):
+            message = await request.receive()
+    except TimeoutError:
+        raise Problem(
+            408,
+            "body-too-slow",
+            "the request's body did not arrive before its deadline; send it faster, or ask "
+            "for more time with X-Request-Timeout",
+            headers={"connection": "close"},
+        ) from None
+    if message["type"] == "http.disconnect":
+        raise HungUp
+    return message.get("body", b""), message.get("more_body", False)
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """The whole body, counted as it arrives, by the request's deadline."""
+    declared_length(request, limit)
+    arrived = body_that_arrived(request.scope)
+    if arrived is not None:
+        if len(arrived) > limit:
+            raise too_large(limit)
+        hold(request, len(arrived))
+        request.body_bytes = len(arrived)
+        return arrived
+    size = 0
+    begun: io.BytesIO | None = None  # it gives its bytes away, where joined parts are there twice
+    while True:
+        part, more = await _part(request, request.deadline)
+        size += len(part)
+        if size > limit:
+            raise too_large(limit)
+        hold(request, len(part))
+        if begun is not None:
+            begun.write(part)
+        elif more:
+            begun = io.BytesIO()
+            begun.write(part)
+        if not more:
+            request.body_bytes = size
+            return part if begun is None else begun.getvalue()
+
+
+async def body_of(
+    request: Request, limit: int, deadline: float, slowest: int
+) -> tuple[Body, int | None]:
+    """The body as bytes up to ``COLLECTED_BYTES``, as a stream from there on.
+
+    The second value is its length, None for a stream that must be sent chunked. Nothing is asked
+    of a backend before the body, or that much of it, is here: who sends slowly keeps nobody out.
+    The rest of a stream keeps a backend's connection, so it must come by ``deadline`` and at
+    ``slowest`` bytes a second.
+    """
+    length = declared_length(request, limit)
+    if length is None and request.header(b"transfer-encoding") is None:
+        return b"", 0
+    if length is not None and length <= COLLECTED_BYTES:
+        return await read_body(request, limit), length
+    begun: list[bytes] = []
+    size, more = 0, True
+    while more and size <= COLLECTED_BYTES:
+        part, more = await _part(request, deadline)
+        begun.append(part)
+        size += len(part)
+        if size > limit:
+            raise too_large(limit)
+        hold(request, len(part))
+    collected = b"".join(begun)
+    if not more:
+        request.body_bytes = size
+        return collected, size
+    return _streamed(request, collected, limit, deadline, slowest), length
+
+
+async def _streamed(
+    request: Request, collected: bytes, limit: int, deadline: float, slowest: int
+) -> AsyncIterator[bytes]:
+    chunked = request.header(b"content-length") is None
+    part, more, size, waited = collected, True, len(collected), 0.0
+    while True:
+        if part:
+            yield b"%x\r\n%b\r\n" % (len(part), part) if chunked else part
+        if not more:
+            request.body_bytes = size
+            if chunked:
+                yield b"0\r\n\r\n"
+            return
+        began = monotonic()  # the backend's own slowness does not count against the caller
+        allowed = SLOW_UPLOAD_SECONDS + (size - len(collected)) / slowest - waited
+        part, more = await _part(request, min(deadline, began + allowed))
+        waited += monotonic() - began
+        size += len(part)
+        if size > limit:
+            raise too_large(limit)
+
+
+def request_head(
+    request: Request,
+    pool: Pool,
+    target: bytes,
+    *,
+    length: int | None,
+    left: float,
+    margin: float,
+    dropped: frozenset[bytes],
+    more: bytes = b"",
+) -> bytes:
+    """The head of the request to the next hop. ``target`` is path and query."""
+    parts = [
+        request.method.encode(),
+        b" ",
+        pool.base_path,
+        target,
+        b" HTTP/1.1\r\nhost: ",
+        pool.authority,
+        b"\r\nx-request-id: ",
+        request.request_id,
+        b"\r\ntraceparent: ",
+        request.traceparent,
+        b"\r\nx-request-timeout: ",
+        deadlines.passed_on(left, margin=margin),
+        b"\r\n",
+        more,
+    ]
+    if length is None:
+        parts.append(b"transfer-encoding: chunked\r\n")
+    elif length or request.method not in SAFE:
+        parts.append(b"content-length: %d\r\n" % length)
+    if request.shadow:
+        parts.append(b"x-slipway-shadow: true\r\n")
+    if request.arm:
+        parts += (b"x-slipway-arm: ", request.arm, b"\r\n")
+    for name, value in headers.passable(request.headers, dropped):
+        parts += (name, b": ", value, b"\r\n")
+    parts.append(b"\r\n")
+    return b"".join(parts)
+
+
+def forwarding_headers(request: Request) -> bytes:
+    """Who asked, for upstreams that want to know."""
+    host = request.header(b"host") or b""
+    scheme = request.header(b"x-forwarded-proto") or request.scope["scheme"].encode()
+    proto = b"https" if scheme == b"https" else b"http"
+    return b"x-forwarded-for: %b\r\nx-forwarded-host: %b\r\nx-forwarded-proto: %b\r\n" % (
+        ", ".join(request.forwarded).encode("latin-1", "replace"),
+        host,
+        proto,
+    )
+
+
+class HangUpWatch:
+    """Cancels the serving task when the caller hangs up.
+
+    Watching costs a task, so it begins only once a request has taken a while. The body must
+    have been read; what the watch takes from ``receive`` is lost.
+    """
+
+    __slots__ = ("_due", "_pulse", "_receive", "_serving", "_watcher", "hung_up")
+
+    def __init__(self, receive: Receive, pulse: Pulse, now: float) -> None:
+        self._receive = receive
+        # The loop is named because to look it up is a call to the kernel.
+        self._serving = asyncio.current_task(pulse.loop)
+        self._watcher: asyncio.Task[None] | None = None
+        self._due = now + HANG_UP_WATCH_SECONDS
+        self._pulse = pulse
+        self.hung_up = False
+        pulse.add(self)
+
+    def pulse(self, now: float) -> None:
+        """Begin to watch once it has taken a while."""
+        if now >= self._due:
+            self._pulse.remove(self)
+            self._watcher = asyncio.get_running_loop().create_task(self._watch())
+
+    async def _watch(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self.hung_up = True
+        if self._serving is not None:
+            self._serving.cancel()
+
+    def stop(self) -> None:
+        """Look no more."""
+        self._pulse.remove(self)
+        if self._watcher is not None:
+            self._watcher.cancel()
+
+    def turned(self, error: asyncio.CancelledError) -> BaseException:
+        """HungUp where the cancellation was ours, the cancellation itself where not."""
+        if self.hung_up and self._serving is not None:
+            self._serving.uncancel()
+            return HungUp()
+        return error
+
+
+@contextmanager
+def watched(request: Request) -> Iterator[None]:
+    """Cancel what goes on inside once the caller hangs up. The body must have been read."""
+    watch = HangUpWatch(request.receive, pulse_of(asyncio.get_running_loop()), monotonic())
+    try:
+        yield
+    except asyncio.CancelledError as error:
+        raise watch.turned(error) from None
+    finally:
+        watch.stop()
+
+
+async def forward(
+    request: Request,
+    destination: Destination,
+    target: bytes,
+    *,
+    limit: int,
+    margin: float,
+    dropped: frozenset[bytes],
+    repeatable: bool,
+    now: float,
+    more: bytes = b"",
+    idle_seconds: float | None = None,
+    slowest: int = 1,
+) -> None:
+    """Send the request on and its answer back.
+
+    ``idle_seconds``: once the headers of the answer are there, the body may take as long as it
+    likes while bytes arrive this often. Event streams always may. Raises Problem before the
+    answer began; afterwards a failure closes the caller's connection, so that it cannot take
+    half an answer for a whole one.
+    """
+    deadline = min(request.deadline, now + destination.timeout)
+    body, length = await body_of(request, limit, deadline, slowest)
+    pulse = destination.pulse
+    watch = HangUpWatch(request.receive, pulse, now) if isinstance(body, bytes) else None
+    try:
+        exchange = await destination.ask(
+            lambda pool, left: request_head(
+                request,
+                pool,
+                target,
+                length=length,
+                left=left,
+                margin=margin,
+                dropped=dropped,
+                more=more,
+            ),
+            body,
+            deadline=deadline,
+            repeatable=repeatable,
+            head_only=request.method == "HEAD",
+            caller=request.caller_name,
+        )
+        try:
+            if watch is None:
+                watch = HangUpWatch(request.receive, pulse, monotonic())
+            await _answer(request, exchange, watch, idle_seconds)
+        finally:
+            exchange.end()
+    except asyncio.CancelledError as error:
+        raise (watch.turned(error) if watch is not None else error) from None
+    finally:
+        if watch is not None:
+            watch.stop()
+
+
+async def _answer(
+    request: Request, exchange: Exchange, watch: HangUpWatch, idle_seconds: float | None
+) -> None:
+    connection = exchange.connection
+    request.upstream_seconds += exchange.seconds
+    request.note(connection.headers)
+    passed = headers.passable(connection.headers, headers.ANSWER_DROPPED)
+    send = request.send
+    if connection.complete:
+        watch.stop()
+        data = connection.arrived()
+        if not (connection.counted or request.method == "HEAD" or connection.status in BODILESS):
+            # Its end was told by its chunks or by the connection's, and neither is passed on.
+            passed.append((b"content-length", b"%d" % len(data)))
+        if request.write_whole is not None and request.write_whole(connection.status, passed, data):
+            return
+    start: Message = {
+        "type": "http.response.start",
+        "status": connection.status,
+        "headers": passed,
+    }
+    if connection.complete:
+        exchange.end()  # a caller that does not take its answer must not keep the place
+        await send(start)
+        await send({"type": "http.response.body", "body": data})
+        return
+
+    async def pass_on(message: Message) -> None:
+        async with asyncio.timeout(connection.deadline - monotonic()):
+            await send(message)
+
+    if _is_event_stream(passed):
+        request.scope[EVENT_STREAM] = True
+        idle_seconds = 300.0 if idle_seconds is None else idle_seconds
+    if idle_seconds is not None:
+        exchange.count_as_good()
+    try:
+        await pass_on(start)
+        while True:
+            if idle_seconds is not None:
+                connection.extend(monotonic() + idle_seconds)
+            data = await connection.chunk()
+            if not data:
+                break
+            await pass_on({"type": "http.response.body", "body": data, "more_body": True})
+        watch.stop()
+        await pass_on({"type": "http.response.body", "body": b""})
+    except UpstreamError as error:
+        request.error = error.reason
+        raise Truncated(str(error)) from error
+    except TimeoutError as error:
+        request.error = "answer-not-taken"
+        raise Truncated("the caller did not take the answer in time") from error
+
+
+class Truncated(Exception):  # noqa: N818 - what happened, not a fault
+    """The backend failed in the middle of its answer, or the caller did not take it."""
+
+
+def _is_event_stream(answer_headers: list[tuple[bytes, bytes]]) -> bool:
+    value = headers.get(answer_headers, b"content-type") or b""
+    return value.startswith(b"text/event-stream")

@@ -1,0 +1,1 @@
+"""Who may ask, how often, and which arm of an experiment answers."""

@@ -1,0 +1,1 @@
+"""From an input to a prediction: prepared, asked, cached, and combined from several models."""

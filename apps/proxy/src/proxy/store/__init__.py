@@ -1,0 +1,1 @@
+"""Where the proxy keeps what outlives a request: Redis and S3."""

@@ -1,0 +1,1 @@
+"""What the proxy says of its requests: metrics and the access log."""
