@@ -22,7 +22,7 @@ from proxy.store import s3
 from tests.ports import free_port
 from tests.proxy.conftest import Neighbour, proxy_with
 from tests.proxy.faults import Toxic, toxic
-from tests.proxy.test_auth import AUDIENCE, ISSUER, jwks, token
+from tests.proxy.policy.test_authentication import AUDIENCE, ISSUER, jwks, token
 from tests.s3 import serve_s3
 from tests.waits import SECONDS
 

@@ -33,7 +33,7 @@ from tests.proxy.test_app import png
 
 JSON = {"content-type": "application/json"}
 CONTRACT = contracts.parse(METADATA, name="digits", max_pixels=1_000_000)
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture

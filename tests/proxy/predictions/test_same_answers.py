@@ -31,7 +31,7 @@ from tests.inference import small_models
 from tests.inference.conftest import Running, serving
 from tests.proxy.conftest import Proxy, proxy_with
 
-CASES = Path(__file__).parents[1] / "fixtures" / "oip"
+CASES = Path(__file__).parents[2] / "fixtures" / "oip"
 JSON, CSV, TEXT = "application/json", "text/csv", "text/plain"
 
 

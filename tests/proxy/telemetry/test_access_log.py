@@ -21,8 +21,8 @@ from proxy.telemetry.access_log import AccessLog
 from proxy.telemetry.metrics import Counter
 from tests.ports import free_port
 from tests.proxy.conftest import Neighbour
+from tests.proxy.policy.test_authentication import AUDIENCE, ISSUER, OTHER_RSA, jwks, token
 from tests.proxy.processes import running
-from tests.proxy.test_auth import AUDIENCE, ISSUER, OTHER_RSA, jwks, token
 
 JSON = {"content-type": "application/json"}
 
