@@ -16,7 +16,7 @@ import orjson
 import pytest
 from aiohttp import ClientPayloadError, web
 
-from proxy.config.settings import CallbackPolicy
+from proxy.config.policies import CallbackPolicy
 from proxy.jobs.callbacks import Teller
 from proxy.store import s3
 from tests.ports import free_port

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from proxy.config.settings import CallbackPolicy
+from proxy.config.policies import CallbackPolicy
 from proxy.jobs.callbacks import check, is_public
 from tests.proxy.conftest import Neighbour, Proxy, proxy_with
 

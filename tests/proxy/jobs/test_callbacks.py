@@ -15,7 +15,7 @@ import redis.asyncio as redis
 from aiohttp import web
 
 from kit.http.problem import Problem
-from proxy.config.settings import CallbackPolicy
+from proxy.config.policies import CallbackPolicy
 from proxy.jobs import callbacks
 from proxy.jobs.callbacks import Teller, check, is_public, sign
 from proxy.jobs.queue import Keys

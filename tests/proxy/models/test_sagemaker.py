@@ -224,7 +224,7 @@ async def test_six_megabytes_are_the_limit(stub: Neighbour) -> None:
 def test_longer_than_sixty_seconds_cannot_be_asked_for() -> None:
     from pydantic import ValidationError
 
-    from proxy.config.settings import SageMakerBackend
+    from proxy.config.backends import SageMakerBackend
 
     with pytest.raises(ValidationError):
         SageMakerBackend(type="sagemaker", endpoint="x", timeout_seconds=61)

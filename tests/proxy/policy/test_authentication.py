@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
 from kit.http.problem import Problem
-from proxy.config.settings import JwtPolicy
+from proxy.config.policies import JwtPolicy
 from proxy.policy.authentication import Authenticator
 from tests.proxy.conftest import Neighbour, Proxy, eventually, neighbour, proxy_with
 

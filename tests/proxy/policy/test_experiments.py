@@ -7,7 +7,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.config.settings import Arm
+from proxy.config.policies import Arm
 from proxy.policy.experiments import choose
 from tests.proxy.conftest import Neighbour, proxy_with
 

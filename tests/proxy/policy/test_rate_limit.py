@@ -10,7 +10,8 @@ from typing import Any, cast
 
 import pytest
 
-from proxy.config.settings import ProxySettings, RateLimit
+from proxy.config.policies import RateLimit
+from proxy.config.settings import ProxySettings
 from proxy.http.request import Request
 from proxy.policy.rate_limit import Limits
 from proxy.store.redis import Store

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from kit.http.problem import Problem
 from kit.oip.errors import BadTensorError
-from proxy.config.settings import Step
+from proxy.config.compositions import Step
 from proxy.models.metadata import Contract, Tensor
 from proxy.predictions.ensembles import connect, merge
 from tests.proxy.conftest import METADATA, Handler, Neighbour, Proxy, proxy_with

@@ -22,7 +22,7 @@ from kit.http.problem import Problem
 from kit.oip.datatypes import NUMPY
 from kit.oip.errors import BadAnswerError, BadTensorError
 from kit.oip.messages import decode_answer, encode_request, pack
-from proxy.config.settings import Rule
+from proxy.config.backends import Rule
 from proxy.models import metadata as contracts
 from proxy.models import tensors
 from proxy.models.metadata import Tensor

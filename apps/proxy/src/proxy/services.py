@@ -12,7 +12,8 @@ import aiohttp
 from kit.lifecycle.health import Health
 from kit.memory.budget import Budget, body_budget
 from kit.telemetry.spans import Spans, configure
-from proxy.config.settings import HttpBackend, ProxySettings, Target, discovers
+from proxy.config.backends import HttpBackend, Target, discovers
+from proxy.config.settings import ProxySettings
 from proxy.http.destination import Destination, guard_of
 from proxy.jobs.metrics import QueueWatch
 from proxy.jobs.queue import Jobs

@@ -19,7 +19,9 @@ from starlette.types import Scope
 from kit.http.problem import MEDIA_TYPE, Problem
 from kit.http.protocol import EVENT_STREAM
 from kit.oip.non_finite import HEADER as NON_FINITE
-from proxy.config.settings import NAME, ProxySettings, discovers
+from proxy.config.backends import discovers
+from proxy.config.settings import ProxySettings
+from proxy.config.types import NAME
 from proxy.gateway import pages
 from proxy.gateway.body import check_form, payload_of
 from proxy.gateway.infer_v2 import asking_of

@@ -28,7 +28,7 @@ from kit.http.request_headers import (
 from kit.lifecycle.health import Health
 from kit.telemetry import logs, tracing
 from kit.telemetry.spans import Spans
-from proxy.config.settings import HttpBackend
+from proxy.config.backends import HttpBackend
 from proxy.gateway import infer_v2
 from proxy.gateway.pages import OPEN_PATHS
 from proxy.gateway.websocket import pass_websocket

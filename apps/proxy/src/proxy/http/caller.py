@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from proxy.config.settings import RateLimit
+from proxy.config.policies import RateLimit
 
 
 @dataclass(frozen=True, slots=True)

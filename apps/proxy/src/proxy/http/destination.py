@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from time import monotonic
 
 from kit.http.problem import Problem
-from proxy.config.settings import Guard, Target, Upstream
+from proxy.config.backends import Guard, Target, Upstream
 from proxy.http import client
 from proxy.http import deadline as deadlines
 from proxy.http.client import Connection, DeadlineExceededError, Pool, RefusedError, UpstreamError

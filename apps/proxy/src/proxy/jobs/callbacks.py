@@ -19,7 +19,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from kit.http.problem import Problem
-from proxy.config.settings import CallbackPolicy
+from proxy.config.policies import CallbackPolicy
 
 SIGNATURE = "X-Slipway-Signature"
 

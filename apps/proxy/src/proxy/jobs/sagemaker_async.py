@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from botocore.exceptions import BotoCoreError, ClientError
 
 from kit.http.problem import Problem
-from proxy.config.settings import AsyncOutput
+from proxy.config.backends import AsyncOutput
 from proxy.models.registry import Answer, Asking
 from proxy.models.sagemaker import SageMakerModel, loads, mapped
 from proxy.predictions.predictor import said_by_container

@@ -17,7 +17,8 @@ import orjson
 
 from kit.http.problem import Problem
 from kit.telemetry import logs
-from proxy.config.settings import NAME, HttpBackend
+from proxy.config.backends import HttpBackend
+from proxy.config.types import NAME
 from proxy.http import deadline as deadlines
 from proxy.http.client import Pool, UpstreamError
 from proxy.http.destination import Destination

@@ -16,7 +16,8 @@ from kit.http.problem import Problem
 from kit.memory.budget import BusyError
 from kit.oip.messages import encode_request
 from kit.oip.tensors import bytes_element
-from proxy.config.settings import Backend, HttpBackend, ProxySettings, Rule
+from proxy.config.backends import Backend, HttpBackend, Rule
+from proxy.config.settings import ProxySettings
 from proxy.http import deadline as deadlines
 from proxy.http.client import Pool, UpstreamError
 from proxy.http.destination import Destination

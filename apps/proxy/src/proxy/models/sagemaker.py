@@ -21,7 +21,8 @@ from botocore.exceptions import (
 )
 
 from kit.http.problem import Problem
-from proxy.config.settings import ProxySettings, SageMakerBackend
+from proxy.config.backends import SageMakerBackend
+from proxy.config.settings import ProxySettings
 from proxy.http.resilience import Breaker, Concurrency, patience
 from proxy.models.metadata import Contract
 from proxy.models.registry import Answer, Asking

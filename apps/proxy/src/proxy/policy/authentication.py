@@ -14,7 +14,7 @@ import jwt
 
 from kit.http.problem import Problem
 from kit.telemetry import logs
-from proxy.config.settings import ApiKey, JwtPolicy
+from proxy.config.policies import ApiKey, JwtPolicy
 from proxy.http import headers
 from proxy.http.caller import Caller
 from proxy.http.request import Request

@@ -6,7 +6,9 @@ import hashlib
 import re
 from collections.abc import Sequence
 
-from proxy.config.settings import NAME, Arm, ProxySettings
+from proxy.config.policies import Arm
+from proxy.config.settings import ProxySettings
+from proxy.config.types import NAME
 from proxy.http.request import Request
 
 

@@ -15,7 +15,8 @@ from time import monotonic
 import redis.asyncio as redis
 
 from kit.http.problem import Problem
-from proxy.config.settings import ProxySettings, RateLimit
+from proxy.config.policies import RateLimit
+from proxy.config.settings import ProxySettings
 from proxy.http.request import Request
 from proxy.store.redis import Store, key_of, script
 

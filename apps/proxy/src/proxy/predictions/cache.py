@@ -19,7 +19,7 @@ from typing import Any, Generic, Literal, TypeVar
 import redis.asyncio as redis
 
 from kit.http.problem import Problem
-from proxy.config.settings import CachePolicy
+from proxy.config.backends import CachePolicy
 from proxy.http import deadline as deadlines
 from proxy.store.redis import Store
 from proxy.telemetry.metrics import Metrics

@@ -12,7 +12,7 @@ from kit.http.problem import Problem
 from kit.oip.errors import BadTensorError
 from kit.oip.messages import Packed, pack
 from kit.oip.tensors import Array
-from proxy.config.settings import Ensemble, Member, Pipeline, Step
+from proxy.config.compositions import Ensemble, Member, Pipeline, Step
 from proxy.models import tensors
 from proxy.models.metadata import Contract
 from proxy.models.registry import Asking, Models

@@ -10,7 +10,7 @@ import orjson
 from kit import json_names
 from kit.http.problem import Problem
 from kit.telemetry import logs
-from proxy.config.settings import CachePolicy
+from proxy.config.backends import CachePolicy
 from proxy.http import headers as headers_module
 from proxy.http.forward import read_body, watched
 from proxy.http.propagation import Pairs, choosing, key_of_choice

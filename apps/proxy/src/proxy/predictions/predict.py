@@ -20,7 +20,7 @@ from kit.oip.tensors import bytes_element, from_binary
 from kit.pictures.decode import FIXED_BYTES
 from kit.pictures.pool import BusyError, Decoding, TooCostlyError, csv_memory, json_memory
 from kit.transforms import TransformError
-from proxy.config.settings import HttpBackend
+from proxy.config.backends import HttpBackend
 from proxy.http.headers import length_of
 from proxy.models import tensors
 from proxy.models.metadata import Contract

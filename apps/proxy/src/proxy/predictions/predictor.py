@@ -15,7 +15,8 @@ from kit.http.problem import Problem
 from kit.json_names import repeated_name
 from kit.memory.budget import Budget, BusyError, TooCostlyError
 from kit.pictures.pool import Decoding
-from proxy.config.settings import HttpBackend, ProxySettings
+from proxy.config.backends import HttpBackend
+from proxy.config.settings import ProxySettings
 from proxy.http.forward import bodies_busy
 from proxy.http.propagation import choosing, key_of_choice
 from proxy.models.metadata import Contract
