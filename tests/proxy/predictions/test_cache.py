@@ -19,7 +19,7 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from kit.http.protocol import MOST_PIPELINED
-from proxy.models.registry import Answer
+from proxy.models.backend import Answer
 from proxy.predictions.cache import Memory, key_of
 from proxy.predictions.infer_cache import keep, question, recall
 from tests.proxy.conftest import METADATA, Neighbour, Proxy, eventually, proxy_with

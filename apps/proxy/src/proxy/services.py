@@ -17,8 +17,10 @@ from proxy.config.settings import ProxySettings
 from proxy.http.destination import Destination, guard_of
 from proxy.jobs.metrics import QueueWatch
 from proxy.jobs.queue import Jobs
+from proxy.models.backend import ModelBackend
 from proxy.models.discovery import Server, missing
-from proxy.models.registry import HttpModel, ModelBackend, Models, destination_of
+from proxy.models.http import HttpModel, destination_of
+from proxy.models.registry import Models
 from proxy.models.sagemaker import SageMakerModel
 from proxy.policy.authentication import Authenticator
 from proxy.policy.rate_limit import Limits

@@ -43,7 +43,8 @@ from proxy.http.propagation import carried
 from proxy.http.request import Request
 from proxy.jobs import callbacks
 from proxy.jobs.queue import Submission
-from proxy.models.registry import HttpModel, ModelBackend
+from proxy.models.backend import ModelBackend
+from proxy.models.http import HttpModel
 from proxy.policy.authentication import allow, unauthorized
 from proxy.predictions import ensembles
 from proxy.predictions.ensembles import Question

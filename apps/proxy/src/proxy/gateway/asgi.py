@@ -39,7 +39,7 @@ from proxy.http.headers import BadHeadersError, Headers
 from proxy.http.paths import BadPathError
 from proxy.http.request import Request
 from proxy.jobs.metrics import QueueWatch
-from proxy.models.registry import HttpModel
+from proxy.models.http import HttpModel
 from proxy.policy import authentication
 from proxy.policy.experiments import arm_of
 from proxy.predictions import infer_cache

@@ -14,7 +14,8 @@ from proxy.http.forward import forward, read_body, watched
 from proxy.http.paths import ModelPath
 from proxy.http.propagation import carried
 from proxy.http.request import Request
-from proxy.models.registry import Asking, HttpModel, ModelBackend
+from proxy.models.backend import Asking, ModelBackend
+from proxy.models.http import HttpModel
 from proxy.predictions import infer_cache
 from proxy.services import Services
 

@@ -11,7 +11,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from kit.http.problem import Problem
 from proxy.config.backends import AsyncOutput
-from proxy.models.registry import Answer, Asking
+from proxy.models.backend import Answer, Asking
 from proxy.models.sagemaker import SageMakerModel, loads, mapped
 from proxy.predictions.predictor import said_by_container
 

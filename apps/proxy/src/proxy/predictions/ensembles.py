@@ -14,8 +14,9 @@ from kit.oip.messages import Packed, pack
 from kit.oip.tensors import Array
 from proxy.config.compositions import Ensemble, Member, Pipeline, Step
 from proxy.models import tensors
+from proxy.models.backend import Asking
 from proxy.models.metadata import Contract
-from proxy.models.registry import Asking, Models
+from proxy.models.registry import Models
 from proxy.models.sagemaker import SageMakerModel
 from proxy.predictions.predict import Prediction, Prepared, predict, shown
 from proxy.predictions.predictor import Outcome, Predictor

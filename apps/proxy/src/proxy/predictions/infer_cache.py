@@ -15,8 +15,9 @@ from proxy.http import headers as headers_module
 from proxy.http.forward import read_body, watched
 from proxy.http.propagation import Pairs, choosing, key_of_choice
 from proxy.http.request import Request
+from proxy.models.backend import Answer, Asking
+from proxy.models.http import HttpModel
 from proxy.models.metadata import Contract
-from proxy.models.registry import Answer, Asking, HttpModel
 from proxy.predictions.cache import Made, PredictionCache, Sent, key_of
 from proxy.server.protocol import lines_of
 

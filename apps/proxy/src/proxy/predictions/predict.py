@@ -23,8 +23,8 @@ from kit.transforms import TransformError
 from proxy.config.backends import HttpBackend
 from proxy.http.headers import length_of
 from proxy.models import tensors
+from proxy.models.backend import Answer, Asking, ModelBackend
 from proxy.models.metadata import Contract
-from proxy.models.registry import Answer, Asking, ModelBackend
 
 Array = NDArray[Any]
 

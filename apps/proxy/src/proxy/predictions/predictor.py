@@ -19,8 +19,8 @@ from proxy.config.backends import HttpBackend
 from proxy.config.settings import ProxySettings
 from proxy.http.forward import bodies_busy
 from proxy.http.propagation import choosing, key_of_choice
+from proxy.models.backend import Asking, ModelBackend
 from proxy.models.metadata import Contract
-from proxy.models.registry import Asking, ModelBackend
 from proxy.models.sagemaker import SageMakerModel, loads
 from proxy.predictions.cache import Made, PredictionCache, key_of
 from proxy.predictions.predict import (

@@ -32,7 +32,7 @@ from proxy.jobs import sagemaker_async, scripts
 from proxy.jobs.callbacks import Teller
 from proxy.jobs.lost import died_alone
 from proxy.jobs.queue import ALONE, GROUP, PRIORITIES, QUEUES, Keys, document, ensure_groups, pause
-from proxy.models.registry import Asking, ModelBackend
+from proxy.models.backend import Asking, ModelBackend
 from proxy.models.sagemaker import SageMakerModel
 from proxy.services import Services
 from proxy.store.redis import script, unreachable
