@@ -21,8 +21,8 @@ from kit.pictures.pool import Decoding
 from proxy.gateway.asgi import MOST_PARAMETERS
 from proxy.http import paths, propagation
 from proxy.jobs.queue import document
+from proxy.predictions.answers import Prediction
 from proxy.predictions.infer_cache import MOST_JSON_BYTES
-from proxy.predictions.predict import Prediction
 from proxy.services import Services
 from proxy.store.s3 import Blobs
 from tests.proxy.conftest import METADATA, Neighbour, Proxy, proxy_with

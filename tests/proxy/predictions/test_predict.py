@@ -27,7 +27,7 @@ from proxy.models import metadata as contracts
 from proxy.models import tensors
 from proxy.models.metadata import Tensor
 from proxy.models.registry import fits
-from proxy.predictions.predict import Prepared
+from proxy.predictions.inputs import Prepared
 from tests.proxy.conftest import METADATA, Neighbour, Proxy, proxy_with
 from tests.proxy.test_app import png
 

@@ -48,7 +48,7 @@ from proxy.models.http import HttpModel
 from proxy.policy.authentication import allow, unauthorized
 from proxy.predictions import ensembles
 from proxy.predictions.ensembles import Question
-from proxy.predictions.predict import media_type
+from proxy.predictions.inputs import media_type
 from proxy.predictions.predictor import Outcome
 from proxy.services import Services
 

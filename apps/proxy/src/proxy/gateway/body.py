@@ -17,7 +17,7 @@ from kit.http.problem import Problem
 from kit.memory.budget import BusyError
 from proxy.http.forward import bodies_busy, read_body
 from proxy.http.request import Request
-from proxy.predictions.predict import JSON
+from proxy.predictions.inputs import JSON
 from proxy.services import Services
 
 SMALL = 16 * 1024

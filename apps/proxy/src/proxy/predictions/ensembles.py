@@ -18,7 +18,9 @@ from proxy.models.backend import Asking
 from proxy.models.metadata import Contract
 from proxy.models.registry import Models
 from proxy.models.sagemaker import SageMakerModel
-from proxy.predictions.predict import Prediction, Prepared, predict, shown
+from proxy.predictions.answers import Prediction
+from proxy.predictions.inputs import Prepared
+from proxy.predictions.predict import predict, shown
 from proxy.predictions.predictor import Outcome, Predictor
 
 

@@ -22,16 +22,11 @@ from proxy.http.propagation import choosing, key_of_choice
 from proxy.models.backend import Asking, ModelBackend
 from proxy.models.metadata import Contract
 from proxy.models.sagemaker import SageMakerModel, loads
+from proxy.predictions.answers import Prediction
 from proxy.predictions.cache import Made, PredictionCache, key_of
-from proxy.predictions.predict import (
-    JSON,
-    Prediction,
-    Prepared,
-    predict,
-    prepare,
-    prepares_on_server,
-    shown,
-)
+from proxy.predictions.inputs import JSON, Prepared
+from proxy.predictions.predict import predict, shown
+from proxy.predictions.prepare import prepare, prepares_on_server
 from proxy.store.redis import Store
 from proxy.store.redis import key_of as redis_key_of
 
