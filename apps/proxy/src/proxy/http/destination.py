@@ -13,7 +13,8 @@ from kit.http.problem import Problem
 from proxy.config.backends import Guard, Target, Upstream
 from proxy.http import client
 from proxy.http import deadline as deadlines
-from proxy.http.client import Connection, DeadlineExceededError, Pool, RefusedError, UpstreamError
+from proxy.http.client import Pool
+from proxy.http.connection import Connection, DeadlineExceededError, RefusedError, UpstreamError
 from proxy.http.resilience import Breaker, Concurrency, RetryBudget, patience
 from proxy.http.shared_timer import pulse_of
 from proxy.telemetry.metrics import Metrics

@@ -15,7 +15,8 @@ from kit.http.protocol import EVENT_STREAM
 from kit.memory.budget import BusyError
 from proxy.http import deadline as deadlines
 from proxy.http import headers
-from proxy.http.client import BODILESS, Pool, UpstreamError
+from proxy.http.client import Pool
+from proxy.http.connection import BODILESS, UpstreamError
 from proxy.http.destination import Body, Destination, Exchange
 from proxy.http.request import Request
 from proxy.http.shared_timer import Pulse, pulse_of

@@ -20,7 +20,8 @@ from kit.telemetry import logs
 from proxy.config.backends import HttpBackend
 from proxy.config.types import NAME
 from proxy.http import deadline as deadlines
-from proxy.http.client import Pool, UpstreamError
+from proxy.http.client import Pool
+from proxy.http.connection import UpstreamError
 from proxy.http.destination import Destination
 
 log = logs.get("proxy.discovery")

@@ -15,7 +15,8 @@ from kit.oip.tensors import bytes_element
 from proxy.config.backends import HttpBackend
 from proxy.config.settings import ProxySettings
 from proxy.http import deadline as deadlines
-from proxy.http.client import Pool, UpstreamError
+from proxy.http.client import Pool
+from proxy.http.connection import UpstreamError
 from proxy.http.destination import Destination
 from proxy.http.forward import bodies_busy
 from proxy.http.propagation import NOTHING, Carried
