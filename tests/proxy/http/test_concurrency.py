@@ -72,7 +72,7 @@ async def test_a_chunked_body_is_passed_on_when_it_is_there(
 async def test_a_stream_that_comes_too_slowly_is_408(
     upstream: Neighbour, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("proxy.http.forward.SLOW_UPLOAD_SECONDS", 0.1)
+    monkeypatch.setattr("proxy.http.body.SLOW_UPLOAD_SECONDS", 0.1)
     upstream.on("*", _echo)
     async with proxy_with(upstreams={"up": {"url": upstream.url}}) as proxy:
         host, port = proxy.url.removeprefix("http://").split(":")

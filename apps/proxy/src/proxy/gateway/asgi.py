@@ -34,7 +34,8 @@ from proxy.gateway.pages import OPEN_PATHS
 from proxy.gateway.websocket import pass_websocket
 from proxy.http import deadline as deadlines
 from proxy.http import headers, paths
-from proxy.http.forward import HungUp, Truncated, forward, forwarding_headers
+from proxy.http.body import HungUp
+from proxy.http.forward import Truncated, forward, forwarding_headers
 from proxy.http.headers import BadHeadersError, Headers
 from proxy.http.paths import BadPathError
 from proxy.http.request import Request

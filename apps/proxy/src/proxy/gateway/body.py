@@ -15,7 +15,7 @@ from kit.http.content_coding import (
 )
 from kit.http.problem import Problem
 from kit.memory.budget import BusyError
-from proxy.http.forward import bodies_busy, read_body
+from proxy.http.body import bodies_busy, read_body
 from proxy.http.request import Request
 from proxy.predictions.inputs import JSON
 from proxy.services import Services

@@ -10,7 +10,8 @@ import orjson
 from kit.http.problem import Problem
 from kit.version import version_of
 from proxy.http import headers
-from proxy.http.forward import forward, read_body, watched
+from proxy.http.body import read_body
+from proxy.http.forward import forward, watched
 from proxy.http.paths import ModelPath
 from proxy.http.propagation import carried
 from proxy.http.request import Request

@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from starlette.types import Receive, Scope, Send
 
 from kit.memory.budget import Budget
+from proxy.config.policies import RateLimit
 from proxy.http import headers, paths
-from proxy.http.caller import Caller
 
 WriteWhole = Callable[[int, list[tuple[bytes, bytes]], bytes], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Somebody known: ``name`` for logs and limits, and what they may do."""
+
+    name: str
+    scopes: frozenset[str]
+    rate_limit: RateLimit | None = None
+
+    def may(self, action: str, thing: str) -> bool:
+        """Whether a scope allows ``action:thing``, ``action:*`` or everything (``*``)."""
+        return (
+            "*" in self.scopes or f"{action}:*" in self.scopes or f"{action}:{thing}" in self.scopes
+        )
 
 
 class Request:

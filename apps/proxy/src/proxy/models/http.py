@@ -15,10 +15,10 @@ from kit.oip.tensors import bytes_element
 from proxy.config.backends import HttpBackend
 from proxy.config.settings import ProxySettings
 from proxy.http import deadline as deadlines
+from proxy.http.body import bodies_busy
 from proxy.http.client import Pool
 from proxy.http.connection import UpstreamError
 from proxy.http.destination import Destination
-from proxy.http.forward import bodies_busy
 from proxy.http.propagation import NOTHING, Carried
 from proxy.models import metadata as contracts
 from proxy.models.backend import Answer, Asking

@@ -16,8 +16,7 @@ from kit.http.problem import Problem
 from kit.telemetry import logs
 from proxy.config.policies import ApiKey, JwtPolicy
 from proxy.http import headers
-from proxy.http.caller import Caller
-from proxy.http.request import Request
+from proxy.http.request import Caller, Request
 
 log = logs.get("proxy.auth")
 

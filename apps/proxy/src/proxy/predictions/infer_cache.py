@@ -12,7 +12,8 @@ from kit.http.problem import Problem
 from kit.telemetry import logs
 from proxy.config.backends import CachePolicy
 from proxy.http import headers as headers_module
-from proxy.http.forward import read_body, watched
+from proxy.http.body import read_body
+from proxy.http.forward import watched
 from proxy.http.propagation import Pairs, choosing, key_of_choice
 from proxy.http.request import Request
 from proxy.models.backend import Answer, Asking

@@ -17,7 +17,7 @@ from kit.memory.budget import Budget, BusyError, TooCostlyError
 from kit.pictures.pool import Decoding
 from proxy.config.backends import HttpBackend
 from proxy.config.settings import ProxySettings
-from proxy.http.forward import bodies_busy
+from proxy.http.body import bodies_busy
 from proxy.http.propagation import choosing, key_of_choice
 from proxy.models.backend import Asking, ModelBackend
 from proxy.models.metadata import Contract

@@ -13,7 +13,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from kit.http.problem import Problem
 from kit.memory.budget import BusyError
-from proxy.http.forward import bodies_busy
+from proxy.http.body import bodies_busy
 
 # S3 that hangs must not keep a caller, or a worker's place, for boto3's minutes.
 CONNECT_SECONDS = 2.0
