@@ -21,7 +21,7 @@ from tests.e2e.conftest import (
     wait_until,
 )
 
-FILE = Path("apps/proxy/src/proxy/gateway/api.py")
+FILE = Path("apps/proxy/src/proxy/gateway/api/models.py")
 REPORTED = re.compile(r'service="[^"]*",')
 MARK = "changed-by-e2e"
 

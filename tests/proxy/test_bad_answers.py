@@ -16,7 +16,8 @@ from aiohttp import web
 from kit.lifecycle.health import Health
 from proxy.app import create_app
 from proxy.config.settings import ProxySettings
-from proxy.gateway import api, asgi
+from proxy.gateway import asgi
+from proxy.gateway.api import models
 from tests.proxy.conftest import METADATA, Neighbour, listening, proxy_with
 from tests.proxy.faults import speak
 
@@ -190,7 +191,7 @@ async def test_a_defect_of_ours_is_a_problem_document(monkeypatch: pytest.Monkey
     def defect(*_: object) -> None:
         raise LookupError("something nobody thought of")
 
-    monkeypatch.setattr(api, "json_answer", defect)
+    monkeypatch.setattr(models, "json_answer", defect)
     monkeypatch.setattr(asgi, "log", Mock())  # a traceback with all its locals takes seconds
     settings = ProxySettings(access_log="off")
     async with listening(create_app(settings, Health())) as url:

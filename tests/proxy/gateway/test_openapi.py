@@ -18,7 +18,7 @@ from schemathesis.core.failures import Failure, FailureGroup
 
 from kit.lifecycle.health import Health
 from proxy.config.settings import ProxySettings
-from proxy.gateway.api import create_api
+from proxy.gateway.api.application import create_api
 from proxy.services import Services
 from tests.openapi_checks import Allowed, Contract, aim, examples, not_documented
 from tests.proxy.conftest import (

@@ -30,7 +30,7 @@ from kit.telemetry import logs, tracing
 from kit.telemetry.spans import Spans
 from proxy.config.backends import HttpBackend
 from proxy.gateway import infer_v2
-from proxy.gateway.pages import OPEN_PATHS
+from proxy.gateway.api.pages import OPEN_PATHS
 from proxy.gateway.websocket import pass_websocket
 from proxy.http import deadline as deadlines
 from proxy.http import headers, paths

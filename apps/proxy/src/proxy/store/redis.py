@@ -12,12 +12,7 @@ from urllib.parse import urlsplit
 
 import redis.asyncio as redis
 from redis.backoff import NoBackoff
-from redis.exceptions import (
-    AuthenticationError,
-    NoPermissionError,
-    NoScriptError,
-    RedisError,
-)
+from redis.exceptions import AuthenticationError, NoPermissionError, NoScriptError, RedisError
 
 from kit.http.problem import Problem
 from kit.telemetry import logs

@@ -1,0 +1,1 @@
+"""The JSON API: its routes, their parameters, answers and documentation."""
