@@ -18,7 +18,7 @@ from kit.http import request_headers
 from kit.http.problem import Problem
 from kit.memory.budget import BusyError
 from kit.pictures.pool import Decoding
-from proxy.gateway.asgi import MOST_PARAMETERS
+from proxy.gateway.identity import MOST_PARAMETERS
 from proxy.http import paths, propagation
 from proxy.jobs.queue import document
 from proxy.predictions.answers import Prediction
