@@ -25,6 +25,10 @@ LAYERS: dict[str, list[str]] = {
         "refusals", "metrics", "concurrency", "zip", "settings", "s3", "ledger", "extract",
         "announce", "processing", "triggers", "commands", "cli",
     ],
+    "proxy": [
+        "config", "telemetry", "server", "http", "store", "policy", "models", "predictions", "jobs",
+        "services", "gateway", "worker", "app", "cli",
+    ],
 }  # fmt: skip
 
 

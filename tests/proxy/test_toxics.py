@@ -17,8 +17,8 @@ import pytest
 from aiohttp import ClientPayloadError, web
 
 from proxy.config.policies import CallbackPolicy
-from proxy.jobs.callbacks import Teller
 from proxy.store import s3
+from proxy.worker.callback_client import CallbackClient
 from tests.ports import free_port
 from tests.proxy.conftest import Neighbour, proxy_with
 from tests.proxy.faults import Toxic, toxic
@@ -166,11 +166,11 @@ async def test_targets_of_callbacks(upstream: Neighbour, how: str) -> None:
     upstream.on("/hook", hook)
     async with harmed(upstream.url, how) as url:
         policy = CallbackPolicy(allow=[url], allow_private=True, timeout_seconds=0.5)
-        teller = Teller(policy, "a secret of some length")
+        client = CallbackClient(policy, "a secret of some length")
         try:
-            told = await teller.tell(f"{url}/hook", "id", b"{}")
+            told = await client.send(f"{url}/hook", "id", b"{}")
         finally:
-            await teller.close()
+            await client.close()
     assert told == ("sent" if how in ("well", "slow") else "failed")
 
 

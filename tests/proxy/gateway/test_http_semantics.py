@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from proxy.config.policies import CallbackPolicy
-from proxy.jobs.callbacks import check, is_public
+from proxy.jobs.callback_urls import check, is_public
 from tests.proxy.conftest import Neighbour, Proxy, proxy_with
 
 ROWS = json.dumps({"instances": [[1.0] * 64]}).encode()

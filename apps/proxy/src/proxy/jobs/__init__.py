@@ -1,1 +1,1 @@
-"""Predictions that are answered later: their queue in Redis, their state, their callbacks."""
+"""Predictions that are answered later: their queue in Redis, their state, their callback URLs."""

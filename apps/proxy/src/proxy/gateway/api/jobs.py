@@ -18,7 +18,7 @@ from proxy.gateway.api.openapi import EXAMPLES, JOB_STATES, Job
 from proxy.gateway.api.payload import check_form, payload_of
 from proxy.gateway.api.requests import ContentType, Name, current, owner_of
 from proxy.http.propagation import carried
-from proxy.jobs import callbacks
+from proxy.jobs import callback_urls
 from proxy.jobs.queue import Submission
 from proxy.models.http import HttpModel
 from proxy.policy.authentication import allow
@@ -54,7 +54,7 @@ def jobs_router(services: Services) -> APIRouter:
         request.model = model
         kind = media_type(content_type)
         if callback:
-            callbacks.check(callback, settings.callbacks)
+            callback_urls.check(callback, settings.callbacks)
         if not discovers(backend.settings):  # workers look up a name that they do not know yet
             await services.jobs.check_known(model)
         kept = carried(request.headers, http.scope["query_string"]).dump()

@@ -1,4 +1,4 @@
-"""Telling a caller's server that a job has ended: signed, repeated, and never inwards.
+"""Which URLs a finished job may be reported to: allowed prefixes, and no private addresses.
 
 A URL is a caller's word, so it could point the worker at anything the pod can reach. It must
 begin with an allowed prefix; the addresses its host resolves to are checked at the moment of
@@ -7,21 +7,13 @@ connecting, by the resolver that connects, so a name cannot change its mind in b
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import ipaddress
-import socket
-import time
 from urllib.parse import SplitResult, urlsplit
 
-import aiohttp
-from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from kit.http.problem import Problem
 from proxy.config.policies import CallbackPolicy
-
-SIGNATURE = "X-Slipway-Signature"
 
 
 class PrivateAddressError(OSError):
@@ -135,82 +127,3 @@ def _looks_like_address(host: str) -> bool:
     except ValueError:
         return host.rsplit(".", 1)[-1][:1].isdigit()
     return True
-
-
-def sign(secret: str, body: bytes, *, now: int) -> str:
-    """``t=<seconds>,v1=<hex>``: HMAC-SHA256 over the time, a dot and the body."""
-    mac = hmac.new(secret.encode(), b"%d." % now + body, hashlib.sha256)
-    return f"t={now},v1={mac.hexdigest()}"
-
-
-class _Resolver(AbstractResolver):
-    """Resolves as usual and refuses the private."""
-
-    def __init__(self, *, allow_private: bool) -> None:
-        self._inner = aiohttp.ThreadedResolver()
-        self._allow_private = allow_private
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
-    ) -> list[ResolveResult]:
-        found = await self._inner.resolve(host, port, family)
-        if self._allow_private:
-            return found
-        public = [each for each in found if is_public(each["host"])]
-        if not public:
-            raise PrivateAddressError(f"{host} resolves to private addresses only")
-        return public
-
-    async def close(self) -> None:
-        await self._inner.close()
-
-
-class Teller:
-    """Makes callbacks."""
-
-    def __init__(self, policy: CallbackPolicy, secret: str) -> None:
-        self._policy = policy
-        self._secret = secret
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                resolver=_Resolver(allow_private=policy.allow_private),
-                use_dns_cache=False,
-                force_close=True,
-                limit=32,
-            ),
-            timeout=aiohttp.ClientTimeout(total=policy.timeout_seconds),
-            cookie_jar=aiohttp.DummyCookieJar(),
-        )
-
-    async def tell(self, url: str, identity: str, body: bytes) -> str:
-        """POST a job's document: ``sent``, ``refused`` (never to be repeated) or ``failed``.
-
-        Redirects are not followed: they are a way around the allow-list.
-        """
-        try:
-            check(url, self._policy)  # the settings may have changed since it was handed in
-        except Problem:
-            return "refused"
-        headers = {
-            "content-type": "application/json",
-            "idempotency-key": identity,
-            SIGNATURE: sign(self._secret, body, now=int(time.time())),
-        }
-        try:
-            async with self._session.post(
-                url, data=body, headers=headers, allow_redirects=False
-            ) as answer:
-                if 200 <= answer.status < 300:
-                    return "sent"
-                return "refused" if answer.status == 410 else "failed"
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            cause: BaseException | None = error
-            while cause is not None:
-                if isinstance(cause, PrivateAddressError):
-                    return "refused"
-                cause = cause.__cause__
-            return "failed"
-
-    async def close(self) -> None:
-        """Close the connections."""
-        await self._session.close()

@@ -16,10 +16,10 @@ from aiohttp import web
 
 from kit.http.problem import Problem
 from proxy.config.policies import CallbackPolicy
-from proxy.jobs import callbacks
-from proxy.jobs.callbacks import Teller, check, is_public, sign
+from proxy.jobs.callback_urls import check, is_public
 from proxy.jobs.queue import Keys
-from proxy.worker import loop
+from proxy.worker import callbacks
+from proxy.worker.callback_client import SIGNATURE, CallbackClient, sign
 from tests.proxy.conftest import Neighbour, Proxy, eventually, proxy_with, worker_with
 from tests.s3 import serve_s3
 
@@ -96,9 +96,9 @@ async def test_a_name_that_resolves_inwards_is_refused_when_connecting(
     url = f"http://localhost:{port}/hook"
     policy = CallbackPolicy(allow=[f"http://localhost:{port}"])
     assert check(url, policy) == url, "the name alone does not tell"
-    teller = Teller(policy, SECRET)
-    assert await teller.tell(url, "id", b"{}") == "refused"
-    await teller.close()
+    client = CallbackClient(policy, SECRET)
+    assert await client.send(url, "id", b"{}") == "refused"
+    await client.close()
     assert upstream.seen == []
 
 
@@ -108,9 +108,9 @@ async def test_redirects_are_not_followed(upstream: Neighbour) -> None:
 
     upstream.on("/hook", away)
     policy = CallbackPolicy(allow=[upstream.url], allow_private=True)
-    teller = Teller(policy, SECRET)
-    assert await teller.tell(f"{upstream.url}/hook", "id", b"{}") == "failed"
-    await teller.close()
+    client = CallbackClient(policy, SECRET)
+    assert await client.send(f"{upstream.url}/hook", "id", b"{}") == "failed"
+    await client.close()
     assert [seen.path for seen in upstream.seen] == ["/hook"]
 
 
@@ -156,7 +156,7 @@ async def test_a_finished_job_is_told_once_it_can_be(
     assert (document["id"], document["state"]) == (identity, "succeeded")
     assert document["result"]["label"] == "7"
     assert first.header("idempotency-key") == second.header("idempotency-key") == identity
-    signature = second.header(callbacks.SIGNATURE) or ""
+    signature = second.header(SIGNATURE) or ""
     stamp = int(signature.split(",")[0][2:])
     assert signature == sign(SECRET, second.body, now=stamp)
 
@@ -287,7 +287,7 @@ async def test_a_host_that_never_answers_has_half_of_the_callbacks(
 
     upstream.on("/silent", silent)
     upstream.on("/hook", hook)
-    monkeypatch.setattr(loop, "CALLBACKS_AT_ONCE", 2)
+    monkeypatch.setattr(callbacks, "MOST_CALLBACKS", 2)
     other = upstream.url.replace("127.0.0.1", "localhost")
     settings = settings_of(model, upstream, redis_url)
     settings["callbacks"] |= {"allow": [upstream.url, other], "timeout_seconds": 300}
@@ -316,11 +316,11 @@ async def test_an_answer_to_a_callback_that_never_ends_is_not_read(upstream: Nei
     endless.streaming = True  # type: ignore[attr-defined]
     upstream.on("/hook", endless)
     policy = CallbackPolicy(allow=[upstream.url], allow_private=True, timeout_seconds=300)
-    teller = Teller(policy, SECRET)
+    client = CallbackClient(policy, SECRET)
     async with asyncio.timeout(30):
-        assert await teller.tell(f"{upstream.url}/hook", "id", b"{}") == "sent"
+        assert await client.send(f"{upstream.url}/hook", "id", b"{}") == "sent"
         await ended.wait()
-    await teller.close()
+    await client.close()
 
 
 async def submit(proxy: Proxy, query: dict[str, Any]) -> str:
