@@ -22,7 +22,7 @@ from kit.lifecycle.health import Health
 from kit.telemetry.spans import Spans
 from proxy.app import create_app, create_worker
 from proxy.config.settings import ProxySettings
-from proxy.server.protocol import WholeProtocol
+from proxy.server.protocol import ProxyProtocol
 from proxy.server.websocket import BoundedWebSocket
 from tests.ports import free_port
 from tests.programs import require
@@ -57,7 +57,7 @@ async def listening(app: ASGIApp) -> AsyncIterator[str]:
         host="127.0.0.1",
         port=0,
         loop="none",
-        http=WholeProtocol,
+        http=ProxyProtocol,
         ws=BoundedWebSocket,
         log_config=None,
         access_log=False,

@@ -107,7 +107,7 @@ class OnePlaceAtATime:
         self.asked: asyncio.Queue[asyncio.Future[list[int]]] = asyncio.Queue()
         self.used = 0
 
-    async def aside(self, use: str, work: object) -> list[int]:
+    async def optional(self, use: str, work: object) -> list[int]:
         answer: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
         self.asked.put_nowait(answer)
         return await answer

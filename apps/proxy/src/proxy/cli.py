@@ -1,4 +1,4 @@
-"""The `proxy` command: the gateway, its job worker, and what they can be told."""
+"""The `proxy` command: the gateway, its job worker, and the reference of their settings."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kit.lifecycle.health import Health
 from kit.telemetry import logs
 from proxy.app import create_app, create_worker
 from proxy.config.settings import ProxySettings
-from proxy.server.protocol import WholeProtocol
+from proxy.server.protocol import ProxyProtocol
 from proxy.server.websocket import BoundedWebSocket
 
 app = typer.Typer(no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
@@ -46,7 +46,7 @@ def serve() -> None:
     _configure(loaded, "proxy")
     health = Health()
     gateway = create_app(loaded, health)
-    run_server(gateway, loaded, health, http=WholeProtocol, ws=BoundedWebSocket)
+    run_server(gateway, loaded, health, http=ProxyProtocol, ws=BoundedWebSocket)
 
 
 @app.command()

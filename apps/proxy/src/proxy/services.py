@@ -236,9 +236,9 @@ class Services:
         for name, backend in self._owners():
             yield (name,), float(backend.in_flight())
         for name, server in self.models.discovery.servers.items():
-            yield (name,), float(server.destination.places.in_flight)
+            yield (name,), float(server.destination.concurrency.in_flight)
         for key, upstream in self.upstreams.items():
-            yield (f"api/{key}",), float(upstream.places.in_flight)
+            yield (f"api/{key}",), float(upstream.concurrency.in_flight)
 
     def _owners(self) -> list[tuple[str, ModelBackend]]:
         """The backends that share their destination with no other."""

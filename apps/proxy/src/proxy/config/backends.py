@@ -57,7 +57,7 @@ class HttpBackend(Guard):
 
     `model` is the model's name there, where it differs from the key. With `models: discover` the
     key names a server and not a model: all of its models are served under their names there, as
-    its repository index lists them. `prepare` says who turns an image into a tensor: the proxy
+    its repository index lists them. `prepare` says who makes a tensor of an image: the proxy
     (by the model's contract) or the server itself.
     """
 

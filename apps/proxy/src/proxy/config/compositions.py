@@ -18,7 +18,7 @@ class Member(Closed):
 
 
 class Ensemble(Closed):
-    """Several models asked at once, their answers merged."""
+    """Several models asked side by side, their answers merged."""
 
     members: Annotated[list[Member], Field(min_length=1)]
     merge: Literal["vote", "mean", "named"] = "mean"

@@ -70,7 +70,7 @@ class JobPolicy(Closed):
 
 
 class CallbackPolicy(Closed):
-    """Which URLs a finished job may be told to.
+    """Which URLs a finished job may be reported to.
 
     `allow` holds URL prefixes. An address that is private, loopback or link-local is refused
     unless `allow_private` says otherwise.

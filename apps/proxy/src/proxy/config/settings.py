@@ -1,4 +1,4 @@
-"""What the proxy is told by its environment: `PROXY_…` variables, JSON where they nest."""
+"""The proxy's settings, from its environment: `PROXY_…` variables, JSON where they nest."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ class ProxySettings(DecodingSettings):
     ] = Field(default_factory=dict)
     stage_prefixes: Annotated[
         list[str],
-        Field(description="Path prefixes such as `/dev` that are taken off every request."),
+        Field(description="Path prefixes such as `/dev` that are removed from every path."),
     ] = Field(default_factory=list)
     ensembles: Annotated[
         dict[str, Ensemble],
         Field(
-            description="Models asked at once: `/v1/ensembles/<name>`.",
+            description="Models asked side by side: `/v1/ensembles/<name>`.",
             json_schema_extra=needed_by(shared=True),
         ),
     ] = Field(default_factory=dict)
@@ -168,7 +168,7 @@ class ProxySettings(DecodingSettings):
         FilePath | None,
         Field(
             description="PEM file of the authorities that `https` backends, upstreams and issuers "
-            "are verified by, in place of the machine's."
+            "are verified by, instead of the machine's."
         ),
     ] = None
     retry_ratio: Annotated[
@@ -205,11 +205,11 @@ class ProxySettings(DecodingSettings):
     @model_validator(mode="after")
     def _consistent(self) -> ProxySettings:
         known = {name for name, one in self.backends.items() if not discovers(one)}
-        for place, model in self.models_named():
+        for setting, model in self.models_named():
             # Which models there are is known only later where servers are asked for them.
             if model not in known and not any(map(discovers, self.backends.values())):
                 raise ValueError(
-                    f"{place} names {model!r}, which is not in PROXY_BACKENDS "
+                    f"{setting} names {model!r}, which is not in PROXY_BACKENDS "
                     f"({', '.join(sorted(known)) or 'empty'})"
                 )
         if self.callbacks.allow and len(self.callback_secret.get_secret_value()) < 16:

@@ -92,7 +92,7 @@ class Gateway:
                     await send({"type": "lifespan.startup.failed", "message": str(error)})
                     return
                 if any(each.cache for each in self._http_backends()):
-                    scope.get("state", {})[protocol.AT_ONCE] = CachedAnswers(
+                    scope.get("state", {})[protocol.FROM_MEMORY] = CachedAnswers(
                         self.services, self.health, self._identity, self._reports
                     )
                 scope.get("state", {})[overload.KEY] = self.overload
@@ -124,7 +124,7 @@ class Gateway:
         cycle = scope.get(protocol.KEY)
         if cycle is not None:
 
-            def write_whole(status: int, passed: Headers, body: bytes) -> bool:
+            def write_complete(status: int, passed: Headers, body: bytes) -> bool:
                 nonlocal begun
                 if self.health.draining or not protocol.may_write(cycle, status):
                     return False
@@ -133,7 +133,7 @@ class Gateway:
                 protocol.write(cycle, status, lines, body)
                 return True
 
-            request.write_whole = write_whole
+            request.write_complete = write_complete
         self._in_flight += 1
         try:
             await self._serve(request)
@@ -157,9 +157,9 @@ class Gateway:
             self._in_flight -= 1
             request.let_go()
             self._reports.write(request)
-            # Break the circles: what leaves none is freed at once, not by the collector's walks.
+            # Break the reference cycles: the request is then freed without the garbage collector.
             request.send = send
-            request.write_whole = None
+            request.write_complete = None
             scope.pop(protocol.KEY, None)
 
     async def _serve(self, request: Request) -> None:
@@ -175,12 +175,12 @@ class Gateway:
 
     async def _admit(self, request: Request) -> None:
         services = self.services
-        found = services.auth.at_once(request.headers)
+        found = services.auth.known_caller(request.headers)
         if isinstance(found, bytes):  # a token that is not known yet
             found = await services.auth.caller(request.headers, request.deadline)
         request.caller = found
         request.arm = arm_of(self.settings, request)
-        if not services.limits.at_once(request):
+        if not services.limits.admit_from_lease(request):
             await services.limits.admit(request)
         request.admitted = True
 

@@ -50,7 +50,7 @@ class CachedAnswers:
         services = self._services
         try:
             self._identity.read(request)
-            caller = services.auth.at_once(request.headers)
+            caller = services.auth.known_caller(request.headers)
             if isinstance(caller, bytes) or request.probe:
                 return False
             request.caller = caller
@@ -65,7 +65,7 @@ class CachedAnswers:
             if (
                 sent is None
                 or not protocol.may_write(cycle, sent.status)
-                or not services.limits.at_once(request)
+                or not services.limits.admit_from_lease(request)
             ):
                 return False
         except Problem:

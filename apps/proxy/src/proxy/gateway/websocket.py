@@ -1,4 +1,4 @@
-"""WebSockets passed through to `/api/` upstreams, message by message, both ways at once."""
+"""WebSockets passed through to `/api/` upstreams, message by message, in both directions."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ async def pass_websocket(services: Services, request: Request, key: str, rest: b
     upstream = services.settings.upstreams[key]
     destination = services.upstreams[key]
     caller = request.caller_name
-    if not destination.places.enter(caller):
-        raise destination.places.refusal(f"api/{key}")
+    if not destination.concurrency.enter(caller):
+        raise destination.concurrency.refusal(f"api/{key}")
     try:
         query = request.scope["query_string"]
         url = upstream.url + rest.decode() + ("?" + query.decode("latin-1") if query else "")
@@ -69,7 +69,7 @@ async def pass_websocket(services: Services, request: Request, key: str, rest: b
         finally:
             await connection.close()
     finally:
-        destination.places.leave(caller)
+        destination.concurrency.leave(caller)
 
 
 async def _carry(

@@ -77,7 +77,7 @@ async def _part(request: Request, deadline: float) -> tuple[bytes, bool]:
 
 
 async def read_body(request: Request, limit: int) -> bytes:
-    """The whole body, counted as it arrives, by the request's deadline."""
+    """The complete body, counted as it arrives, by the request's deadline."""
     declared_length(request, limit)
     arrived = body_that_arrived(request.scope)
     if arrived is not None:

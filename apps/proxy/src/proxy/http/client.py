@@ -10,7 +10,7 @@ from time import monotonic
 from urllib.parse import urlsplit
 
 from proxy.http.connection import BrokenError, Connection, DeadlineExceededError, RefusedError
-from proxy.http.shared_timer import pulse_of
+from proxy.http.shared_timer import timer_of
 
 
 class Pool:
@@ -39,7 +39,7 @@ class Pool:
         self._idle: deque[Connection] = deque()
         self._all: set[Connection] = set()
         self.loop = asyncio.get_running_loop()
-        self.pulse = pulse_of(self.loop)
+        self.timer = timer_of(self.loop)
 
     def idle(self) -> Connection | None:
         """A kept connection that is still good, or None."""

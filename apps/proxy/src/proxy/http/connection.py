@@ -15,7 +15,7 @@ from typing import Protocol, cast
 
 import httptools
 
-from proxy.http.shared_timer import Pulse
+from proxy.http.shared_timer import SharedTimer
 
 HIGH_WATER = 256 * 1024
 HEAD_BYTES = 256 * 1024  # the largest head of an answer, trailers and framing likewise
@@ -54,7 +54,7 @@ class Owner(Protocol):
     """What a connection needs of the pool that it belongs to."""
 
     loop: asyncio.AbstractEventLoop
-    pulse: Pulse
+    timer: SharedTimer
 
     def release(self, connection: Connection) -> None:
         """Keep a connection for the next request."""
@@ -203,7 +203,7 @@ class Connection(asyncio.Protocol):
         self._reset(head_only=head_only)
         self.requests += 1
         self.deadline = deadline
-        self._pool.pulse.add(self)
+        self._pool.timer.add(self)
         if self.transport is None or self.lost:
             self._fail(BrokenError("the backend closed the connection", sent=False))
             return
@@ -228,7 +228,7 @@ class Connection(asyncio.Protocol):
 
     @property
     def error(self) -> UpstreamError | None:
-        """What ended the exchange before the answer was whole; None while nothing has."""
+        """What ended the exchange before the answer was complete; None while nothing has."""
         return self._error
 
     async def chunk(self) -> bytes:
@@ -254,7 +254,7 @@ class Connection(asyncio.Protocol):
         return data
 
     async def body(self, limit: int, hold: Callable[[int], None] = lambda _: None) -> bytes:
-        """The whole body, at most ``limit`` bytes; ``hold`` is told of each part, and may raise."""
+        """The complete body, at most ``limit`` bytes; ``hold`` gets the size of each part."""
         parts: list[bytes] = []
         size = 0
         while data := await self.chunk():
@@ -271,7 +271,7 @@ class Connection(asyncio.Protocol):
 
     def end(self) -> None:
         """Give the connection back; it is closed where the exchange did not end cleanly."""
-        self._pool.pulse.remove(self)
+        self._pool.timer.remove(self)
         if self.complete and self.reusable and not self.lost and self._error is None:
             self._pool.release(self)
         else:
@@ -283,7 +283,7 @@ class Connection(asyncio.Protocol):
         if self.transport is not None and not self.lost:
             self.transport.abort()
 
-    def pulse(self, now: float) -> None:
+    def tick(self, now: float) -> None:
         """End the exchange once its deadline has passed."""
         if now >= self.deadline and not self.complete:
             self._fail(DeadlineExceededError("the backend did not answer in time", sent=True))

@@ -1,4 +1,4 @@
-"""A backend or upstream with what guards it: places, breaker, retry budget, pooled connections."""
+"""A backend or upstream with what protects it: concurrency, breaker, retry budget, connections."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from proxy.http import deadline as deadlines
 from proxy.http.client import Pool
 from proxy.http.connection import Connection, DeadlineExceededError, RefusedError, UpstreamError
 from proxy.http.resilience import Breaker, Concurrency, RetryBudget, patience
-from proxy.http.shared_timer import pulse_of
+from proxy.http.shared_timer import timer_of
 from proxy.telemetry.metrics import Metrics
 
 FAILING = frozenset({500, 502, 503, 504})
@@ -26,7 +26,7 @@ Body = bytes | AsyncIterable[bytes]
 
 
 @dataclass(slots=True)
-class Lane:
+class Endpoint:
     """One address of a destination."""
 
     pool: Pool
@@ -37,7 +37,7 @@ class Lane:
 class Exchange:
     """An answered request: ``connection`` has status and headers. ``end()`` it, always.
 
-    Whether the backend did well is known once the answer is whole: one that sends its head and
+    Whether the backend did well is known once the answer is complete: one that sends its head and
     then nothing, or cuts the body, counts as failing.
     """
 
@@ -56,7 +56,7 @@ class Exchange:
     def __init__(
         self,
         destination: Destination,
-        lane: Lane,
+        endpoint: Endpoint,
         connection: Connection,
         seconds: float,
         caller: str,
@@ -65,31 +65,31 @@ class Exchange:
         rushed: bool,
     ) -> None:
         self._destination = destination
-        self._breaker = lane.breaker
+        self._breaker = endpoint.breaker
         self._caller = caller
         self._ended = False
         self._undecided = undecided
         self._rushed = rushed
         self.connection = connection
-        self.pool = lane.pool
+        self.pool = endpoint.pool
         self.seconds = seconds
 
     def count_as_good(self) -> None:
-        """The head is what counts: the answer is a stream, which may never be whole."""
+        """The head is what counts: the answer is a stream, which may never be complete."""
         if self._undecided:
             self._undecided = False
             self._breaker.record(monotonic(), failed=False)
 
     def end(self) -> None:
-        """Give back the connection and the place, and tell the breaker how it went."""
+        """Give back the connection, and record the outcome at the breaker."""
         if not self._ended:
             self._ended = True
             if self._undecided:
-                self._tell_breaker()
+                self._record_outcome()
             self.connection.end()
-            self._destination.places.leave(self._caller)
+            self._destination.concurrency.leave(self._caller)
 
-    def _tell_breaker(self) -> None:
+    def _record_outcome(self) -> None:
         error = self.connection.error
         late = isinstance(error, DeadlineExceededError)
         if self.connection.complete:
@@ -121,11 +121,11 @@ class Destination:
         self.metrics = metrics
         self.timeout = guard.timeout_seconds
         self._patience = patience(guard.timeout_seconds, usual_timeout)
-        self.places = Concurrency(guard.max_concurrency, guard.caller_share)
+        self.concurrency = Concurrency(guard.max_concurrency, guard.caller_share)
         self.budget = RetryBudget(retry_ratio)
-        self.pulse = pulse_of(asyncio.get_running_loop())
-        self.lanes = [
-            Lane(
+        self.timer = timer_of(asyncio.get_running_loop())
+        self.endpoints = [
+            Endpoint(
                 Pool(
                     target.url,
                     connect_timeout=connect_timeout,
@@ -161,15 +161,15 @@ class Destination:
         one more attempt after a failure that the backend may have seen. Raises Problem: 429
         (concurrency), 502, 503 (unreachable, circuit open), 504.
         """
-        if not self.places.enter(caller):
-            raise self.places.refusal(self.name)
+        if not self.concurrency.enter(caller):
+            raise self.concurrency.refusal(self.name)
         self.budget.earn()
         try:
             return await self._attempts(
                 head, body, deadline, repeatable=repeatable, head_only=head_only, caller=caller
             )
         except BaseException:
-            self.places.leave(caller)
+            self.concurrency.leave(caller)
             raise
 
     async def _attempts(
@@ -183,14 +183,14 @@ class Destination:
         caller: str,
     ) -> Exchange:
         first = True
-        tried: Lane | None = None
+        tried: Endpoint | None = None
         while True:
             started = monotonic()
-            lane = self._pick(started, avoid=tried)
+            endpoint = self._pick(started, avoid=tried)
             try:
                 connection = await client.request(
-                    lane.pool,
-                    head(lane.pool, deadline - started),
+                    endpoint.pool,
+                    head(endpoint.pool, deadline - started),
                     body,
                     deadline=deadline,
                     head_only=head_only,
@@ -199,9 +199,9 @@ class Destination:
             except UpstreamError as error:
                 now = monotonic()
                 if isinstance(error, DeadlineExceededError) and self._rushed(deadline - started):
-                    lane.breaker.abandon()
+                    endpoint.breaker.abandon()
                 else:
-                    lane.breaker.record(now, failed=True)
+                    endpoint.breaker.record(now, failed=True)
                 self.metrics.upstream_failures.add(self.name, error.reason)
                 may = first and isinstance(body, bytes) and (repeatable or not error.sent)
                 if (
@@ -209,20 +209,20 @@ class Destination:
                     and not isinstance(error, DeadlineExceededError)
                     and self._retry(now, deadline)
                 ):
-                    first, tried = False, lane
+                    first, tried = False, endpoint
                     continue
                 raise self.problem(error) from error
             except BaseException:
-                lane.breaker.abandon()
+                endpoint.breaker.abandon()
                 raise
             now = monotonic()
             status = connection.status
             undecided = status not in FAILING and not connection.complete
             rushed = (undecided or status == 504) and self._rushed(deadline - started)
             if status == 504 and rushed:
-                lane.breaker.abandon()
+                endpoint.breaker.abandon()
             elif not undecided:
-                lane.breaker.record(now, failed=status in FAILING)
+                endpoint.breaker.record(now, failed=status in FAILING)
             self.metrics.upstream.observe(now - started, self.name, str(status))
             if (
                 status in REPEATABLE_STATUS
@@ -232,10 +232,16 @@ class Destination:
                 and self._retry(now, deadline)
             ):
                 connection.end()
-                first, tried = False, lane
+                first, tried = False, endpoint
                 continue
             return Exchange(
-                self, lane, connection, now - started, caller, undecided=undecided, rushed=rushed
+                self,
+                endpoint,
+                connection,
+                now - started,
+                caller,
+                undecided=undecided,
+                rushed=rushed,
             )
 
     def _rushed(self, given: float) -> bool:
@@ -249,24 +255,26 @@ class Destination:
         self.metrics.retries.add(self.name, "made" if allowed else "over-budget")
         return allowed
 
-    def _pick(self, now: float, *, avoid: Lane | None) -> Lane:
-        if len(self.lanes) == 1:
-            lane = self.lanes[0]
-            if lane.breaker.allows(now):
-                return lane
+    def _pick(self, now: float, *, avoid: Endpoint | None) -> Endpoint:
+        if len(self.endpoints) == 1:
+            endpoint = self.endpoints[0]
+            if endpoint.breaker.allows(now):
+                return endpoint
             raise self._open(now)
-        candidates = [lane for lane in self.lanes if lane is not avoid] or self.lanes
-        for pool in (candidates, self.lanes):
+        candidates = [
+            endpoint for endpoint in self.endpoints if endpoint is not avoid
+        ] or self.endpoints
+        for pool in (candidates, self.endpoints):
             left = list(pool)
             while left:
-                (lane,) = random.choices(left, weights=[lane.weight for lane in left])
-                if lane.breaker.allows(now):
-                    return lane
-                left.remove(lane)
+                (endpoint,) = random.choices(left, weights=[endpoint.weight for endpoint in left])
+                if endpoint.breaker.allows(now):
+                    return endpoint
+                left.remove(endpoint)
         raise self._open(now)
 
     def _open(self, now: float) -> Problem:
-        wait = min(lane.breaker.retry_after(now) for lane in self.lanes)
+        wait = min(endpoint.breaker.retry_after(now) for endpoint in self.endpoints)
         return Problem(
             503,
             "circuit-open",
@@ -288,18 +296,18 @@ class Destination:
         return Problem(502, error.reason, f"{self.name}: {error}")
 
     def states(self) -> list[tuple[str, str]]:
-        """Address and breaker state of each lane."""
-        return [(lane.pool.url, lane.breaker.state) for lane in self.lanes]
+        """Address and breaker state of each endpoint."""
+        return [(endpoint.pool.url, endpoint.breaker.state) for endpoint in self.endpoints]
 
     def sweep(self) -> None:
         """Close connections idle for too long."""
-        for lane in self.lanes:
-            lane.pool.sweep()
+        for endpoint in self.endpoints:
+            endpoint.pool.sweep()
 
     def close(self) -> None:
         """Close every connection."""
-        for lane in self.lanes:
-            lane.pool.close()
+        for endpoint in self.endpoints:
+            endpoint.pool.close()
 
 
 def guard_of(upstream: Upstream) -> Guard:

@@ -17,7 +17,7 @@ from proxy.http.client import Pool
 from proxy.http.connection import BODILESS, UpstreamError
 from proxy.http.destination import Destination, Exchange
 from proxy.http.request import Request
-from proxy.http.shared_timer import Pulse, pulse_of
+from proxy.http.shared_timer import SharedTimer, timer_of
 
 HANG_UP_WATCH_SECONDS = 0.05
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -80,26 +80,26 @@ def forwarding_headers(request: Request) -> bytes:
 class HangUpWatch:
     """Cancels the serving task when the caller hangs up.
 
-    Watching costs a task, so it begins only once a request has taken a while. The body must
+    Watching costs a task, so it begins only once a request has lasted a while. The body must
     have been read; what the watch takes from ``receive`` is lost.
     """
 
-    __slots__ = ("_due", "_pulse", "_receive", "_serving", "_watcher", "hung_up")
+    __slots__ = ("_due", "_receive", "_serving", "_timer", "_watcher", "hung_up")
 
-    def __init__(self, receive: Receive, pulse: Pulse, now: float) -> None:
+    def __init__(self, receive: Receive, timer: SharedTimer, now: float) -> None:
         self._receive = receive
         # The loop is named because to look it up is a call to the kernel.
-        self._serving = asyncio.current_task(pulse.loop)
+        self._serving = asyncio.current_task(timer.loop)
         self._watcher: asyncio.Task[None] | None = None
         self._due = now + HANG_UP_WATCH_SECONDS
-        self._pulse = pulse
+        self._timer = timer
         self.hung_up = False
-        pulse.add(self)
+        timer.add(self)
 
-    def pulse(self, now: float) -> None:
-        """Begin to watch once it has taken a while."""
+    def tick(self, now: float) -> None:
+        """Begin to watch once it has lasted a while."""
         if now >= self._due:
-            self._pulse.remove(self)
+            self._timer.remove(self)
             self._watcher = asyncio.get_running_loop().create_task(self._watch())
 
     async def _watch(self) -> None:
@@ -111,11 +111,11 @@ class HangUpWatch:
 
     def stop(self) -> None:
         """Look no more."""
-        self._pulse.remove(self)
+        self._timer.remove(self)
         if self._watcher is not None:
             self._watcher.cancel()
 
-    def turned(self, error: asyncio.CancelledError) -> BaseException:
+    def explained(self, error: asyncio.CancelledError) -> BaseException:
         """HungUp where the cancellation was ours, the cancellation itself where not."""
         if self.hung_up and self._serving is not None:
             self._serving.uncancel()
@@ -126,11 +126,11 @@ class HangUpWatch:
 @contextmanager
 def watched(request: Request) -> Iterator[None]:
     """Cancel what goes on inside once the caller hangs up. The body must have been read."""
-    watch = HangUpWatch(request.receive, pulse_of(asyncio.get_running_loop()), monotonic())
+    watch = HangUpWatch(request.receive, timer_of(asyncio.get_running_loop()), monotonic())
     try:
         yield
     except asyncio.CancelledError as error:
-        raise watch.turned(error) from None
+        raise watch.explained(error) from None
     finally:
         watch.stop()
 
@@ -153,13 +153,13 @@ async def forward(
 
     ``idle_seconds``: once the headers of the answer are there, the body may take as long as it
     likes while bytes arrive this often. Event streams always may. Raises Problem before the
-    answer began; afterwards a failure closes the caller's connection, so that it cannot take
-    half an answer for a whole one.
+    answer began; afterwards a failure closes the caller's connection, so that it cannot mistake
+    half an answer for a complete one.
     """
     deadline = min(request.deadline, now + destination.timeout)
     body, length = await body_of(request, limit, deadline, slowest)
-    pulse = destination.pulse
-    watch = HangUpWatch(request.receive, pulse, now) if isinstance(body, bytes) else None
+    timer = destination.timer
+    watch = HangUpWatch(request.receive, timer, now) if isinstance(body, bytes) else None
     try:
         exchange = await destination.ask(
             lambda pool, left: request_head(
@@ -180,12 +180,12 @@ async def forward(
         )
         try:
             if watch is None:
-                watch = HangUpWatch(request.receive, pulse, monotonic())
+                watch = HangUpWatch(request.receive, timer, monotonic())
             await _answer(request, exchange, watch, idle_seconds)
         finally:
             exchange.end()
     except asyncio.CancelledError as error:
-        raise (watch.turned(error) if watch is not None else error) from None
+        raise (watch.explained(error) if watch is not None else error) from None
     finally:
         if watch is not None:
             watch.stop()
@@ -203,9 +203,11 @@ async def _answer(
         watch.stop()
         data = connection.arrived()
         if not (connection.counted or request.method == "HEAD" or connection.status in BODILESS):
-            # Its end was told by its chunks or by the connection's, and neither is passed on.
+            # Its chunks or the connection's end marked its end, and neither is passed on.
             passed.append((b"content-length", b"%d" % len(data)))
-        if request.write_whole is not None and request.write_whole(connection.status, passed, data):
+        if request.write_complete is not None and request.write_complete(
+            connection.status, passed, data
+        ):
             return
     start: Message = {
         "type": "http.response.start",
@@ -213,7 +215,7 @@ async def _answer(
         "headers": passed,
     }
     if connection.complete:
-        exchange.end()  # a caller that does not take its answer must not keep the place
+        exchange.end()  # a caller that does not take its answer must not count as under way there
         await send(start)
         await send({"type": "http.response.body", "body": data})
         return

@@ -1,4 +1,4 @@
-"""Paths as callers write them: what is refused, what is taken off, where they lead. All pure."""
+"""Paths as callers write them: what is refused, what is removed, where they lead. All pure."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class BadPathError(ValueError):
 def check(raw: bytes) -> bytes:
     """The path as it may be passed on, or BadPathError.
 
-    RefusedError: dot segments, plain, encoded or encoded twice; encoded slashes, backslashes and
+    Refused: dot segments, plain, encoded or encoded twice; encoded slashes, backslashes and
     NULs; empty segments; characters and escapes outside RFC 3986.
     """
     if not raw.startswith(b"/"):
@@ -88,7 +88,7 @@ def lenient(path: bytes) -> bytes:
 
 
 def without_stage(raw: bytes, prefixes: Iterable[bytes]) -> bytes:
-    """``/dev/v2/…`` as ``/v2/…`` where ``/dev`` is a stage prefix; once, and whole segments."""
+    """``/dev/v2/…`` as ``/v2/…`` where ``/dev`` is a stage prefix; once, by complete segments."""
     for prefix in prefixes:
         if raw.startswith(prefix) and (len(raw) == len(prefix) or raw[len(prefix)] == 0x2F):
             return raw[len(prefix) :] or b"/"

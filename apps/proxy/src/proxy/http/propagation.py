@@ -78,7 +78,7 @@ _ABOUT_THE_CALLER = frozenset(
     }
 )
 _ABOUT_THE_CALLER_PREFIXES = (b"sec-", b"x-b3-", b"x-envoy-", b"x-datadog-")
-# The parameters of the proxy's own doors.
+# The parameters of the proxy's own routes.
 _OWN_PARAMETERS = frozenset({"access_token", "callback", "priority", "seconds"})
 SHORT = 256
 """Bytes of a name or a query of which it is remembered what becomes of it."""

@@ -11,7 +11,7 @@ from kit.memory.budget import Budget
 from proxy.config.policies import RateLimit
 from proxy.http import headers, paths
 
-WriteWhole = Callable[[int, list[tuple[bytes, bytes]], bytes], bool]
+WriteComplete = Callable[[int, list[tuple[bytes, bytes]], bytes], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class Request:
         "traceparent",
         "upstream_seconds",
         "variant",
-        "write_whole",
+        "write_complete",
     )
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, started: float) -> None:
@@ -90,14 +90,14 @@ class Request:
         self.model = ""
         self.variant = ""
         self.pod = ""
-        self.prefix = ""  # the stage prefix that was taken off the path
+        self.prefix = ""  # the stage prefix that was removed from the path
         self.cache = ""
         self.error = ""
         self.status = 0
         self.upstream_seconds = 0.0
         self.body_bytes = 0
         self.extra: list[tuple[bytes, bytes]] = []  # headers every answer to this one carries
-        self.write_whole: WriteWhole | None = None
+        self.write_complete: WriteComplete | None = None
         self.bodies: Budget | None = None  # the memory that all bodies share
         self.held_bytes = 0  # what this one has of it, given back when the request ends
 

@@ -13,17 +13,17 @@ State = Literal["closed", "open", "half-open"]
 
 @dataclass(slots=True)
 class Concurrency:
-    """A bound on requests in flight; past it, 429 at once rather than a queue.
+    """A bound on requests under way; past it, 429 rather than a queue.
 
     One caller has at most ``share`` of it, rounded up, so that no caller closes a backend to the
-    others. A caller without a name (the proxy itself, the worker) is only bound by the whole.
+    others. Only the limit of all binds a caller without a name (the proxy itself, the worker).
     """
 
     limit: int
     share: float = 1.0
     in_flight: int = 0
     limit_of_one: int = field(init=False)
-    """How many one caller may have in flight."""
+    """How many one caller may have under way."""
     _by_caller: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -54,7 +54,7 @@ class Concurrency:
     def refusal(self, name: str) -> Problem:
         """429 for a request that was not let in."""
         if self.in_flight >= self.limit:
-            why = f"{name} has {self.limit} requests in flight, which is its limit"
+            why = f"{name} has {self.limit} requests under way, which is its limit"
         else:
             why = f"one caller may have {self.limit_of_one} of the {self.limit} requests of {name}"
         return Problem(
@@ -117,7 +117,7 @@ class Breaker:
             self._good += 1
 
     def abandon(self) -> None:
-        """A request that was allowed ended without telling anything (the caller hung up)."""
+        """A request that was allowed ended without an outcome (the caller hung up)."""
         self._trial = False
 
     def retry_after(self, now: float) -> float:

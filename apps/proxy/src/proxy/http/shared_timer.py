@@ -1,4 +1,4 @@
-"""One heartbeat for everything that waits: deadlines and hang-ups without a timer for each.
+"""One timer for everything that waits: deadlines and hang-ups without a timer for each.
 
 A timer costs a request more than the look-ups of its headers do, and nearly all are cancelled.
 So requests register in a set, and while it is not empty, one timer looks through it.
@@ -16,12 +16,12 @@ TICK_SECONDS = 0.02
 class Waiting(Protocol):
     """Something that wants to be looked at while it waits."""
 
-    def pulse(self, now: float) -> None:
+    def tick(self, now: float) -> None:
         """Look at the clock (`time.monotonic`)."""
         ...
 
 
-class Pulse:
+class SharedTimer:
     """Looks at everything registered every ``TICK_SECONDS``; does nothing while nothing is."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -47,15 +47,15 @@ class Pulse:
         self.loop.call_later(TICK_SECONDS, self._tick)
         now = monotonic()
         for waiting in list(self._waiting.values()):
-            waiting.pulse(now)
+            waiting.tick(now)
 
 
-_pulses: dict[int, Pulse] = {}
+_timers: dict[int, SharedTimer] = {}
 
 
-def pulse_of(loop: asyncio.AbstractEventLoop) -> Pulse:
-    """The heartbeat of a loop."""
-    found = _pulses.get(id(loop))
+def timer_of(loop: asyncio.AbstractEventLoop) -> SharedTimer:
+    """The timer of a loop."""
+    found = _timers.get(id(loop))
     if found is None or found.loop is not loop:
-        found = _pulses[id(loop)] = Pulse(loop)
+        found = _timers[id(loop)] = SharedTimer(loop)
     return found

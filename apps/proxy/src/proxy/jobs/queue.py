@@ -211,7 +211,7 @@ class Jobs:
     async def get(self, identity: str, owner: str, hold: Hold = unbounded) -> dict[str, Any]:
         """A job as a document; Problem 404 where it is unknown, over, or somebody else's.
 
-        ``hold`` is told of the bytes of a result before they are read; see `Blobs.get`.
+        ``hold`` gets the size of a result before it is read; see `Blobs.get`.
         """
         fields = await self._fields(identity, owner)
         return await self._document(identity, fields, hold)

@@ -1,7 +1,7 @@
-"""What happens to a job in Redis, each step whole or not at all. Lua, run by the server.
+"""What happens to a job in Redis, each step complete or not at all. Lua, run by the server.
 
 Keys carry one hash tag, so that they share a slot on a Redis Cluster. A job is a hash; its
-place in the queue is an entry of one of four streams (high, normal, low, and alone for jobs
+position in the queue is an entry of one of four streams (high, normal, low, and alone for jobs
 under which a worker has died) and names it by id.
 ``attempts`` is the fence: only who took the latest attempt may write its end.
 Scripts that take or end many jobs make their keys from the prefix, which holds the hash tag.
@@ -159,7 +159,7 @@ end
 return out
 """
 
-# Write the ends of jobs. An end is left out where the job had ended or was taken by another.
+# Write the ends of jobs. An end is left out where the job had ended or another worker has it.
 # KEYS: callbacks, dead, streams. ARGV: group, result ttl, now, job prefix, event prefix, then for
 # each end: stream (from 1), entry, id, attempt, state, number of what follows, field, value, …
 # Answers how many were written.

@@ -25,7 +25,7 @@ class Asking:
     caller: str = ""
     upstream_seconds: float = 0.0
     hold: Callable[[int], None] = lambda _: None
-    """Told of the bytes of an answer that are in memory; BusyError where there is no room."""
+    """Gets the bytes of an answer that are in memory; BusyError where there is no room."""
     carried: Carried = NOTHING
     """The caller's headers and query: predictions take them along, for routes that look at them."""
 

@@ -34,7 +34,7 @@ TIMEOUT_SECONDS = 2.0
 FRESH_SECONDS = 1.0
 FORGOTTEN_AFTER = 3
 """Readings in a row without a model until it is gone: while a server's pods are replaced, old and
-new ones answer by turns."""
+new ones answer alternately."""
 _NAME = re.compile(NAME)
 
 
@@ -126,18 +126,18 @@ class Discovery:
         self._changed = changed
         self._reading: asyncio.Task[None] | None = None
         self._read_at = -FRESH_SECONDS
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
 
-    def by_model(self, taken: Iterable[str]) -> dict[str, Server]:
-        """Every model's server, those aside whose names are ``taken``."""
+    def by_model(self, names_in_use: Iterable[str]) -> dict[str, Server]:
+        """Every model's server, without the models whose names are ``names_in_use``."""
         found: dict[str, Server] = {}
-        names = set(taken)
+        names = set(names_in_use)
         for server in self.servers.values():
             for model in server.models:
                 if model not in found and model not in names:
                     found[model] = server
-                elif model not in self._told:
-                    self._told.add(model)
+                elif model not in self._reported:
+                    self._reported.add(model)
                     other = found[model].name if model in found else "PROXY_BACKENDS"
                     log.warning("model passed over", model=model, server=server.name, has=other)
         return found
@@ -164,6 +164,6 @@ class Discovery:
 
 
 def missing(named: Sequence[tuple[str, str]], known: Iterable[str]) -> list[str]:
-    """Sentences about settings (place, model) that name a model which nobody has."""
+    """Sentences about settings (setting, model) that name a model which nobody has."""
     there = set(known)
-    return [f"{place} names {model!r}" for place, model in named if model not in there]
+    return [f"{setting} names {model!r}" for setting, model in named if model not in there]

@@ -210,7 +210,7 @@ class HttpModel:
 
     def in_flight(self) -> int:
         """Requests under way."""
-        return self.destination.places.in_flight
+        return self.destination.concurrency.in_flight
 
     def sweep(self) -> None:
         """Drop idle connections."""

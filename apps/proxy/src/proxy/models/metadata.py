@@ -22,7 +22,7 @@ class BadContractError(ValueError):
 class Tensor:
     """Name, datatype (the protocol's) and shape of an input or output; -1 is any size.
 
-    With ``free_rank`` every shape is taken, whatever ``shape`` says.
+    With ``free_rank`` every shape is accepted, whatever ``shape`` says.
     """
 
     name: str

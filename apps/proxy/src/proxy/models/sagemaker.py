@@ -43,7 +43,7 @@ class SageMakerModel:
         self.name = name
         self.settings = backend
         self._metrics = metrics
-        self.places = Concurrency(backend.max_concurrency, backend.caller_share)
+        self.concurrency = Concurrency(backend.max_concurrency, backend.caller_share)
         self.breaker = Breaker(
             backend.breaker_failures,
             backend.breaker_ratio,
@@ -142,11 +142,11 @@ class SageMakerModel:
                 f"{self.name} failed too often of late; it is asked again in {wait:.1f} s",
                 headers={"retry-after": str(max(1, round(wait)))},
             )
-        if not self.places.enter(asking.caller):
+        if not self.concurrency.enter(asking.caller):
             self.breaker.abandon()
-            raise self.places.refusal(self.name)
+            raise self.concurrency.refusal(self.name)
         future = loop.run_in_executor(self._threads, work)
-        future.add_done_callback(lambda _: self.places.leave(asking.caller))
+        future.add_done_callback(lambda _: self.concurrency.leave(asking.caller))
         left = min(asking.deadline - started, self.settings.timeout_seconds)
         try:
             answered = await asyncio.wait_for(asyncio.shield(future), left)
@@ -156,7 +156,7 @@ class SageMakerModel:
             asking.upstream_seconds += now - started
             reason, problem = mapped(self.name, error)
             if isinstance(error, TimeoutError) and left < self._patience:
-                self.breaker.abandon()  # the caller gave it too little time to tell anything
+                self.breaker.abandon()  # the caller gave it too little time for a verdict
             else:
                 self.breaker.record(now, failed=reason in BREAKING)
             self._metrics.upstream_failures.add(self.name, reason)
@@ -192,7 +192,7 @@ class SageMakerModel:
 
     def in_flight(self) -> int:
         """Invocations under way."""
-        return self.places.in_flight
+        return self.concurrency.in_flight
 
     def sweep(self) -> None:
         """boto3 looks after its own connections."""
@@ -225,9 +225,9 @@ def mapped(name: str, error: Exception) -> tuple[str, Problem]:
 
 
 def _client_error(name: str, error: ClientError) -> tuple[str, Problem]:
-    told = error.response.get("Error", {})
-    code = told.get("Code", "")
-    message = str(told.get("Message", ""))[:300]
+    details = error.response.get("Error", {})
+    code = details.get("Code", "")
+    message = str(details.get("Message", ""))[:300]
     if code == "ModelError":
         original = error.response.get("OriginalStatusCode")
         said = str(error.response.get("OriginalMessage", ""))[:500]

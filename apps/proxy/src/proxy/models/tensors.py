@@ -31,7 +31,7 @@ def read(payload: bytes, contract: Contract, content_type: str) -> dict[str, Arr
 def from_json(payload: bytes, contract: Contract) -> dict[str, Array]:
     """Tensors by name from a JSON body.
 
-    Taken: a list of rows; ``{"instances": [rows]}``; ``{"inputs": [{name, shape, datatype,
+    Accepted: a list of rows; ``{"instances": [rows]}``; ``{"inputs": [{name, shape, datatype,
     data}]}`` as in the protocol; ``{"inputs": {name: rows}}``. A single row may stand alone.
     Pictures in base64, for a model that prepares them, come back as they were before: see
     :func:`pictures`. BadTensorError names what is wrong.
@@ -121,7 +121,7 @@ def from_csv(payload: bytes, contract: Contract, content_type: str) -> dict[str,
 
 
 def from_text(payload: bytes, contract: Contract, content_type: str) -> dict[str, Array]:
-    """One text, the whole body in UTF-8, for a model with one input of text."""
+    """One text, the complete body in UTF-8, for a model with one input of text."""
     inputs = {tensor.name: tensor for tensor in contract.inputs}
     tensor = only_input(inputs, contract.model)
     if tensor.datatype != "BYTES":
@@ -134,7 +134,7 @@ def converted(values: Array, tensor: Tensor) -> Array:
     """An array made by a transform or by another model, as a batch for ``tensor``.
 
     A row without the batch dimension is a batch of one. BadTensorError where a number would not
-    survive: a fraction or NaN for whole numbers, or one out of the datatype's range.
+    survive: a fraction or NaN for integers, or one out of the datatype's range.
     """
     dtype = NUMPY.get(tensor.datatype)
     if dtype is None or (dtype.kind == "O") != (values.dtype.kind == "O"):
@@ -143,7 +143,7 @@ def converted(values: Array, tensor: Tensor) -> Array:
         )
     if dtype.kind in "iu" and values.size:
         if values.dtype.kind == "f" and not _whole(values):
-            raise BadTensorError(f"input {tensor.name!r} takes whole numbers ({tensor.datatype})")
+            raise BadTensorError(f"input {tensor.name!r} takes integers ({tensor.datatype})")
         if _beyond(values, dtype):
             raise BadTensorError(f"input {tensor.name!r} has values outside {tensor.datatype}")
     with np.errstate(over="ignore"):

@@ -77,7 +77,7 @@ def issuer_unavailable() -> Problem:
 
 @dataclass(slots=True)
 class Authenticator:
-    """Turns a request's credential into a Caller."""
+    """Makes a Caller of a request's credential."""
 
     keys: dict[str, ApiKey]
     policy: JwtPolicy | None
@@ -106,7 +106,7 @@ class Authenticator:
         A proxy that knows no credentials leaves those it sees to the upstreams. An issuer is
         waited for until ``deadline`` (`time.monotonic`), and then 503.
         """
-        found = self.at_once(request_headers)
+        found = self.known_caller(request_headers)
         if not isinstance(found, bytes):
             return found
         try:
@@ -115,7 +115,7 @@ class Authenticator:
         except TimeoutError:
             raise issuer_unavailable() from None
 
-    def at_once(self, request_headers: list[tuple[bytes, bytes]]) -> Caller | bytes | None:
+    def known_caller(self, request_headers: list[tuple[bytes, bytes]]) -> Caller | bytes | None:
         """``caller`` as far as nobody need be waited for: a token to verify stays bytes."""
         if not self.required and not self._by_hash and self.policy is None:
             return None

@@ -1,7 +1,7 @@
 """Rate limits: so many requests in a window for each caller, over all pods together.
 
 A round trip to Redis for every request would cost more than most requests do, so a pod leases
-places in batches and hands them out from memory. Leased places are counted as used: several
+requests in batches and hands them out from memory. Leased requests are counted as used: several
 pods together never admit more than the limit, they may admit a few less.
 """
 
@@ -20,8 +20,8 @@ from proxy.config.settings import ProxySettings
 from proxy.http.request import Request
 from proxy.store.redis import Store, key_of, script
 
-# Take up to ARGV[1] places of ARGV[2] in the window of ARGV[3] ms.
-# Answers: places granted, places taken so far by everybody, ms until the window ends.
+# Lease up to ARGV[1] requests of ARGV[2] in the window of ARGV[3] ms.
+# Answers: requests granted, requests leased so far by everybody, ms until the window ends.
 LEASE = """
 local used = tonumber(redis.call('GET', KEYS[1]) or '0')
 local grant = math.max(0, math.min(tonumber(ARGV[1]), tonumber(ARGV[2]) - used))
@@ -36,14 +36,14 @@ end
 return {grant, used, left}
 """
 
-LEASED_SHARE = 50  # a pod leases at most a fiftieth of the limit at once
+LEASED_SHARE = 50  # a pod leases at most a fiftieth of the limit in one go
 LEASE_SECONDS = 1.0
 MOST_CALLERS = 10_000
 
 
 @dataclass(slots=True)
 class Window:
-    """What this pod knows of a caller's window: places it holds, taken by all, its end."""
+    """What this pod knows of a caller's window: requests it holds, leased by all, its end."""
 
     held: int
     used: int
@@ -64,7 +64,7 @@ class Limits:
 
     async def admit(self, request: Request) -> None:
         """Count the request; Problem 429 past the limit. Without Redis everybody is admitted."""
-        if self.at_once(request):
+        if self.admit_from_lease(request):
             return
         limit, name = self._limit_of(request)
         assert limit is not None  # without one it was admitted
@@ -78,7 +78,7 @@ class Limits:
                 break
         _take(request, window, limit, name, monotonic())
 
-    def at_once(self, request: Request) -> bool:
+    def admit_from_lease(self, request: Request) -> bool:
         """``admit`` from what this pod holds; False where Redis must be asked first."""
         limit, name = self._limit_of(request)
         if limit is None or not self._store.configured:
@@ -98,7 +98,7 @@ class Limits:
 
     @staticmethod
     def _holds(window: Window, limit: RateLimit, now: float) -> bool:
-        """Whether this pod can decide alone: it holds places, or knows that none are left."""
+        """Whether this pod can decide alone: it holds some, or knows that none are left."""
         if window.held > 0:
             return True
         return _is_used_up(window, limit) and now - window.leased_at < LEASE_SECONDS
@@ -121,7 +121,7 @@ class Limits:
 
     async def _lease_once(self, name: str, limit: RateLimit) -> Window | None:
         # Not from a callback, which runs a moment after the end: whoever came in that moment got
-        # the ended lease without a wait, found its places taken, and asked for it again for ever.
+        # the ended lease without a wait, found all of it spent, and asked for it again for ever.
         try:
             return await self._lease(name, limit)
         finally:
@@ -140,7 +140,7 @@ class Limits:
             )
             return answer
 
-        answer = await self._store.aside("rate-limit", ask)
+        answer = await self._store.optional("rate-limit", ask)
         if answer is None:
             return None
         granted, used, left = answer
@@ -160,7 +160,7 @@ class Limits:
 
 
 def _take(request: Request, window: Window, limit: RateLimit, name: str, now: float) -> None:
-    """One place of the window, told in the answer's headers; Problem 429 where none is held."""
+    """One request of the window, reported in the answer's headers; Problem 429 without one."""
     if window.held <= 0:
         wait = max(1, math.ceil(window.ends - now))
         raise Problem(

@@ -101,7 +101,7 @@ class Memory(Generic[T]):
 
 
 @dataclass(slots=True)
-class _Flight:
+class _Computation:
     """An answer being made, and how many wait for it."""
 
     task: asyncio.Task[Made]
@@ -116,7 +116,7 @@ class PredictionCache:
         self._metrics = metrics
         self._memory: Memory[bytes] = Memory(memory_bytes // 2)
         self._memo: Memory[Sent] = Memory(memory_bytes - memory_bytes // 2)
-        self._flights: dict[str, _Flight] = {}
+        self._computations: dict[str, _Computation] = {}
 
     def recall(self, verbatim: Hashable) -> Sent | None:
         """What was sent for these very bytes, while the entry it was made of still holds.
@@ -147,7 +147,7 @@ class PredictionCache:
         deadline: float,
         cache_control: bytes = b"",
     ) -> tuple[bytes, Result]:
-        """The kept answer, or the one ``make`` gives; several asking at once make it once.
+        """The kept answer, or the one ``make`` gives; several that ask together make it once.
 
         ``make`` ends by ``deadline`` (`time.monotonic`); who waits for another's does too, by 504.
         ``no-cache`` and ``no-store`` in ``cache_control`` ask the model itself; ``no-store``
@@ -164,7 +164,7 @@ class PredictionCache:
             return made.data, "bypass"
         found = self._memory.get(key, monotonic())
         if found is None:
-            # While Redis was asked, a flight may have landed: look again before flying.
+            # While Redis was asked, a computation may have ended: look again before beginning one.
             found = await self._read(key, policy) or self._memory.get(key, monotonic())
         if found is not None:
             self.count(model, "hit")
@@ -180,14 +180,14 @@ class PredictionCache:
         make: Callable[[], Awaitable[Made]],
         deadline: float,
     ) -> bytes:
-        flight = self._flights.get(key)
-        leading = flight is None
-        if flight is None:
-            flight = self._begin(policy, key, make)
-        flight.waiting += 1
+        computation = self._computations.get(key)
+        leading = computation is None
+        if computation is None:
+            computation = self._begin(policy, key, make)
+        computation.waiting += 1
         try:
             async with asyncio.timeout(None if leading else deadline - monotonic()):
-                return (await asyncio.shield(flight.task)).data
+                return (await asyncio.shield(computation.task)).data
         except TimeoutError:
             raise deadlines.exceeded(model) from None
         except Problem as problem:
@@ -196,29 +196,33 @@ class PredictionCache:
             # The one who led had less time than this one has.
             return (await make()).data
         finally:
-            flight.waiting -= 1
-            if not flight.waiting and not flight.task.done():
-                self._landed(key, flight)  # who asks from now on is not given a cancelled one
-                flight.task.cancel()
+            computation.waiting -= 1
+            if not computation.waiting and not computation.task.done():
+                self._forget(key, computation)  # who asks from now on is not given a cancelled one
+                computation.task.cancel()
 
-    def _begin(self, policy: CachePolicy, key: str, make: Callable[[], Awaitable[Made]]) -> _Flight:
-        async def fly() -> Made:
+    def _begin(
+        self, policy: CachePolicy, key: str, make: Callable[[], Awaitable[Made]]
+    ) -> _Computation:
+        async def compute() -> Made:
             made = await make()
             await self._keep(policy, key, made)
             return made
 
         def done(task: asyncio.Task[Made]) -> None:
-            self._landed(key, flight)
+            self._forget(key, computation)
             if not task.cancelled():
                 task.exception()  # whoever waits for it has it
 
-        flight = self._flights[key] = _Flight(asyncio.get_running_loop().create_task(fly()))
-        flight.task.add_done_callback(done)
-        return flight
+        computation = self._computations[key] = _Computation(
+            asyncio.get_running_loop().create_task(compute())
+        )
+        computation.task.add_done_callback(done)
+        return computation
 
-    def _landed(self, key: str, flight: _Flight) -> None:
-        if self._flights.get(key) is flight:
-            del self._flights[key]
+    def _forget(self, key: str, computation: _Computation) -> None:
+        if self._computations.get(key) is computation:
+            del self._computations[key]
 
     async def _read(self, key: str, policy: CachePolicy) -> bytes | None:
         async def ask(client: redis.Redis) -> list[Any]:
@@ -228,7 +232,7 @@ class PredictionCache:
                 return await pipe.execute()
 
         asked = monotonic()
-        answer = await self._store.aside("cache", ask)
+        answer = await self._store.optional("cache", ask)
         if answer is None or answer[0] is None:
             return None
         found: bytes = answer[0]
@@ -250,7 +254,7 @@ class PredictionCache:
         async def ask(client: redis.Redis) -> None:
             await client.set(self._name(key), made.data, px=max(1, round(life * 1000)))
 
-        await self._store.aside("cache", ask)
+        await self._store.optional("cache", ask)
 
     def _name(self, key: str) -> str:
         return f"{self._store.prefix}:cache:{key}"

@@ -1,4 +1,4 @@
-"""Several models for one question: at once (ensembles) or one after another (pipelines)."""
+"""Several models for one question: side by side (ensembles) or one after another (pipelines)."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Question:
 async def ask_ensemble(
     name: str, ensemble: Ensemble, models: Models, predictor: Predictor, question: Question
 ) -> dict[str, Any]:
-    """Ask every member at once and merge what they say.
+    """Ask all members side by side and merge their answers.
 
     A hard member's failure is the ensemble's; a soft member's is named under ``failed``, unless
     fewer than ``minimum`` answered. Raises Problem.

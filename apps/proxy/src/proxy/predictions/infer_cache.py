@@ -189,7 +189,7 @@ async def infer(
         shown = length[:50].decode("latin-1")
         raise Problem(
             400, "bad-input",
-            f"Inference-Header-Content-Length is {shown!r}: it must be a whole number of at most "
+            f"Inference-Header-Content-Length is {shown!r}: it must be an integer of at most "
             "15 digits",
         )  # fmt: skip
     if json_length is not None and json_length > len(body):
@@ -290,7 +290,7 @@ async def _pass_by(
 async def _send(request: Request, sent: Sent, result: str) -> None:
     request.cache = result
     request.variant = sent.variant
-    if request.write_whole is not None and request.write_whole(
+    if request.write_complete is not None and request.write_complete(
         sent.status, sent.headers, sent.body
     ):
         return

@@ -1,4 +1,4 @@
-"""Inputs of predictions: which forms are taken, and an input as the model's server gets it."""
+"""Inputs of predictions: which forms are accepted, and an input as the model's server gets it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ IMAGES = ("image/png", "image/jpeg", "image/webp")
 JSON = "application/json"
 CSV = "text/csv"
 TEXT = "text/plain"
-TAKEN = (*IMAGES, JSON, CSV, TEXT)
+ACCEPTED = (*IMAGES, JSON, CSV, TEXT)
 MOST_PARAMETERS = 200
 """Characters of a Content-Type's parameters: it is kept with a job."""
 
@@ -76,15 +76,15 @@ class Prepared:
 def media_type(content_type: str | None) -> str:
     """The lower-case media type, with its parameters where they say how a text is to be read.
 
-    Problem 415 where it is none that is taken.
+    Problem 415 where it is none that is accepted.
     """
     bare, _, parameters = (content_type or "").partition(";")
     bare = bare.strip().lower()
-    if bare not in TAKEN or len(parameters) > MOST_PARAMETERS:
+    if bare not in ACCEPTED or len(parameters) > MOST_PARAMETERS:
         raise Problem(
             415,
             "unsupported-media-type",
-            f"Content-Type {bare or 'is missing'}: send one of {', '.join(TAKEN)}",
-            headers={"accept": ", ".join(TAKEN)},
+            f"Content-Type {bare or 'is missing'}: send one of {', '.join(ACCEPTED)}",
+            headers={"accept": ", ".join(ACCEPTED)},
         )
     return f"{bare};{parameters}" if parameters and bare in (CSV, TEXT) else bare

@@ -82,8 +82,8 @@ class Predictor:
     ) -> Outcome:
         """Predict for one payload. Problem for whatever stands in the way.
 
-        With ``chunk_rows`` a large batch is asked for in parts, and ``on_progress`` told the
-        share that is done; a model whose rows may depend on each other is asked for all at once.
+        With ``chunk_rows`` a large batch is asked for in parts, and ``on_progress`` gets
+        the share that is done; a model whose rows may depend on each other gets all together.
         """
         if isinstance(backend, SageMakerModel):
             answer = await backend.invoke(payload, kind, JSON, asking)

@@ -130,5 +130,5 @@ async def _decode(
 
 
 def prepares_on_server(backend: ModelBackend) -> bool:
-    """Whether the model's server turns images into tensors itself."""
+    """Whether the model's server makes tensors of images itself."""
     return isinstance(backend.settings, HttpBackend) and backend.settings.prepare == "server"

@@ -4,7 +4,7 @@ An answer costs the proxy 62 us of its loop, and a refusal after routing, creden
 cost 91: past its peak it answered a fifth of it. Here the refusal is written from the bytes of
 the request (`kit.http.early_refusals`), in a bounded share of the time.
 
-The limit follows how long a turn of the loop takes, not how long backends take: a thousand
+The limit follows how long an iteration of the loop takes, not how long backends take: a thousand
 requests that wait for a slow backend cost nothing, three hundred that want an answer now do.
 """
 
@@ -22,9 +22,9 @@ from kit.http.request_headers import request_id_of
 
 KEY = "slipway.overload"
 FLOOR = 256
-"""Requests that may be open however long a turn takes: 16 ms of answering."""
+"""Requests that may be open however long an iteration takes: 16 ms of answering."""
 PROBE_SECONDS = 0.005
-"""Pause between two measurements of a turn of the loop."""
+"""Pause between two measurements of an iteration of the loop."""
 EXEMPT = (b"GET /livez", b"GET /readyz", b"GET /metrics")
 
 _REQUEST_ID = re.compile(rb"\r\nx-request-id:[ \t]*([^\r\n]*?)[ \t]*\r\n", re.IGNORECASE)
@@ -59,7 +59,7 @@ class Overload:
         report: Callable[[str, int], None],
         clock: Callable[[], float] = monotonic,
     ) -> None:
-        """``target`` is the longest turn of the loop in seconds.
+        """``target`` is the longest iteration of the loop in seconds.
 
         ``report`` gets "infer" or "other" and how many were refused, about once a second.
         """
@@ -81,7 +81,7 @@ class Overload:
         return open_requests >= admission.limit and not data.startswith(EXEMPT)
 
     def refusal(self, data: bytes, loop: asyncio.AbstractEventLoop) -> bytes:
-        """The whole answer to a refused request."""
+        """The complete answer to a refused request."""
         match = _REQUEST_ID.search(data, 0, data.find(_HEAD_END) + 2)
         identity = request_id_of(match[1] if match else None)
         infer = data.startswith(b"/v2", data.find(b" ", 0, 10) + 1)
@@ -94,7 +94,7 @@ class Overload:
         loop.call_soon(self._end, loop, self._clock())
 
     def _end(self, loop: asyncio.AbstractEventLoop, began: float) -> None:
-        """One turn after :meth:`_begin`: everything that was ready was read and run once."""
+        """One iteration after :meth:`_begin`: everything that was ready was read and run once."""
         self.admission.waited(self._clock() - began)
         loop.call_later(PROBE_SECONDS, self._pause_over)
 

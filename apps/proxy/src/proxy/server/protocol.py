@@ -5,8 +5,8 @@ head and body apart. An answer a backend gave was parsed by llhttp, which lets n
 through, so the proxy may write it as it is. The protocol hands its cycle on in the scope;
 where it does not (another server), `Gateway` sends ASGI messages.
 
-A request that has arrived whole is offered to the application's ``at_once`` first, which the
-lifespan's state holds under ``AT_ONCE``: what is answered from memory needs no task.
+A request that has arrived completely is offered to the application's ``FromMemory`` first, which
+the lifespan's state holds under ``FROM_MEMORY``: what is answered from memory needs no task.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from proxy.server import overload
 from proxy.server.overload import Overload
 
 KEY = "slipway.cycle"
-AT_ONCE = "slipway.at_once"
-AtOnce = Callable[[RequestResponseCycle], bool]
+FROM_MEMORY = "slipway.from_memory"
+FromMemory = Callable[[RequestResponseCycle], bool]
 STATUS_LINES = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
 }
 
 
-class WholeProtocol(RefusingProtocol):
-    """uvicorn's protocol, whose requests carry their cycle and may be answered at once.
+class ProxyProtocol(RefusingProtocol):
+    """uvicorn's protocol, whose requests carry their cycle and may be answered from memory.
 
     The lifespan's state holds the limit of open requests under ``overload.KEY``.
     """
@@ -40,7 +40,7 @@ class WholeProtocol(RefusingProtocol):
     _held: tuple[RequestResponseCycle, Any] | None = None
 
     def data_received(self, data: bytes) -> None:
-        """Parse what came; then answer the request that became whole, or start its task."""
+        """Parse what came; then answer the request that became complete, or start its task."""
         self._parsing = True
         try:
             super().data_received(data)
@@ -59,35 +59,35 @@ class WholeProtocol(RefusingProtocol):
         return True
 
     def refusal(self, data: bytes) -> bytes:
-        """The whole answer to a request that is refused unparsed."""
+        """The complete answer to a request that is refused unparsed."""
         limit: Overload = self.app_state[overload.KEY]
         return limit.refusal(data, self.loop)
 
     def _answered(self, cycle: RequestResponseCycle) -> bool:
-        at_once: AtOnce | None = self.app_state.get(AT_ONCE)
-        return at_once is not None and not cycle.more_body and at_once(cycle)
+        answer: FromMemory | None = self.app_state.get(FROM_MEMORY)
+        return answer is not None and not cycle.more_body and answer(cycle)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         if self._parsing:  # its body may lie behind the head that was just read
             self._held = cycle, app
             return
         # A pipelined request comes here out of the answer before it, and so gets a task in any
-        # case: answered at once, a row of them would be as many calls deep.
+        # case: answered without one, a row of them would be as many calls deep.
         cycle.scope[KEY] = cycle  # type: ignore[literal-required]
         super()._start_asgi_task(cycle, app)
 
 
 def body_that_arrived(scope: Scope) -> bytes | None:
-    """The body of a request that is whole, without waiting; None where some is to come.
+    """The body of a request that is complete, without waiting; None where some is to come.
 
-    It is taken from uvicorn as its ``receive`` would, which is asked for no more of it.
+    It is read from uvicorn as its ``receive`` would, which is asked for no more of it.
     """
     cycle: RequestResponseCycle | None = scope.get(KEY)
     if (
         cycle is None
         or cycle.more_body
         or cycle.disconnected
-        or cycle.waiting_for_100_continue  # it is told first, though it did not wait
+        or cycle.waiting_for_100_continue  # it gets its 100 first, though it did not wait
     ):
         return None
     body, cycle.body = cycle.body, bytearray()
@@ -96,7 +96,7 @@ def body_that_arrived(scope: Scope) -> bytes | None:
 
 
 def may_write(cycle: RequestResponseCycle, status: int) -> bool:
-    """Whether an answer can be written whole; False where this connection needs the longer way."""
+    """Whether an answer can be written in one go; False where ASGI messages are needed."""
     return not (
         cycle.response_started
         or cycle.disconnected
@@ -108,7 +108,7 @@ def may_write(cycle: RequestResponseCycle, status: int) -> bool:
 
 
 def write(cycle: RequestResponseCycle, status: int, lines: bytes, body: bytes) -> None:
-    """Write a whole answer that ``may_write`` allows.
+    """Write a complete answer that ``may_write`` allows.
 
     ``lines`` are header lines with their line ends, the body's Content-Length among them; their
     values came from llhttp or are our own.

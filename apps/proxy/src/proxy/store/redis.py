@@ -1,4 +1,4 @@
-"""Redis: what may do without it steps aside at once, what cannot says so."""
+"""Redis: what can do without it goes on, what cannot says so."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from proxy.telemetry.metrics import Metrics
 log = logs.get("proxy.redis")
 
 T = TypeVar("T")
-ASIDE_SECONDS = 1.0  # after a failure Redis is not asked again for this long
+SKIPPED_SECONDS = 1.0  # after a failure Redis is not asked again for this long
 DURABLE_TIMEOUT_SECONDS = 5.0
 
 
@@ -49,7 +49,7 @@ class Store:
         self._url = settings.redis_url
         self._timeout = settings.redis_timeout_seconds
         self._metrics = metrics
-        self._aside_until = float("-inf")
+        self._skipped_until = float("-inf")
         if self.configured:
             self.fast = _client(settings.redis_url, timeout=settings.redis_timeout_seconds)
             self.durable = _client(settings.redis_url, timeout=DURABLE_TIMEOUT_SECONDS)
@@ -60,15 +60,15 @@ class Store:
                 connections=settings.jobs.max_followers,
             )
 
-    async def aside(self, use: str, work: Callable[[redis.Redis], Awaitable[T]]) -> T | None:
+    async def optional(self, use: str, work: Callable[[redis.Redis], Awaitable[T]]) -> T | None:
         """The result of ``work``, or None within 50 ms where Redis does not answer.
 
-        ``use`` names the step aside in the metric ``slipway_proxy_redis_stepped_aside``.
+        ``use`` names what did without it in the metric ``slipway_proxy_redis_stepped_aside``.
         """
         if not self.configured:
             return None
         now = monotonic()
-        if now < self._aside_until:
+        if now < self._skipped_until:
             self._metrics.stepped_aside.add(use)
             return None
         for last in (False, True):
@@ -80,10 +80,10 @@ class Store:
                 late = monotonic() - began > 1.5 * self._timeout
                 if isinstance(error, TimeoutError) and late and not last:
                     continue  # it was this process that was busy; Redis may well have answered
-                if now >= self._aside_until:
+                if now >= self._skipped_until:
                     reason, fix = unreachable(self._url, error)
                     log.warning("redis does not answer", use=use, reason=reason, fix=fix)
-                self._aside_until = monotonic() + ASIDE_SECONDS
+                self._skipped_until = monotonic() + SKIPPED_SECONDS
                 break
         self._metrics.stepped_aside.add(use)
         return None
@@ -103,7 +103,7 @@ class Store:
 
 
 async def script(client: redis.Redis, text: str, keys: Sequence[str], *values: Any) -> Any:
-    """The answer of a Lua script, sent by its digest; whole where Redis does not know it yet."""
+    """The answer of a Lua script, sent by its digest; as text where Redis does not know it yet."""
     try:
         return await client.evalsha(_digest(text), len(keys), *keys, *values)
     except NoScriptError:

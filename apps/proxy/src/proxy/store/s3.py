@@ -15,13 +15,13 @@ from kit.http.problem import Problem
 from kit.memory.budget import BusyError
 from proxy.http.body import bodies_busy
 
-# S3 that hangs must not keep a caller, or a worker's place, for boto3's minutes.
+# S3 that hangs must not keep a caller, or a job of a worker, for boto3's minutes.
 CONNECT_SECONDS = 2.0
 READ_SECONDS = 5.0
 
 
 Hold = Callable[[int], None]
-"""Told of bytes that are to be in memory; BusyError where there is no room for them."""
+"""Gets the bytes that are to be in memory; BusyError where there is no room for them."""
 
 
 def unbounded(_: int) -> None:
@@ -48,7 +48,7 @@ class Blobs:
     async def get(self, key: str, hold: Hold = unbounded) -> bytes:
         """An object's bytes. Problem 503 where it cannot be read.
 
-        ``hold`` is told of twice its size before they are read, for what is made of them: Problem
+        ``hold`` gets twice its size before it is read, for what is made of them: Problem
         429 where it raises BusyError.
         """
         found = await self._run(0, lambda client: client.get_object(Bucket=self.bucket, Key=key))

@@ -2,7 +2,7 @@
 
 The Prometheus client takes a lock and walks its buckets for every observation; on the path of
 every request that is dearer than what it measures. One event loop needs no lock: a histogram
-here is a list and a bisection, turned into the client's families when somebody scrapes.
+here is a list and a bisection, made into the client's families when somebody scrapes.
 """
 
 from __future__ import annotations

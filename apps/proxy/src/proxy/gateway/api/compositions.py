@@ -34,7 +34,7 @@ def compositions_router(services: Services) -> APIRouter:
 
     @router.post("/v1/ensembles/{name}", response_model=Composed, openapi_extra=EXAMPLES)
     async def ensemble(http: HttpRequest, name: Name, content_type: ContentType = None) -> Response:
-        """Ask several models at once and merge what they say."""
+        """Ask several models side by side and merge their answers."""
         found = settings.ensembles.get(name)
         if found is None:
             raise unknown("ensemble", name, settings.ensembles)

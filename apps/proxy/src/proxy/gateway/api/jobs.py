@@ -47,7 +47,7 @@ def jobs_router(services: Services) -> APIRouter:
         idempotency_key: Annotated[str, Header(max_length=255, pattern=r"^[!-~]*$")] = "",
         content_type: ContentType = None,
     ) -> Response:
-        """Predict later: answers 202 at once, with the job's address in `Location`."""
+        """Predict later: answers 202 immediately, with the job's address in `Location`."""
         request = current(http)
         allow(request, "jobs", model)
         backend = await services.models.find(model)
@@ -80,8 +80,8 @@ def jobs_router(services: Services) -> APIRouter:
         document: dict[str, Any] = {"id": identity, "model": model, "state": "queued"}
         if not new:
             document = await services.jobs.get(identity, owner_of(request), request.hold)
-        place = f"{request.prefix}/v1/jobs/{identity}"
-        return json_answer(document, 202, {"location": place, "retry-after": "1"})
+        address = f"{request.prefix}/v1/jobs/{identity}"
+        return json_answer(document, 202, {"location": address, "retry-after": "1"})
 
     @router.get("/v1/jobs/{identity}", response_model=Job)
     async def look(http: HttpRequest, identity: JobId) -> Response:

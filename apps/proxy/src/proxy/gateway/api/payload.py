@@ -1,4 +1,4 @@
-"""The body of a request to `/v1`: whole, and without its Content-Encoding."""
+"""The body of a request to `/v1`, complete and without its Content-Encoding."""
 
 from __future__ import annotations
 
@@ -75,12 +75,12 @@ def check_form(payload: bytes, kind: str) -> None:
         return
     if len(payload) <= SMALL:
         try:
-            taken = isinstance(orjson.loads(payload), dict | list)
+            acceptable = isinstance(orjson.loads(payload), dict | list)
         except orjson.JSONDecodeError as error:
             raise Problem(400, "bad-input", f"the body is not JSON: {error}") from None
     else:
-        taken = payload.lstrip(b" \t\r\n")[:1] in (b"{", b"[")
-    if not taken:
+        acceptable = payload.lstrip(b" \t\r\n")[:1] in (b"{", b"[")
+    if not acceptable:
         raise Problem(
             400,
             "bad-input",
