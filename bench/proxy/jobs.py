@@ -14,9 +14,9 @@ import redis.asyncio as redis
 from bench.proxy.programs import own
 from bench.proxy.servers import SERVER_CORE, free_port, started
 from kit.lifecycle.health import Health
-from proxy.config.settings import ProxySettings
 from proxy.jobs.queue import PRIORITIES, Keys, Submission
 from proxy.services import Services
+from proxy.settings import ProxySettings
 
 
 def measure(

@@ -26,8 +26,8 @@ LAYERS: dict[str, list[str]] = {
         "announce", "processing", "triggers", "commands", "cli",
     ],
     "proxy": [
-        "config", "telemetry", "server", "http", "store", "policy", "models", "predictions", "jobs",
-        "services", "gateway", "worker", "app", "cli",
+        "config", "settings", "telemetry", "server", "http", "store", "policy", "models",
+        "predictions", "jobs", "services", "gateway", "worker", "app", "cli",
     ],
 }  # fmt: skip
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kit.settings import ServiceSettings
-from proxy.config.settings import ProxySettings
+from proxy.settings import ProxySettings
 
 ROUTING = Path(__file__).resolve().parents[2] / "charts" / "routing"
 

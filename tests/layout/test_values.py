@@ -54,6 +54,17 @@ def _pod(release: Release) -> dict[str, Any]:
     raise AssertionError(f"{release} has no pods")
 
 
+def test_services_have_their_settings_where_they_are_looked_for() -> None:
+    """Settings in another module were neither checked nor documented, and nothing said so."""
+    printing = [
+        name
+        for name, app in commands().items()
+        if "settings" in getattr(get_command(app), "commands", {})
+    ]
+    assert {"proxy", "inference", "unzip"} <= set(printing)
+    assert [name for name in printing if settings_of(name) is None] == []
+
+
 @pytest.mark.parametrize("release", WITH_SETTINGS, ids=str)
 def test_environment_variables_are_settings(release: Release) -> None:
     known = {row["name"] for row in environment_variables(_settings(release))}

@@ -21,9 +21,9 @@ from starlette.types import ASGIApp
 from kit.lifecycle.health import Health
 from kit.telemetry.spans import Spans
 from proxy.app import create_app, create_worker
-from proxy.config.settings import ProxySettings
 from proxy.server.protocol import ProxyProtocol
 from proxy.server.websocket import BoundedWebSocket
+from proxy.settings import ProxySettings
 from tests.ports import free_port
 from tests.programs import require
 from tests.waits import SECONDS

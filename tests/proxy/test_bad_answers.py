@@ -15,9 +15,9 @@ from aiohttp import web
 
 from kit.lifecycle.health import Health
 from proxy.app import create_app
-from proxy.config.settings import ProxySettings
 from proxy.gateway import asgi
 from proxy.gateway.api import models
+from proxy.settings import ProxySettings
 from tests.proxy.conftest import METADATA, Neighbour, listening, proxy_with
 from tests.proxy.faults import speak
 

@@ -21,8 +21,8 @@ from typer.testing import CliRunner
 
 from kit import settings as kit_settings
 from proxy.cli import app
-from proxy.config.settings import ProxySettings
 from proxy.jobs.queue import ENDED, PRIORITIES, Keys
+from proxy.settings import ProxySettings
 from tests.proxy.conftest import Neighbour, eventually
 from tests.proxy.processes import running
 

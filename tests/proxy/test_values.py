@@ -9,7 +9,7 @@ import pytest
 
 from flow.site import ENVIRONMENTS
 from flow.stages import jobs_bucket
-from proxy.config.settings import ProxySettings
+from proxy.settings import ProxySettings
 from release.render import merged_values
 from release.render.helm import releases
 

@@ -17,9 +17,9 @@ from hypothesis import settings
 from schemathesis.core.failures import Failure, FailureGroup
 
 from kit.lifecycle.health import Health
-from proxy.config.settings import ProxySettings
 from proxy.gateway.api.application import create_api
 from proxy.services import Services
+from proxy.settings import ProxySettings
 from tests.openapi_checks import Allowed, Contract, aim, examples, not_documented
 from tests.proxy.conftest import (
     _answer_infer,

@@ -11,9 +11,9 @@ from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.config.settings import ProxySettings
 from proxy.models import discovery
 from proxy.models.discovery import BadIndexError, names_in
+from proxy.settings import ProxySettings
 from tests.ports import free_port
 from tests.proxy.conftest import (
     METADATA,

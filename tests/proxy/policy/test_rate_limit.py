@@ -11,9 +11,9 @@ from typing import Any, cast
 import pytest
 
 from proxy.config.policies import RateLimit
-from proxy.config.settings import ProxySettings
 from proxy.http.request import Request
 from proxy.policy.rate_limit import Limits
+from proxy.settings import ProxySettings
 from proxy.store.redis import Store
 from tests.ports import free_port
 from tests.proxy.conftest import Neighbour, Proxy, proxy_with, running_redis

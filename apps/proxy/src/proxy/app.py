@@ -11,10 +11,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from kit.http.probes import Probes
 from kit.lifecycle.health import Health
 from kit.telemetry.spans import Spans
-from proxy.config.settings import ProxySettings
 from proxy.gateway.api.application import create_api
 from proxy.gateway.asgi import Gateway
 from proxy.services import START_FIX, Services
+from proxy.settings import ProxySettings
 from proxy.telemetry.metrics import Metrics
 from proxy.worker.loop import Worker
 

@@ -14,9 +14,9 @@ from kit.lifecycle import start
 from kit.lifecycle.health import Health
 from kit.telemetry import logs
 from proxy.app import create_app, create_worker
-from proxy.config.settings import ProxySettings
 from proxy.server.protocol import ProxyProtocol
 from proxy.server.websocket import BoundedWebSocket
+from proxy.settings import ProxySettings
 
 app = typer.Typer(no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
 

@@ -13,7 +13,6 @@ from kit.lifecycle.health import Health
 from kit.memory.budget import Budget, body_budget
 from kit.telemetry.spans import Spans, configure
 from proxy.config.backends import HttpBackend, Target, discovers
-from proxy.config.settings import ProxySettings
 from proxy.http.destination import Destination, guard_of
 from proxy.jobs.metrics import QueueWatch
 from proxy.jobs.queue import Jobs
@@ -26,6 +25,7 @@ from proxy.policy.authentication import Authenticator
 from proxy.policy.rate_limit import Limits
 from proxy.predictions.cache import PredictionCache
 from proxy.predictions.predictor import Predictor
+from proxy.settings import ProxySettings
 from proxy.store.redis import Store
 from proxy.store.s3 import Blobs
 from proxy.telemetry.access_log import AccessLog

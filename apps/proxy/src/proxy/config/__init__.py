@@ -1,1 +1,1 @@
-"""What the proxy's environment sets, and which values are refused."""
+"""The parts of the settings: backends, compositions, policies."""

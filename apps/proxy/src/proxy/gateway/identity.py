@@ -16,11 +16,11 @@ from kit.http.request_headers import (
     trace_of,
 )
 from kit.telemetry import tracing
-from proxy.config.settings import ProxySettings
 from proxy.http import deadline as deadlines
 from proxy.http import headers, paths
 from proxy.http.headers import BadHeadersError
 from proxy.http.request import Request
+from proxy.settings import ProxySettings
 
 MOST_PARAMETERS = 256
 """Parameters of a query: each is read several times, by routes, rules and caches."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 from time import monotonic
 
 from kit.http.problem import Problem
-from proxy.config.settings import ProxySettings
 from proxy.http import headers, paths
 from proxy.http.forward import forward, forwarding_headers
 from proxy.http.paths import BadPathError
 from proxy.http.request import Request
 from proxy.policy import authentication
 from proxy.services import Services
+from proxy.settings import ProxySettings
 
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
 

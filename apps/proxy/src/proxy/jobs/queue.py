@@ -16,9 +16,9 @@ import redis.asyncio as redis
 from redis.exceptions import RedisError
 
 from kit.http.problem import Problem
-from proxy.config.settings import ProxySettings
 from proxy.http.resilience import Concurrency
 from proxy.jobs import scripts
+from proxy.settings import ProxySettings
 from proxy.store.redis import Store, key_of, script, unavailable
 from proxy.store.s3 import Blobs, Hold, unbounded
 

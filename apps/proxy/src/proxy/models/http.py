@@ -13,7 +13,6 @@ from kit.memory.budget import BusyError
 from kit.oip.messages import encode_request
 from kit.oip.tensors import bytes_element
 from proxy.config.backends import HttpBackend
-from proxy.config.settings import ProxySettings
 from proxy.http import deadline as deadlines
 from proxy.http.body import bodies_busy
 from proxy.http.client import Pool
@@ -23,6 +22,7 @@ from proxy.http.propagation import NOTHING, Carried
 from proxy.models import metadata as contracts
 from proxy.models.backend import Answer, Asking
 from proxy.models.metadata import BadContractError, Contract
+from proxy.settings import ProxySettings
 from proxy.telemetry.metrics import Metrics
 
 LARGEST_ANSWER = 256 * 1024 * 1024

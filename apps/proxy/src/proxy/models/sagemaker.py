@@ -22,10 +22,10 @@ from botocore.exceptions import (
 
 from kit.http.problem import Problem
 from proxy.config.backends import SageMakerBackend
-from proxy.config.settings import ProxySettings
 from proxy.http.resilience import Breaker, Concurrency, patience
 from proxy.models.backend import Answer, Asking
 from proxy.models.metadata import Contract
+from proxy.settings import ProxySettings
 from proxy.telemetry.metrics import Metrics
 
 T = TypeVar("T")

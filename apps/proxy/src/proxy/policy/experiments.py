@@ -7,9 +7,9 @@ import re
 from collections.abc import Sequence
 
 from proxy.config.policies import Arm
-from proxy.config.settings import ProxySettings
 from proxy.config.types import NAME
 from proxy.http.request import Request
+from proxy.settings import ProxySettings
 
 
 def choose(user: str, arms: Sequence[Arm]) -> str:

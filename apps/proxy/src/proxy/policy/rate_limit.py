@@ -16,8 +16,8 @@ import redis.asyncio as redis
 
 from kit.http.problem import Problem
 from proxy.config.policies import RateLimit
-from proxy.config.settings import ProxySettings
 from proxy.http.request import Request
+from proxy.settings import ProxySettings
 from proxy.store.redis import Store, key_of, script
 
 # Lease up to ARGV[1] requests of ARGV[2] in the window of ARGV[3] ms.

@@ -16,7 +16,6 @@ from kit.json_names import repeated_name
 from kit.memory.budget import Budget, BusyError, TooCostlyError
 from kit.pictures.pool import Decoding
 from proxy.config.backends import HttpBackend
-from proxy.config.settings import ProxySettings
 from proxy.http.body import bodies_busy
 from proxy.http.propagation import choosing, key_of_choice
 from proxy.models.backend import Asking, ModelBackend
@@ -27,6 +26,7 @@ from proxy.predictions.cache import Made, PredictionCache, key_of
 from proxy.predictions.inputs import JSON, Prepared
 from proxy.predictions.predict import predict, shown
 from proxy.predictions.prepare import prepare, prepares_on_server
+from proxy.settings import ProxySettings
 from proxy.store.redis import Store
 from proxy.store.redis import key_of as redis_key_of
 

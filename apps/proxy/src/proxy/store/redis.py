@@ -16,7 +16,7 @@ from redis.exceptions import AuthenticationError, NoPermissionError, NoScriptErr
 
 from kit.http.problem import Problem
 from kit.telemetry import logs
-from proxy.config.settings import ProxySettings
+from proxy.settings import ProxySettings
 from proxy.telemetry.metrics import Metrics
 
 log = logs.get("proxy.redis")

@@ -13,7 +13,6 @@ from starlette.routing import BaseRoute, Match, Route
 from starlette.types import Scope
 
 from kit.http.problem import Problem
-from proxy.config.settings import ProxySettings
 from proxy.gateway.api import pages
 from proxy.gateway.api.answers import problem_response
 from proxy.gateway.api.compositions import compositions_router
@@ -23,6 +22,7 @@ from proxy.gateway.api.openapi import PROBLEMS, say_credentials
 from proxy.gateway.api.pages import OPEN_PATHS
 from proxy.gateway.api.predictions import predictions_router
 from proxy.services import Services
+from proxy.settings import ProxySettings
 
 
 def create_api(services: Services) -> FastAPI:

@@ -12,7 +12,7 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import FileResponse, HTMLResponse
 from starlette.responses import Response
 
-from proxy.config.settings import ProxySettings
+from proxy.settings import ProxySettings
 
 ASSETS = Path(fastapi_offline.__file__).parent / "static"  # Swagger UI as it is released
 Sample = Literal["0-screen", "2-thin", "4-photograph", "5-photograph", "7-pen", "7-thick"]
