@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import zlib
 from typing import Any
 
@@ -16,7 +15,6 @@ from tests.unzip.conftest import session
 from tests.unzip.faults import faulty
 from unzip.s3.capabilities import UnfitStore, check_conditional_writes, copies_rightly
 from unzip.s3.client import S3
-from unzip.s3.concurrency_limit import ConcurrencyLimit
 from unzip.s3.errors import Conflict, Missing, SlowDown, StoreError, Transient, translate
 from unzip.s3.types import Absent, Matching
 
@@ -199,41 +197,6 @@ def test_a_missing_bucket_says_so(s3_server: S3Server) -> None:
     store = S3("nobody-made-this", session=session(), endpoint=s3_server.url)
     with pytest.raises(StoreError, match="does not exist"):
         list(store.entries(""))
-
-
-def test_pace_halves_on_slow_down_and_recovers() -> None:
-    pace = ConcurrencyLimit(16)
-    for _ in range(20):
-        with pytest.raises(SlowDown), pace:
-            raise SlowDown("503")
-    assert pace.allowed == 8  # one crowd of 503s counts once
-    for _ in range(200):
-        with pace:
-            pass
-    assert pace.allowed == 16
-
-
-def test_pace_lets_no_more_in_than_allowed() -> None:
-    pace = ConcurrencyLimit(3)
-    inside, most, lock, gate = 0, 0, threading.Lock(), threading.Barrier(3)
-
-    def work() -> None:
-        nonlocal inside, most
-        for _ in range(4):
-            with pace:
-                with lock:
-                    inside += 1
-                    most = max(most, inside)
-                gate.wait(90)  # three at a time, or it breaks
-                with lock:
-                    inside -= 1
-
-    threads = [threading.Thread(target=work) for _ in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert most == 3
 
 
 def test_an_object_without_an_etag_is_named(s3_server: S3Server, store: S3, bucket: str) -> None:

@@ -1,4 +1,4 @@
-"""Memory of the checks on names follows the directory's size, not its depth."""
+"""Paths that cannot live together are refused; the memory of the check follows the directory."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import tracemalloc
 
 import pytest
 
-from unzip.refusals import Refused
+from unzip.refusals import Reason, Refused
 from unzip.zip import collisions
 from unzip.zip.collisions import check_together
 
@@ -38,3 +38,33 @@ def test_paths_of_one_hash_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> No
         check_together(lambda: [b"a", b"b", b"c/d", b"b"], reserved="_")
     with pytest.raises(Refused, match="a file has members below it"):
         check_together(lambda: [b"a", b"b", b"b/d"], reserved="_")
+
+
+_COMPOSED, _APART = "é".encode(), b"e\xcc\x81"
+
+
+@pytest.mark.parametrize(
+    ("paths", "reason"),
+    [
+        ([_COMPOSED, _APART], Reason.NAME_DUPLICATE),
+        ([_COMPOSED + b"/a", _APART + b"/a"], Reason.NAME_DUPLICATE),
+        ([_COMPOSED + b"/a", _APART + b"/b"], None),
+        ([_COMPOSED, _APART + b"/b"], Reason.FILE_AS_FOLDER),
+        ([_COMPOSED + b"/", _APART + b"/"], None),  # a folder may be listed more than once
+        ([b"a/b", b"a/b/"], Reason.FILE_AS_FOLDER),
+        ([b"a", b"a"], Reason.NAME_DUPLICATE),
+        ([b"a", b"A"], None),
+        ([b"a/b/c", b"a"], Reason.FILE_AS_FOLDER),
+        ([b"ab/c", b"a"], None),
+        ([b"_m"], Reason.NAME_RESERVED),
+        ([b"_m/a"], Reason.NAME_RESERVED),
+        ([b"_m2"], None),
+    ],
+)
+def test_paths_are_compared_in_one_normal_form(paths: list[bytes], reason: Reason | None) -> None:
+    if reason is None:
+        check_together(lambda: paths, reserved="_m")
+        return
+    with pytest.raises(Refused) as caught:
+        check_together(lambda: paths, reserved="_m")
+    assert caught.value.reason is reason

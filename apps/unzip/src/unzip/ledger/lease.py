@@ -7,7 +7,7 @@ import time
 from dataclasses import replace
 from typing import Any, Protocol, Self
 
-from unzip.ledger.number_set import RangeSet
+from unzip.ledger.number_set import NumberSet
 from unzip.ledger.records import Archive, Claim, Record
 from unzip.s3.errors import Conflict, Missing, Transient
 from unzip.s3.types import Document
@@ -37,7 +37,7 @@ class Lease:
         self._lock = threading.Lock()
         self._etag = etag
         self.claim = claim
-        self.done = RangeSet(claim.done)
+        self.done = NumberSet(claim.done)
         self.older: list[Record] = []  # of other versions of the archive
         self._deadline = 0.0
         self._lost = ""

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator, Sequence
 
 
-class RangeSet:
+class NumberSet:
     """Numbers that are done, kept as a byte for each up to the largest; thread-safe."""
 
     def __init__(self, ranges: Sequence[Sequence[int]] = ()) -> None:
