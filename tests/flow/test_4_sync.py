@@ -98,7 +98,7 @@ def test_a_commit_that_was_amended_after_it_was_deployed_is_taken(
     source.publish(clone, str(bare), LOCAL)
     assert git(bare, "show", "main:new.txt").strip() == "second"
     assert "charts/reference.py" not in git(bare, "ls-tree", "-r", "--name-only", "main").split()
-    assert "2 files are taken as the source has them" in capsys.readouterr().err
+    assert "2 files are used as the source has them" in capsys.readouterr().err
 
 
 def test_a_conflict_is_told_with_the_way_out(tmp_path: Path) -> None:

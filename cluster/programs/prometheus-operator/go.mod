@@ -1,4 +1,4 @@
-// What turns ServiceMonitors, PodMonitors and PrometheusRules into the configuration of Prometheus.
+// What makes the configuration of Prometheus of ServiceMonitors, PodMonitors and PrometheusRules.
 module slipway/cluster/programs/prometheus-operator
 
 go 1.26.0

@@ -269,7 +269,7 @@ def argocd(install_manifest: Path, site: Site) -> Addon:
             document["metadata"]["namespace"] = "argocd"
         if document["metadata"]["name"] == "argocd-cmd-params-cm":
             document["data"] = {
-                # A change that someone makes by hand is taken back at once.
+                # A change that someone makes by hand is undone immediately.
                 "controller.self.heal.timeout.seconds": "2",
                 "controller.sync.timeout.seconds": "600",
                 "reposerver.parallelism.limit": "4",

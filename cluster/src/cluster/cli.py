@@ -258,7 +258,7 @@ def kubeconfig() -> None:
 
 
 def main() -> None:
-    """Run the command; a failure is told on standard error and ends with exit code 1."""
+    """Run the command; a failure is reported on standard error and ends with exit code 1."""
     try:
         app()
     except ClusterError as error:

@@ -1,4 +1,4 @@
-"""What can go wrong, told so that a person can act on it."""
+"""What can go wrong, in words that a person can act on."""
 
 from __future__ import annotations
 

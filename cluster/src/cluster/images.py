@@ -21,7 +21,7 @@ from cluster.layout import Layout
 DOCKERFILES = Path(__file__).parents[2] / "images"
 SUITE = "bookworm"
 BASE_PACKAGES = ("ca-certificates", "python3", "python3-venv")
-# Told to buildah instead of a timestamp, so that equal inputs give equal digests.
+# Given to buildah instead of a timestamp, so that equal inputs give equal digests.
 EPOCH = "0"
 
 BASE = "localhost/slipway/python"

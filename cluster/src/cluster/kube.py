@@ -49,7 +49,7 @@ class Kubectl:
         return found
 
     def apply(self, manifests: str) -> None:
-        """Server-side apply; what another manager changed of ours is taken back."""
+        """Server-side apply; what another manager changed of ours is undone."""
         self.run(
             "apply",
             "--server-side",

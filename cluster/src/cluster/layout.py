@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-# RFC 2544 sets 198.18.0.0/15 aside for tests inside one network: no route leads there.
+# RFC 2544 reserves 198.18.0.0/15 for tests inside one network: no route leads there.
 POD_NETWORK = "198.18.0.0/16"
 SERVICE_NETWORK = "198.19.0.0/16"
 NODE_ADDRESS = "198.18.0.1"

@@ -16,7 +16,7 @@ WAKE = Path(__file__).with_name("wake.py")
 
 
 def url(address: str = layout.NODE_ADDRESS) -> str:
-    """The repo's address as Argo CD is told it."""
+    """The repo's address as Argo CD is given it."""
     return f"git://{address}:{layout.GIT_PORT}/slipway.git"
 
 
@@ -44,7 +44,7 @@ def ensure(where: Layout) -> str:
 
 
 def install_hook(repo: Path, kubectl: Sequence[str]) -> None:
-    """(Re)write the hook that has Argo CD look at once, as a webhook does on a hosted repo.
+    """(Re)write the hook that has Argo CD look immediately, as a webhook does on a hosted repo.
 
     It never fails or delays a push. The interpreter is the system's: a clone's may be deleted.
     """

@@ -20,7 +20,7 @@ DEBIAN_CNI_PLUGINS = Path("/usr/lib/cni")
 
 
 def ensure_bridge(state: Path) -> str:
-    """Create the bridge with the node's address and turn forwarding on; remember what was."""
+    """Create the bridge with the node's address and switch forwarding on; remember what was."""
     _remember_sysctls(state / "sysctls.json")
     for name, value in SYSCTLS.items():
         Path("/proc/sys", name).write_text(value)

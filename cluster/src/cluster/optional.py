@@ -88,7 +88,7 @@ def keda(manifests: str, references: Mapping[str, str]) -> Addon:
 
 
 def prometheus_operator(bundle: str, references: Mapping[str, str]) -> Addon:
-    """What turns ServiceMonitors, PodMonitors and PrometheusRules into configuration."""
+    """What makes configuration of ServiceMonitors, PodMonitors and PrometheusRules."""
     namespace: dict[str, Any] = {
         "apiVersion": "v1",
         "kind": "Namespace",

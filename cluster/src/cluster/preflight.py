@@ -126,7 +126,7 @@ def failures(facts: Facts) -> list[Failure]:
     for name, port in facts.busy_ports.items():
         found.append(
             Failure(
-                f"port {port} of 127.0.0.1, which {name} needs, is taken",
+                f"port {port} of 127.0.0.1, which {name} needs, is in use",
                 f"see who has it with `ss -ltnp sport = :{port}` and stop it",
             )
         )
@@ -143,7 +143,7 @@ def failures(facts: Facts) -> list[Failure]:
 
 
 def gather(where: Layout, alive: Iterable[str], *, built: bool) -> Facts:
-    """Look at the machine; ``alive`` are parts of ours whose ports are rightly taken."""
+    """Look at the machine; ``alive`` are parts of ours whose ports are rightly in use."""
     existing = where.cache
     while not existing.exists():
         existing = existing.parent

@@ -54,7 +54,7 @@ def daemon_states(where: Layout, supervisor: Supervisor) -> list[PartStatus]:
 
 
 def pod_memory() -> float:
-    """Memory of all pods, less what the kernel could drop at once, in MiB."""
+    """Memory of all pods, less what the kernel could drop immediately, in MiB."""
     for root in teardown.cgroup_roots():
         for total_name, cache_name in (
             ("memory.usage_in_bytes", "total_inactive_file"),

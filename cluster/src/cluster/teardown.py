@@ -58,7 +58,7 @@ def clean(where: Layout) -> None:
 def stop_containers(where: Layout) -> None:
     """End every process of a pod, then the shims that watched over them."""
     pods = cgroup_processes()
-    # Told to stop, istio-cni's agent would take its plugin out of the CNI's chain, and the pods
+    # Asked to stop, istio-cni's agent would take its plugin out of the CNI's chain, and the pods
     # of the next boot would start without redirection.
     stop_processes([pid for pid in pods if _command(pid) == "install-cni"], grace=0)
     stop_processes(pods, grace=5.0)

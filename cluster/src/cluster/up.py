@@ -12,6 +12,7 @@ from pathlib import Path
 from cluster import (
     addons,
     build,
+    configuration,
     images,
     layout,
     manifest_repo,
@@ -104,9 +105,9 @@ def steps(where: Layout, supervisor: Supervisor, built: Built, report: Report) -
         where.kubeconfig.chmod(0o600)
         return f"wrote {len(written)}" if written else "kept"
 
-    def configuration() -> str:
-        parts.write_configuration(where, built.images["pause"])
-        parts.write_runtime_spec(where)
+    def write_configuration() -> str:
+        configuration.write_all(where, built.images["pause"])
+        configuration.write_runtime_spec(where)
         network.write_cni(where)
         teardown.make_cgroups()
         for name, owner in (("s3", 65532), ("redis", 65532)):
@@ -150,7 +151,7 @@ def steps(where: Layout, supervisor: Supervisor, built: Built, report: Report) -
     daemon = supervisor.ensure
     return [
         Step("certificates", (), certificates),
-        Step("configuration", (), configuration),
+        Step("configuration", (), write_configuration),
         Step("bridge", (), lambda: network.ensure_bridge(where.state)),
         Step("registry", ("configuration",), lambda: daemon(parts.registry(where))),
         Step("image:python", (), lambda: images.ensure_base(where, report)),

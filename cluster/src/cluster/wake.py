@@ -52,9 +52,9 @@ def woken(applications: Sequence[Any], changed: Sequence[str] | None) -> list[st
 
 
 def _paths(application: Any) -> list[PurePosixPath]:
-    told = application["metadata"].get("annotations", {}).get(PATHS, "")
+    paths_text = application["metadata"].get("annotations", {}).get(PATHS, "")
     folder = PurePosixPath("/", application["spec"].get("source", {}).get("path", ""))
-    paths = [folder / path.strip() for path in told.split(";") if path.strip()]
+    paths = [folder / path.strip() for path in paths_text.split(";") if path.strip()]
     return [PurePosixPath(normpath(path)) for path in paths]
 
 

@@ -40,23 +40,23 @@ class _Stages:
 @app.command()
 def up() -> None:
     """Run the five stages for dev on the cluster that is up, then the main job."""
-    here, told = _site(), _Stages()
+    here, report = _site(), _Stages()
     stages.prepare(here)
     commit = stages.publish_source(here, REPO)
-    told.head(f"the manifest repo {here.manifest_repo} is at {commit[:12]}")
-    told.head("stage 1, image: a commit becomes images")
+    report.head(f"the manifest repo {here.manifest_repo} is at {commit[:12]}")
+    report.head("stage 1, image: a commit becomes images")
     built = stages.images(here)
-    told.head("stage 2, values: the digests are written into values/dev")
+    report.head("stage 2, values: the digests are written into values/dev")
     stages.values(here, "dev", built, stages.model(here))
-    told.head(f"stage 3, render: {stages.render(here, 'dev')} objects")
-    told.head("stage 4, sync: Argo CD applies them")
+    report.head(f"stage 3, render: {stages.render(here, 'dev')} objects")
+    report.head("stage 4, sync: Argo CD applies them")
     stages.sync(here, "dev")
     about = stages.route("dev")
-    told.head(f"stage 5, route: http://dev.slipway.localhost:8080 answers from {about['pod']}")
+    report.head(f"stage 5, route: http://dev.slipway.localhost:8080 answers from {about['pod']}")
     _digits("dev")
-    told.head("first predictions are there")
+    report.head("first predictions are there")
     _archive(here, "dev")
-    told.head("dev is up: http://dev.slipway.localhost:8080")
+    report.head("dev is up: http://dev.slipway.localhost:8080")
 
 
 @app.command("apply")
@@ -179,7 +179,7 @@ def _console() -> Console:
 
 
 def main() -> None:
-    """Run the command; a failure is told on standard error and ends with exit code 1."""
+    """Run the command; a failure is reported on standard error and ends with exit code 1."""
     try:
         app()
     except FlowError as error:

@@ -2,7 +2,7 @@
 
 An ApplicationSet of before names files that a commit has moved; Argo CD passes over value files
 that are not there, so for as long as the new ApplicationSets are not applied its Applications
-would be rendered without them. They are told to wait meanwhile.
+would be rendered without them. They are made to wait meanwhile.
 """
 
 from __future__ import annotations

@@ -110,7 +110,7 @@ def _take_sources(git: Callable[..., str], paths: list[str], wanted: str) -> Non
         else:
             git("rm", "--quiet", "--force", "--", path)
     sys.stderr.write(
-        f"{len(paths)} files are taken as the source has them, whose history was rewritten: "
+        f"{len(paths)} files are used as the source has them, whose history was rewritten: "
         f"{', '.join(paths[:5])}{' ...' if len(paths) > 5 else ''}\n"
     )
 

@@ -110,7 +110,7 @@ def publish_source(site: Site, repo: Path) -> str:
 def publish_edits(site: Site, repo: Path) -> list[str]:
     """Merge a checkout's HEAD into the manifest repo; return the deployed environments it reaches.
 
-    What Argo CD itself is told (root and its project) is applied as well.
+    What Argo CD itself is given (root and its project) is applied as well.
     """
     with _checkout(site) as clone:
         before = command.run("git", "-C", str(clone), "rev-parse", "HEAD").strip()
@@ -193,7 +193,7 @@ def values(
         entry = models.get(published["name"], {})
         renewed = entry != wanted and entry | {"sha256": wanted["sha256"]} == wanted
         to_be_set = renewed or not models
-    # A newer build or a hold is somebody's decision: it is told, and what runs stays.
+    # A newer build or a hold is somebody's decision: it is reported, and what runs stays.
     accepted = (0, SUPERSEDED, HELD)
     if new:
         said = release(
@@ -273,7 +273,7 @@ def _models(folder: Path, release: str) -> dict[str, dict[str, str]]:
 
 @contextmanager
 def _checkout(site: Site, *, depth: int = 1) -> Iterator[Path]:
-    """What main of the manifest repo holds now; with depth 0 its whole history."""
+    """What main of the manifest repo holds now; with depth 0 its complete history."""
     with tempfile.TemporaryDirectory(prefix="slipway-main-") as folder:
         clone = Path(folder) / "clone"
         command.run(

@@ -1,4 +1,4 @@
-// Command pause holds a pod's namespaces open: it waits to be told to stop and
+// Command pause holds a pod's namespaces open: it waits until it is asked to stop and
 // reaps what other containers leave behind when they share its process space.
 package main
 
