@@ -29,6 +29,11 @@ LAYERS: dict[str, list[str]] = {
         "config", "settings", "telemetry", "server", "http", "store", "policy", "models",
         "predictions", "jobs", "services", "gateway", "worker", "app", "cli",
     ],
+    "release": [
+        "errors", "programs", "service_programs", "git", "values", "records", "cluster",
+        "registry", "render", "diagnosis", "live", "checks", "status", "validate", "doctor",
+        "create", "changes", "offline", "verification", "commands", "cli", "reference",
+    ],
 }  # fmt: skip
 
 

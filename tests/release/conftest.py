@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from release.cli import app
 from release.git.repository import open_repo
 from release.records import verdicts
-from release.verification import watch
+from release.verification.target import target_of
 from tests.ports import free_port
 from tests.programs import require
 from tests.release.kube import Kubernetes, kubernetes
@@ -295,7 +295,7 @@ def seen_healthy(
     with open_repo(str(world.remote), "main", environment=world.environment) as repo:
         if past:
             world.git("update-ref", "-d", verdicts.REF, cwd=world.remote)
-        target = watch.target(repo, env, None)
+        target = target_of(repo, env, None)
         time = datetime.fromisoformat(when) if when else datetime.now(UTC)
         made = verdicts.make(env, verdict, target.files, by="test", now=time)
         verdicts.record(repo, target.commit, made)

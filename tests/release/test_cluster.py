@@ -19,9 +19,10 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from release.cluster.client import Cluster
-from release.diagnosis.releases import verification_job
+from release.commands import verdict
+from release.diagnosis.jobs import verification_job
 from release.errors import UnreachableError
-from release.verification import watch as verdict
+from release.verification.watch import Watch
 from tests.programs import require
 from tests.release.conftest import RELEASES, Answer, World, digest
 from tests.release.kube import APPLICATIONS, Kubernetes
@@ -786,7 +787,7 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> list[None]:
         return found
 
     monkeypatch.setattr(Cluster, "observe", counted)
-    watch = functools.partial(verdict.Watch, clock=lambda: float(len(seen)))
+    watch = functools.partial(Watch, clock=lambda: float(len(seen)))
     monkeypatch.setattr(verdict, "Watch", watch)
     return seen
 

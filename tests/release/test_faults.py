@@ -21,7 +21,8 @@ import pytest
 from release.errors import ReleaseError
 from release.git import repository
 from release.git.credentials import git_environment
-from release.git.repository import Git, ManifestRepo
+from release.git.program import Git
+from release.git.repository import ManifestRepo
 from tests.programs import require
 from tests.release.conftest import World, digest, reference, seen_healthy
 from tests.release.test_history import ROUTING

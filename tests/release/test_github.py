@@ -16,7 +16,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from release.git.repository import Git, ManifestRepo
+from release.git.program import Git
+from release.git.repository import ManifestRepo
 from tests.programs import require
 from tests.release.conftest import (
     IDENTITY,

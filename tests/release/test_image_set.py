@@ -6,7 +6,7 @@ import functools
 
 import pytest
 
-from release import cli
+from release.commands.changes import image as image_commands
 from release.registry.client import Registry
 from tests.release.conftest import World, digest, reference
 from tests.release.images import push_image
@@ -131,7 +131,7 @@ def test_the_digest_must_be_in_the_registry(world: World, registry: str) -> None
 
 
 def test_a_registry_that_is_down_is_named(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "registry", functools.partial(Registry, attempts=2))
+    monkeypatch.setattr(image_commands, "registry", functools.partial(Registry, attempts=2))
     answer = world.run(
         "image", "set", "--env", "dev",
         "--image", f"proxy=127.0.0.1:9/slipway/proxy:1@{digest('x')}",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from release.commands.changes import model
+from release.commands.changes import model_add
 from tests.documented import block
 from tests.inference import small_models
 from tests.release.conftest import Answer, World
@@ -180,7 +180,7 @@ def run_as_written(
         verified.append(f"{environment}/{release}")
         return 0
 
-    monkeypatch.setattr(model, "_verified", verdict)
+    monkeypatch.setattr(model_add, "_verified", verdict)
     said = []
     for line in text.splitlines():
         program, *words = shlex.split(line)

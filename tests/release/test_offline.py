@@ -13,7 +13,7 @@ import pytest
 from release.cluster import client, offline_mark, snapshots
 from release.cluster.client import Cluster
 from release.cluster.snapshots import MANAGER, Snapshot
-from release.git.repository import Git
+from release.git.program import Git
 from release.offline.rollback import OfflineRollback
 from tests.release.conftest import Answer, World, digest
 from tests.release.kube import APPLICATIONS, Kubernetes

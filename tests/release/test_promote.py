@@ -91,7 +91,8 @@ prod:
 
 
 def at(monkeypatch: pytest.MonkeyPatch, time: str) -> None:
-    monkeypatch.setattr("release.cli.now", lambda: datetime.fromisoformat(time))
+    for module in ("changes.promote", "verdict"):
+        monkeypatch.setattr(f"release.commands.{module}.now", lambda: datetime.fromisoformat(time))
 
 
 def test_without_a_verdict_nothing_is_promoted(world: World) -> None:

@@ -16,13 +16,13 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from release.changes.operations import deployment_message, model_text
+from release.changes.messages import deployment_message, model_text
 from release.changes.transaction import Plan, Row
 from release.checks.plan import values_of
 from release.create import rows
 from release.create.service import EMPTY_IMAGE
 from release.errors import BadReferenceError, BadValuesError, ConflictError, NotFoundError
-from release.git.repository import CommitTree
+from release.git.commit_tree import CommitTree
 from release.values import layout, model_map, tree
 from release.values.references import Model
 

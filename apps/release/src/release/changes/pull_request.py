@@ -11,7 +11,8 @@ from release.changes.transaction import Plan, Planner, Row
 from release.errors import NotFoundError, ReleaseError
 from release.git import message as msg
 from release.git.ancestry import Sources
-from release.git.repository import CommitTree, ManifestRepo
+from release.git.commit_tree import CommitTree
+from release.git.repository import ManifestRepo
 from release.render import diff
 from release.values import tree
 

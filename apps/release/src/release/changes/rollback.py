@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from release.changes.operations import model_text
+from release.changes.messages import model_text
 from release.changes.transaction import Plan, Row
 from release.errors import BadValuesError, ConflictError, NotFoundError
 from release.git import message as msg
-from release.git.repository import CommitTree
+from release.git.commit_tree import CommitTree
 from release.records import deployments
 from release.records.deployments import State
 from release.values import holds, layout, model_map, tree

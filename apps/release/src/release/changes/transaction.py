@@ -14,8 +14,9 @@ from typing import Protocol, TypeVar
 import stamina
 
 from release.errors import ConflictError, ReleaseError
+from release.git.commit_tree import CommitTree
 from release.git.message import Message
-from release.git.repository import CommitTree, ManifestRepo, PushRaceError
+from release.git.repository import ManifestRepo, PushRaceError
 
 
 @dataclass(frozen=True)

@@ -1,19 +1,28 @@
-"""Options that commands share, and the frame that turns errors into their sentence."""
+"""Options that commands share: one of its own each, or a group in a dataclass.
+
+Typer knows no groups: `expanded` gives a command the options of the groups that it takes.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import sys
-from collections.abc import Iterator
-from datetime import UTC, datetime
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
-import stamina
 import typer
 
-from release.commands import output
-from release.errors import ReleaseError
+from release.changes import transaction
+from release.cluster.client import Cluster
+from release.git.ancestry import Sources
+from release.git.program import Git
+from release.git.repository import ManifestRepo, open_repo
+
+if TYPE_CHECKING:
+    from release.git.github import GitHub
 
 RepoOption = Annotated[
     str | None,
@@ -107,21 +116,120 @@ AllowUnrelatedOption = Annotated[
 ]
 
 
-@contextlib.contextmanager
-def reported(json_output: bool) -> Iterator[None]:
-    """Turn errors into their sentence and exit code."""
-    # A retry is no news to the reader; by default each would be logged on standard output.
-    stamina.instrumentation.set_on_retry_hooks([])
-    try:
-        yield
-    except ReleaseError as error:
-        output.failed(json_output, error)
-        raise typer.Exit(int(error.exit)) from error
-    except KeyboardInterrupt as error:
-        sys.stderr.write("release: interrupted; running the command again finishes it\n")
-        raise typer.Exit(130) from error
+@dataclass(frozen=True)
+class ManifestOptions:
+    """Where the manifests are."""
+
+    manifest_repo: RepoOption = None
+    branch: BranchOption = "main"
+    git_timeout: GitTimeoutOption = 60.0
+
+    def open(self) -> contextlib.AbstractContextManager[ManifestRepo]:
+        """The repository, ready to be fetched."""
+        return open_repo(self.manifest_repo, self.branch, timeout=self.git_timeout)
 
 
-def now() -> datetime:
-    """The time of this run, to the second: what is written can be read back equal."""
-    return datetime.now(UTC).replace(microsecond=0)
+@dataclass(frozen=True)
+class SourcedManifestOptions:
+    """Where the manifests are, and the source whose history orders builds."""
+
+    manifest_repo: RepoOption = None
+    branch: BranchOption = "main"
+    source: SourceOption = None
+    git_timeout: GitTimeoutOption = 60.0
+
+    def open(self) -> contextlib.AbstractContextManager[ManifestRepo]:
+        """The repository of the manifests, ready to be fetched."""
+        return open_repo(self.manifest_repo, self.branch, timeout=self.git_timeout)
+
+    @contextlib.contextmanager
+    def sources(self, repo: ManifestRepo) -> Iterator[Sources]:
+        """Where revisions are looked up: the manifest repository, the source, this folder."""
+        with contextlib.ExitStack() as stack:
+            clones = [repo.git]
+            if self.source is not None:
+                other = stack.enter_context(
+                    open_repo(self.source, repo.branch, timeout=self.git_timeout)
+                )
+                other.fetch()
+                clones.append(other.git)
+            here = Git(Path.cwd(), timeout=self.git_timeout)
+            if here.attempt("rev-parse", "--git-dir")[0] == 0:
+                clones.append(here)
+            yield Sources(clones)
+
+
+@dataclass(frozen=True)
+class ClusterOptions:
+    """Which cluster is asked."""
+
+    context: ContextOption = None
+    kubeconfig: KubeconfigOption = None
+    argocd_namespace: ArgocdOption = "argocd"
+
+    def client(self) -> Cluster:
+        """A client of its API."""
+        return Cluster(self.context, self.kubeconfig, argocd_namespace=self.argocd_namespace)
+
+
+@dataclass(frozen=True)
+class SigningOptions:
+    """Who makes a commit, and whether it is signed."""
+
+    sign: SignOption = False
+    github_api: ApiOption = False
+
+    def apply(
+        self, repo: ManifestRepo, planner: transaction.Planner, *, dry_run: bool
+    ) -> transaction.Outcome:
+        """Plan, commit and push, as `transaction.apply` does."""
+        host = github() if self.github_api else None
+        return transaction.apply(repo, planner, dry_run=dry_run, sign=self.sign, host=host)
+
+
+# What most commands do without is imported where it is used: an HTTP client takes as long to
+# import as everything else.
+def github() -> GitHub:
+    """The repository on GitHub that the environment names."""
+    from release.git.github import GitHub  # noqa: PLC0415
+
+    return GitHub.from_environment()
+
+
+def expanded(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with the fields of each dataclass that it takes as options of their own.
+
+    They stand in the help where the dataclass stands in the command's signature.
+    """
+    hints = get_type_hints(command, include_extras=True)
+    groups: dict[str, type] = {}
+    parameters: list[inspect.Parameter] = []
+    for parameter in inspect.signature(command).parameters.values():
+        kind = hints[parameter.name]
+        if is_dataclass(kind) and isinstance(kind, type):
+            groups[parameter.name] = kind
+            parameters += _of_fields(kind)
+        else:
+            parameters.append(parameter.replace(annotation=kind))
+
+    @functools.wraps(command)
+    def run(**values: Any) -> None:
+        for name, kind in groups.items():
+            values[name] = kind(**{field.name: values.pop(field.name) for field in fields(kind)})
+        command(**values)
+
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {one.name: one.annotation for one in parameters}
+    return run
+
+
+def _of_fields(kind: type) -> Iterator[inspect.Parameter]:
+    hints = get_type_hints(kind, include_extras=True)
+    for field in fields(kind):
+        default = inspect.Parameter.empty if field.default is MISSING else field.default
+        yield inspect.Parameter(
+            field.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=default,
+            annotation=hints[field.name],
+        )

@@ -10,6 +10,7 @@ _HELM_COMMAND = re.compile(
     r"(?:failed to execute helm template command: )?(?:failed to get command args to log: )?"
     r"`helm template [^`]*` failed(?: exit status \d+)?: (?:Error: )?"
 )
+QUOTA = re.compile(r"exceeded quota|must specify limits|maximum .* usage per", re.I)
 
 
 @dataclass(frozen=True)

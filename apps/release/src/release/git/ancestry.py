@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from release.errors import SupersededError
-from release.git.repository import Git
+from release.git.program import Git
 
 
 class Order(Enum):

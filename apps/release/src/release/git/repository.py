@@ -7,28 +7,20 @@ leaves at worst unreferenced objects: the branch moves in one step, on the remot
 from __future__ import annotations
 
 import contextlib
-import os
 import re
-import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import stamina
 
-from release.errors import ConflictError, NotFoundError, ReleaseError, UnreachableError
+from release.errors import ConflictError, NotFoundError, UnreachableError
+from release.git.commit_tree import CommitTree
 from release.git.credentials import git_environment
+from release.git.program import Git, GitError
 
 _FALLBACK_IDENTITY = {"NAME": "slipway release", "EMAIL": "release@slipway.invalid"}
 
-# What a remote that could not be reached says, as opposed to one that refused.
-_UNREACHABLE = re.compile(
-    r"could not resolve|unable to access|could not read from remote|connection (?:refused|timed out"
-    r"|reset|closed)|timed out|early eof|hung up|unable to connect|network is unreachable"
-    r"|does not appear to be a git repository|rpc failed",
-    re.IGNORECASE,
-)
 # What a remote says that will say the same again.
 _PERMANENT = re.compile(
     r"protected branch|permission (?:to .* )?denied|403|not allowed to push|hook declined"
@@ -42,138 +34,8 @@ class PushRaceError(ConflictError):
     """Somebody else pushed first; fetch, plan again, push again."""
 
 
-class GitError(ReleaseError):
-    """A git command failed."""
-
-
 class _LockedError(ConflictError):
     """Another git command has the index; it is a matter of moments."""
-
-
-@dataclass(frozen=True)
-class Git:
-    """Git commands in one repository."""
-
-    folder: Path
-    environment: Mapping[str, str] = field(default_factory=dict)
-    timeout: float = 60.0
-
-    def run(
-        self, *arguments: str, stdin: bytes | None = None, env: Mapping[str, str] | None = None
-    ) -> bytes:
-        """Standard output of ``git arguments``.
-
-        Raises UnreachableError when a remote does not answer (in ``timeout`` seconds),
-        else GitError with what git said.
-        """
-        code, out, err = self.attempt(*arguments, stdin=stdin, env=env)
-        if code == 0:
-            return out
-        said = err.strip() or out.decode(errors="replace").strip()
-        message = f"git {arguments[0]} failed: {said}"
-        if arguments[0] in ("fetch", "push", "clone", "ls-remote") and _UNREACHABLE.search(said):
-            raise UnreachableError(message, fix="check the remote's address, network and access")
-        raise GitError(message)
-
-    def attempt(
-        self, *arguments: str, stdin: bytes | None = None, env: Mapping[str, str] | None = None
-    ) -> tuple[int, bytes, str]:
-        """Exit code, standard output and standard error of ``git arguments``."""
-        try:
-            done = subprocess.run(
-                ["git", *arguments],
-                cwd=self.folder,
-                input=stdin if stdin is not None else b"",
-                capture_output=True,
-                env={
-                    **os.environ,
-                    "LC_ALL": "C",
-                    "GIT_TERMINAL_PROMPT": "0",
-                    **self.environment,
-                    **(env or {}),
-                },
-                timeout=self.timeout,
-                check=False,
-            )
-        except subprocess.TimeoutExpired as error:
-            raise UnreachableError(
-                f"git {arguments[0]} did not finish in {self.timeout:g} seconds.",
-                fix="check the remote, or raise --git-timeout",
-            ) from error
-        except FileNotFoundError as error:
-            raise ReleaseError("git is not installed.", fix="install git") from error
-        return done.returncode, done.stdout, done.stderr.decode(errors="replace")
-
-    def text(self, *arguments: str) -> str:
-        """Standard output as text without surrounding space."""
-        return self.run(*arguments).decode(errors="surrogateescape").strip()
-
-    def resolve(self, commit: str) -> str | None:
-        """The full id of a commit; None when this repository has no such commit."""
-        code, out, _ = self.attempt("rev-parse", "--verify", "--quiet", f"{commit}^{{commit}}")
-        return out.decode().strip() if code == 0 else None
-
-    def is_ancestor(self, older: str, newer: str) -> bool:
-        """Whether ``older`` is in the history of ``newer``; both must be here."""
-        code, _, err = self.attempt("merge-base", "--is-ancestor", older, newer)
-        if code > 1:
-            raise GitError(f"git merge-base failed: {err.strip()}")
-        return code == 0
-
-
-@dataclass
-class CommitTree:
-    """The files of one commit, read through git and remembered."""
-
-    git: Git
-    commit: str
-    _contents: dict[str, bytes | None] = field(default_factory=dict)
-    _paths: dict[str, tuple[str, str]] | None = None
-
-    def read(self, path: str) -> bytes | None:
-        """A file's bytes; None when the commit has no such file."""
-        if path not in self._contents:
-            entry = self._entries().get(path)
-            self._contents[path] = self.git.run("cat-file", "blob", entry[1]) if entry else None
-        return self._contents[path]
-
-    def files(self, folder: str) -> list[str]:
-        """Paths of all files below a folder, sorted."""
-        prefix = folder.rstrip("/") + "/"
-        return sorted(path for path in self._entries() if path.startswith(prefix))
-
-    def mode(self, path: str) -> str:
-        """A file's mode as git writes it; that of an ordinary file when there is none."""
-        return self._entries().get(path, ("100644", ""))[0]
-
-    def blob(self, path: str) -> str | None:
-        """The id of a file's content."""
-        entry = self._entries().get(path)
-        return entry[1] if entry else None
-
-    def preload(self, folder: str) -> None:
-        """Read every file below a folder in one go: a process per file is what takes time."""
-        paths = [path for path in self.files(folder) if path not in self._contents]
-        blobs = self.git.run(
-            "cat-file", "--batch", stdin="".join(f"{self.blob(p)}\n" for p in paths).encode()
-        )
-        position = 0
-        for path in paths:
-            end = blobs.index(b"\n", position)
-            size = int(blobs[position:end].split()[2])
-            self._contents[path] = blobs[end + 1 : end + 1 + size]
-            position = end + 2 + size
-
-    def _entries(self) -> dict[str, tuple[str, str]]:
-        if self._paths is None:
-            listed = self.git.run("ls-tree", "-r", "-z", self.commit)
-            self._paths = {}
-            for entry in listed.decode(errors="surrogateescape").split("\0"):
-                if entry:
-                    about, path = entry.split("\t", 1)
-                    mode, _, blob = about.split(" ")
-                    self._paths[path] = (mode, blob)
-        return self._paths
 
 
 class ManifestRepo:

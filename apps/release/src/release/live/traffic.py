@@ -20,7 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from release.cluster import pod_request
 from release.cluster.client import Cluster, Object
-from release.diagnosis.releases import INSTANCE
+from release.diagnosis.jobs import INSTANCE
 from release.errors import ReleaseError, UnreachableError
 
 MINUTES = 5

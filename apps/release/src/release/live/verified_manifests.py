@@ -6,7 +6,8 @@ from release.cluster import snapshots
 from release.cluster.client import Cluster
 from release.cluster.snapshots import Manifests
 from release.errors import ReleaseError
-from release.git.repository import CommitTree, Git
+from release.git.commit_tree import CommitTree
+from release.git.program import Git
 from release.values import layout
 
 

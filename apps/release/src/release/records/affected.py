@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from release.errors import NotFoundError
-from release.git.repository import CommitTree, Git
+from release.git.commit_tree import CommitTree
+from release.git.program import Git
 from release.values import tree
 
 # What every image is made of beside its own folder.

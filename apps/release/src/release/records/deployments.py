@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from release.git import message as msg
-from release.git.repository import CommitTree, Git
+from release.git.commit_tree import CommitTree
+from release.git.program import Git
 from release.values import tree
 
 

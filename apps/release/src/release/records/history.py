@@ -10,7 +10,7 @@ from typing import Any
 
 from release.git import message as msg
 from release.git.ancestry import Sources
-from release.git.repository import Git
+from release.git.program import Git
 from release.records import deployments, verdicts
 
 DEPLOYING = ("image set", "model set", "model remove", "promote", "rollback")

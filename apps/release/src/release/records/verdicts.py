@@ -16,7 +16,8 @@ from datetime import UTC, datetime
 import stamina
 
 from release.errors import ConflictError, ReleaseError, UnreachableError
-from release.git.repository import GitError, ManifestRepo, PushRaceError
+from release.git.program import GitError
+from release.git.repository import ManifestRepo, PushRaceError
 from release.records.deployments import machine_only
 
 REF = "refs/notes/verdicts"

@@ -8,7 +8,7 @@ from datetime import date
 from typing import Literal
 
 from release.errors import BadReferenceError, BadValuesError, ConflictError
-from release.git.repository import Git
+from release.git.program import Git
 
 CHANGELOG = "CHANGELOG.md"
 Part = Literal["major", "minor", "patch"]

@@ -12,7 +12,8 @@ from typing import Any
 import yaml
 
 from release.errors import NotFoundError
-from release.git.repository import CommitTree, Git
+from release.git.commit_tree import CommitTree
+from release.git.program import Git
 from release.render import helm
 from release.render.helm import Manifest, Release, Rendered
 

@@ -18,7 +18,7 @@ import yaml
 
 from release import programs
 from release.errors import BadValuesError, ReleaseError
-from release.git.repository import Git
+from release.git.program import Git
 from release.values import layout
 
 Manifest = dict[str, Any]

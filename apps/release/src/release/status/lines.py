@@ -10,7 +10,7 @@ from datetime import datetime
 from release.checks import plan
 from release.cluster.client import Cluster, Observation
 from release.errors import NotFoundError, ReleaseError
-from release.git.repository import CommitTree
+from release.git.commit_tree import CommitTree
 from release.live import gateway, objects, traffic, verified_manifests
 from release.live.traffic import NO_PROMETHEUS, Prometheus, Traffic
 from release.status import table

@@ -16,7 +16,7 @@ from release.cluster.client import Observation
 from release.diagnosis.causes import Cause
 from release.diagnosis.drift import IMAGE_DRIFT
 from release.diagnosis.releases import Finding, State, find
-from release.git.repository import CommitTree
+from release.git.commit_tree import CommitTree
 from release.live import objects
 from release.live.objects import Live
 from release.live.traffic import Traffic

@@ -10,7 +10,8 @@ from functools import partial
 from pathlib import Path
 
 from release.errors import BadValuesError, NotFoundError
-from release.git.repository import CommitTree, Git
+from release.git.commit_tree import CommitTree
+from release.git.program import Git
 from release.render import helm
 from release.render.helm import Release
 from release.validate.environment import Environment

@@ -8,10 +8,10 @@ from release.changes.rollback import Rollback
 from release.changes.transaction import Plan
 from release.errors import ConflictError
 from release.git import message as msg
-from release.git.repository import CommitTree
+from release.git.commit_tree import CommitTree
 from release.records import deployments
 from release.values import holds
-from release.verification.watch import Target
+from release.verification.target import Target
 
 
 @dataclass

@@ -6,7 +6,7 @@ import contextlib
 import math
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from release.checks import endpoints
@@ -15,17 +15,10 @@ from release.checks.user_requests import UserRequests
 from release.cluster import offline_mark
 from release.cluster.client import REFRESH, Cluster, ForbiddenError, Object, Observation
 from release.diagnosis import explain
+from release.diagnosis.applications import is_applied, reconciled_after_operation
 from release.diagnosis.causes import Cause
-from release.diagnosis.releases import (
-    Finding,
-    State,
-    find,
-    is_applied,
-    reconciled_after_operation,
-    run_as_job,
-    try_as_job,
-    verification_job,
-)
+from release.diagnosis.jobs import run_as_job, try_as_job, verification_job
+from release.diagnosis.releases import Finding, State, find
 from release.errors import (
     FailedError,
     HeldError,
@@ -35,11 +28,11 @@ from release.errors import (
     TimedOutError,
     UnreachableError,
 )
-from release.git.repository import CommitTree, ManifestRepo
+from release.git.commit_tree import CommitTree
+from release.git.repository import ManifestRepo
 from release.records import deployments
 from release.status import table as status
-from release.values import tree
-from release.values.references import Image
+from release.verification.target import Target
 
 # A release is called failed when it has looked so for this many looks on end: what Argo CD shows
 # in the moment after a sync may still be about the version before.
@@ -50,17 +43,6 @@ IDLE_LOOKS = 5
 OF_PODS = frozenset({"deadline", "image", "container", "crash", "job"})
 # Routes and identities take a moment to reach every sidecar after pods are ready.
 ANSWER_SECONDS = 20.0
-
-
-@dataclass(frozen=True)
-class Target:
-    """What is to be seen: an environment at a commit."""
-
-    environment: str
-    commit: str
-    wanted: Mapping[str, Image]
-    files: tuple[tuple[str, str], ...]
-    services: tuple[str, ...] = ()
 
 
 @dataclass
@@ -374,37 +356,3 @@ class Watch:
             return True
         self._ask(release)  # its clock counts whole seconds: this one was taken for the one before
         return False
-
-
-def target(
-    repo: ManifestRepo, environment: str, commit: str | None, services: Sequence[str] = ()
-) -> Target:
-    """What to look for: the state of an environment at a commit, the newest one by default.
-
-    Raises NotFoundError for an unknown environment, commit or service.
-    """
-    head = repo.fetch()
-    if commit is not None:
-        resolved = repo.git.resolve(commit)
-        if resolved is None or not repo.git.is_ancestor(resolved, head):
-            raise NotFoundError(
-                f"{repo.branch} of the manifest repository has no commit {commit!r}.",
-                fix="was it pushed? `release history` lists the deployments",
-            )
-        head = resolved
-    at = repo.tree(head)
-    tree.require_environment(at, environment)
-    wanted = status.wanted_images(at, environment)
-    for service in services:
-        if service not in wanted:
-            raise tree.unknown_service(service, wanted, environment, "release")
-    if commit is None:
-        newest = deployments.log(repo.git, head, environment, services, limit=1)
-        head = newest[0].commit if newest else head
-    return Target(
-        environment,
-        head,
-        {r: image for r, image in wanted.items() if not services or r in services},
-        deployments.files_at(at, environment, services),
-        tuple(services),
-    )

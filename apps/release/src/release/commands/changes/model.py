@@ -1,181 +1,54 @@
-"""`release model add`, `list` and `remove`."""
+"""`release model`: add, list, remove and set."""
 
 from __future__ import annotations
 
 import json
-import os
-import re
-import shlex
-import subprocess
-import sys
-import tempfile
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from release import service_programs
-from release.changes import model as model_changes
-from release.changes import own_release, transaction
-from release.checks import plan
+from release.changes import models, transaction
+from release.changes.models import ModelSet
 from release.commands import output
+from release.commands.changes import model_add
+from release.commands.frame import committed, now, opened, reported
 from release.commands.options import (
-    BranchOption,
     DryRunOption,
     EnvOption,
-    GitTimeoutOption,
     JsonOption,
+    ManifestOptions,
+    OutputOption,
     ReadsOption,
-    RepoOption,
+    SigningOptions,
     SignOption,
-    TimeoutOption,
-    now,
-    reported,
+    expanded,
 )
-from release.errors import BadReferenceError
-from release.git.repository import CommitTree, open_repo
+from release.errors import ReleaseError
 from release.values import references, tree
 
-NameArgument = Annotated[str, typer.Argument(help="Name of the model, like iris.")]
-LONGEST_SHOWN = 2000
-"""Characters of a sample that are shown in the command that asks the model."""
+app = typer.Typer(no_args_is_help=True, help="The models an environment serves.")
+app.command("add")(model_add.add)
 
 
-def add(
-    name: NameArgument,
-    *,
-    source: Annotated[
-        str,
-        typer.Option(
-            "--from", help="An .onnx file, a folder with one, or s3:// of a version's folder."
-        ),
-    ],
-    env: EnvOption = "dev",
-    on: Annotated[
-        str,
-        typer.Option(
-            "--on", help="Put it on this release, a model server that is there, beside its models."
-        ),
-    ] = "",
-    of: Annotated[
-        str, typer.Option("--of", help="Model server whose image and values its release shares.")
-    ] = "inference",
-    release: Annotated[
-        str, typer.Option("--release", help="Name of its release; else the model's.")
-    ] = "",
-    version: Annotated[str, typer.Option("--version", help="Its version.")] = "1",
-    repository: Annotated[
-        str,
-        typer.Option(
-            "--repository",
-            help="Where it is published, s3://bucket or s3://bucket/prefix; else beside the "
-            "environment's other models.",
-        ),
-    ] = "",
-    verify: Annotated[
-        bool, typer.Option("--verify/--no-verify", help="Wait for the verdict afterwards.")
-    ] = True,
-    timeout: TimeoutOption = 300.0,
-    manifest_repo: RepoOption = None,
-    branch: BranchOption = "main",
-    git_timeout: GitTimeoutOption = 60.0,
-    sign: SignOption = False,
-    dry_run: DryRunOption = False,
-    json_output: JsonOption = False,
-) -> None:
-    """Try a model, publish it, and have a model server of an environment serve it.
-
-    S3's address and credentials are those of the AWS SDKs' variables.
-    """
-    with reported(json_output), tempfile.TemporaryDirectory(prefix="release-model-") as scratch:
-        references.model(name, version, "s3://-/-", "0" * 64)
-        with open_repo(manifest_repo, branch, timeout=git_timeout) as repo:
-            at = repo.tree(repo.fetch())
-            tree.require_environment(at, env)
-            server, is_new = _server(at, env, name, on, release)
-            # What Git refuses is refused before it is published: a version stays in S3 for ever.
-            if is_new:
-                own_release.OwnRelease(env, server, of, references.Model(name), now()).check(at)
-            elif server not in (known := tree.model_releases(at, env)):
-                raise tree.unknown_service(server, known, env, "release with models")
-            model_changes.check_free(at, env, server, name=name, version=version)
-            shared = [
-                one.name for other, one in model_changes.models_of(at, env) if other == server
-            ]
-            place = repository.rstrip("/") or model_changes.repository_of(at, env)
-            described, published = _published(
-                source, Path(scratch), name, version, place, dry_run=dry_run
-            )
-            model = references.model(name, version, published["uri"], published["sha256"])
-            planner = (
-                own_release.OwnRelease(env, server, of, model, now())
-                if is_new
-                else model_changes.ModelAdd(env, server, model, now())
-            )
-            result = transaction.apply(repo, planner, dry_run=dry_run, sign=sign)
-            command = ""
-            if result.commit is not None:
-                command = _asking(repo.tree(result.commit), env, name, described["sample"])
-        _say(described, published, server, [one for one in shared if one != name], json_output)
-        said = output.outcome(result, dry_run)
-        if not json_output:
-            output.show(json_output, said)
-        verdict = None
-        if verify and not dry_run:
-            more = [f"--manifest-repo={manifest_repo}"] if manifest_repo else []
-            more += [f"--commit={result.commit}"] if result.commit else []
-            more += [f"--branch={branch}", f"--timeout={timeout}"]
-            verdict = _verified(env, server, more, json_output)
-        if json_output:
-            content = {**said.content, "model": described | published, "ask": command}
-            output.printed(json_output, content | {"verdict": verdict})
-        elif command:
-            output.printed(json_output, {}, f"Ask it:\n  {command}")
-        if verdict:
-            raise typer.Exit(verdict)
-
-
-def _server(
-    at: CommitTree, environment: str, model: str, on: str, release: str
-) -> tuple[str, bool]:
-    """The release that is to serve a model, and whether it is to be made.
-
-    A model that a release of its own serves already stays there: the command may be run again.
-    """
-    if on and release:
-        raise BadReferenceError(
-            "--on names a release that is there, --release one that is to be made.",
-            fix="pass one of them",
-        )
-    if on:
-        return on, False
-    wanted = release or own_release.release_name(model)
-    serving = [server for server, one in model_changes.models_of(at, environment)
-               if one.name == model]  # fmt: skip
-    return wanted, not (wanted in serving and own_release.is_own(at, environment, wanted))
-
-
+@app.command("list")
+@expanded
 def list_models(
     *,
     env: Annotated[str, typer.Option("--env", help="Only this environment, like dev.")] = "",
-    manifest_repo: RepoOption = None,
-    branch: BranchOption = "main",
-    git_timeout: GitTimeoutOption = 60.0,
+    manifests: ManifestOptions,
     dry_run: ReadsOption = False,
     json_output: JsonOption = False,
 ) -> None:
     """Show which models each environment serves, as Git has it."""
-    with (
-        reported(json_output),
-        open_repo(manifest_repo, branch, timeout=git_timeout) as repo,
-    ):
+    with opened(json_output, manifests) as repo:
         at = repo.tree(repo.fetch())
         if env:
             tree.require_environment(at, env)
         found = [
             (environment, release, model)
             for environment in ([env] if env else tree.environments(at))
-            for release, model in model_changes.models_of(at, environment)
+            for release, model in models.models_of(at, environment)
         ]
         content = {
             "models": [
@@ -191,110 +64,72 @@ def list_models(
         output.printed(json_output, content, output.table(columns, rows))
 
 
+@app.command("remove")
+@expanded
 def remove(
-    name: NameArgument,
+    name: Annotated[str, typer.Argument(help="Name of the model, like iris.")],
     *,
     env: EnvOption,
     last: Annotated[
         bool,
         typer.Option("--last", help="Also where its server then has no model, and so no pods."),
     ] = False,
-    manifest_repo: RepoOption = None,
-    branch: BranchOption = "main",
-    git_timeout: GitTimeoutOption = 60.0,
+    manifests: ManifestOptions,
     sign: SignOption = False,
     dry_run: DryRunOption = False,
     json_output: JsonOption = False,
 ) -> None:
     """Take a model away from an environment; what was published stays in S3."""
-    with (
-        reported(json_output),
-        open_repo(manifest_repo, branch, timeout=git_timeout) as repo,
-    ):
-        planner = model_changes.ModelRemove(env, name, now(), last)
+    with opened(json_output, manifests) as repo:
+        planner = models.ModelRemove(env, name, now(), last)
         result = transaction.apply(repo, planner, dry_run=dry_run, sign=sign)
         output.show(json_output, output.outcome(result, dry_run))
 
 
-def _published(
-    source: str, scratch: Path, name: str, version: str, repository: str, *, dry_run: bool
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What the server makes of the model, and where it is published (or would be)."""
-    scheme = re.match(r"([a-z][a-z0-9+.-]*):", source)
-    there: dict[str, Any] | None = None
-    folder = Path(source)
-    if scheme is not None and scheme[1] == "s3":
-        there = service_programs.ask(
-            "inference", "fetch", f"--uri={source}", f"--to={scratch / 'source'}", "--json"
-        )
-        folder = Path(there["folder"])
-    elif scheme is not None:
-        raise BadReferenceError(
-            f"Models are not taken from {scheme[1]}: yet.",
-            fix="download the model, and name the file or folder (for MLflow: `mlflow artifacts "
-            "download`, and an ONNX flavour's model.onnx)",
-        )
-    described = service_programs.ask(
-        "inference", "describe", str(folder), f"--name={name}", f"--version={version}",
-        f"--to={scratch / 'made'}", "--json",
-    )  # fmt: skip
-    uri = f"{repository}/{name}/{version}"
-    if there is not None and source.rstrip("/") == uri:
-        return described, {"uri": uri, "sha256": there["sha256"], "created": False}
-    published = service_programs.ask(
-        "trainer", "publish", f"--from={described['folder']}", f"--repository={repository}",
-        "--min-accuracy=0", "--json", *(["--dry-run"] if dry_run else []),
-    )  # fmt: skip
-    return described, published
-
-
-def _say(
-    described: dict[str, Any],
-    published: dict[str, Any],
-    on: str,
-    shared: list[str],
-    json_output: bool,
+@app.command("set")
+@expanded
+def model_set(
+    *,
+    env: EnvOption,
+    name: Annotated[str, typer.Option("--name", help="Model, like digits.")] = "",
+    version: Annotated[str, typer.Option("--version", help="Its version, like 3.")] = "",
+    uri: Annotated[
+        str, typer.Option("--uri", help="Where it lies, like s3://models/digits/3.")
+    ] = "",
+    sha256: Annotated[str, typer.Option("--sha256", help="Digest of its model.json.")] = "",
+    published: Annotated[
+        Path | None,
+        typer.Option("--from", help="JSON of `trainer publish --json`, instead of those four."),
+    ] = None,
+    release: Annotated[
+        str, typer.Option("--release", help="Release that serves it.")
+    ] = "inference",
+    manifests: ManifestOptions,
+    signing: SigningOptions,
+    output_file: OutputOption = None,
+    dry_run: DryRunOption = False,
+    json_output: JsonOption = False,
 ) -> None:
-    """For people: the verdict on batching, warnings, and what models of one server share."""
-    if json_output:
-        return
-    batching = described["batching"]
-    lines = [
-        f"{described['name']} {described['version']} loads: "
-        f"{'batched' if batching['enabled'] else 'not batched'}, {batching['reason']}.",
-        *(f"  warning: {warning}" for warning in described["warnings"]),
-        f"{'Published' if published['created'] else 'Published before'}: {published['uri']}, "
-        f"sha256 {published['sha256'][:12]}… of model.json",
-    ]
-    if shared:
-        lines.append(
-            f"It shares the pods of {on} with {', '.join(shared)}: a new version of one restarts "
-            "all, and they are rolled back, judged and split among variants together."
-        )
-    output.printed(json_output, {}, *lines)
+    """Write a new model into an environment."""
+    with reported(json_output):
+        if published is not None:
+            name, version, uri, sha256 = model_file(published)
+        model = references.model(name, version, uri, sha256)
+        with manifests.open() as repo:
+            planner = ModelSet(env, release, model, now())
+            committed(
+                repo, planner, signing,
+                dry_run=dry_run, json_output=json_output, output_file=output_file,
+            )  # fmt: skip
 
 
-def _asking(at: CommitTree, environment: str, name: str, sample: object) -> str:
-    """The command that asks the model at the gateway; empty where no proxy serves it there."""
-    found = plan.read(at, environment)
-    for question in found.questions:
-        if isinstance(question, plan.OfModel) and question.model == name:
-            if not isinstance(question.ask, plan.AtGateway):
-                continue
-            base = found.gateway.replace("{host}", question.ask.host)
-            body = json.dumps(sample) if sample else ""
-            if not body or len(body) > LONGEST_SHOWN:
-                return f"curl -s {base}{question.ask.path.removesuffix('/infer')}"
-            return f"curl -s {base}{question.ask.path} -d {shlex.quote(body)}"
-    return ""
-
-
-def _verified(environment: str, release: str, more: list[str], json_output: bool) -> int:
-    """The exit code of `release verify` on the release, which says why."""
-    program = "from release.cli import main; main()"
-    command = [sys.executable, "-c", program, "verify", f"--env={environment}"]
-    command += [f"--service={release}", *more]
-    done = subprocess.run(
-        command, check=False, stdout=subprocess.DEVNULL if json_output else None, env=os.environ
-    )
-    return done.returncode
+def model_file(path: Path) -> tuple[str, str, str, str]:
+    """Name, version, uri and sha256 out of what `trainer publish --json` printed."""
+    try:
+        content = json.loads(path.read_text())
+        return tuple(str(content[key]) for key in ("name", "version", "uri", "sha256"))  # type: ignore[return-value]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ReleaseError(
+            f"{path} does not say which model was published ({error!r}).",
+            fix="pass the output of `trainer publish --json`",
+        ) from error

@@ -9,10 +9,11 @@ from typing import Annotated
 import typer
 
 from release.commands import output
-from release.commands.options import reported
+from release.commands.frame import reported
 from release.doctor.results import Check, unknown
 from release.errors import Exit, ReleaseError
-from release.git.repository import CommitTree, open_repo
+from release.git.commit_tree import CommitTree
+from release.git.repository import open_repo
 from release.values import tree
 
 RepoOption = Annotated[

@@ -12,7 +12,8 @@ from typing import Annotated
 
 import typer
 
-from release.commands.options import DryRunOption, JsonOption, reported
+from release.commands.frame import reported
+from release.commands.options import DryRunOption, JsonOption
 from release.create import environment, service
 from release.create.service import Files
 

@@ -10,9 +10,10 @@ from typing import Annotated
 
 import typer
 
-from release.commands.options import DryRunOption, JsonOption, reported
+from release.commands.frame import reported
+from release.commands.options import DryRunOption, JsonOption
 from release.errors import ConflictError
-from release.git.repository import Git
+from release.git.program import Git
 from release.records import versions
 
 

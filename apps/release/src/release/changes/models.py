@@ -1,4 +1,4 @@
-"""The planners of model add and remove, and where an environment's models lie."""
+"""Models of an environment: set, added, removed, and where they lie."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from release.changes import own_release
-from release.changes.operations import ModelSet, deployment_message, model_text
+from release.changes.messages import deployment_message, model_text
 from release.changes.transaction import Plan, Row
 from release.errors import BadReferenceError, ConflictError, NotFoundError
-from release.git.repository import CommitTree
+from release.git import message as msg
+from release.git.commit_tree import CommitTree
 from release.values import holds, model_map, tree
 from release.values.references import Model
 
@@ -31,6 +32,40 @@ def repository_of(at: CommitTree, environment: str) -> str:
         if model.uri.endswith(end):
             return model.uri.removesuffix(end)
     return DEFAULT_REPOSITORY
+
+
+@dataclass(frozen=True)
+class ModelSet:
+    """Write a new model into a release of an environment."""
+
+    environment: str
+    release: str
+    model: Model
+    now: datetime
+
+    def __call__(self, at: CommitTree) -> Plan:
+        """Raises NotFoundError when the release serves no model, HeldError when it is held."""
+        tree.require_environment(at, self.environment)
+        known = tree.model_releases(at, self.environment)
+        if self.release not in known:
+            raise tree.unknown_service(
+                self.release, set(known), self.environment, "release with models"
+            )
+        models = model_map.read(at, self.environment, self.release)
+        name = self.model.name
+        old = models.get(name, Model())
+        if old == self.model:
+            return Plan({}, deployment_message("model set", self.environment, [], []))
+        if hold := holds.covering(holds.read(at, self.environment), self.release, self.now):
+            raise holds.refuse(self.environment, self.release, hold)
+        rows = [Row(self.release, "model", model_text(old), model_text(self.model))]
+        others = msg.names(sorted(models.keys() - {name}))
+        return Plan(
+            model_map.write(at, self.environment, self.release, models | {name: self.model}),
+            deployment_message("model set", self.environment, rows, []),
+            rows,
+            [f"{self.release} serves {others} too, and its pods are restarted."] if others else [],
+        )
 
 
 @dataclass(frozen=True)
