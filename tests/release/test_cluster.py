@@ -716,7 +716,7 @@ def test_a_trial_that_has_not_ended_is_named(kube: Kubernetes, world: World) -> 
     at_zero(kube, world)
     answer = verify(world, timeout="0")
     assert answer.code == 7
-    assert "worker: not proved: applied, and no run of its image" in answer.json["message"]
+    assert "worker: not verified: applied, and no run of its image" in answer.json["message"]
     assert trials(kube) == []
 
 

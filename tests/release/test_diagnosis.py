@@ -107,6 +107,6 @@ def test_a_run_that_failed_with_a_message_is_over_once_another_succeeded() -> No
     jobs = [job("unzip-1", "Failed"), job("unzip-2", "Complete")]
     seen = Observation(applications, pods=[failed], cronjobs=[made], jobs=jobs)
     found = find("unzip", wanted, seen)
-    assert (found.state, found.causes, found.proved) == (State.DEPLOYED, (), True)
+    assert (found.state, found.causes, found.verified) == (State.DEPLOYED, (), True)
     alone = Observation(applications, pods=[failed], cronjobs=[made], jobs=jobs[:1])
     assert "keys are refused" in str(find("unzip", wanted, alone).causes)

@@ -46,7 +46,7 @@ class Unhold:
     services: Sequence[str] = ()
 
     def __call__(self, at: CommitTree) -> Plan:
-        """A hold on more releases than named stays on the rest; one on ``*`` ends only whole.
+        """A hold on more releases than named stays on the rest; one on ``*`` ends only as one.
 
         To end all of them the file is not read: it may be what cannot be read.
         """
@@ -56,7 +56,7 @@ class Unhold:
         for hold in holds.read(at, self.environment) if self.services else ():
             if holds.EVERY in hold.services:
                 raise ConflictError(
-                    f"{self.environment} is held as a whole: {hold}.",
+                    f"{self.environment} is held in all its releases: {hold}.",
                     fix=f"end it with `release unhold --env {self.environment}`",
                 )
             rest = tuple(service for service in hold.services if service not in self.services)

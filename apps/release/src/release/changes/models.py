@@ -78,7 +78,7 @@ class ModelAdd:
     now: datetime
 
     def __call__(self, at: CommitTree) -> Plan:
-        """Raises ConflictError for a name that is taken; nothing to do where it is this model."""
+        """Raises ConflictError for a name that is in use; nothing to do where it is this model."""
         tree.require_environment(at, self.environment)
         model = self.model
         check_free(

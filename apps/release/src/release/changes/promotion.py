@@ -42,7 +42,7 @@ class Promote:
     """Why it goes without a verdict, before its soak time or outside the window, if it does."""
 
     def __call__(self, at: CommitTree) -> Plan:
-        """Promotion is of a whole: one held or newer release refuses all of it.
+        """All or nothing: one held or newer release refuses the promotion.
 
         Raises HeldError, SupersededError, NotFoundError, FailedError when the source environment
         has no verdict, and ConflictError when it is not as at ``expect``.

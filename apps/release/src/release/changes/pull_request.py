@@ -87,8 +87,8 @@ def body(
         rendered = diff.markdown(found, "What it changes in the cluster", max(room, 2_000))
     except ReleaseError as error:
         rendered = f"What it changes in the cluster could not be rendered: {error.message}"
-    whole = f"{text[: diff.COMMENT_LIMIT // 2]}\n\n{rendered}\n\n{trailers}"
-    return whole[: diff.COMMENT_LIMIT]
+    complete = f"{text[: diff.COMMENT_LIMIT // 2]}\n\n{rendered}\n\n{trailers}"
+    return complete[: diff.COMMENT_LIMIT]
 
 
 def _table(rows: Sequence[Row]) -> str:
@@ -101,7 +101,7 @@ def _changes(
     sources: Sources, at: CommitTree, rows: Sequence[Row], target: str, source: str
 ) -> str:
     """The source commits between what runs in the target and what comes."""
-    told = []
+    lines_of_builds = []
     for row in rows:
         if row.kind != "image":
             continue
@@ -109,7 +109,7 @@ def _changes(
         new = tree.read_image(at, source, row.release).revision
         git = sources.with_both(old, new) if old else None
         if git is None:
-            told.append(f"**{row.release}**: up to {new[:12]}")
+            lines_of_builds.append(f"**{row.release}**: up to {new[:12]}")
             continue
         log = git.text(
             "log", "--first-parent", f"--max-count={LISTED + 1}", "--format=- %h %s",
@@ -117,8 +117,8 @@ def _changes(
         ).splitlines()  # fmt: skip
         more = ["- …"] if len(log) > LISTED else []
         lines = "\n".join([*log[:LISTED], *more])
-        told.append(f"**{row.release}** {old[:12]}..{new[:12]}\n{lines}")
-    return "\n\n".join(dict.fromkeys(told))
+        lines_of_builds.append(f"**{row.release}** {old[:12]}..{new[:12]}\n{lines}")
+    return "\n\n".join(dict.fromkeys(lines_of_builds))
 
 
 def _drift(repo: ManifestRepo, at: CommitTree, source: str, target: str) -> str:

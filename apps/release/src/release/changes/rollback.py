@@ -37,7 +37,7 @@ class Rollback:
     services: Sequence[str] = ()
     to: str | None = None
     hold: bool = True
-    """Whether a hold follows; a deployment that never got healthy is taken back without one."""
+    """Whether a hold follows; a deployment that never got healthy is reverted without one."""
     verified: Callable[[State], bool | None] = lambda state: None
     """The recorded verdict on a state; None when there is none."""
     any_verdicts: bool = False
@@ -306,7 +306,7 @@ def earlier(
     def restored(index: int) -> int | None:
         """Where in the history the state stands that this commit, a rollback, went back to."""
         origin = by_commit.get(history[index].logged.first(msg.RESTORES), -1)
-        # A rollback of some services restores no state of the whole: it is a state like others.
+        # A rollback of some services restores no earlier state: it makes one like any other.
         return origin if origin > index and history[origin].files == history[index].files else None
 
     index = 0

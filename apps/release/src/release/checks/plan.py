@@ -243,7 +243,7 @@ def check_of(values: Values) -> Check:
 
 
 def _callers(values: Values) -> dict[str, Values]:
-    """Who may call a release, each with its limits; those that were taken away are not in it."""
+    """Who may call a release, each with its limits; those that were removed are not in it."""
     return {
         name: limits if isinstance(limits, dict) else {}
         for name, limits in (values.get("callers") or {}).items()

@@ -37,7 +37,7 @@ class Checks:
         ``without_pods`` are releases that are meant to have none now: they are not asked.
         """
         self.notes = list(self.plan.notes)
-        # It may answer for a moment after its last pod was told to end.
+        # It may answer for a moment after its last pod was asked to end.
         self.notes += [str(one) for one in gateway.of_its_pods(self.cluster, self.plan.routing)]
         found = self._contradictions(seen)
         said = {name for name, one in found if one.text.startswith(MISSING_SERVICE)}

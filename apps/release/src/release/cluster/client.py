@@ -127,8 +127,8 @@ class Cluster:
         root = f"/apis/{api_version}" if "/" in api_version else f"/api/{api_version}"
         if api_version not in self._kinds:
             listed = self.request("GET", root)["resources"]
-            whole = [entry for entry in listed if "/" not in entry["name"]]
-            self._kinds[api_version] = {entry["kind"]: entry for entry in whole}
+            resources = [entry for entry in listed if "/" not in entry["name"]]
+            self._kinds[api_version] = {entry["kind"]: entry for entry in resources}
         entry = self._kinds[api_version].get(kind)
         if entry is None:
             raise NotFoundError(f"The cluster has no {kind} in {api_version}.")

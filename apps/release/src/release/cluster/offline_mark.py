@@ -1,4 +1,4 @@
-"""The mark that an offline rollback leaves on an Application, and how Argo CD is told to wait."""
+"""The mark that an offline rollback leaves on an Application, and how Argo CD is made to wait."""
 
 from __future__ import annotations
 

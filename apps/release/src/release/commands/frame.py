@@ -22,7 +22,7 @@ from release.git.repository import ManifestRepo
 
 @contextlib.contextmanager
 def reported(json_output: bool) -> Iterator[None]:
-    """Turn errors into their sentence and exit code."""
+    """Report errors by their sentence and exit code."""
     # A retry is no news to the reader; by default each would be logged on standard output.
     stamina.instrumentation.set_on_retry_hooks([])
     try:

@@ -51,7 +51,7 @@ ReadsOption = Annotated[
     bool,
     typer.Option(
         "--dry-run",
-        help="Taken as by every command; this one changes nothing anyway.",
+        help="Accepted by every command; this one changes nothing anyway.",
         expose_value=False,
     ),
 ]
@@ -111,7 +111,7 @@ AllowUnrelatedOption = Annotated[
     bool,
     typer.Option(
         "--allow-unrelated",
-        help="Replace a build whose order to the new one cannot be told; never an older one.",
+        help="Replace a build whose order to the new one is not known; never an older one.",
     ),
 ]
 

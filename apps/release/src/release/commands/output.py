@@ -69,7 +69,7 @@ def warned(text: str) -> None:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> Table:
-    """A plain table; cells are taken literally."""
+    """A plain table; cells are shown as they are."""
     made = Table(title=title or None, box=None, pad_edge=False, header_style="bold")
     for column in columns:
         made.add_column(column, overflow="fold")
@@ -100,7 +100,7 @@ def show(json_output: bool, said: Said) -> None:
 def before(json_output: bool, said: Said) -> Iterator[None]:
     """Say what was done before what is still to come of it.
 
-    People read it at once; a program gets one object, with the error in it if there is one.
+    People read it immediately; a program gets one object, with the error in it if there is one.
     """
     if not json_output:
         show(False, said)

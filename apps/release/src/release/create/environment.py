@@ -24,7 +24,7 @@ _OPTIONS = re.compile(r"(options: *\[)([^\]]*)(\])")
 _INPUT = re.compile(r"^ *(\w+): *(?:#.*)?$", re.M)
 LONGEST_NAME = 30
 REDIS_DATABASES = 16
-"""How many a Redis has unless it is told another number."""
+"""How many a Redis has unless it is configured otherwise."""
 NO_MODELS = "# Written by `release`; do not edit.\nmodels: {}\n"
 _TAKEN = frozenset(
     {"root", "default", "argocd", "promotion", "kube-system", "kube-public", "kube-node-lease",
@@ -46,7 +46,7 @@ class NewEnvironment:
 def planned(root: Path, wanted: NewEnvironment) -> Files:
     """Files to write below ``root``, a checkout, by path; nothing is written here.
 
-    Raises BadReferenceError for a name that cannot be, ConflictError for one that is taken,
+    Raises BadReferenceError for a name that cannot be, ConflictError for one that is in use,
     NotFoundError for an environment that is not there, BadValuesError where no Redis is left
     or the files of ``like`` are not understood.
     """

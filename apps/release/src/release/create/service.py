@@ -24,7 +24,7 @@ _NAME = re.compile(r"[a-z][a-z0-9]*(?:-[a-z0-9]+)*")
 _PATH = re.compile(r"(?:/[a-z0-9][a-z0-9._-]*)+")
 LONGEST_NAME = 40
 """Characters: Kubernetes adds its own to the names of Jobs and pods, up to 63 in all."""
-TAKEN = frozenset(
+RESERVED = frozenset(
     {"environment", "routing", "gateway", "worker", "kit", "hold", "charts", "python", "pip"}
 )
 OF_THE_PROXY = (
@@ -57,7 +57,7 @@ def planned(root: Path, wanted: NewService) -> Files:
     """Files to write below ``root``, a checkout, by path; nothing is written here.
 
     Raises BadReferenceError for a name or path that cannot be, ConflictError for one that is
-    taken, NotFoundError for an environment or a checkout that is not there.
+    in use, NotFoundError for an environment or a checkout that is not there.
     """
     known = helm.environments(root)
     if not (root / "apps").is_dir() or not known:
@@ -137,7 +137,7 @@ def _check_name(root: Path, name: str) -> None:
         )
     module = name.replace("-", "_")
     said = ""
-    if name in TAKEN or name in layout.NO_ENVIRONMENTS or not read_as_text(name):
+    if name in RESERVED or name in layout.NO_ENVIRONMENTS or not read_as_text(name):
         said = "has a meaning of its own here"
     elif keyword.iskeyword(module):
         said = "is a word of Python's own, and its package could not be imported"
@@ -173,12 +173,12 @@ def _is_installed(name: str, module: str) -> bool:
 
 def _check_path(root: Path, path: str) -> None:
     """Raises ConflictError where requests to another service would reach the new one."""
-    taken = dict.fromkeys(OF_THE_PROXY, "proxy")
+    used = dict.fromkeys(OF_THE_PROXY, "proxy")
     for file in sorted((root / layout.SERVICES).glob("*/routes.yaml")):
         content = yaml.safe_load(file.read_bytes()) or {}
         for service, routes in (content.get("services") or {}).items():
-            taken |= dict.fromkeys((routes or {}).get("paths") or (), str(service))
-    for there, service in taken.items():
+            used |= dict.fromkeys((routes or {}).get("paths") or (), str(service))
+    for there, service in used.items():
         if there == path or there.startswith(f"{path}/"):
             raise ConflictError(
                 f"The path {path} takes requests to {there}, which {service} answers.",

@@ -25,7 +25,7 @@ def application_causes(app: Object) -> Iterator[Cause]:
     if mark := offline_mark.read(app):
         yield Cause("offline", f"{mark}; `release reconcile` writes it to Git")
     elif app.get("metadata", {}).get("annotations", {}).get(offline_mark.SKIP) == "true":
-        yield Cause("skipped", f"Argo CD is told to leave it alone ({offline_mark.SKIP})")
+        yield Cause("skipped", f"an annotation has Argo CD leave it alone ({offline_mark.SKIP})")
     for condition in status.get("conditions", []):
         if condition.get("type", "").endswith("Error"):
             message = condition.get("message", "")

@@ -20,9 +20,9 @@ def read(text: str) -> Reason:
     A line of Slipway's services that says why they wait or end goes first, the newest one of them;
     then the last line that reports an error, then the last line.
     """
-    told = termination.read(text)
-    if told.fix and "\n" not in told.text:
-        return Reason(told.text[:LONGEST], told.fix)
+    ending = termination.read(text)
+    if ending.fix and "\n" not in ending.text:
+        return Reason(ending.text[:LONGEST], ending.fix)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     entries = [_entry(line) for line in lines]
     for entry in reversed(entries):

@@ -30,12 +30,12 @@ def _with_reason(cluster: Cluster, environment: str, cause: Cause) -> Cause:
 
 def sentence(findings: Sequence[Finding]) -> str:
     """The causes in one text."""
-    told = [
+    causes = [
         f"{finding.release}: {cause}"
         for finding in findings
         for cause in finding.causes or (_unknown(finding),)
     ]
-    return "; ".join(dict.fromkeys(told)) + ("." if told else "")
+    return "; ".join(dict.fromkeys(causes)) + ("." if causes else "")
 
 
 def advice(findings: Sequence[Finding]) -> str:
@@ -45,6 +45,6 @@ def advice(findings: Sequence[Finding]) -> str:
 
 
 def _unknown(finding: Finding) -> Cause:
-    if finding.state is State.DEPLOYED and not finding.proved:
-        return Cause("not proved", "applied, and no run of its image has succeeded yet")
+    if finding.state is State.DEPLOYED and not finding.verified:
+        return Cause("not verified", "applied, and no run of its image has succeeded yet")
     return Cause("health", f"Argo CD says {finding.sync} and {finding.health}")

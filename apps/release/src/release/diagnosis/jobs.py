@@ -91,7 +91,7 @@ def is_run_of(job: Object, cronjob: Object, digest: str) -> bool:
 
 
 def _pod_template(spec: Object) -> tuple[Object, Object]:
-    """What the pods of a Job are made of; its labels aside, to which Kubernetes adds the Job's."""
+    """What a Job's pods are made of, without its labels, to which Kubernetes adds its own."""
     template = spec["template"]
     annotations: Object = template.get("metadata", {}).get("annotations") or {}
     return annotations, template["spec"]

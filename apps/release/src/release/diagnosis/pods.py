@@ -71,20 +71,20 @@ def _container_causes(pod: str, status: Object, image: str) -> Iterator[Cause]:
     elif last is not None and last.get("exitCode", 0) != 0:
         why = last.get("reason", "Error")
         kind = "OOM" if why == "OOMKilled" else "crash"
-        told = container_log.read(last.get("message", ""))
+        ending = container_log.read(last.get("message", ""))
         text = f"{where}: {why}, exit code {last['exitCode']}, {restarts} restarts"
-        if told.text:
-            text += f": {short(told.text)}"
+        if ending.text:
+            text += f": {short(ending.text)}"
         looping = reason == "CrashLoopBackOff" and restarts >= 2
         # Ours end with this code and a fix where a restart finds the same.
-        hopeless = last["exitCode"] == termination.CANNOT_WORK and bool(told.fix)
+        hopeless = last["exitCode"] == termination.CANNOT_WORK and bool(ending.fix)
         previous = not status.get("state", {}).get("terminated")
         yield Cause(
             kind,
             text,
             final=looping or hopeless,
-            log=None if told.text else (pod, status["name"], previous),
-            fix=_FIXES["OOM"] if kind == "OOM" else told.fix or _FIXES["crash"],
+            log=None if ending.text else (pod, status["name"], previous),
+            fix=_FIXES["OOM"] if kind == "OOM" else ending.fix or _FIXES["crash"],
         )
 
 
@@ -99,15 +99,15 @@ def _terminated(status: Object) -> Object | None:
 
 def _probe_answer(pod: str, status: Object, events: Sequence[Object]) -> str:
     """What the kubelet's last failed probe of a container was answered."""
-    told = [
+    events_of_pod = [
         event
         for event in events
         if event.get("reason") == "Unhealthy"
         and event.get("involvedObject", {}).get("name") == pod
         and status["name"] in event.get("involvedObject", {}).get("fieldPath", "")
     ]
-    told.sort(key=lambda event: event.get("lastTimestamp") or event.get("eventTime") or "")
-    return short(told[-1].get("message", "")) if told else ""
+    events_of_pod.sort(key=lambda event: event.get("lastTimestamp") or event.get("eventTime") or "")
+    return short(events_of_pod[-1].get("message", "")) if events_of_pod else ""
 
 
 def _pull_error(message: str) -> str:

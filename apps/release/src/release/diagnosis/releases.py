@@ -47,7 +47,7 @@ class Finding:
     ready: int = 0
     pods: int = 0
     causes: Sequence[Cause] = field(default_factory=tuple)
-    proved: bool = True
+    verified: bool = True
     """False while nothing has run the wanted image: a CronJob's, or one that is scaled to zero."""
     scaled_to_zero: bool = False
 
@@ -84,12 +84,12 @@ def find(release: str, wanted: Image, seen: Observation) -> Finding:
     running = sorted({digest for pod in ready if (digest := _digest(pod, release))})
     deployment = _named(seen.deployments, release)
     scaled_to_zero = deployment is not None and deployment["spec"].get("replicas", 1) == 0
-    proved = not (scaled_to_zero and wanted.deployed) or any(_ready(pod) for pod in current)
+    verified = not (scaled_to_zero and wanted.deployed) or any(_ready(pod) for pod in current)
     if cronjob is not None:
         template = cronjob["spec"]["jobTemplate"]["spec"]["template"]["spec"]
         running = sorted({digest_of(template["containers"][0]["image"])} - {""})
-        proved = any(is_done(job, "Complete") for job in runs)
-        if proved:
+        verified = any(is_done(job, "Complete") for job in runs)
+        if verified:
             of_pods = []  # what an earlier or later run's pod looked like no longer matters
         else:
             of_pods += [job_cause(job) for job in runs if is_done(job, "Failed")]
@@ -112,7 +112,7 @@ def find(release: str, wanted: Image, seen: Observation) -> Finding:
         ready=len(ready),
         pods=max(_running_pods(pods), _wished(deployment)),
         causes=tuple(dict.fromkeys(causes)),
-        proved=proved,
+        verified=verified,
         scaled_to_zero=scaled_to_zero,
     )
 

@@ -22,7 +22,7 @@ class Order(Enum):
 
 @dataclass(frozen=True)
 class Sources:
-    """Clones in which source revisions may be found, asked in turn."""
+    """Clones in which source revisions may be found, asked one after another."""
 
     clones: Sequence[Git]
 

@@ -64,7 +64,7 @@ class ManifestRepo:
             except GitError as error:
                 if "couldn't find remote ref" in error.message:
                     raise self._no_branch() from error
-                # Two fetches of one clone at once: the other one moved our tracking ref.
+                # Two fetches of one clone side by side: the other one moved our tracking ref.
                 if "cannot lock ref" not in error.message:
                     raise
         commit = self.git.resolve(ref)
@@ -97,7 +97,7 @@ class ManifestRepo:
         """A new commit object with ``edits`` on top of ``parent``; no ref points to it yet.
 
         ``edits`` maps paths to their new content, None to delete the file. ``also`` are further
-        parents, whose content is not taken.
+        parents, whose content is not used.
         """
         tree = CommitTree(self.git, parent)
         lines = []
@@ -250,8 +250,8 @@ def open_repo(
         code, top, _ = Git(folder, timeout=timeout).attempt("rev-parse", "--show-toplevel")
         if code == 0:
             path = Path(top.decode().strip())
-            code, told, _ = Git(path, timeout=timeout).attempt("remote", "get-url", "origin")
-            url = told.decode().strip() if code == 0 else ""
+            code, found_url, _ = Git(path, timeout=timeout).attempt("remote", "get-url", "origin")
+            url = found_url.decode().strip() if code == 0 else ""
             with git_environment(url) as access:
                 clone = Git(path, {**access, **(environment or {})}, timeout)
                 remote = "origin" if url else None

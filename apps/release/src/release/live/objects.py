@@ -128,7 +128,7 @@ def by_hand(item: Object) -> str:
             applied |= set(_leaves(entry.get("fieldsV1") or {}))
     if not applied:
         return ""  # made by somebody else, or Argo CD applies as another
-    told = []
+    changes = []
     for entry in entries:
         manager = entry.get("manager", "")
         if not manager.lower().startswith(BY_HAND) or entry.get("subresource") == "status":
@@ -140,8 +140,8 @@ def by_hand(item: Object) -> str:
         }
         if fields:
             shown = ", ".join(sorted(fields - {""})[:3])
-            told.append(f"{shown} by {manager} at {entry.get('time', 'an unknown time')}")
-    return "; ".join(told)
+            changes.append(f"{shown} by {manager} at {entry.get('time', 'an unknown time')}")
+    return "; ".join(changes)
 
 
 def taken_out(manifest: Object, item: Object, above: str = "") -> Iterator[str]:

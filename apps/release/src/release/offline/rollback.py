@@ -1,6 +1,6 @@
 """Going back while Git is away: straight to the cluster, marked, and written to Git later.
 
-Argo CD is told to leave the Applications alone by its own annotation, with a mark beside it that
+Its own annotation has Argo CD leave the Applications alone, with a mark beside it that
 says who, when, why and to which commit; the ApplicationSets preserve both.
 What is applied goes by Argo CD's own field manager: then the fields and objects that the bad
 version brought are removed, and nothing of ours is left behind when Argo CD takes over again.
@@ -37,7 +37,7 @@ _OPTIONS = "argocd.argoproj.io/sync-options"
 _WAVE = "argocd.argoproj.io/sync-wave"
 # Within a wave: first what pods need, then pods, then what sends them requests.
 _ORDER = {"Deployment": 1, "CronJob": 1, "Job": 1, "VirtualService": 2, "HTTPRoute": 2}
-# What Argo CD was doing when it was told to stop may still land on top of what was applied.
+# What Argo CD was doing when it was asked to stop may still land on top of what was applied.
 _ROUNDS = 5
 # What it had begun to look at before it was marked it may still sync, once: a look takes seconds.
 _QUIET_SECONDS = 10.0
@@ -228,7 +228,7 @@ class OfflineRollback:
             if not running_image(service, target.manifests.get(service, ())).deployed:
                 raise NotFoundError(
                     f"{service} runs no image of its own at {target.commit[:12]}.",
-                    fix="roll the environment back as a whole",
+                    fix="roll all of the environment back, without --service",
                 )
         # Going further back: what Git has is still what the first rollback replaced.
         replaces = {commit for mark in found.values() for commit in mark.replaces} or {

@@ -13,10 +13,10 @@ from release.values import tree
 
 @dataclass(frozen=True)
 class State:
-    """An environment at a commit: the blobs of its files, holds aside.
+    """An environment at a commit: the blobs of its files, without holds.
 
-    Two commits with the same ``files`` deploy the same thing (charts and services' values aside,
-    which all environments share).
+    Two commits with the same ``files`` deploy the same thing (apart from charts and
+    services' values, which all environments share).
     """
 
     logged: msg.Logged

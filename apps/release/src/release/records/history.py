@@ -63,10 +63,10 @@ def history(
     git: Git, head: str, environment: str, log: verdicts.Log, limit: int = 0
 ) -> list[Deployment]:
     """The deployments of an environment, newest first; people's changes of values included."""
-    told: dict[str, verdicts.Verdict] = {entry.commit: entry for entry in log.of(environment)}
+    by_commit: dict[str, verdicts.Verdict] = {entry.commit: entry for entry in log.of(environment)}
     found = []
     for entry in deployments.log(git, head, environment, limit=limit):
-        verdict = told.get(entry.commit)
+        verdict = by_commit.get(entry.commit)
         found.append(
             Deployment(
                 environment,
@@ -173,7 +173,7 @@ def metrics(
 def commit_times(entries: Sequence[Deployment], sources: Sources) -> dict[str, list[int]]:
     """When the source commits were made that each deployment brought along.
 
-    Those between the revision before and its own; merge commits and `release`'s own aside.
+    Those between the revision before and its own; without merge commits and `release`'s own.
     """
     found: dict[str, list[int]] = {}
     for index, entry in enumerate(entries):

@@ -89,8 +89,8 @@ class Log:
     def on_state(self, environment: str, files: Files) -> bool | None:
         """The last verdict on exactly this state: deployed or not; None when there is none."""
         wanted = fingerprint(files)
-        told = [entry for entry in self.of(environment) if entry.state == wanted]
-        return told[-1].verdict == "deployed" if told else None
+        known = [entry for entry in self.of(environment) if entry.state == wanted]
+        return known[-1].verdict == "deployed" if known else None
 
     def verified_since(self, environment: str, files: Files) -> datetime | None:
         """Since when these images and models are known to be healthy there.

@@ -115,7 +115,7 @@ def releases(root: Path, environment: str) -> list[Release]:
 def render_all(
     root: Path, wanted: Sequence[Release], *, placeholders: bool = False
 ) -> list[Rendered]:
-    """Render releases side by side, as many at once as there are cores.
+    """Render releases side by side, as many as there are cores.
 
     With ``placeholders``, releases without an image (or a model) get one that does not exist.
     """

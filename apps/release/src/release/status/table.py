@@ -55,7 +55,7 @@ class Line:
     @property
     def state(self) -> str:
         """The finding's state, and why nothing runs."""
-        if self.finding.state is State.DEPLOYED and not self.finding.proved:
+        if self.finding.state is State.DEPLOYED and not self.finding.verified:
             zero = self.finding.scaled_to_zero
             return "deployed, scaled to zero" if zero else "deployed, not run yet"
         return self.finding.state.value
@@ -67,7 +67,7 @@ class Line:
             "environment": self.environment,
             "release": finding.release,
             "state": finding.state.value,
-            "proved": finding.proved,
+            "proved": finding.verified,
             "wanted": {
                 "image": self.wanted.reference,
                 "tag": self.wanted.tag,
@@ -269,13 +269,13 @@ def findings(found: Sequence[Finding]) -> Table:
 
 def explanations(found: Sequence[Line]) -> list[str]:
     """One line per cause and hold, to print below the table."""
-    told = [
+    causes = [
         f"{line.environment}/{line.finding.release}: {cause}"
         + (f"; fix: {cause.fix}" if cause.fix else "")
         for line in found
         for cause in line.finding.causes
     ]
-    return told + sorted(
+    return causes + sorted(
         {f"{line.environment}: on hold, {line.hold}" for line in found if line.hold}
     )
 

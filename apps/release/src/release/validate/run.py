@@ -1,4 +1,4 @@
-"""Every check over a whole tree, and what they found put together."""
+"""Every check over a tree, and what they found put together."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ def read(tree: Snapshot, environment: str) -> list[Hold]:
     """An environment's holds, expired ones included.
 
     Raises BadValuesError when the file is not as `release` writes it: a hold that cannot be
-    read must not be taken for none.
+    read must not count as none.
     """
     path = hold_file(environment)
     data = tree.read(path)

@@ -1,6 +1,6 @@
 """The models of a release: ``values/<env>/<release>.models.yaml``, a map by name. Pure.
 
-Only `release` writes it: an entry is added, changed or removed whole, and every byte of the
+Only `release` writes it: an entry is added, changed or removed as one, and every byte of the
 others stays. An empty map is "not deployed yet".
 """
 
@@ -27,7 +27,7 @@ def read(at: Snapshot, environment: str, release: str) -> dict[str, Model]:
     A file of the kind before (`<release>.model.yaml`, one model) is read where there is none of
     this kind: the next command that writes the release's models replaces it.
 
-    Raises BadValuesError, naming the file and the entry that is not whole.
+    Raises BadValuesError, naming the file and the entry that is not complete.
     """
     path = tree.models_file(environment, release)
     data = at.read(path)
@@ -79,7 +79,7 @@ def _entry(path: str, name: str, entry: object) -> Model:
     wrong = [key for key in FIELDS if not (isinstance(given.get(key), str) and given[key])]
     if wrong or len(given) != len(FIELDS):
         said = f"{', '.join(wrong)} is no text" if wrong else "it has other keys"
-        raise BadValuesError(f"models.{name} in {path} is not whole: {said}.", fix=_RESTORE)
+        raise BadValuesError(f"models.{name} in {path} is not complete: {said}.", fix=_RESTORE)
     return Model(name, **given)
 
 

@@ -146,15 +146,15 @@ def problems(files: Snapshot) -> Iterator[Problem]:
 
 def _circles(sources: Mapping[str, Sequence[str]], text: str) -> Iterator[Problem]:
     """Environments that are each promoted from the next: nothing new ever enters them."""
-    told: set[str] = set()
+    reported: set[str] = set()
     for start in sorted(sources):
         path = [start]
         # An environment with a source outside of the circle can be promoted into.
         while path[-1] not in path[:-1] and len(sources.get(path[-1], ())) == 1:
             path.append(sources[path[-1]][0])
-        if path[-1] != start or len(path) == 1 or start in told:
+        if path[-1] != start or len(path) == 1 or start in reported:
             continue
-        told.update(path)
+        reported.update(path)
         line = locations.line_of(text, (start, "from")) or 0
         way = ", which is promoted from ".join(path[1:])
         yield Problem(

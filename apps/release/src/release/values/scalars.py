@@ -118,7 +118,7 @@ def edit(data: bytes, changes: Mapping[Path, Value], file: str) -> bytes:
             raise BadValuesError(
                 f"{dotted(path)} in {file}, line {scalar.line}, is shared: other keys repeat it "
                 f"as *{scalar.anchor}.",
-                fix="write the other keys' values in their own places",
+                fix="write the other keys' values where they stand",
             )
         if scalar.style in ("|", ">"):
             raise BadValuesError(

@@ -52,7 +52,7 @@ def models_file(environment: str, release: str) -> str:
 
 
 def servers_file(environment: str, release: str) -> str:
-    """Path of what a release is told of models that have a release of their own."""
+    """Path of what a release is configured with for models that have a release of their own."""
     return f"values/{environment}/{release}{SERVERS_SUFFIX}"
 
 

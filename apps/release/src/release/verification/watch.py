@@ -96,7 +96,7 @@ class Watch:
                 findings = self._look()
                 trouble = None
                 self.progress(findings)
-                if all(f.state in (State.DEPLOYED, State.ABSENT) and f.proved for f in findings):
+                if all(f.state in (State.DEPLOYED, State.ABSENT) and f.verified for f in findings):
                     findings = self._users_answered(self._answered(findings))
                     if all(f.state in (State.DEPLOYED, State.ABSENT) for f in findings):
                         return findings
@@ -128,9 +128,9 @@ class Watch:
             self._prove(findings, seen)
             return findings
         if self.dry_run:
-            return [replace(f, proved=True) for f in findings]
+            return [replace(f, verified=True) for f in findings]
         # A CronJob runs by itself in time; what is scaled to zero may stay so for ever.
-        return [replace(f, proved=f.proved or f.scaled_to_zero) for f in findings]
+        return [replace(f, verified=f.verified or f.scaled_to_zero) for f in findings]
 
     def _preempt(self, seen: Observation) -> None:
         for release, app in seen.applications.items():
@@ -213,9 +213,9 @@ class Watch:
         return git.resolve(revision) is not None and git.is_ancestor(self.target.commit, revision)
 
     def _prove(self, findings: list[Finding], seen: Observation) -> None:
-        """Run what nothing runs: that it was applied has proved nothing about its image."""
+        """Run what nothing runs: that it was applied says nothing of its image."""
         for finding in findings:
-            if finding.proved or finding.state is not State.DEPLOYED:
+            if finding.verified or finding.state is not State.DEPLOYED:
                 continue
             if finding.scaled_to_zero:
                 self._try(finding, seen)
@@ -322,7 +322,7 @@ class Watch:
     ) -> ReleaseError:
         if trouble is not None:
             return trouble
-        late = [f for f in findings if f.state is not State.DEPLOYED or not f.proved]
+        late = [f for f in findings if f.state is not State.DEPLOYED or not f.verified]
         missing = [f.release for f in late if any(c.kind == "no Application" for c in f.causes)]
         environment = self.target.environment
         if missing:
@@ -339,7 +339,7 @@ class Watch:
         )
 
     def _refresh(self) -> None:
-        """Have Argo CD look at once; where that is not allowed its own poll will do."""
+        """Have Argo CD look immediately; where that is not allowed its own poll will do."""
         for release in () if self.dry_run else self.target.wanted:
             self._ask(release)
 
@@ -354,5 +354,5 @@ class Watch:
             return False
         if app.get("status", {}).get("reconciledAt", "") != self._asked.get(release, ""):
             return True
-        self._ask(release)  # its clock counts whole seconds: this one was taken for the one before
+        self._ask(release)  # its clock counts in seconds: this one looks like the one before
         return False

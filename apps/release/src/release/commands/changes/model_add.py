@@ -161,7 +161,7 @@ def _published(
         folder = Path(there["folder"])
     elif scheme is not None:
         raise BadReferenceError(
-            f"Models are not taken from {scheme[1]}: yet.",
+            f"Models cannot be read from {scheme[1]}: yet.",
             fix="download the model, and name the file or folder (for MLflow: `mlflow artifacts "
             "download`, and an ONNX flavour's model.onnx)",
         )

@@ -69,7 +69,7 @@ def doctor(
         bool,
         typer.Option(
             "--dry-run",
-            help="Taken as by every command; this one changes nothing anyway.",
+            help="Accepted by every command; this one changes nothing anyway.",
             expose_value=False,
         ),
     ] = False,

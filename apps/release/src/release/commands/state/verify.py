@@ -92,7 +92,7 @@ def verify_command(
         typer.Option(
             "--dry-run",
             help="Only look: ask nothing of Argo CD nor of the services, run no Job (what one "
-            "would prove is taken for proved), record nothing.",
+            "would verify counts as verified), record nothing.",
         ),
     ] = False,
     json_output: JsonOption = False,

@@ -1,4 +1,4 @@
-"""A key that stands twice in one mapping: Helm takes the last one without a word."""
+"""A key that stands twice in one mapping: Helm takes the last one without a warning."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _of_node(file: str, node: yaml.Node | None, path: tuple[str, ...]) -> Iterat
         for key in dict.fromkeys(_twice_in_json(node.value)):
             yield Finding(
                 file, line, ".".join(path), f"the JSON in it has the key {key!r} twice, and the "
-                "last one is taken without a word", f"keep one {key!r}",
+                "last one is used without a warning", f"keep one {key!r}",
             )  # fmt: skip
     elif isinstance(node, yaml.MappingNode):
         lines: dict[str, list[int]] = {}
@@ -46,10 +46,10 @@ def _of_node(file: str, node: yaml.Node | None, path: tuple[str, ...]) -> Iterat
             yield from _of_node(file, value, (*path, name))
         for name, found in lines.items():
             if len(found) > 1:
-                told = f"{', '.join(map(str, found[:-1]))} and {found[-1]}"
+                numbers = f"{', '.join(map(str, found[:-1]))} and {found[-1]}"
                 yield Finding(
                     file, found[-1], ".".join((*path, name)), f"stands {len(found)} times, on the "
-                    f"lines {told}: Helm takes the last one without a word",
+                    f"lines {numbers}: Helm takes the last one without a warning",
                     "keep one, with what both set",
                 )  # fmt: skip
 

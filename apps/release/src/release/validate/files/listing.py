@@ -92,7 +92,7 @@ def _read_by_root(root: Path, path: Path, environments: Sequence[str]) -> Iterat
                 ROOT, _line(path, f"{key}:"), f"spec.source.directory.{key}",
                 f"is {pattern!r}: Argo CD's library of patterns matches alternatives with a * "
                 "before other text only where they are of one length, and passes over the rest",
-                "put the whole of each alternative, with its end, into the braces",
+                "put each alternative, with its end, into the braces",
             )  # fmt: skip
     for name in environments:
         for file in (layout.environment_file(name), layout.project_file(name)):

@@ -90,7 +90,7 @@ def in_text(text: str) -> list[Address]:
 def written_meant(text: str) -> tuple[str, str] | None:
     """An address with full-width or invisible signs, and what is meant; None where there is none.
 
-    Texts for people may have them: only a URL's scheme and host, or a whole ``host:port``, count.
+    Texts for people may have them: only a URL's scheme and host, or all of a ``host:port``, count.
     """
     alone = [text] if _WIDE_PORT.fullmatch(text) else []
     for one in (*alone, *_AUTHORITY.findall(text)):

@@ -24,8 +24,8 @@ SCHEMAS = "charts/schemas/{{.Group}}/{{.ResourceKind}}_{{.ResourceAPIVersion}}.j
 def of_helm(root: Path, result: Rendered) -> Iterator[Finding]:
     """A refusal of Helm, brought back to the file and line that causes it."""
     release = result.release
-    told = locations.complaints(result.error, locations.schema_of(root, release.folder))
-    for complaint in told:
+    complaints = locations.complaints(result.error, locations.schema_of(root, release.folder))
+    for complaint in complaints:
         place = locations.place_of(root, release.files, complaint.path) or Place(
             release.files[-1] if release.files else release.folder
         )
@@ -38,7 +38,7 @@ def of_helm(root: Path, result: Rendered) -> Iterator[Finding]:
             place.file, place.line, ".".join(complaint.path),
             complaint.problem, fix.rstrip("."), (str(release),),
         )  # fmt: skip
-    if not told:
+    if not complaints:
         message = " ".join(result.error.split())
         file = release.files[-1] if release.files else layout.environment_file(release.environment)
         for candidate in release.files:  # YAML errors name the file themselves

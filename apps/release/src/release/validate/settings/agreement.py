@@ -1,4 +1,4 @@
-"""What the chart and a service are each told, and must be told alike."""
+"""What the chart and a service are each configured with, and must agree about."""
 
 from __future__ import annotations
 

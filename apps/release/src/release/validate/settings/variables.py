@@ -80,10 +80,10 @@ def findings(environment: Environment, settings: Settings) -> Iterator[Finding]:
             wrong = list(_of_wrong_type(environment.root, release, known))
             yield from wrong
             # What a Secret holds is not in the tree.
-            whole = not secret_names.with_settings(environment, release)
+            complete = not secret_names.with_settings(environment, release)
             flagged = {one.key.removeprefix("env.").split(".")[0] for one in wrong}
-            yield from _refused(environment.root, release, known, flagged, whole)
-            if whole:
+            yield from _refused(environment.root, release, known, flagged, complete)
+            if complete:
                 yield from _absent(environment.root, release, known)
             prefix = f"{app_of(release).upper()}_"
             yield from agreement.findings(environment.root, release, prefix, known)
@@ -132,11 +132,11 @@ def _of_wrong_type(root: Path, release: Release, known: Mapping[str, Setting]) -
 
 
 def _refused(
-    root: Path, release: Release, known: Mapping[str, Setting], flagged: set[str], whole: bool
+    root: Path, release: Release, known: Mapping[str, Setting], flagged: set[str], complete: bool
 ) -> Iterator[Finding]:
     """What the service's own code refuses of values that have the right types.
 
-    Without the ``whole`` of its settings only what a single one of them is can be judged.
+    Unless its settings are ``complete``, only what a single one of them is can be judged.
     """
     app = app_of(release)
     every = merged_values.environment(merged_values.of_files(root, release))
@@ -144,7 +144,7 @@ def _refused(
     for one in service_settings.refusals(app, known, given):
         variable = one.variable
         if not variable:
-            if flagged or not whole:
+            if flagged or not complete:
                 continue
             variable = service_settings.named_in(one.message, given)
         text = given.get(variable, "")

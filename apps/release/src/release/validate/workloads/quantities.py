@@ -193,5 +193,5 @@ def _meant(text: str) -> str:
     if unit.lower() in ("cores", "core", "cpu", "cpus"):
         return number
     letter = unit[0].upper()
-    whole = unit if unit in _UNITS else f"{letter}i" if letter in "KMGTPE" else ""
-    return f"{number}{whole}" if whole else ""
+    complete = unit if unit in _UNITS else f"{letter}i" if letter in "KMGTPE" else ""
+    return f"{number}{complete}" if complete else ""
