@@ -25,7 +25,7 @@ from release.git.program import Git
 from release.git.repository import ManifestRepo
 from tests.programs import require
 from tests.release.conftest import World, digest, reference, seen_healthy
-from tests.release.test_history import ROUTING
+from tests.release.records.test_history import ROUTING
 
 EVERY_STEP = os.environ.get("SLIPWAY_FAULTS") == "all"
 Attempt = Callable[..., tuple[int, bytes, str]]

@@ -12,7 +12,7 @@ from release.cluster.client import REFRESH
 from tests.programs import require
 from tests.release.conftest import World
 from tests.release.kube import APPLICATIONS, Kubernetes
-from tests.release.test_cluster import application
+from tests.release.verification.test_verification import application
 from tests.waits import until
 
 

@@ -26,7 +26,12 @@ from tests.programs import require
 from tests.release.conftest import World
 from tests.release.images import key_pair
 from tests.release.kube import APPLICATIONS, Kubernetes
-from tests.release.test_cluster import DEPLOYMENTS, application, deployment, labels
+from tests.release.verification.test_verification import (
+    DEPLOYMENTS,
+    application,
+    deployment,
+    labels,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yaml"))

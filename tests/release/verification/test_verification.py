@@ -28,7 +28,7 @@ from tests.release.conftest import RELEASES, Answer, World, digest
 from tests.release.kube import APPLICATIONS, Kubernetes
 from tests.waits import until
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 PODS = "/api/v1/namespaces/dev/pods"
 DEPLOYMENTS = "/apis/apps/v1/namespaces/dev/deployments"
 REPLICASETS = "/apis/apps/v1/namespaces/dev/replicasets"

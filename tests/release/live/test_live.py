@@ -20,7 +20,7 @@ from release.live.objects import Live
 from release.live.traffic import Prometheus, of_metrics, quantile
 from tests.release.conftest import World, application_set_of, row
 from tests.release.kube import APPLICATIONS, Kubernetes
-from tests.release.test_cluster import (
+from tests.release.verification.test_verification import (
     DEPLOYMENTS,
     application,
     causes,

@@ -11,7 +11,7 @@ from release.diagnosis.releases import State, find
 from release.status import table
 from release.values.references import Image
 from tests.release.conftest import digest
-from tests.release.test_cluster import application, container, cronjob, pod
+from tests.release.verification.test_verification import application, container, cronjob, pod
 
 HELM = (
     "Failed to load target state: failed to generate manifest for source 1 of 1: rpc error: code = "

@@ -19,10 +19,10 @@ from release.cluster.client import Cluster, Observation
 from release.errors import NotFoundError, ReleaseError
 from release.live.traffic import Prometheus
 from tests.programs import require
+from tests.release.checks.test_checks import HOST, SLICES, Gateway, deployed_behind, gateway, slices
 from tests.release.conftest import World
 from tests.release.kube import Kubernetes
-from tests.release.test_checks import HOST, SLICES, Gateway, deployed_behind, gateway, slices
-from tests.release.test_cluster import kube, labels, verify
+from tests.release.verification.test_verification import kube, labels, verify
 
 __all__ = ["gateway", "kube"]
 

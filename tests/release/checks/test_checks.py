@@ -27,7 +27,13 @@ from release.errors import NotFoundError, ReleaseError
 from release.verification import watch
 from tests.release.conftest import World, application_set_of, digest, row
 from tests.release.kube import APPLICATIONS, Kubernetes
-from tests.release.test_cluster import application, everything_runs, kube, labels, verify
+from tests.release.verification.test_verification import (
+    application,
+    everything_runs,
+    kube,
+    labels,
+    verify,
+)
 from tests.waits import until
 
 __all__ = ["kube"]

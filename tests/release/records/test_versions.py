@@ -17,7 +17,7 @@ from release.errors import BadReferenceError, BadValuesError, ConflictError
 from release.records import versions
 from release.records.versions import Version, read, released
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 TEXT = "# Changes\n\n## Unreleased\n\n### Added\n\n- One.\n\n## 1.2.3 (2026-01-01)\n\n- Old.\n"
 
 

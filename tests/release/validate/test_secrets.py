@@ -19,7 +19,7 @@ from release.validate.objects.schemas import SCHEMAS
 from tests.charts.rendering import helm, manifests
 from tests.programs import cache_folder, require
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 FOLDER = ROOT / "argocd/platform/secrets"
 KEYS = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
 

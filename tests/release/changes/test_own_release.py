@@ -22,7 +22,7 @@ from tests.inference import small_models
 from tests.release.conftest import IDENTITY, Answer, World
 from tests.s3 import S3Server, serve_s3
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 APPLICATIONS = "argocd/environments/dev.yaml"
 
 

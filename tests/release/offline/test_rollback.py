@@ -17,7 +17,7 @@ from release.git.program import Git
 from release.offline.rollback import OfflineRollback
 from tests.release.conftest import Answer, World, digest
 from tests.release.kube import APPLICATIONS, Kubernetes
-from tests.release.test_cluster import (
+from tests.release.verification.test_verification import (
     DEPLOYMENTS,
     PODS,
     application,

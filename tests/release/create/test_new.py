@@ -26,7 +26,7 @@ from release.values import layout
 from tests.documented import block
 from tests.programs import require
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture

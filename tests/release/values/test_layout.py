@@ -16,7 +16,7 @@ from release.render import helm
 from release.validate.files import listing
 from release.values import layout
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 SOURCE = ("spec", "template", "spec", "source")
 FILES = (*SOURCE, "helm", "valueFiles")
 ROWS = ("spec", "generators", 0, "list", "elements")

@@ -8,7 +8,7 @@ from pathlib import Path
 from release.errors import Exit, ReleaseError
 from release.reference import generate
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def test_the_reference_is_up_to_date() -> None:

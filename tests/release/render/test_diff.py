@@ -20,7 +20,7 @@ from release.render.diff import ApplicationDiff, ResourceDiff
 from tests.programs import require
 from tests.release.conftest import IDENTITY, digest
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def manifest(kind: str, **more: Any) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from release.values import holds
 from tests.programs import require
 from tests.release.conftest import IDENTITY
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 Documents = dict[Release, list[Manifest]]
 
 
