@@ -1,4 +1,4 @@
-"""release.look: what `status` sees beside Argo CD's word: objects, addresses, traffic."""
+"""release.live: what `status` sees beside Argo CD's word: objects, addresses, traffic."""
 
 from __future__ import annotations
 

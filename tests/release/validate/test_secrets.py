@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
-from release.render import merged_values as values
 from release.render.helm import releases, render_all
+from release.render.merged_values import layered, of_files
 from release.validate.objects.schemas import SCHEMAS
 from tests.charts.rendering import helm, manifests
 from tests.programs import cache_folder, require
@@ -31,7 +31,7 @@ def documents(name: str) -> list[dict[str, Any]]:
 def wanted() -> str:
     """The Secret without which no pod of the proxy starts."""
     (proxy,) = (one for one in releases(ROOT, "prod") if one.name == "proxy")
-    secrets = values.layered(values.of_files(ROOT, proxy), "envFromSecrets")
+    secrets = layered(of_files(ROOT, proxy), "envFromSecrets")
     (name,) = (name for name, on in secrets.items() if on is True)
     return str(name)
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from release import validate
-from release.render import helm as render
+from release.render.helm import environments
 from release.validate.files import duplicates, listing
 from release.validate.network import addresses, egress
 from release.validate.settings import variables
@@ -387,7 +387,7 @@ def test_a_pattern_that_argo_cd_s_library_gets_wrong_is_found(root: Path) -> Non
     """Found: {projects/*,environments/*}.yaml was matched by projects/prod.yaml, not by dev's."""
     pattern = 'include: "{projects/*,environments/*,notifications}.yaml"'
     replaced(root, "argocd/root.yaml", 'exclude: "{platform/*,root.yaml}"', pattern)
-    [told] = listing.of_root(root, render.environments(root))
+    [told] = listing.of_root(root, environments(root))
     assert told.key == "spec.source.directory.include"
     assert "only where they are of one length" in told.message
 
@@ -409,14 +409,14 @@ def test_the_project_that_lets_an_environment_into_another_one_is_found(
     own = "    - {server: https://kubernetes.default.svc, namespace: dev}\n"
     more = own.replace("namespace: dev", f"namespace: {destination}")
     replaced(root, "argocd/projects/dev.yaml", own, own + more)
-    told = list(listing.of_root(root, render.environments(root)))
+    told = list(listing.of_root(root, environments(root)))
     assert {one.file for one in told} == {"argocd/projects/dev.yaml"}, [str(one) for one in told]
     assert any("values of dev may make objects in prod" in one.message for one in told)
 
 
 def test_the_root_that_does_not_look_into_folders_is_found(root: Path) -> None:
     replaced(root, "argocd/root.yaml", "      recurse: true\n", "")
-    [told] = listing.of_root(root, render.environments(root))
+    [told] = listing.of_root(root, environments(root))
     assert (told.file, told.key) == ("argocd/root.yaml", "spec.source.directory.recurse")
 
 

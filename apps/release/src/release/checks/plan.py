@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 from urllib.parse import urlsplit
 
 import yaml
@@ -18,10 +17,9 @@ import yaml
 from release.errors import ReleaseError
 from release.values import model_map, tree
 from release.values.layout import Row
+from release.values.merge import Values, laid_over
 from release.values.references import Model
 from release.values.tree import Snapshot
-
-Values = Mapping[str, Any]
 
 _GATEWAY = "gateway"
 """The caller's name that stands for the ingress gateway in routing's values."""
@@ -153,7 +151,7 @@ def values_of(at: Snapshot, row: Row) -> Values:
     merged: Values = {}
     for path in row.files:
         content = yaml.safe_load(at.read(path) or b"") or {}
-        merged = _merged(merged, content)
+        merged = laid_over(merged, content)
     return merged
 
 
@@ -297,15 +295,3 @@ def _port(values: Values) -> int:
 
 def _covers(prefix: str, path: str) -> bool:
     return prefix in ("/", path) or path.startswith(prefix.rstrip("/") + "/")
-
-
-def _merged(under: Values, over: Values) -> Values:
-    """Maps merged key by key; everything else, and null, replaces."""
-    made = dict(under)
-    for key, value in over.items():
-        below = made.get(key)
-        if isinstance(value, Mapping) and isinstance(below, Mapping):
-            made[key] = _merged(below, value)
-        else:
-            made[key] = value
-    return made

@@ -58,6 +58,9 @@ ReadsOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 SignOption = Annotated[bool, typer.Option("--sign", help="Sign the commit (Git's signing key).")]
 EnvOption = Annotated[str, typer.Option("--env", help="Environment, like dev.")]
+EnvironmentsOption = Annotated[
+    list[str] | None, typer.Option("--env", help="Environment; all when left out.")
+]
 ServicesOption = Annotated[
     list[str] | None, typer.Option("--service", help="Only this release; may be repeated.")
 ]

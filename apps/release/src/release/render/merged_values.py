@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from release.render.helm import Release
+from release.values.merge import Values, laid_over
 
-Values = dict[str, Any]
 Leaf = tuple[tuple[str, ...], str]
 
 
@@ -40,20 +39,6 @@ def read(path: Path) -> Values:
     except (OSError, yaml.YAMLError):
         return {}
     return content if isinstance(content, dict) else {}
-
-
-def laid_over(below: Values, above: Values) -> Values:
-    """Mappings are merged key by key, everything else is replaced, null takes a key away."""
-    made = dict(below)
-    for key, value in above.items():
-        if value is None:
-            made.pop(key, None)
-        elif isinstance(value, dict):
-            base = made.get(key)
-            made[key] = laid_over(base if isinstance(base, dict) else {}, value)
-        else:
-            made[key] = value
-    return made
 
 
 def environment(values: Values) -> dict[str, str]:

@@ -31,7 +31,7 @@ from release.errors import (
 from release.git.commit_tree import CommitTree
 from release.git.repository import ManifestRepo
 from release.records import deployments
-from release.status import table as status
+from release.status.table import failed_if_scaled_down
 from release.verification.target import Target
 
 # A release is called failed when it has looked so for this many looks on end: what Argo CD shows
@@ -247,7 +247,7 @@ class Watch:
     def _addressed(self, finding: Finding, seen: Observation) -> Finding:
         """The finding, with why its Service leads nowhere: that is so whatever Argo CD is at."""
         if self.checks is not None:
-            finding = status.failed_if_scaled_down(finding, self.checks.plan.without_pods)
+            finding = failed_if_scaled_down(finding, self.checks.plan.without_pods)
         called = self.checks is not None and finding.release in self.checks.plan.addresses
         if not called or finding.state is not State.PROGRESSING or finding.scaled_to_zero:
             return finding

@@ -14,6 +14,7 @@ from release.commands.frame import (
 )
 from release.commands.options import (
     BranchOption,
+    EnvironmentsOption,
     GitTimeoutOption,
     JsonOption,
     OtherRepoOption,
@@ -36,9 +37,7 @@ def diff_command(
     *,
     base: Annotated[str, typer.Argument(help="Commit to compare from.")],
     head: Annotated[str, typer.Argument(help="Commit to compare to.")] = "HEAD",
-    env: Annotated[
-        list[str] | None, typer.Option("--env", help="Environment; all when left out.")
-    ] = None,
+    env: EnvironmentsOption = None,
     markdown: Annotated[
         Path | None, typer.Option("--markdown", help="Also write one comment's worth of Markdown.")
     ] = None,

@@ -15,6 +15,7 @@ from release.commands.frame import (
 )
 from release.commands.options import (
     BranchOption,
+    EnvironmentsOption,
     GitTimeoutOption,
     JsonOption,
     OtherRepoOption,
@@ -35,9 +36,7 @@ def validate_command(
         Path,
         typer.Argument(help="Folder with charts, values and argocd.", exists=True, file_okay=False),
     ] = Path(),
-    env: Annotated[
-        list[str] | None, typer.Option("--env", help="Environment; all when left out.")
-    ] = None,
+    env: EnvironmentsOption = None,
     base: Annotated[
         str | None,
         typer.Option(

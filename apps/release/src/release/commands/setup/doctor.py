@@ -10,6 +10,7 @@ import typer
 
 from release.commands import output
 from release.commands.frame import reported
+from release.commands.options import BranchOption, JsonOption, ReadsOption
 from release.doctor.results import Check, unknown
 from release.errors import Exit, ReleaseError
 from release.git.commit_tree import CommitTree
@@ -19,9 +20,6 @@ from release.values import tree
 RepoOption = Annotated[
     str | None,
     typer.Option("--manifest-repo", envvar="MANIFEST_REPO", help="Clone or URL to look at."),
-]
-BranchOption = Annotated[
-    str, typer.Option("--branch", envvar="MANIFEST_BRANCH", help="Branch that Argo CD follows.")
 ]
 
 
@@ -65,15 +63,8 @@ def doctor(
     *,
     manifest_repo: RepoOption = None,
     branch: BranchOption = "main",
-    dry_run: Annotated[
-        bool,
-        typer.Option(
-            "--dry-run",
-            help="Accepted by every command; this one changes nothing anyway.",
-            expose_value=False,
-        ),
-    ] = False,
-    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    dry_run: ReadsOption = False,
+    json_output: JsonOption = False,
 ) -> None:
     """Look at what an installation rests on, and name each fault with its fix.
 
@@ -116,7 +107,7 @@ def registry_create(
     manifest_repo: RepoOption = None,
     branch: BranchOption = "main",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be made.")] = False,
-    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    json_output: JsonOption = False,
 ) -> None:
     """Make the repositories in ECR that images are pushed to: immutable tags, scanned on push."""
     from release.registry.client import make_repository  # noqa: PLC0415

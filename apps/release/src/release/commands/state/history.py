@@ -14,6 +14,7 @@ from release.commands.frame import (
 )
 from release.commands.options import (
     ClusterOptions,
+    EnvironmentsOption,
     EnvOption,
     JsonOption,
     ManifestOptions,
@@ -83,9 +84,7 @@ def moment(seconds: float | None) -> str:
 @expanded
 def metrics_command(
     *,
-    env: Annotated[
-        list[str] | None, typer.Option("--env", help="Environment; all when left out.")
-    ] = None,
+    env: EnvironmentsOption = None,
     days: Annotated[float, typer.Option("--days", min=0.01, help="Over the last so many.")] = 30.0,
     manifests: SourcedManifestOptions,
     dry_run: ReadsOption = False,

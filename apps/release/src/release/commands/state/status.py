@@ -19,6 +19,7 @@ from release.commands.frame import (
 )
 from release.commands.options import (
     ClusterOptions,
+    EnvironmentsOption,
     JsonOption,
     ManifestOptions,
     PrometheusOption,
@@ -40,9 +41,7 @@ from release.values import tree
 @expanded
 def status(
     *,
-    env: Annotated[
-        list[str] | None, typer.Option("--env", help="Environment; all when left out.")
-    ] = None,
+    env: EnvironmentsOption = None,
     service: ServicesOption = None,
     prometheus: PrometheusOption = IN_CLUSTER,
     watch: Annotated[bool, typer.Option("--watch", help="Keep the table up to date.")] = False,

@@ -12,6 +12,7 @@ from release.render import merged_values
 from release.render.helm import Release
 from release.validate.environment import Environment
 from release.values import layout, locations
+from release.values.merge import Values
 
 GATEWAY = "gateway"
 """The caller that is the ingress gateway, in no release's name."""
@@ -25,7 +26,7 @@ class Connections:
 
     root: Path
     release: Release
-    every: merged_values.Values
+    every: Values
     """Its values over the chart's defaults."""
 
     @cached_property

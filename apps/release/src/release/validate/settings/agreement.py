@@ -9,6 +9,7 @@ from typing import Protocol
 from release.render import merged_values
 from release.render.helm import Release
 from release.validate.findings import Finding, at_value
+from release.values.merge import Values
 
 # From the end of the drain until the process and its sidecar are gone.
 _EXIT_SECONDS = 5
@@ -41,7 +42,7 @@ def findings(
 
 
 def _ports(
-    root: Path, release: Release, prefix: str, every: merged_values.Values, given: Mapping[str, str]
+    root: Path, release: Release, prefix: str, every: Values, given: Mapping[str, str]
 ) -> Iterator[Finding]:
     ports = every.get("ports") or {}
     for name, variable in (("http", f"{prefix}PORT"), ("grpc", f"{prefix}GRPC_PORT")):
@@ -65,7 +66,7 @@ def _ports(
 
 
 def _stop(
-    root: Path, release: Release, prefix: str, every: merged_values.Values, given: Mapping[str, str]
+    root: Path, release: Release, prefix: str, every: Values, given: Mapping[str, str]
 ) -> Iterator[Finding]:
     stop = every.get("stop") or {}
     try:

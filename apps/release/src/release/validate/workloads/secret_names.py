@@ -11,6 +11,7 @@ from release.render import merged_values
 from release.render.helm import Release
 from release.validate.environment import Environment
 from release.validate.findings import Finding, at_value
+from release.values.merge import Values
 
 # Secrets that the charts themselves name hold keys of S3, never a service's settings.
 _STORE_SECRETS = {"s3-credentials", "probe-credential"}
@@ -59,7 +60,7 @@ def _used(root: Path) -> Counter[str]:
     )
 
 
-def _parts(content: merged_values.Values) -> Iterator[merged_values.Values]:
+def _parts(content: Values) -> Iterator[Values]:
     """A file's own values, and those of each of the platform's peers in it."""
     yield content
     platform = content.get("platform")
@@ -69,7 +70,7 @@ def _parts(content: merged_values.Values) -> Iterator[merged_values.Values]:
             yield peer
 
 
-def _named(some: merged_values.Values) -> Iterator[tuple[tuple[str, ...], str]]:
+def _named(some: Values) -> Iterator[tuple[tuple[str, ...], str]]:
     for key in ("envFromSecrets", "secretFiles"):
         section = merged_values.layered(some, key)
         for name, wanted in section.items():
