@@ -260,7 +260,7 @@ async def test_what_is_missing_or_out_of_range_is_said(serve: Serve, repository:
             (2**64, "out of range for INT64, which takes -9223372036854775808 to"),
             (2**63, "out of range for INT64, which takes -9223372036854775808 to"),
             (-(2**70), "out of range for INT64"),
-            (1.5, "no INT64: it takes whole numbers without a fraction"),
+            (1.5, "no INT64: it takes integers without a fraction"),
         ):
             whole = '"name":"x","datatype":"INT64","shape":[1,2]'
             body = f'{{"inputs":[{{{whole},"data":[0,{number}]}}]}}'

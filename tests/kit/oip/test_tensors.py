@@ -103,7 +103,7 @@ def test_any_json_is_a_tensor_or_refused_by_name(
         ("FP16", [1], [70000.0], r"data\[0\] is 70000.0: out of range for FP16"),
         ("INT8", [1], [128], r"data\[0\] is 128: out of range for INT8"),
         ("UINT8", [1], [-1], r"data\[0\] is -1: out of range for UINT8"),
-        ("INT32", [1], [1.5], r"data\[0\] is 1.5, no INT32: it takes whole numbers"),
+        ("INT32", [1], [1.5], r"data\[0\] is 1.5, no INT32: it takes integers"),
         ("INT64", [1], [2**63], r"data\[0\] is 9223372036854775808: out of range for INT64"),
         ("BOOL", [1], [1], "true or false"),
         ("BYTES", [1], [7], r"data\[0\] is 7: BYTES takes text"),
@@ -131,7 +131,7 @@ def test_wrong_json_is_refused_by_what_is_wrong(
         ("BYTES", [1], b"\5\0\0\0abc", "says 5 bytes, 3 are left"),
         ("BYTES", [2], b"\1\0\0\0a\1\0\0", "ends before element 1|take at least"),
         ("BYTES", [1], b"\1\0\0\0ab", "1 bytes are left over"),
-        ("BYTES", [1_000_000_000], b"", "at most 1000000 are taken"),
+        ("BYTES", [1_000_000_000], b"", "at most 1000000 are accepted"),
     ],
 )
 def test_wrong_bytes_are_refused_by_what_is_wrong(

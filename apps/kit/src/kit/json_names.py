@@ -63,5 +63,5 @@ def _search(document: bytes) -> str | None:
 
 
 def message(name: str) -> str:
-    """What a caller is told."""
+    """What the error says to the caller."""
     return f"the name {name[:100]!r} stands twice in one JSON object: send each name once"

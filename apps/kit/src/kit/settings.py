@@ -29,7 +29,7 @@ def needed_by(*commands: str, shared: bool = False) -> dict[str, Any]:
 
 
 class ServiceSettings(BaseSettings):
-    """What a pod is told by its environment.
+    """What the environment sets for a pod.
 
     A service subclasses this with ``env_prefix="PROXY_"`` and the like. The three
     fields without a prefix say who the pod is; the chart fills them in for every pod.
@@ -96,7 +96,7 @@ class ServiceSettings(BaseSettings):
 
 
 class DecodingSettings(ServiceSettings):
-    """What a service that answers the predictions of strangers is told beside that.
+    """What it sets besides for a service that answers the predictions of strangers.
 
     The key of the verifier comes from a Secret of the environment, the same for all of them.
     """
@@ -109,7 +109,7 @@ class DecodingSettings(ServiceSettings):
         int,
         Field(
             ge=0,
-            description="Memory for all pictures, JSON and CSV that are decoded at once; what "
+            description="Memory for all pictures, JSON and CSV that are decoded at a time; what "
             "takes more is refused. 0 takes a third of the container's memory limit.",
         ),
     ] = 0

@@ -10,7 +10,7 @@ the model server how to take a raw one, and nobody needs a model's own code:
     "postprocess": [{"transform": "label_lookup", "input": "probabilities", "output": "class"}]
 
 A pipeline prepares one row: bytes in, an array of the model's input shape without the batch
-dimension out. Post-processing works on whole batches.
+dimension out. Post-processing works on complete batches.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Scale(Step):
 
 
 class Round(Step):
-    """To the nearest whole number, still float32."""
+    """To the nearest integer, still float32."""
 
     transform: Literal["round"]
 
@@ -97,7 +97,7 @@ class Normalize(Step):
 
 
 class Transpose(Step):
-    """Axes in another order: ``[2, 0, 1]`` turns height, width, channels into channels first."""
+    """Axes in another order: ``[2, 0, 1]`` makes channels first of height, width, channels."""
 
     transform: Literal["transpose"]
     axes: list[int] = Field(min_length=1)
@@ -255,7 +255,7 @@ class Preparation:
 class Undecoded:
     """A picture that was looked at and can be decoded: ``row`` takes ``memory`` bytes at most.
 
-    ``result`` of them may be taken still when it is done.
+    ``result`` of them may be in use still when it is done.
     """
 
     __slots__ = ("_numbers", "_picture", "_pictures", "memory", "result")

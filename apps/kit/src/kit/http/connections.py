@@ -129,7 +129,7 @@ class BoundedProtocol(HttpProtocol):
                 self.refuse(400, "the body is nearly all framing, or its trailers are too large")
 
     def answered_unparsed(self) -> None:
-        """For a subclass that answers a whole request without the parser: the caller is active."""
+        """For a subclass that answers a complete request unparsed: the caller is active."""
         self.heard = self._served = True
         self.phase = Phase.NOTHING
         self.since = monotonic()
@@ -228,7 +228,7 @@ class BoundedProtocol(HttpProtocol):
 
     @property
     def age(self) -> tuple[bool, float]:
-        """For ordering: who never sent a whole request goes first, then who waits longest."""
+        """For ordering: who never sent a complete request goes first, then who waits longest."""
         return self._served, self.since
 
     def overdue(self, now: float) -> str:

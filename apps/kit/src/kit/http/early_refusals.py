@@ -1,7 +1,7 @@
 """The HTTP protocol with refusals that are written before anything is parsed.
 
 At ten thousand requests a second saying no must cost far less than saying yes. A request that
-has come whole, on a connection that is between requests, is refused by its bytes; whatever is
+is complete, on a connection that is between requests, is refused by its bytes; whatever is
 unusual about it (a body in pieces, an upgrade, a second request behind it) leaves it to the
 parser.
 """
@@ -26,7 +26,7 @@ _MOST_HELD = 64 * 1024
 
 
 def is_whole_request(data: bytes) -> bool:
-    """Whether ``data`` is one whole, plain HTTP/1.1 request and nothing beside it."""
+    """Whether ``data`` is one complete, plain HTTP/1.1 request and nothing beside it."""
     end = data.find(_HEAD_END)
     if end < 0 or not _REQUEST_LINE.match(data):
         return False
@@ -61,11 +61,11 @@ class RefusingProtocol(BoundedProtocol):
         raise NotImplementedError
 
     def refusal(self, data: bytes) -> bytes:
-        """The whole answer to a refused request; it is counted here."""
+        """The complete answer to a refused request; it is counted here."""
         raise NotImplementedError
 
     def data_received(self, data: bytes) -> None:
-        """Refuse a whole request unparsed where the server is overloaded, else go on as usual."""
+        """Refuse a complete request unparsed where the server is overloaded, else parse it."""
         if self._refused is not None:
             self._behind += data
             if len(self._behind) > _MOST_HELD:
@@ -97,14 +97,14 @@ class RefusingProtocol(BoundedProtocol):
             self.data_received(behind)
 
     def eof_received(self) -> bool:  # type: ignore[override]
-        """The caller sends nothing more: it is told now what it would be told later."""
+        """The caller sends nothing more: it gets the refusal now that it would get later."""
         self.write_refusal()
         return super().eof_received()
 
     def close_unread(self) -> None:
         """Close the connection behind an answer to a request that is left unread.
 
-        Closed at once it would be reset, which may take the answer from the caller.
+        Closed immediately it would be reset, which may take the answer from the caller.
         """
         self.transport.pause_reading()
         self.transport.write_eof()

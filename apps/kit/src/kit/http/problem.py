@@ -12,7 +12,7 @@ TYPE_PREFIX = "urn:slipway:problem:"
 
 
 MOST_SAID = 2000
-"""Characters of an error that are told and logged: it may quote what a caller sent, of any size."""
+"""Characters of an error that are sent and logged: it may quote what a caller sent, of any size."""
 
 
 def shortened(text: str) -> str:

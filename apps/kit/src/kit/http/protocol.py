@@ -266,7 +266,7 @@ class HttpProtocol(HttpToolsProtocol):
     # -- the end of a connection -------------------------------------------------------------
 
     def close(self) -> None:
-        """Close after the last answer: at once for the client, later for what it still sends."""
+        """Close after the last answer: now for the client, later for what it still sends."""
         if self._half_closed or not self.transport.can_write_eof():
             self.transport.close()
         elif self._lingering is None and not self.transport.is_closing():

@@ -1,7 +1,7 @@
 """Refusals that are written in a bounded share of the event loop's time.
 
 Past its limit a server that refuses every connection as soon as it is readable soon does nothing
-else: refused callers come back at once, so that the answers of one turn of the loop stand behind
+else: refused callers return immediately, so that the answers of one cycle of the loop wait behind
 a thousand refusals. Here refusals may take a share of the time; the others wait for it, their
 requests read but not parsed. A connection whose refusal waits sends nothing more, so the share
 bounds what is read, too.
@@ -34,7 +34,7 @@ class Loop(Protocol):
     """The part of an event loop that is needed."""
 
     def call_soon(self, callback: Callable[..., None], /, *arguments: Any) -> object:
-        """Call it in the next turn."""
+        """Call it in the next cycle of the loop."""
 
     def call_later(self, delay: float, callback: Callable[..., None], /, *arguments: Any) -> object:
         """Call it after so many seconds."""

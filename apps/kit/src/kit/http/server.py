@@ -27,14 +27,14 @@ LARGE_HEADS_SHARE = 16
 LARGEST_WEBSOCKET_MESSAGE = 1 << 20
 """Bytes: each open WebSocket may hold one, in each direction."""
 LISTENERS = 64
-"""Listening sockets of a port: uvloop takes one connection from each in a turn of the loop."""
+"""Listening sockets of a port: uvloop takes one connection from each in a cycle of the loop."""
 
 
 class _Server(uvicorn.Server):
-    """uvicorn that on the first SIGTERM turns unready and goes on serving for a while.
+    """uvicorn that on the first SIGTERM becomes unready and goes on serving for a while.
 
     Endpoints and Envoys learn of a terminating pod after it got its signal, so a server that
-    stops listening at once refuses requests that are already on their way.
+    stops listening immediately refuses requests that are already on their way.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ def serve(
     """Run until SIGTERM or SIGINT, then: unready, keep serving, drain, exit.
 
     The process ends with the health's exit code where the service gave up, with 1 where its port
-    is taken, and with 3 where the application raised an error at its start.
+    is in use, and with 3 where the application raised an error at its start.
 
     ``on_drain`` is called at the signal, for work that is not a request and begins no more.
     ``http`` may be a subclass of the protocol that answers some requests itself; ``ws`` is the
@@ -152,15 +152,15 @@ def limits_of(settings: ServiceSettings) -> ConnectionLimits:
 def listeners(host: str, port: int, count: int = LISTENERS) -> list[socket.socket]:
     """Sockets bound to one port, among which the kernel spreads what connects.
 
-    With one of them a server whose turns take ten milliseconds takes a hundred new connections a
-    second, and the others wait for seconds unseen by any limit or deadline
+    With one of them a server whose loop takes ten milliseconds a cycle accepts a hundred new
+    connections a second, and the others wait for seconds unseen by any limit or deadline
     (docs/inference/limits.md).
-    Raises OSError that names the address where it is taken.
+    Raises OSError that names the address where it is in use.
     """
     family, _, _, _, address = socket.getaddrinfo(
         host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )[0]
-    # Shared ports are shared with whoever asks: a second server must be told, not let in.
+    # Shared ports are shared with whoever asks: a second server must fail, not join.
     with _bound(family, address) as only:
         port = only.getsockname()[1]
     return [_bound(family, (address[0], port, *address[2:]), shared=True) for _ in range(count)]

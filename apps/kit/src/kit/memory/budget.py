@@ -1,6 +1,6 @@
 """Memory that many requests share: each holds what it needs, and all of them a bounded amount.
 
-What could never be had is refused at once; what is not free now is waited for, those before it
+What could never be had is refused immediately; what is not free now is waited for, those before it
 first, for a bounded time, or refused where the caller cannot wait.
 """
 

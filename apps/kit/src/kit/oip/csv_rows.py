@@ -41,7 +41,7 @@ def read_csv(
 
     The first row is a header where ``content_type`` says ``header=present``, or where its cells
     are the model's input or column names, none of them a number; else it is data. The names of a
-    header must be the model's where those are known; else cells are taken by their position.
+    header must be the model's where those are known; else cells count by their position.
     Cells are separated by commas, or by semicolons where only those give a row as many cells as
     the model takes, or a CSV at all. An input of any rank gets a table. A model with several
     inputs of one value a row takes a column for each, named by the header.

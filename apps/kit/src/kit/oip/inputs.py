@@ -80,7 +80,7 @@ def check_input(spec: Spec, datatype: Any, shape: Sequence[int], *, takes_images
 
 
 def is_shape(shape: Sequence[object]) -> bool:
-    """Whether it is made of whole numbers, 0 or more."""
+    """Whether it is made of integers, 0 or more."""
     for size in shape:  # noqa: SIM110 - done for every input, and all() takes twice as long
         if type(size) is not int or size < 0:
             return False
@@ -149,8 +149,7 @@ def read_input(
     shape = tensor.get("shape")
     if type(shape) is not list or not is_shape(shape):
         raise BadTensorError(
-            f"input {name!r}: shape must be a list of whole numbers, 0 or more, got "
-            f"{repr(shape)[:80]}"
+            f"input {name!r}: shape must be a list of integers, 0 or more, got {repr(shape)[:80]}"
         )
     images = check_input(spec, datatype, shape, takes_images=takes_images)
     parameters = tensor.get("parameters") or {}
@@ -168,7 +167,7 @@ def read_input(
         )
     else:
         if type(size) is not int or size < 0:
-            raise BadTensorError(f"input {name!r}: binary_data_size must be a whole number")
+            raise BadTensorError(f"input {name!r}: binary_data_size must be an integer")
         if "data" in tensor:
             raise BadTensorError(f"input {name!r}: both data and binary_data_size are given")
         if at + size > len(binary):

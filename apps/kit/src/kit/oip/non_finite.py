@@ -36,7 +36,7 @@ def replaced(values: Array, policy: Policy) -> Array:
 
 
 def message(count: int) -> str:
-    """What a caller is told under the policy ``error``."""
+    """What the error says to the caller under the policy ``error``."""
     return (
         f"the model's answer holds {count} values that are NaN or infinite, which JSON cannot "
         "say: ask for binary outputs, or for another non_finite_outputs of the service"

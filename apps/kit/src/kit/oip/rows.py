@@ -1,7 +1,7 @@
 """Rows without a form of their own: ``{"instances": …}``, ``{"inputs": {…}}`` or a bare list.
 
 Source: KServe, "V1 Inference Protocol"; a row that stands alone, without the list around it, is
-taken as well.
+accepted as well.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def only_input(inputs: Mapping[str, S], model: str) -> S:
 def fitted(spec: Spec, data: Any) -> Array:
     """Nested lists as the model's input, their shape read off and checked.
 
-    Three forms beside the exact one have but one meaning and are taken: a single row without the
+    Three forms beside the exact one have but one meaning and are accepted: a single row without the
     batch dimension, a list of values for rows of one value, and a column of one-element lists for
     a model that takes bare values. A spec with a true ``free_rank`` takes the form as it is.
     """

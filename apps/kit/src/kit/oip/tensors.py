@@ -96,8 +96,8 @@ def array_of(
         if (document is None or _may_hold_booleans(document)) and bool in set(map(type, data)):
             raise _first_wrong(datatype, data)
         try:
-            # array() refuses text, null and, for whole numbers, fractions and what is out of
-            # range; numpy would turn each of those into some number.
+            # array() refuses text, null and, for integers, fractions and what is out of
+            # range; numpy would make some number of each of those.
             values: Array = np.frombuffer(array(code, data), dtype=_WIDE[datatype])
         except (TypeError, OverflowError):
             raise _first_wrong(datatype, data) from None
@@ -124,11 +124,11 @@ def _first_wrong(datatype: str, data: Sequence[Any]) -> BadElementError:
     """The error for the first element that ``array`` does not take."""
     numbers = (int,) if NUMPY[datatype].kind in "iu" else (int, float)
     for position, value in enumerate(data):
-        # a parser makes a float of a whole number that is longer than its own
+        # a parser makes a float of an integer that is longer than its own
         if type(value) is float and float not in numbers and not _may_fit(datatype, value):
             return BadElementError(position, _out_of_range(datatype, value))
         if type(value) not in numbers:
-            hint = ": it takes whole numbers without a fraction" if type(value) is float else ""
+            hint = ": it takes integers without a fraction" if type(value) is float else ""
             return BadElementError(position, f"is {_shown(value)}, no {datatype}{hint}")
         try:
             array(_CODES[datatype], [value])
@@ -138,7 +138,7 @@ def _first_wrong(datatype: str, data: Sequence[Any]) -> BadElementError:
 
 
 def _may_fit(datatype: str, value: float) -> bool:
-    """Whether it lies within a datatype of whole numbers, fraction or not."""
+    """Whether it lies within a datatype of integers, fraction or not."""
     limits = np.iinfo(NUMPY[datatype])
     return limits.min <= value < int(limits.max) + 1
 
@@ -256,7 +256,7 @@ def from_binary(name: str, datatype: str, shape: Sequence[int], data: memoryview
 def too_many_texts(name: str, count: int) -> str:
     """What is said of a tensor of more than ``MOST_TEXTS`` elements."""
     return (
-        f"input {name!r}: {count} BYTES elements, at most {MOST_TEXTS} are taken: send them in "
+        f"input {name!r}: {count} BYTES elements, at most {MOST_TEXTS} are accepted: send them in "
         "several requests"
     )
 

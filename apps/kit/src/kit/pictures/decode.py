@@ -53,7 +53,7 @@ _ORIENTATION = 0x0112
 
 
 class PictureError(ValueError):
-    """The payload is no picture that is taken; the message says what it is and what is."""
+    """The payload is no picture that is accepted; the message says what it is and what is."""
 
 
 def is_picture(payload: bytes) -> bool:
@@ -147,9 +147,9 @@ class Picture:
                     raise PictureError("image is an animation: send one picture")
             with image:
                 image.load()
-                turn = _UPRIGHT.get(self._orientation(image))
+                transposition = _UPRIGHT.get(self._orientation(image))
                 flat = self._flat(image)
-            return flat if turn is None else flat.transpose(turn)
+            return flat if transposition is None else flat.transpose(transposition)
 
     def _orientation(self, image: Image.Image) -> int:
         try:

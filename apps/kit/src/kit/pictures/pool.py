@@ -61,7 +61,7 @@ class Decoding(Budget):
         """What ``work`` gives, done in a thread that holds ``size`` bytes until it is done.
 
         TooCostlyError and BusyError as for ``room``. Who stops waiting for the work leaves its
-        memory taken until the thread has let go of it.
+        memory reserved until the thread has let go of it.
         """
         await self.wait_for(size, what)
         try:
@@ -108,12 +108,12 @@ def json_memory(document: bytes) -> int:
     if size > MOST_JSON_MEMORY:
         raise TooCostlyError(
             f"its JSON takes about {size >> 20} MiB to parse, and nothing else runs meanwhile: at "
-            f"most {MOST_JSON_MEMORY >> 20} MiB are taken; send less"
+            f"most {MOST_JSON_MEMORY >> 20} MiB are accepted; send less"
         )
     return size
 
 
 def csv_memory(document: bytes) -> int:
-    """The same for CSV: a text, a number, two places in lists and the arrays for each cell."""
+    """The same for CSV: a text, a number, two slots in lists and the arrays for each cell."""
     cells = document.count(b",") + document.count(b";") + document.count(b"\t")
     return 4 * len(document) + 128 * cells + 280 * (document.count(b"\n") + document.count(b"\r"))

@@ -1,4 +1,4 @@
-"""Steps of ``preprocess`` that turn one picture into another, before it becomes numbers."""
+"""Steps of ``preprocess`` that make one picture of another, before it becomes numbers."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class CropToContent(Step):
     """The part of the picture that is brighter than ``threshold``, and ``margin`` around it.
 
     ``margin`` is a share of the part's longer side. Specks, lines or columns that hold less
-    than ``speck`` of the brightness at their ends, are left out. A dark picture stays whole.
+    than ``speck`` of the brightness at their ends, are left out. A dark picture stays uncut.
     """
 
     transform: Literal["crop_to_content"]
@@ -100,7 +100,7 @@ class CropToContent(Step):
 class Resize(Step):
     """Pixels are resampled to ``width`` x ``height``.
 
-    ``box`` is the exact inverse of an enlargement by a whole number. ``fit`` says what happens
+    ``box`` is the exact inverse of an enlargement by an integer. ``fit`` says what happens
     to another proportion: ``stretch`` distorts it, ``contain`` keeps it and puts the picture
     into the middle of ``fill``.
     """
