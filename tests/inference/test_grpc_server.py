@@ -344,7 +344,7 @@ async def test_tensors_that_say_much_are_refused_before_anything_is_made_of_them
     many = 1_000_001
     wrong = {
         "1000001 BYTES elements": infer("text", "BYTES", [many], bytes_contents=[b""] * many),
-        "at most 1000000 are taken": raw_texts([many], bytes(4 * many)),
+        "at most 1000000 are accepted": raw_texts([many], bytes(4 * many)),
         "shape has 100000 dimensions": infer("text", "BYTES", [1] * 100_000, bytes_contents=[b"a"]),
     }
     async with serve() as running, Client(running) as client:
