@@ -215,3 +215,36 @@ def test_a_new_release_alone_cannot_be_rolled_back(world: World) -> None:
     answer = rollback(world)
     assert answer.code == 5
     assert "extra.yaml is newer" in answer.json["message"]
+
+
+def test_a_hold_that_has_expired_does_not_count_as_rolled_back(world: World) -> None:
+    for seed in ("1", "2", "3"):
+        world.deploy(seed, world.source(), "proxy", "unzip")
+    rollback(world, "--service", "proxy")
+    held = world.file("values/dev/hold.yaml").decode()
+    assert held.count('until: ""') == 1
+    ended = held.replace('until: ""', 'until: "2026-01-01T00:00:00Z"')
+    world.push({"values/dev/hold.yaml": ended}, "End the hold by hand")
+    rollback(world, "--service", "unzip")  # a rollback's commit with the expired hold in it
+    answer = rollback(world, "--service", "proxy")
+    assert (answer.code, answer.json["changed"]) == (0, True), answer.out
+    assert running(world) == digest("proxy1")
+
+
+def test_a_release_that_was_removed_since_stays_removed(world: World) -> None:
+    world.deploy("1", world.source(), "proxy", "unzip")
+    then = world.head()
+    gone = [path for path in world.git("ls-files", "values/dev").split() if "/unzip." in path]
+    rows = [
+        line for line in application_set("dev").splitlines(True) if "release: unzip" not in line
+    ]
+    assert gone
+    world.push(
+        {**dict.fromkeys(gone), "argocd/environments/dev.yaml": "".join(rows)}, "No unzip any more"
+    )
+    deployed(world, "2")
+    answer = rollback(world, "--to", then)
+    assert answer.code == 0, answer.out
+    assert running(world) == digest("proxy1")
+    assert not any(world.exists(path) for path in gone)
+    assert any("unzip.image.yaml was removed since" in note for note in answer.json["notes"])

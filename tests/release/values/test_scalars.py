@@ -89,6 +89,18 @@ def test_a_string_that_yaml_would_read_otherwise_gets_quotes(value: str) -> None
     assert after == f'tag: "{value}"\n'.encode()
 
 
+@pytest.mark.parametrize("character", ["\x00", "\x1f", "\x7f"])
+def test_a_control_character_is_never_written(character: str) -> None:
+    with pytest.raises(BadValuesError, match="control characters"):
+        scalars.edit(b"tag: old\n", {("tag",): f"a{character}b"}, "f.yaml")
+
+
+@pytest.mark.parametrize("character", [" ", "~", "\xa0"])
+def test_what_stands_next_to_control_characters_is_written(character: str) -> None:
+    after = scalars.edit(b"tag: old\n", {("tag",): f"a{character}b"}, "f.yaml")
+    assert scalars.load(after, "f.yaml")["tag"] == f"a{character}b"
+
+
 def test_numbers_stay_numbers() -> None:
     before = b"http:\n  - weight: 95 # main\n  - weight: 5\n"
     after = scalars.edit(
