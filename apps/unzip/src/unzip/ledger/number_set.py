@@ -24,7 +24,7 @@ class NumberSet:
 
     def __contains__(self, number: object) -> bool:
         done = self._done
-        return isinstance(number, int) and number < len(done) and bool(done[number])
+        return isinstance(number, int) and 0 <= number < len(done) and bool(done[number])
 
     def __len__(self) -> int:
         return self._done.count(1)
