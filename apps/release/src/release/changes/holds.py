@@ -7,9 +7,7 @@ from dataclasses import dataclass, replace
 
 from release.changes.messages import hold_message
 from release.changes.transaction import Plan
-from release.errors import (
-    ConflictError,
-)
+from release.errors import ConflictError
 from release.git.commit_tree import CommitTree
 from release.values import holds, tree
 from release.values.holds import Hold

@@ -8,10 +8,7 @@ from datetime import datetime
 
 from release.changes.messages import deployment_message
 from release.changes.transaction import Plan, Row
-from release.errors import (
-    HeldError,
-    SupersededError,
-)
+from release.errors import HeldError, SupersededError
 from release.git.ancestry import Sources, refuse_older
 from release.git.commit_tree import CommitTree
 from release.values import holds, tree

@@ -8,13 +8,7 @@ from datetime import datetime, timedelta
 
 from release.changes.messages import deployment_message, model_text
 from release.changes.transaction import Plan, Row
-from release.errors import (
-    ConflictError,
-    FailedError,
-    HeldError,
-    NotFoundError,
-    SupersededError,
-)
+from release.errors import ConflictError, FailedError, HeldError, NotFoundError, SupersededError
 from release.git import message as msg
 from release.git.ancestry import Sources, refuse_older
 from release.git.commit_tree import CommitTree

@@ -6,10 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from release.changes.transaction import Plan, Row
-from release.errors import (
-    BadValuesError,
-    NotFoundError,
-)
+from release.errors import BadValuesError, NotFoundError
 from release.git import message as msg
 from release.git.commit_tree import CommitTree
 from release.values import holds, scalars, tree

@@ -12,16 +12,9 @@ from release.checks.user_requests import Limit, UserRequests
 from release.cluster import snapshots
 from release.cluster.client import Cluster
 from release.commands import output
-from release.commands.frame import (
-    now,
-    person,
-)
+from release.commands.frame import now, person
 from release.diagnosis.releases import Finding
-from release.errors import (
-    FailedError,
-    ReleaseError,
-    TimedOutError,
-)
+from release.errors import FailedError, ReleaseError, TimedOutError
 from release.git import message as msg
 from release.git.repository import ManifestRepo
 from release.live import verified_manifests

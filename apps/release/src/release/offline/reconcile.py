@@ -11,10 +11,7 @@ from release.changes.transaction import Plan
 from release.cluster import offline_mark
 from release.cluster.client import REFRESH, Cluster
 from release.cluster.offline_mark import MARK, SKIP, Mark
-from release.errors import (
-    ConflictError,
-    NotFoundError,
-)
+from release.errors import ConflictError, NotFoundError
 from release.git.commit_tree import CommitTree
 from release.records import deployments
 

@@ -8,12 +8,7 @@ from typing import Annotated
 import typer
 
 from release.changes.holds import SetHold, Unhold
-from release.commands.frame import (
-    committed,
-    now,
-    opened,
-    person,
-)
+from release.commands.frame import committed, now, opened, person
 from release.commands.options import (
     DryRunOption,
     EnvOption,

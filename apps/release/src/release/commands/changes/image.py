@@ -9,11 +9,7 @@ import typer
 
 from release.changes.images import ImageSet
 from release.commands import output
-from release.commands.frame import (
-    committed,
-    now,
-    reported,
-)
+from release.commands.frame import committed, now, reported
 from release.commands.options import (
     AllowUnrelatedOption,
     DryRunOption,
@@ -25,9 +21,7 @@ from release.commands.options import (
     SourcedManifestOptions,
     expanded,
 )
-from release.errors import (
-    ReleaseError,
-)
+from release.errors import ReleaseError
 from release.values import references
 
 if TYPE_CHECKING:

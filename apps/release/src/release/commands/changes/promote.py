@@ -10,12 +10,7 @@ import typer
 from release.changes.promotion import Promote
 from release.changes.pull_request import body, propose
 from release.commands import output, verdict
-from release.commands.frame import (
-    committed,
-    now,
-    opened,
-    person,
-)
+from release.commands.frame import committed, now, opened, person
 from release.commands.options import (
     AllowUnrelatedOption,
     ClusterOptions,
@@ -29,9 +24,7 @@ from release.commands.options import (
     expanded,
     github,
 )
-from release.errors import (
-    ReleaseError,
-)
+from release.errors import ReleaseError
 from release.git.repository import ManifestRepo
 from release.records import verdicts
 from release.verification.target import target_of

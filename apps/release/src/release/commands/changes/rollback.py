@@ -8,12 +8,7 @@ import typer
 
 from release.changes.rollback import Rollback
 from release.commands import output, verdict
-from release.commands.frame import (
-    now,
-    opened,
-    person,
-    reported,
-)
+from release.commands.frame import now, opened, person, reported
 from release.commands.options import (
     ClusterOptions,
     DryRunOption,
@@ -26,9 +21,7 @@ from release.commands.options import (
     TimeoutOption,
     expanded,
 )
-from release.errors import (
-    UnreachableError,
-)
+from release.errors import UnreachableError
 from release.git.commit_tree import CommitTree
 from release.offline.reconcile import Reconcile, let_go, marked
 from release.offline.rollback import OfflineRollback

@@ -7,11 +7,7 @@ from typing import Annotated
 import typer
 
 from release.changes.weights import Weights
-from release.commands.frame import (
-    committed,
-    now,
-    opened,
-)
+from release.commands.frame import committed, now, opened
 from release.commands.options import (
     DryRunOption,
     EnvOption,

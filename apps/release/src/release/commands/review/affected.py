@@ -9,9 +9,7 @@ from typing import Annotated
 import typer
 
 from release.commands import output
-from release.commands.frame import (
-    opened,
-)
+from release.commands.frame import opened
 from release.commands.options import (
     EnvOption,
     JsonOption,

@@ -9,9 +9,7 @@ from typing import Annotated
 import typer
 
 from release.commands import output
-from release.commands.frame import (
-    reported,
-)
+from release.commands.frame import reported
 from release.commands.options import (
     BranchOption,
     EnvironmentsOption,
@@ -22,11 +20,7 @@ from release.commands.options import (
     expanded,
     github,
 )
-from release.errors import (
-    Exit,
-    NotFoundError,
-    ReleaseError,
-)
+from release.errors import Exit, NotFoundError, ReleaseError
 from release.git.program import Git
 from release.git.repository import open_repo
 from release.render import diff

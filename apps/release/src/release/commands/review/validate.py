@@ -10,9 +10,7 @@ from typing import Annotated
 import typer
 
 from release.commands import output
-from release.commands.frame import (
-    reported,
-)
+from release.commands.frame import reported
 from release.commands.options import (
     BranchOption,
     EnvironmentsOption,
@@ -22,10 +20,7 @@ from release.commands.options import (
     ReadsOption,
     expanded,
 )
-from release.errors import (
-    Exit,
-    ReleaseError,
-)
+from release.errors import Exit, ReleaseError
 from release.git.repository import open_repo
 
 

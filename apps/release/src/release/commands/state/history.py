@@ -8,10 +8,7 @@ from typing import Annotated
 import typer
 
 from release.commands import output
-from release.commands.frame import (
-    now,
-    opened,
-)
+from release.commands.frame import now, opened
 from release.commands.options import (
     ClusterOptions,
     EnvironmentsOption,

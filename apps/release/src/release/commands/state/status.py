@@ -13,10 +13,7 @@ from rich.live import Live
 from rich.text import Text
 
 from release.commands import output
-from release.commands.frame import (
-    now,
-    opened,
-)
+from release.commands.frame import now, opened
 from release.commands.options import (
     ClusterOptions,
     EnvironmentsOption,
@@ -28,9 +25,7 @@ from release.commands.options import (
     expanded,
 )
 from release.diagnosis import explain
-from release.errors import (
-    Exit,
-)
+from release.errors import Exit
 from release.live.traffic import IN_CLUSTER, Prometheus
 from release.status import lines as status_lines
 from release.status import table

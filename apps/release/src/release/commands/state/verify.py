@@ -8,9 +8,7 @@ import typer
 
 from release.checks.user_requests import Limit, UserRequests
 from release.commands import output, verdict
-from release.commands.frame import (
-    opened,
-)
+from release.commands.frame import opened
 from release.commands.options import (
     ClusterOptions,
     EnvOption,
@@ -22,9 +20,7 @@ from release.commands.options import (
     TimeoutOption,
     expanded,
 )
-from release.errors import (
-    FailedError,
-)
+from release.errors import FailedError
 from release.live.traffic import IN_CLUSTER
 from release.status import table
 from release.verification.target import target_of
