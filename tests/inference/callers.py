@@ -29,7 +29,7 @@ async def answers_alike(running: Running, name: str, asked: list[dict[str, np.nd
     AssertionError where an answer is not what the model gives for that request alone. The first
     run is held until every request is there, so that the rest may be run together.
     """
-    served = running.app.registry.get(name)
+    served = running.state.registry.get(name)
     model = served.model
     alone = [model.run(None, feeds) for feeds in asked]
     gate = Gate()

@@ -16,9 +16,10 @@ import httpx
 import pytest
 import uvicorn
 
-from inference.app import InferenceApp
-from inference.models.registry import ServedModel
-from inference.service import create_app, server_protocol
+from inference.fast_infer import server_protocol
+from inference.models.served import ServedModel
+from inference.server.state import ServerState
+from inference.service import create_service
 from inference.settings import InferenceSettings
 from kit.lifecycle.health import Health
 from tests.waits import SECONDS
@@ -28,7 +29,7 @@ from tests.waits import SECONDS
 class Running:
     """A server and a client for it."""
 
-    app: InferenceApp
+    state: ServerState
     health: Health
     client: httpx.AsyncClient
     url: str
@@ -77,7 +78,7 @@ class Gate:
 def hold_model(served: ServedModel) -> Gate:
     """A gate before every run of this model, none of which is on the loop's thread."""
     gate = Gate()
-    served.batcher.short_run = 0.0
+    served.batcher.short_runs.limit = 0.0
     setattr(served.model, "run", gate.around(served.model.run))  # noqa: B010 - a method
     return gate
 
@@ -113,12 +114,12 @@ async def serving(repository: str, **settings: Any) -> AsyncIterator[Running]:
         grpc_port=0,
         **({"threads": 1, "pod_name": "pod-1", "release_name": "inference"} | settings),
     )
-    app, inner = create_app(configured, health)
+    service = create_service(configured, health)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
         config = uvicorn.Config(
-            app, http=server_protocol(inner), log_config=None, access_log=False,
+            service.app, http=server_protocol(service.state), log_config=None, access_log=False,
             timeout_graceful_shutdown=5,
         )  # fmt: skip
         server = uvicorn.Server(config)
@@ -134,8 +135,8 @@ async def serving(repository: str, **settings: Any) -> AsyncIterator[Running]:
                 async with httpx.AsyncClient(base_url=url, timeout=SECONDS) as client:
                     if wait_ready:
                         await until(lambda: health.readiness()[0] == 200)
-                    grpc_port = inner.grpc.port if inner.grpc else 0
-                    yield Running(inner, health, client, url, port, grpc_port, server)
+                    grpc_port = service.grpc.port if service.grpc else 0
+                    yield Running(service.state, health, client, url, port, grpc_port, server)
             finally:
                 server.should_exit = True
                 await task

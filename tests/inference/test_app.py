@@ -167,7 +167,7 @@ async def test_a_large_body_is_parsed_off_the_loop_with_the_same_result(
         assert answer.json()["outputs"][0]["data"] == (values * 2 + 1).ravel().tolist()
         wrong = body.replace(b'"FP32"', b'"FP64"')
         assert (await post(running, "/v2/models/affine/infer", wrong, way)).status_code == 400
-        assert running.app.engine.in_flight == 0
+        assert running.state.engine.in_flight == 0
 
 
 BAD: dict[str, tuple[Callable[[], bytes], dict[str, str], str]] = {
@@ -223,8 +223,8 @@ async def test_what_is_wrong_is_a_400_that_names_it_and_serving_goes_on(
                 assert names in answer.json()["error"], (name, way, answer.text)
                 assert set(answer.json()) == {"error"}
         assert (await running.infer("affine", ROW)).status_code == 200
-        assert running.app.engine.in_flight == 0
-        (served,) = running.app.registry.all_serving()
+        assert running.state.engine.in_flight == 0
+        (served,) = running.state.registry.all_serving()
         assert served.batcher.queued_rows == 0
         assert served.leases == 0
 
@@ -282,7 +282,7 @@ async def test_a_defect_of_ours_is_a_500_in_json_logged_and_counted(
         raise ZeroDivisionError
 
     async with serve() as running:
-        (served,) = running.app.registry.all_serving()
+        (served,) = running.state.registry.all_serving()
         monkeypatch.setattr(served, "inputs", None)
         headers = {"content-type": "application/json"}
         paths = ("/v2/models/affine/infer", "/v1/models/affine:predict", "/invocations")
@@ -295,12 +295,12 @@ async def test_a_defect_of_ours_is_a_500_in_json_logged_and_counted(
                 assert answer.headers["content-type"] == "application/json"
                 assert set(answer.json()) == {"error"}
         assert served.statistics.failures["internal"] == 2 * len(paths)
-        monkeypatch.setattr(running.app.registry, "index", broken)
+        monkeypatch.setattr(running.state.registry, "index", broken)
         answer = await post(running, "/v2/repository/index", b"", "short")
         assert answer.status_code == 500
         assert set(answer.json()) == {"error"}
-        assert running.app.engine.refused["internal"] == 1
-        assert running.app.engine.in_flight == served.leases == 0
+        assert running.state.engine.outcomes.refused["internal"] == 1
+        assert running.state.engine.in_flight == served.leases == 0
 
 
 async def test_missing_inputs_and_unequal_rows_are_named(serve: Serve, repository: Path) -> None:

@@ -27,7 +27,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from sklearn.svm import SVC
 
-from inference.models.registry import read
+from inference.models.load import read
 from inference.repository.layout import Found
 from inference.settings import InferenceSettings
 from tests.inference import small_models

@@ -15,7 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inference.batching.batcher import KNOWN_AFTER, LONG_RUN, Batcher, Item, worth_waiting
+from inference.batching.batcher import Batcher
+from inference.batching.estimates import worth_waiting
+from inference.batching.item import Item
+from inference.batching.short_runs import KNOWN_AFTER, LONG_RUN
 from inference.errors import (
     BadRequest,
     Cancelled,

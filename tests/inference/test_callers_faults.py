@@ -96,7 +96,7 @@ async def test_inputs_that_do_not_go_together_are_the_callers_fault(
         assert SAID in (refused.value.details() or "")
         good = await running.infer("sum", A, B)
         assert good.json()["outputs"][0]["data"] == [4.0, 6.0]
-        (served,) = running.app.registry.all_serving()
+        (served,) = running.state.registry.all_serving()
         assert served.statistics.failures["inputs_failed"] == 5
         assert served.statistics.failures["model_failed"] == 0
 
@@ -108,7 +108,7 @@ async def test_a_division_by_zero_in_a_batch_fails_its_own_request_alone(
         {"inputs": [tensor("a", "INT64", [1], [6]), tensor("b", "INT64", [1], [3])]}
     ])  # fmt: skip
     async with serve() as running:
-        (served,) = running.app.registry.all_serving()
+        (served,) = running.state.registry.all_serving()
         gate = hold_model(served)
         asks = [
             asyncio.create_task(
@@ -130,7 +130,7 @@ async def test_a_model_that_fails_on_what_it_answered_before_is_the_servers_faul
 ) -> None:
     small_models.put(repository, "sum", "1", SUM)
     async with serve() as running:
-        (served,) = running.app.registry.all_serving()
+        (served,) = running.state.registry.all_serving()
         session = served.model._session
 
         class Broken:
@@ -363,8 +363,8 @@ def test_labels_that_may_be_right_are_left_alone(outputs: list[TensorSpec]) -> N
 async def test_a_model_with_wrong_labels_is_not_served(serve: Serve, repository: Path) -> None:
     small_models.put(repository, "affine", "1", small_models.affine(), labels=["a", "b", "c"])
     async with serve(wait_ready=False) as running:
-        await until(lambda: running.app.registry.complete)
-        (reason,) = running.app.registry.entries["affine"].failures.values()
+        await until(lambda: running.state.registry.complete)
+        (reason,) = running.state.registry.entries["affine"].failures.values()
     assert "3 labels" in reason
     assert "'y' has 2" in reason
 

@@ -22,7 +22,7 @@ async def test_each_request_is_a_span_in_its_callers_trace(serve: Serve, reposit
     small_models.put(repository, "affine", "1", small_models.affine())
     exporter = InMemorySpanExporter()
     async with serve() as running:
-        running.app.engine._spans = spans.configure("inference", exporter=exporter)
+        running.state.engine.outcomes.spans = spans.configure("inference", exporter=exporter)
         headers = {"traceparent": f"00-{TRACE_ID}-{CALLER}-01", "x-request-id": "r1"}
         for inputs in ([tensor("x", "FP32", [1, 2], [1, 2])], []):
             await running.client.post(

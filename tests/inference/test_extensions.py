@@ -392,7 +392,7 @@ async def test_the_version_is_the_packages_with_the_revision(
 async def test_a_head_request_never_runs_a_model(serve: Serve, repository: Path) -> None:
     labelled(repository)
     async with serve() as running:
-        (served,) = running.app.registry.all_serving()
+        (served,) = running.state.registry.all_serving()
         before = served.statistics.executions
         for path in ("/v2/models/affine/infer", "/v2/models/affine/versions/1/infer",
                      "/v1/models/affine:predict", "/invocations"):  # fmt: skip

@@ -47,8 +47,8 @@ async def test_too_many_are_refused_unparsed_and_the_connection_goes_on(
     serve: Serve, slow: Path
 ) -> None:
     async with serve(max_in_flight=1) as running:
-        engine = running.app.engine
-        (served,) = running.app.registry.all_serving()
+        engine = running.state.engine
+        (served,) = running.state.registry.all_serving()
         model = hold_model(served)
         ahead = asyncio.create_task(running.infer("slow", ROW))
         await until(lambda: engine.full(served))
@@ -60,7 +60,7 @@ async def test_too_many_are_refused_unparsed_and_the_connection_goes_on(
         assert headers["x-slipway-pod"] == "pod-1"
         assert int(headers["retry-after"]) >= 1
         assert "try again later" in json.loads(body)["error"]
-        assert engine.refused["overloaded"] == 1
+        assert engine.outcomes.refused["overloaded"] == 1
         # in two pieces it goes through the parser, and is refused all the same
         data = request(json.dumps({"inputs": [ROW]}).encode())
         for piece in (data[:80], data[80:]):
@@ -81,8 +81,8 @@ async def test_refusals_are_counted_and_logged_in_sums(
     """A line for each refusal costs as much as the refusal, at the worst of times."""
     monkeypatch.setattr(refusals, "LOG_EVERY", 0.0)
     async with serve(max_in_flight=1, prediction_log="stdout") as running:
-        engine = running.app.engine
-        (served,) = running.app.registry.all_serving()
+        engine = running.state.engine
+        (served,) = running.state.registry.all_serving()
         model = hold_model(served)
         ahead = asyncio.create_task(running.infer("slow", ROW))
         await until(lambda: engine.full(served))
@@ -91,7 +91,7 @@ async def test_refusals_are_counted_and_logged_in_sums(
             writer.write(request(b"{}", "X-Request-Id: refused-one"))
             assert (await read_answer(reader))[0] == 429
         writer.close()
-        assert engine.refused["overloaded"] == 3
+        assert engine.outcomes.refused["overloaded"] == 3
         model.opened.set()
         assert (await ahead).status_code == 200
         metrics = (await running.client.get("/metrics")).text
@@ -106,8 +106,8 @@ async def test_a_large_body_is_refused_at_its_headers_and_left_unread(
 ) -> None:
     """Found: half a megabyte was read and thrown away for each refusal, at 560 us."""
     async with serve(max_in_flight=1) as running:
-        engine = running.app.engine
-        (served,) = running.app.registry.all_serving()
+        engine = running.state.engine
+        (served,) = running.state.registry.all_serving()
         model = hold_model(served)
         ahead = asyncio.create_task(running.infer("slow", ROW))
         await until(lambda: engine.full(served))
@@ -141,18 +141,18 @@ async def test_those_who_wait_for_their_turn_are_answered_and_may_hang_up(
     serve: Serve, slow: Path
 ) -> None:
     async with serve() as running:
-        engine = running.app.engine
+        engine = running.state.engine
         engine.turns = held = Held()
         callers = [await send(running) for _ in range(3)]
         await until(lambda: len(engine.turns) == 3)
-        (served,) = running.app.registry.all_serving()
+        (served,) = running.state.registry.all_serving()
         callers[1][1].close()
         await until(lambda: engine.in_flight == 2)
         held.release()
         for position in (0, 2):
             assert (await read_answer(callers[position][0]))[0] == 200
             callers[position][1].close()
-        assert engine.refused["cancelled"] + served.statistics.failures["cancelled"] == 1
+        assert engine.outcomes.refused["cancelled"] + served.statistics.failures["cancelled"] == 1
         assert engine.in_flight == served.leases == 0
 
 
@@ -160,13 +160,13 @@ async def test_who_waits_for_its_turn_while_its_model_is_replaced_is_answered(
     serve: Serve, slow: Path, repository: Path
 ) -> None:
     async with serve(repository_control=True) as running:
-        engine = running.app.engine
+        engine = running.state.engine
         engine.turns = held = Held()
         reader, writer = await send(running)
         await until(lambda: len(engine.turns) == 1)
         small_models.put(repository, "slow", "1", small_models.slow(40))
-        (old,) = running.app.registry.all_serving()
-        await running.app.registry.load("slow")
+        (old,) = running.state.registry.all_serving()
+        await running.state.registry.load("slow")
         held.release()
         assert (await read_answer(reader))[0] == 200
         await until(lambda: old.leases == 0)
@@ -177,7 +177,7 @@ async def test_a_request_whose_time_ran_out_before_its_turn_is_not_parsed(
     serve: Serve, slow: Path
 ) -> None:
     async with serve() as running:
-        engine = running.app.engine
+        engine = running.state.engine
         engine.turns = held = Held()
         late = asyncio.create_task(
             running.client.post(PATH, content=b"no JSON", headers={"x-request-timeout": "1us"})
@@ -195,13 +195,13 @@ async def test_who_hangs_up_before_its_images_are_begun_leaves_nothing(
              {"transform": "reshape", "shape": [2]}]  # fmt: skip
     small_models.put(repository, "slow", "1", small_models.affine(), preprocess=steps)
     async with serve() as running:
-        engine = running.app.engine
+        engine = running.state.engine
         engine.turns = held = Held()
         _, writer = await asyncio.open_connection("127.0.0.1", running.port)
         image = tensor("x", "BYTES", [1], ["AAAA"])
         writer.write(request(json.dumps({"inputs": [image]}).encode()))
         await until(lambda: len(engine.turns) == 1)
-        (served,) = running.app.registry.all_serving()
+        (served,) = running.state.registry.all_serving()
         cycle = held.first.__self__  # type: ignore[attr-defined]
         held.release()
         assert served.leases == engine.in_flight == 1

@@ -329,11 +329,11 @@ async def test_a_server_loads_from_s3_and_follows_it(
     async with serve(at="s3://models/live", **settings) as running:
         assert (await running.infer("m", zero)).json()["outputs"][0]["data"] == [1.0, 1.0]
         put("2", 2.0)
-        await until(lambda: len(running.app.registry.all_serving()) == 2)
+        await until(lambda: len(running.state.registry.all_serving()) == 2)
         assert (await running.infer("m", zero)).json()["outputs"][0]["data"] == [2.0, 2.0]
         store.put("m/3/model.json", json.dumps({"name": "m", "version": "3"}).encode())
-        await until(lambda: "3" in running.app.registry.entries["m"].failures)
-        assert "does not exist" in running.app.registry.entries["m"].failures["3"]
+        await until(lambda: "3" in running.state.registry.entries["m"].failures)
+        assert "does not exist" in running.state.registry.entries["m"].failures["3"]
         assert (await running.infer("m", zero)).json()["model_version"] == "2"
 
 

@@ -192,7 +192,7 @@ async def test_what_is_wrong_has_its_status_and_serving_goes_on(
         trailing = dict(await call.trailing_metadata())
         assert trailing["x-request-id"] == "r1"
         assert trailing["x-slipway-model-version"] == "1"
-        assert running.app.engine.in_flight == 0
+        assert running.state.engine.in_flight == 0
 
 
 async def test_deadline_overload_and_cancellation(serve: Serve, repository: Path) -> None:
@@ -200,7 +200,7 @@ async def test_deadline_overload_and_cancellation(serve: Serve, repository: Path
     small_models.put(repository, "slow", "1", small_models.slow(), batching=batching)
     request = infer("slow", "FP32", [1, 4], fp32_contents=[1, 2, 3, 4])
     async with serve(target_wait_ms=3_600_000) as running, Client(running) as client:
-        (served,) = running.app.registry.all_serving()
+        (served,) = running.state.registry.all_serving()
 
         async def outcome(**options: Any) -> str:
             try:
@@ -228,7 +228,7 @@ async def test_deadline_overload_and_cancellation(serve: Serve, repository: Path
         await until(lambda: served.batcher.queued_rows < 2)
         model.opened.set()
         assert await asyncio.gather(*ahead) == ["OK", "OK"]
-        await until(lambda: running.app.engine.in_flight == 0)
+        await until(lambda: running.state.engine.in_flight == 0)
         assert served.leases == 0
 
 
@@ -264,7 +264,7 @@ async def test_a_mirrored_call_is_marked_and_a_call_without_a_trace_starts_one(
     good = infer("affine", "FP32", [1, 2], fp32_contents=[1, 2])
     exporter = InMemorySpanExporter()
     async with serve(prediction_log="stdout") as running, Client(running) as client:
-        running.app.engine._spans = spans.configure("inference", exporter=exporter)
+        running.state.engine.outcomes.spans = spans.configure("inference", exporter=exporter)
         await client.call("ModelInfer", good)
         await client.call("ModelInfer", good, metadata=(("x-slipway-shadow", "true"),))
     lines = [line for line in capfd.readouterr().out.splitlines() if '"specversion"' in line]
@@ -308,7 +308,7 @@ async def test_what_is_no_message_is_the_callers_fault(serve: Serve, repository:
             with pytest.raises(grpc.aio.AioRpcError) as error:
                 await call(message)
             assert error.value.code() == grpc.StatusCode.INVALID_ARGUMENT
-        assert running.app.engine.in_flight == 0
+        assert running.state.engine.in_flight == 0
 
 
 async def test_both_protocols_give_the_same(serve: Serve, repository: Path) -> None:

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inference.errors import BadRequest, TooLarge, UnsupportedMediaType
-from inference.server.http import accepts, codings, content_length, unpack
+from inference.server.bodies import codings, content_length, unpack
+from inference.server.exchange import accepts
 
 
 @pytest.mark.parametrize("value", [b"", b"-1", b"1.5", b"+1", b"0x1", b"9" * 16, b"\xb2"])

@@ -87,7 +87,7 @@ async def wrong(server: Running, case: Case, pieces: int) -> str | None:
 async def test_every_shape_of_request_has_its_right_answers(
     server: Running, pieces: int, kind: str
 ) -> None:
-    (served,) = server.app.registry.all_serving()
+    (served,) = server.state.registry.all_serving()
     faults = [fault for case in CORPUS[kind] if (fault := await wrong(server, case, pieces))]
     assert not faults, "\n".join(faults)
     answer = await server.client.post(

@@ -20,8 +20,8 @@ from PIL import Image
 
 from inference.errors import ModelError
 from inference.models import registry
+from inference.models.load import read
 from inference.models.onnx_model import OnnxModel
-from inference.models.registry import read
 from inference.protocols.oip import grpc_predict_v2_pb2 as pb
 from inference.repository import manifest
 from inference.repository.layout import Found
@@ -78,13 +78,13 @@ async def test_unloading_finishes_what_is_under_way(serve: Serve, repository: Pa
     small_models.put(repository, "slow", "1", small_models.slow(), batching={"max_batch_size": 1})
     # nobody is refused for having waited, however long the machine takes to unload
     async with serve(repository_control=True, target_wait_ms=60_000) as running:
-        (served,) = running.app.registry.all_serving()
+        (served,) = running.state.registry.all_serving()
         model = hold_model(served)
         row = tensor("x", "FP32", [1, 4], [1, 2, 3, 4])
         calls = [asyncio.create_task(running.infer("slow", row)) for _ in range(4)]
         await until(lambda: served.leases == 4)
         unloading = asyncio.create_task(running.client.post("/v2/repository/models/slow/unload"))
-        await until(lambda: running.app.registry.all_serving() == [])
+        await until(lambda: running.state.registry.all_serving() == [])
         assert served.leases == 4
         model.opened.set()
         assert (await unloading).status_code == 200
@@ -97,7 +97,7 @@ async def test_a_changed_version_is_swapped_in_place(serve: Serve, repository: P
         assert await answer_of(running) == 1.0
         small_models.put(repository, "affine", "1", small_models.affine(1, 7.0))
         small_models.put(repository, "other", "1", small_models.affine(1, 3.0))
-        await until(lambda: len(running.app.registry.all_serving()) == 2)
+        await until(lambda: len(running.state.registry.all_serving()) == 2)
         await until_seen(lambda: answers(running, 7.0))
         assert await answer_of(running, "other") == 3.0
 
@@ -126,11 +126,11 @@ async def test_what_failed_is_not_tried_at_every_look_but_when_it_changes(
     small_models.put(repository, "affine", "2", b"broken")
     async with serve() as running:
         for _ in range(3):
-            await running.app.registry.refresh()
+            await running.state.registry.refresh()
         assert tries == ["1", "2"]
-        assert "cannot load" in running.app.registry.entries["affine"].failures["2"]
+        assert "cannot load" in running.state.registry.entries["affine"].failures["2"]
         small_models.put(repository, "affine", "2", small_models.affine(1, 2.0))
-        await running.app.registry.refresh()
+        await running.state.registry.refresh()
         assert tries == ["1", "2", "2"]
         assert await answer_of(running) == 2.0
 
@@ -271,7 +271,7 @@ async def test_a_pinned_version_that_goes_away_goes_on_serving_and_says_why(
     async with serve(pinned_versions={"affine": "1"}) as running:
         assert await answer_of(running) == 1.0
         shutil.rmtree(repository / "affine" / "1")
-        await running.app.registry.refresh()
+        await running.state.registry.refresh()
         assert await answer_of(running) == 1.0
         index = (await running.client.post("/v2/repository/index")).json()
         assert [(row["version"], row["state"], row["reason"]) for row in index] == [
@@ -353,7 +353,7 @@ async def test_a_model_is_warm_before_it_is_ready(
     async with serve(warmup_runs=3, max_batch_size=64, wait_ready=False) as running:
         await until(lambda: bool(gate.threads))
         assert await unready(running, "loading")
-        assert not running.app.registry.all_serving()
+        assert not running.state.registry.all_serving()
         assert (await running.infer("affine", ZERO)).status_code == 404
         assert gate.loop_thread not in gate.threads
         gate.opened.set()
@@ -466,8 +466,8 @@ async def test_weights_that_are_not_the_manifests_are_refused(
     model = small_models.with_external_data(folder, small_models.affine())
     small_models.put(repository, "apart", "1", model, data_files={"model.onnx.data": "0" * 64})
     async with serve(wait_ready=False) as running:
-        await until(lambda: bool(running.app.registry.entries))
-        (why,) = running.app.registry.entries["apart"].failures.values()
+        await until(lambda: bool(running.state.registry.entries))
+        (why,) = running.state.registry.entries["apart"].failures.values()
         assert "model.onnx.data has sha256" in why
         assert "0" * 64 in why
 

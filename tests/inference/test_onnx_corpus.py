@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from inference.errors import InferenceError, ModelError
-from inference.models.registry import Loaded, read
+from inference.models.load import Loaded, read
 from inference.repository.layout import Found
 from inference.row_independence import probe
 from inference.row_independence.analysis import analyze

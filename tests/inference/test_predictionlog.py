@@ -263,7 +263,7 @@ async def test_stdout_gets_lines(
     small_models.put(repository, "affine", "1", small_models.affine())
     async with serve(prediction_log="stdout", prediction_log_flush_seconds=0.01) as running:
         await asyncio.gather(*(running.infer("affine", ROW) for _ in range(5)))
-        written = running.app.engine.prediction_log.counts
+        written = running.state.engine.outcomes.prediction_log.counts
         await until(lambda: written["written"] == 5)
         metrics = (await running.client.get("/metrics")).text
         assert 'inference_prediction_log_events_total{outcome="written"} 5.0' in metrics

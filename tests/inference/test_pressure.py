@@ -25,11 +25,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from inference import app
-from inference.protocols import sagemaker, v1
+from inference.protocols import rest_v2, sagemaker, v1
 from inference.protocols.grpc import server as grpc_server
 from inference.protocols.oip import grpc_predict_v2_pb2 as pb
-from inference.server import http
+from inference.server import state as server_state
 from kit.transforms import Undecoded
 from tests.inference import small_models
 from tests.inference.conftest import (
@@ -65,24 +64,24 @@ async def test_past_what_it_answers_in_time_a_model_refuses_and_answers_the_rest
     serve: Serve, slow: Path
 ) -> None:
     async with serve(target_wait_ms=PATIENT) as running:
-        (served,) = running.app.registry.all_serving()
+        (served,) = running.state.registry.all_serving()
         model = hold_model(served)
         open_at_most = served.admission.limit
         assert open_at_most == 5, "four that wait, and one that is run"
         ahead = [asyncio.create_task(running.infer("slow", ROW))]
         await until(lambda: served.batcher.running_batches == 1)
         ahead += [asyncio.create_task(running.infer("slow", ROW)) for _ in range(open_at_most - 1)]
-        await until(lambda: running.app.engine.in_flight == open_at_most)
+        await until(lambda: running.state.engine.in_flight == open_at_most)
         for _ in range(3):
             refused = await running.infer("slow", ROW)
             assert refused.status_code == 429
             assert int(refused.headers["retry-after"]) >= 1
             assert "try again later" in refused.json()["error"]
-        assert running.app.engine.refused["overloaded"] == 3
+        assert running.state.engine.outcomes.refused["overloaded"] == 3
         model.opened.set()
         assert {answer.status_code for answer in await asyncio.gather(*ahead)} == {200}
         assert (await running.infer("slow", ROW)).status_code == 200
-        await until(lambda: running.app.engine.in_flight == served.admission.open == 0)
+        await until(lambda: running.state.engine.in_flight == served.admission.open == 0)
 
 
 async def test_one_model_that_is_full_refuses_nothing_of_another(
@@ -91,13 +90,13 @@ async def test_one_model_that_is_full_refuses_nothing_of_another(
     """Found: one count for all models, so that a slow one took every place."""
     small_models.put(repository, "affine", "1", small_models.affine())
     async with serve(target_wait_ms=PATIENT) as running:
-        served = running.app.registry.get("slow")
+        served = running.state.registry.get("slow")
         model = hold_model(served)
         ahead = [asyncio.create_task(running.infer("slow", ROW))]
         await until(lambda: served.batcher.running_batches == 1)
         left = served.admission.limit - 1
         ahead += [asyncio.create_task(running.infer("slow", ROW)) for _ in range(left)]
-        await until(lambda: running.app.engine.full(served))
+        await until(lambda: running.state.engine.full(served))
         assert (await running.infer("slow", ROW)).status_code == 429
         other = await running.infer("affine", tensor("x", "FP32", [1, 2], [1, 2]))
         assert other.status_code == 200
@@ -108,7 +107,7 @@ async def test_one_model_that_is_full_refuses_nothing_of_another(
 @pytest.mark.parametrize("how", ["parameter", "header", "default"])
 async def test_past_its_time_a_request_gets_504(serve: Serve, slow: Path, how: str) -> None:
     async with serve(default_timeout_seconds=0.001 if how == "default" else 30) as running:
-        model = hold_model(running.app.registry.get("slow"))
+        model = hold_model(running.state.registry.get("slow"))
         request: dict[str, object] = {"inputs": [ROW]}
         headers = {}
         if how == "parameter":
@@ -127,7 +126,7 @@ async def test_past_its_time_a_request_gets_504(serve: Serve, slow: Path, how: s
 
 async def test_the_deadline_counts_the_queue_and_frees_the_place(serve: Serve, slow: Path) -> None:
     async with serve(target_wait_ms=PATIENT) as running:
-        (served,) = running.app.registry.all_serving()
+        (served,) = running.state.registry.all_serving()
         model = hold_model(served)
         before = served.statistics.executions
         ahead = [asyncio.create_task(running.infer("slow", ROW)) for _ in range(3)]
@@ -148,7 +147,7 @@ async def test_who_hangs_up_frees_its_place(
     serve: Serve, slow: Path, monkeypatch: pytest.MonkeyPatch, chunked: bool
 ) -> None:
     async with serve(target_wait_ms=PATIENT) as running:
-        (served,) = running.app.registry.all_serving()
+        (served,) = running.state.registry.all_serving()
         gate = Gate()
         monkeypatch.setattr(served.model, "run", gate.around(served.model.run))
         ahead = [asyncio.create_task(running.infer("slow", ROW)) for _ in range(4)]
@@ -163,13 +162,13 @@ async def test_who_hangs_up_frees_its_place(
         else:
             writer.write(raw(PATH, body))
         failures = served.statistics.failures
-        await until(lambda: running.app.engine.in_flight == 5)
+        await until(lambda: running.state.engine.in_flight == 5)
         writer.close()
         await writer.wait_closed()
         await until(lambda: failures["cancelled"] == 1)
         gate.opened.set()
         assert all(answer.status_code == 200 for answer in await asyncio.gather(*ahead))
-        await until(lambda: running.app.engine.in_flight == 0)
+        await until(lambda: running.state.engine.in_flight == 0)
         assert served.leases == 0
 
 
@@ -179,11 +178,11 @@ async def test_who_hangs_up_in_the_middle_of_a_body_leaves_nothing(
     async with serve() as running:
         _, writer = await asyncio.open_connection("127.0.0.1", running.port)
         writer.write(raw(PATH, b"x" * 1000)[:-500])
-        refused = running.app.engine.refused
+        refused = running.state.engine.outcomes.refused
         writer.close()
         await writer.wait_closed()
         await until(lambda: refused["cancelled"] == 1)
-        assert running.app.engine.in_flight == 0
+        assert running.state.engine.in_flight == 0
 
 
 INCOMPLETE = {
@@ -219,7 +218,7 @@ async def test_who_does_not_send_its_body_takes_nobodys_place_and_is_told_in_tim
             assert b"connection: close" in said.lower()
             assert b'"error"' in said
             writer.close()
-        assert running.app.engine.in_flight == 0
+        assert running.state.engine.in_flight == 0
 
 
 @pytest.mark.parametrize("path", ["/v1/models/slow:predict", "/invocations", PATH + "?"])
@@ -227,33 +226,33 @@ async def test_every_protocol_obeys_the_same_limit_before_it_reads_the_body(
     serve: Serve, slow: Path, path: str
 ) -> None:
     async with serve(max_in_flight=1) as running:
-        served = running.app.registry.get("slow")
+        served = running.state.registry.get("slow")
         model = hold_model(served)
         ahead = asyncio.create_task(running.infer("slow", ROW))
-        await until(lambda: running.app.engine.full(served))
+        await until(lambda: running.state.engine.full(served))
         refused = await running.client.post(
             path, content=b"nothing that could be parsed", headers={"x-request-id": "refused-one"}
         )
         assert refused.status_code == 429
         assert refused.headers["x-request-id"] == "refused-one"
-        assert running.app.engine.refused["overloaded"] == 1
+        assert running.state.engine.outcomes.refused["overloaded"] == 1
         model.opened.set()
         assert (await ahead).status_code == 200
 
 
 async def test_grpc_obeys_the_same_limit_before_it_decodes(serve: Serve, slow: Path) -> None:
     async with serve(max_in_flight=1) as running:
-        served = running.app.registry.get("slow")
+        served = running.state.registry.get("slow")
         model = hold_model(served)
         ahead = asyncio.create_task(running.infer("slow", ROW))
-        await until(lambda: running.app.engine.full(served))
+        await until(lambda: running.state.engine.full(served))
         message = pb.ModelInferRequest(model_name="slow").SerializeToString()
         async with grpc.aio.insecure_channel(f"127.0.0.1:{running.grpc_port}") as channel:
             call = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
             with pytest.raises(grpc.aio.AioRpcError) as error:
                 await call(message + b"\xff\xff that is no message")
         assert error.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert running.app.engine.refused["overloaded"] == 1
+        assert running.state.engine.outcomes.refused["overloaded"] == 1
         model.opened.set()
         assert (await ahead).status_code == 200
 
@@ -261,7 +260,7 @@ async def test_grpc_obeys_the_same_limit_before_it_decodes(serve: Serve, slow: P
 async def test_probes_answer_while_the_model_works(serve: Serve, slow: Path) -> None:
     """The run happens off the loop: a probe never has to wait for one to end."""
     async with serve() as running:
-        (served,) = running.app.registry.all_serving()
+        (served,) = running.state.registry.all_serving()
         model = hold_model(served)
         prediction = asyncio.create_task(running.infer("slow", ROW))
         await until(lambda: len(model.threads) == 1)
@@ -338,7 +337,7 @@ def hold_parsers(monkeypatch: pytest.MonkeyPatch) -> Gate:
     """A gate before everything that reads a body."""
     gate = Gate()
     for module, name in (
-        (http, "unpack"), (app, "parse"), (v1, "read"), (sagemaker, "read"),
+        (server_state, "unpack"), (rest_v2, "parse"), (v1, "read"), (sagemaker, "read"),
         (grpc_server, "decode"), (grpc_server, "parse"),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, gate.around(getattr(module, name)))
@@ -374,12 +373,12 @@ async def test_a_reload_while_a_large_body_is_parsed_fails_no_request(
         monkeypatch.undo()
         monkeypatch.setattr(grpc_server, "parse", gate.around(grpc_server.parse))
     async with serve(max_queue_size=ROWS) as running:
-        (served,) = running.app.registry.all_serving()
+        (served,) = running.state.registry.all_serving()
         call = asyncio.create_task(send_large(running, way))
         await until(lambda: bool(gate.threads))
         small_models.put(repository, "affine", "1", small_models.affine(1, 1))
-        await running.app.registry.load("affine")
-        assert running.app.registry.all_serving() != [served]
+        await running.state.registry.load("affine")
+        assert running.state.registry.all_serving() != [served]
         gate.opened.set()
         assert await call == 200
         await until(lambda: served.leases == 0)
@@ -420,7 +419,7 @@ async def test_a_body_past_the_limit_is_refused_by_its_length_and_by_its_bytes(
         # the rest is read and dropped: closing at once would take the answer from the caller
         counted = await running.client.post(path, content=endless())
         assert counted.status_code == 413
-        assert running.app.engine.in_flight == 0
+        assert running.state.engine.in_flight == 0
 
 
 async def test_json_that_would_hold_up_the_loop_is_refused_binary_is_not(
@@ -488,7 +487,7 @@ async def test_images_wait_in_threads_not_on_the_loop(
         junk = await running.infer("seen", tensor("x", "BYTES", [1], ["AAAA"]))
         assert junk.status_code == 400
         assert "no PNG, JPEG or WebP" in junk.json()["error"]
-        (served,) = running.app.registry.all_serving()
+        (served,) = running.state.registry.all_serving()
         gate = Gate()
         monkeypatch.setattr(Undecoded, "row", gate.around(Undecoded.row))
         before = served.statistics.executions
@@ -496,12 +495,12 @@ async def test_images_wait_in_threads_not_on_the_loop(
         body = json.dumps({"inputs": [pictures(3)]}).encode()
         writer.write(raw("/v2/models/seen/infer", body))
         await until(lambda: bool(gate.threads))
-        assert running.app.engine.in_flight == served.leases == 1
+        assert running.state.engine.in_flight == served.leases == 1
         await probes_answer(running)
         writer.close()
         await writer.wait_closed()
         await until(lambda: served.statistics.failures["cancelled"] == 1)
-        assert running.app.engine.in_flight == served.leases == 0
+        assert running.state.engine.in_flight == served.leases == 0
         gate.opened.set()
         assert (await running.infer("seen", pictures(1))).status_code == 200
         assert served.statistics.executions == before + 1

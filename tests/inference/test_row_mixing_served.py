@@ -80,7 +80,7 @@ async def test_models_whose_rows_meet_answer_32_callers_as_they_answer_one(
     assert declared >= 40, "these would be batched but for the proof"
     async with serve(target_wait_ms=60_000) as running:
         for name in asked:
-            served = running.app.registry.get(named(name))
+            served = running.state.registry.get(named(name))
             assert not served.batched, name
             replies = await asyncio.gather(
                 *(running.infer(named(name), *sent(rows(caller))) for caller in range(CALLERS))

@@ -213,7 +213,7 @@ async def test_batches_are_as_large_as_the_memory_for_runs_allows(
 ) -> None:
     small_models.put(repository, "m", "1", small_models.identity("FP32", ["rows", 65536]))
     async with serve(run_memory_bytes=5 * MEBIBYTE, max_batch_size=64) as server:
-        (served,) = server.app.registry.all_serving()
+        (served,) = server.state.registry.all_serving()
         assert served.batched
         assert served.max_batch_size == 16
         assert "batches are of at most 16 rows" in " ".join(served.warnings)
@@ -224,7 +224,7 @@ async def test_batches_are_as_large_as_the_memory_for_runs_allows(
 async def test_an_answer_holds_memory_until_it_is_written(serve: Serve, repository: Path) -> None:
     small_models.put(repository, "fill", "1", MODELS["fill"][0])
     async with serve(body_memory_bytes=16 * MEBIBYTE) as server:
-        bodies = server.app.engine.bodies
+        bodies = server.state.engine.bodies
         large = numbers("s", 1, MEBIBYTE)
         for parameters, status in (({}, 400), ({"binary_data_output": True}, 200)):
             answer = await server.infer("fill", large, parameters=parameters)

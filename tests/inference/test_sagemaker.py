@@ -91,7 +91,7 @@ async def test_what_is_wrong_has_its_status(
         refused = await running.client.post("/invocations", content=row, headers=headers)
         assert refused.status_code == 406
         assert (await running.client.get("/invocations")).status_code == 405
-        assert running.app.engine.in_flight == 0
+        assert running.state.engine.in_flight == 0
 
 
 @pytest.mark.parametrize("shape", [["n", 3, "h", "w"], ["n", 3, "w"], ["n", "h", "w"]])

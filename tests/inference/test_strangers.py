@@ -14,7 +14,7 @@ import onnxruntime as ort
 import pytest
 
 from inference.errors import ModelError
-from inference.models.registry import read
+from inference.models.load import read
 from inference.protocols.oip import grpc_predict_v2_pb2 as pb
 from inference.repository.layout import Found
 from inference.settings import InferenceSettings

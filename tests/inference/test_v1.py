@@ -65,7 +65,7 @@ async def test_what_is_wrong_is_named(
         answer = await running.client.post("/v1/models/affine:predict", json=document)
         assert answer.status_code == 400
         assert names in answer.json()["error"]
-        assert running.app.engine.in_flight == 0
+        assert running.state.engine.in_flight == 0
 
 
 async def test_base64_images_are_prepared(serve: Serve, repository: Path) -> None:

@@ -34,6 +34,10 @@ LAYERS: dict[str, list[str]] = {
         "registry", "render", "diagnosis", "live", "checks", "status", "validate", "doctor",
         "create", "changes", "offline", "verification", "commands", "cli", "reference",
     ],
+    "inference": [
+        "errors", "settings", "repository", "row_independence", "batching", "models",
+        "prediction_log", "engine", "server", "protocols", "fast_infer", "app", "service", "cli",
+    ],
 }  # fmt: skip
 
 

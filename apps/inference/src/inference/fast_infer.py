@@ -18,25 +18,20 @@ import re
 import time
 from collections.abc import Coroutine
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
-from inference.engine.engine import Call
-from inference.errors import (
-    Cancelled,
-    DeadlineExceeded,
-    InferenceError,
-    Overloaded,
-    SlowBody,
-)
-from inference.models.registry import ServedModel, json_bytes
-from inference.protocols.rest_v2 import InferRequest, encode, parse
-from inference.server.http import SLOW_BODY, Headers, content_length
+from inference.batching.item import Item
+from inference.engine.call import Call
+from inference.engine.request import InferRequest
+from inference.errors import Cancelled, DeadlineExceeded, InferenceError, Overloaded, SlowBody
+from inference.models.served import ServedModel
+from inference.protocols.rest_v2 import encode, parse
+from inference.server.bodies import SLOW_BODY, Headers, content_length
+from inference.server.exchange import json_bytes
+from inference.server.infer_paths import InferPaths, Target
+from inference.server.state import ServerState
 from kit.http.early_refusals import RefusingProtocol
 from kit.http.request_headers import request_id_of
-
-if TYPE_CHECKING:
-    from inference.app import InferenceApp, Target
-    from inference.batching.batcher import Item
 
 _STATUS_LINES = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
@@ -44,6 +39,8 @@ _STATUS_LINES = {
 _OK = _STATUS_LINES[200]
 _JSON_LENGTH = b"inference-header-content-length"
 
+LARGEST_BODY = 1024 * 1024
+"""Bytes of body up to which a request is answered here."""
 LONGEST_PATH = 512
 """Bytes in which the path of a request that is refused unparsed must end."""
 READ_ANYWAY = 64 * 1024
@@ -65,14 +62,14 @@ class FastRequest:
     """A request on the short way. To the protocol it looks like uvicorn's request cycle."""
 
     __slots__ = (
-        "app", "body", "call", "counted", "decoded", "disconnected", "item", "json_length",
+        "body", "call", "counted", "decoded", "disconnected", "item", "json_length",
         "keep_alive", "more_body", "name", "protocol", "refusal", "request", "response_complete",
-        "served", "task", "timer", "version",
+        "served", "state", "task", "timer", "version",
     )  # fmt: skip
 
     def __init__(self, protocol: FastProtocol, target: Target, *, keep_alive: bool) -> None:
         self.protocol = protocol
-        self.app = protocol.inference
+        self.state = protocol.state
         self.name, self.version = target
         self.keep_alive = keep_alive
         self.body = bytearray()
@@ -101,11 +98,11 @@ class FastRequest:
     def begin(self, headers: list[tuple[bytes, bytes]]) -> None:
         """The headers are there: look whether there is a place for it."""
         try:
-            by_name = self.app.read_headers(headers, self.call)
+            by_name = self.state.read_headers(headers, self.call)
             length = by_name.get(_JSON_LENGTH)
             if length is not None:
                 self.json_length = content_length(length, "Inference-Header-Content-Length")
-            self.app.engine.check_full(self.app.registry.get(self.name, self.version))
+            self.state.engine.check_full(self.state.registry.get(self.name, self.version))
         except InferenceError as error:
             self.refusal = error
 
@@ -118,7 +115,7 @@ class FastRequest:
     def add(self, part: bytes) -> None:
         """A part of the body came: keep it, unless the bodies of others leave no room."""
         try:
-            self.app.engine.hold(self.call, len(part))
+            self.state.engine.hold(self.call, len(part))
         except Overloaded as error:
             self.refusal = error
             self.body.clear()
@@ -127,7 +124,7 @@ class FastRequest:
 
     def await_body(self) -> None:
         """The body comes in pieces: the rest of it has the request's time."""
-        left = self.call.started + self.app.engine.timeout(self.call) - time.monotonic()
+        left = self.call.started + self.state.engine.timeout(self.call) - time.monotonic()
         self.timer = self.protocol.loop.call_later(max(0.0, left), self.expire)
 
     def expire(self) -> None:
@@ -142,20 +139,20 @@ class FastRequest:
         if self.refusal is not None:
             self.refuse(self.refusal)
             return
-        app = self.app
+        state = self.state
         try:
-            served = app.registry.get(self.name, self.version)
-            self.served = app.engine.admit(served, self.call)
+            served = state.registry.get(self.name, self.version)
+            self.served = state.engine.admit(served, self.call)
             self.counted = True
             served.batcher.check_room(1)
         except InferenceError as error:
             self.refuse(error)
             return
-        app.engine.turns.run(self.take)
+        state.engine.turns.run(self.take)
 
     def take(self) -> None:
         """Parse and queue it; its turn has come."""
-        app, call = self.app, self.call
+        state, call = self.state, self.call
         if self.response_complete:
             return  # its caller hung up meanwhile
         try:
@@ -169,7 +166,7 @@ class FastRequest:
                 self.start(self.run_slowly(served, request))
                 return
             self.decoded = time.monotonic()
-            self.item = app.engine.submit(served, request, call, self.done)
+            self.item = state.engine.submit(served, request, call, self.done)
         except Exception as error:
             self.refuse(error)
 
@@ -189,32 +186,32 @@ class FastRequest:
     async def run_slowly(self, served: ServedModel, request: InferRequest) -> None:
         """Raw images are decoded in a thread."""
         try:
-            answer = await self.app.engine.infer(served, request, self.call)
+            answer = await self.state.engine.infer(served, request, self.call)
             self.respond(served, request, answer)
         except Exception as error:
             self.refuse(error)
 
     def done(self, item: Item) -> None:
         """The batcher is through with it."""
-        served, request, app = self.served, self.request, self.app
+        served, request, state = self.served, self.request, self.state
         assert served is not None and request is not None
         try:
-            answer = app.engine.answer(served, request, self.call, item, self.decoded)
+            answer = state.engine.answer(served, request, self.call, item, self.decoded)
             self.respond(served, request, answer)
         except Exception as error:
             self.refuse(error)
 
     def respond(self, served: ServedModel, request: InferRequest, answer: Any) -> None:
         """Write the answer and count it."""
-        app = self.app
+        state = self.state
         body, json_length = encode(served, request, answer.outputs)
-        head = [_OK, served.header_lines, app.identity_lines]
+        head = [_OK, served.header_lines, state.identity_lines]
         head.append(
             b"x-slipway-queue-ms: %.3f\r\nx-slipway-compute-ms: %.3f\r\nx-request-id: %b\r\n"
             % (answer.queue * 1000, answer.compute * 1000, self.call.request_id.encode())
         )
         if request.non_finite:
-            head.append(_lines(app.non_finite_headers(request)))
+            head.append(_lines(state.non_finite_headers(request)))
         if json_length is None:
             head.append(b"content-type: application/json\r\n")
         else:
@@ -223,15 +220,15 @@ class FastRequest:
                 b"inference-header-content-length: %d\r\n" % json_length
             )
         self.write(head, body)
-        app.engine.succeeded(served, request, self.call, answer)
+        state.engine.outcomes.succeeded(served, request, self.call, answer)
 
     def refuse(self, cause: Exception) -> None:
         """Write an error and count it."""
-        error = self.app.engine.failed(self.served, self.call, cause, self.request)
+        error = self.state.engine.outcomes.failed(self.served, self.call, cause, self.request)
         if isinstance(error, Cancelled):
             self.finish()
             return
-        headers, body = self.app.refusal(error, self.call)
+        headers, body = self.state.refusal(error, self.call)
         self.write([_STATUS_LINES[error.status], _lines(headers)], body)
 
     def write(self, head: list[bytes], body: bytes) -> None:
@@ -254,13 +251,13 @@ class FastRequest:
     def finish(self) -> None:
         """Nothing more comes: free the place."""
         self.response_complete = True
-        self.app.engine.let_go(self.call)
+        self.state.engine.let_go(self.call)
         if self.timer is not None:
             self.timer.cancel()
         if self.counted:
             self.counted = False
             assert self.served is not None
-            self.app.engine.leave(self.served)
+            self.state.engine.leave(self.served)
 
     def hang_up(self) -> None:
         """The caller is gone."""
@@ -279,7 +276,9 @@ class FastRequest:
 class FastProtocol(RefusingProtocol):
     """The protocol with the short way in it."""
 
-    inference: InferenceApp
+    state: ServerState
+    paths: InferPaths
+    size_limit: int
     fast: FastRequest | None = None
 
     def data_received(self, data: bytes) -> None:
@@ -293,18 +292,18 @@ class FastProtocol(RefusingProtocol):
         """Whether the model of an infer request is full; everything else goes to the parser."""
         if not data.startswith(b"POST "):
             return False
-        served = self.inference.served_at(data[5 : data.find(b" ", 5, LONGEST_PATH)])
-        return served is not None and self.inference.engine.full(served)
+        served = self.paths.served_at(data[5 : data.find(b" ", 5, LONGEST_PATH)])
+        return served is not None and self.state.engine.full(served)
 
     def refusal(self, data: bytes) -> bytes:
         """The bytes of a 429, with the request's id where one is in the headers."""
-        app = self.inference
-        served = app.served_at(data[5 : data.find(b" ", 5, LONGEST_PATH)])
-        app.engine.count_refused(served, self.loop)
+        state = self.state
+        served = self.paths.served_at(data[5 : data.find(b" ", 5, LONGEST_PATH)])
+        state.engine.outcomes.count_refused(served, self.loop)
         match = _REQUEST_ID.search(data, 0, data.find(_HEAD_END) + 2)
         identity = request_id_of(match[1] if match else None)
         return b"%bx-request-id: %b\r\n%b\r\n%b" % (
-            _REFUSED, identity, app.identity_lines, _REFUSED_ERROR,
+            _REFUSED, identity, state.identity_lines, _REFUSED_ERROR,
         )  # fmt: skip
 
     def _should_upgrade(self) -> bool:
@@ -326,7 +325,7 @@ class FastProtocol(RefusingProtocol):
             and not self.flow.write_paused
             and not self.expect_100_continue
         ):
-            target = self.inference.hot(self.url.decode("latin-1"))
+            target = self.paths.find(self.url.decode("latin-1"))
             if target is not None and (self._plain() or self._is_refused_unread()):
                 keep = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
                 self.fast = FastRequest(self, target, keep_alive=keep)
@@ -344,12 +343,12 @@ class FastProtocol(RefusingProtocol):
                 length = int(value) if value.isdigit() else -1
             elif name in (b"transfer-encoding", b"content-encoding", b"upgrade"):
                 return False
-        return 0 <= length <= self.inference.short_way_limit
+        return 0 <= length <= self.size_limit
 
     def _is_refused_unread(self) -> bool:
         """Whether a body would cost more to read and throw away than a connection costs."""
-        served = self.inference.served_at(self.url)
-        if served is None or not self.inference.engine.full(served):
+        served = self.paths.served_at(self.url)
+        if served is None or not self.state.engine.full(served):
             return False
         length = next((value for name, value in self.headers if name == b"content-length"), b"")
         return length.isdigit() and int(length) > READ_ANYWAY
@@ -379,9 +378,15 @@ class FastProtocol(RefusingProtocol):
             cycle.hang_up()
 
 
-def server_protocol(app: InferenceApp) -> type[FastProtocol]:
-    """The protocol class to serve ``app`` with."""
-    shared = {"inference": app, "refusals": app.engine.refusals}
+def server_protocol(state: ServerState) -> type[FastProtocol]:
+    """The protocol class to serve HTTP with."""
+    engine, settings = state.engine, state.settings
+    shared = {
+        "state": state,
+        "paths": state.paths,
+        "refusals": engine.refusals,
+        "size_limit": min(LARGEST_BODY, settings.max_json_bytes, engine.body_limit),
+    }
     return type("InferenceProtocol", (FastProtocol,), shared)
 
 

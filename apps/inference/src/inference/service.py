@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,14 @@ from prometheus_client import CollectorRegistry, PlatformCollector, ProcessColle
 from inference.app import InferenceApp
 from inference.engine.engine import Engine
 from inference.engine.metrics import InferenceCollector
+from inference.engine.outcomes import Outcomes
 from inference.fast_infer import server_protocol
 from inference.models.registry import Registry
 from inference.prediction_log import open_log
 from inference.protocols.grpc.server import GrpcServer
 from inference.repository.layout import Repository, open_repository
 from inference.server.loading import start_loading
+from inference.server.state import ServerState
 from inference.settings import InferenceSettings
 from kit.http import server
 from kit.http.probes import Probes
@@ -24,27 +27,35 @@ from kit.telemetry import logs
 from kit.telemetry.spans import configure
 
 
-def create_app(settings: InferenceSettings, health: Health) -> tuple[Probes, InferenceApp]:
-    """The application with its probes, and the application itself."""
+@dataclass(frozen=True, slots=True)
+class Service:
+    """The server put together: what is served over HTTP and, if it is enabled, over gRPC."""
+
+    app: Probes
+    state: ServerState
+    grpc: GrpcServer | None
+
+
+def create_service(settings: InferenceSettings, health: Health) -> Service:
+    """The server for these settings, not started yet."""
     registry = Registry(_repository(settings), settings)
-    prediction_log = open_log(settings)
     spans = configure(
         "inference", release=settings.release_name, pod=settings.pod_name,
         revision=settings.source_revision,
     )  # fmt: skip
-    engine = Engine(registry, settings, prediction_log, spans)
-    app = InferenceApp(engine, registry, health, settings)
-    start_loading(app, registry, health, settings)
+    engine = Engine(registry, settings, Outcomes(open_log(settings), spans))
+    state = ServerState(engine, registry, health, settings)
+    start_loading(state)
+    grpc_server: GrpcServer | None = None
     if settings.grpc_enabled:
-        grpc_server = GrpcServer(app, address=f"{settings.host}:{settings.grpc_port}")
-        app.grpc = grpc_server
-        app.startup.append(grpc_server.start)
-        app.shutdown.append(grpc_server.stop)
+        grpc_server = GrpcServer(state, address=f"{settings.host}:{settings.grpc_port}")
+        state.startup.append(grpc_server.start)
+        state.shutdown.append(grpc_server.stop)
     metrics = CollectorRegistry()
-    metrics.register(InferenceCollector(engine, prediction_log))
+    metrics.register(InferenceCollector(engine))
     ProcessCollector(registry=metrics)
     PlatformCollector(registry=metrics)
-    return Probes(app, health, metrics), app
+    return Service(Probes(InferenceApp(state), health, metrics), state, grpc_server)
 
 
 async def check(settings: InferenceSettings) -> list[dict[str, Any]]:
@@ -85,5 +96,5 @@ def run(settings: InferenceSettings) -> None:
         revision=settings.source_revision,
     )
     health = Health()
-    app, inner = create_app(settings, health)
-    server.serve(app, settings, health, http=server_protocol(inner))
+    service = create_service(settings, health)
+    server.serve(service.app, settings, health, http=server_protocol(service.state))

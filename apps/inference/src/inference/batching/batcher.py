@@ -26,111 +26,25 @@ import math
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Literal, Protocol
 
-import numpy as np
-
-from inference.batching.estimates import DurationModel, RateModel
-from inference.errors import (
-    Cancelled,
-    DeadlineExceeded,
-    InferenceError,
-    ModelFailed,
-    Overloaded,
-    TooLarge,
-    Unavailable,
-)
+from inference.batching.batch import Batch, Runner
+from inference.batching.estimates import DurationModel, RateModel, worth_waiting
+from inference.batching.item import FOREVER, Item
+from inference.batching.short_runs import SHORT_BATCH, ShortRuns
+from inference.batching.split import Split
+from inference.errors import Cancelled, DeadlineExceeded, Overloaded, TooLarge, Unavailable
 from kit.http.admission import Admission
-from kit.oip.tensors import Array
-
-FOREVER = math.inf
-
-SHORT_RUN = 0.001
-"""Seconds of CPU up to which a run is expected to take on the loop's own thread."""
-LONG_RUN = 0.01
-"""Seconds of CPU from which a run on the loop's thread was a mistake."""
-SHORT_BATCH = 256
-"""Rows of a short run at most, where the model has no limit of its own."""
-KNOWN_AFTER = 8
-"""Runs after which it is known how long they take."""
-RUNS_AFTER_MISTAKE = 10_000
-"""Runs in threads until the loop's thread is tried again."""
 
 Soon = Callable[[Callable[[], None]], object]
-
-
-class Runner(Protocol):
-    """What the batcher runs: named arrays in, arrays in the order of ``outputs`` out."""
-
-    def run(self, outputs: Sequence[str] | None, feeds: Mapping[str, Array]) -> list[Array]: ...
 
 
 class Observer(Protocol):
     """Who is told of each batch that was run: rows, seconds, requests."""
 
     def batch(self, rows: int, seconds: float, requests: int) -> None: ...
-
-
-class Item:
-    """A request in the batcher. ``done`` is called once, on the loop, with it.
-
-    ``outputs`` are the names wanted, ``results`` the arrays in that order once it is done
-    without an ``error``. Times are of ``time.monotonic``.
-    """
-
-    __slots__ = (
-        "arrived", "deadline", "done", "enqueued", "error", "feeds", "finished", "is_part", "key",
-        "outputs", "parts", "results", "rows", "settled", "started",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        feeds: dict[str, Array],
-        rows: int,
-        outputs: tuple[str, ...],
-        done: Callable[[Item], None],
-        *,
-        key: object = None,
-        deadline: float = FOREVER,
-        arrived: float = 0.0,
-    ) -> None:
-        """``arrived`` is when the request was there, before it was parsed; 0 for just now."""
-        self.feeds = feeds
-        self.rows = rows
-        self.key = key
-        self.outputs = outputs
-        self.deadline = deadline
-        self.arrived = arrived
-        self.done = done
-        self.results: list[Array] = []
-        self.error: InferenceError | None = None
-        self.settled = False
-        self.parts: list[Item] = []
-        self.is_part = False
-        self.enqueued = 0.0
-        self.started = 0.0
-        self.finished = 0.0
-
-
-class _Batch:
-    __slots__ = ("cpu", "finished", "items", "rows", "started")
-
-    def __init__(self, items: list[Item], rows: int) -> None:
-        self.items = items
-        self.rows = rows
-        self.started = 0.0
-        self.finished = 0.0
-        self.cpu = 0.0
-
-    def run(self, runner: Runner) -> None:
-        """Run it in this thread, and measure it."""
-        self.started = time.monotonic()
-        cpu = time.thread_time()
-        run_items(runner, self.items)
-        self.cpu = time.thread_time() - cpu
-        self.finished = time.monotonic()
 
 
 class Batcher:
@@ -163,9 +77,11 @@ class Batcher:
         self._name = name
         self._batching = batching
         self._max_batch_size = max_batch_size if batching else 1
-        self._short_batch = self._max_batch_size
-        if batching and larger_short_batches:
-            self._short_batch = max(max_batch_size, SHORT_BATCH)
+        larger = batching and larger_short_batches
+        self.short_runs = ShortRuns(
+            short_run,
+            max_rows=max(max_batch_size, SHORT_BATCH) if larger else self._max_batch_size,
+        )
         self._max_queue_size = max_queue_size
         self._max_queue_delay = max_queue_delay
         self._instances = instances
@@ -175,13 +91,10 @@ class Batcher:
         self._admission = admission
         self._rows_per_request = 1.0
         self._settle_bounds()
-        self.short_run = short_run
-        self._known_runs = 0
-        self._short_rows = 0
         self._late_looked = 0.0
         self._queue: OrderedDict[Item, None] = OrderedDict()
         self._queued_rows = 0
-        self._running: set[_Batch] = set()
+        self._running: set[Batch] = set()
         self._pump_scheduled = False
         self._hold: asyncio.TimerHandle | None = None
         self._sweep: asyncio.TimerHandle | None = None
@@ -190,9 +103,8 @@ class Batcher:
         self._idle = asyncio.Event()
         self._idle.set()
         self.durations = DurationModel()
-        self.cpu_durations = DurationModel()
         self.rate = RateModel()
-        self._inbox: SimpleQueue[_Batch | None] = SimpleQueue()
+        self._inbox: SimpleQueue[Batch | None] = SimpleQueue()
         self._threads = [
             threading.Thread(target=self._work, name=f"model-{name}-{number}", daemon=True)
             for number in range(instances)
@@ -224,7 +136,7 @@ class Batcher:
         item.arrived = item.arrived or item.enqueued
         self._rows_per_request += (rows - self._rows_per_request) * 0.02
         if rows > self._max_batch_size and self._batching:
-            item.parts = _Split(item, self._max_batch_size, self.cancel).parts
+            item.parts = Split(item, self._max_batch_size, self.cancel).parts
             for part in item.parts:
                 part.enqueued = item.enqueued
                 part.arrived = item.arrived
@@ -299,7 +211,7 @@ class Batcher:
         while self._queue and len(self._running) < self._instances:
             if self._running and self._holds_back():
                 return
-            short = self._short_run_rows()
+            short = self.short_runs.rows_for(min(self._queued_rows, self._max_batch_size))
             batch = self._take(short or self._max_batch_size)
             if batch is None:
                 break
@@ -307,8 +219,7 @@ class Batcher:
                 batch.run(self._runner)
                 self._learn(batch)
                 self._settle(batch)
-                if batch.cpu > LONG_RUN:
-                    self._known_runs = KNOWN_AFTER - RUNS_AFTER_MISTAKE
+                self.short_runs.check(batch.cpu)
                 if self._queue and not self._pump_scheduled:
                     self._pump_scheduled = True
                     self._soon(self._pump)
@@ -317,18 +228,6 @@ class Batcher:
             self._inbox.put(batch)
         if self._closing and not self._queue and not self._running:
             self._idle.set()
-
-    def _short_run_rows(self) -> int:
-        """Rows of the next batch, if it is to be run on the loop's own thread; else 0."""
-        if self._known_runs < KNOWN_AFTER or self.short_run == 0:
-            return 0
-        # more than twice as many as were ever seen to be short may be anything
-        rows = min(
-            self._short_batch,
-            2 * self._short_rows,
-            self.cpu_durations.rows_within(self.short_run),
-        )
-        return rows if rows >= min(self._queued_rows, self._max_batch_size) else 0
 
     def _refuse_late(self, target: float) -> None:
         """Refuse who has been queued past the target, the oldest first, down to two batches.
@@ -376,7 +275,7 @@ class Batcher:
                 self._inbox.put(batch)
         self._pump()
 
-    def _take(self, most: int) -> _Batch | None:
+    def _take(self, most: int) -> Batch | None:
         """The next batch: the oldest request and those behind it that suit it, ``most`` rows."""
         items: list[Item] = []
         rows = 0
@@ -405,9 +304,9 @@ class Batcher:
         if items and self._admission is not None:
             self._admission.waited(now - items[0].arrived)
             self._settle_bounds()
-        return _Batch(items, rows) if items else None
+        return Batch(items, rows) if items else None
 
-    def _finish(self, batch: _Batch) -> None:
+    def _finish(self, batch: Batch) -> None:
         """On the loop: answer a batch's requests and start the next one first."""
         self._running.discard(batch)
         if self._hold is not None:
@@ -417,17 +316,12 @@ class Batcher:
         self._pump()
         self._settle(batch)
 
-    def _learn(self, batch: _Batch) -> None:
+    def _learn(self, batch: Batch) -> None:
         """Remember how long a batch ran."""
         self.durations.add(batch.rows, batch.finished - batch.started)
-        self.cpu_durations.add(batch.rows, batch.cpu)
-        self._known_runs += 1
-        if batch.cpu <= self.short_run:
-            self._short_rows = max(self._short_rows, batch.rows)
-        elif batch.rows <= self._short_rows:
-            self._short_rows = batch.rows // 2
+        self.short_runs.add(batch.rows, batch.cpu)
 
-    def _settle(self, batch: _Batch) -> None:
+    def _settle(self, batch: Batch) -> None:
         """Answer the requests of a batch that was run."""
         if self._observer is not None:
             self._observer.batch(batch.rows, batch.finished - batch.started, len(batch.items))
@@ -496,100 +390,3 @@ class Batcher:
                 self._loop.call_soon_threadsafe(self._finish, batch)
             except RuntimeError:  # the loop is closed: nobody waits for this any more
                 return
-
-
-class _Split:
-    """A request in pieces no larger than a batch, put together again when all are done."""
-
-    def __init__(self, item: Item, size: int, cancel: Callable[[Item], None]) -> None:
-        self._item = item
-        self._cancel = cancel
-        self.parts = [
-            Item(
-                {name: values[at : at + size] for name, values in item.feeds.items()},
-                min(size, item.rows - at),
-                item.outputs,
-                self._done,
-                key=item.key,
-                deadline=item.deadline,
-            )
-            for at in range(0, item.rows, size)
-        ]
-        self._left = len(self.parts)
-
-    def _done(self, part: Item) -> None:
-        item = self._item
-        if item.settled:
-            return
-        self._left -= 1
-        if part.error is None and self._left:
-            return
-        item.error = part.error
-        item.started = self.parts[0].started
-        item.finished = part.finished
-        if part.error is None:
-            item.results = [
-                np.concatenate(pieces)
-                for pieces in zip(*(other.results for other in self.parts), strict=True)
-            ]
-        item.settled = True
-        for other in self.parts:
-            self._cancel(other)
-        item.done(item)
-
-
-def worth_waiting(rows: int, rows_per_second: float, base: float) -> float:
-    """Seconds a batch of ``rows`` should wait for more, given a run's fixed cost ``base``.
-
-    Waiting ``t`` costs the rows that are here ``rows * t`` seconds; each row that comes in
-    time saves the run of its own it would otherwise need, ``base`` seconds. With rows coming
-    every ``1 / rows_per_second`` seconds the next one is worth it while
-    ``rows / rows_per_second < base``; then the wait that gathers until that balance is met is
-    ``base - rows / rows_per_second``.
-    """
-    if rows_per_second <= 0:
-        return 0.0
-    return max(0.0, base - rows / rows_per_second)
-
-
-def run_items(runner: Runner, items: Sequence[Item]) -> None:
-    """Run requests as one batch and give each its rows; failing that, in halves."""
-    try:
-        if len(items) == 1:
-            item = items[0]
-            item.results = runner.run(item.outputs, item.feeds)
-            return
-        _run_together(runner, items)
-    except InferenceError as error:
-        _run_halves(runner, items, error)
-    except Exception as error:  # nothing may kill the thread that serves this model
-        _run_halves(runner, items, ModelFailed(f"the model failed: {error}"))
-
-
-def _run_together(runner: Runner, items: Sequence[Item]) -> None:
-    first = items[0]
-    names = first.outputs
-    if any(item.outputs != names for item in items):
-        names = tuple(dict.fromkeys(name for item in items for name in item.outputs))
-    feeds = {name: np.concatenate([item.feeds[name] for item in items]) for name in first.feeds}
-    outputs = runner.run(names, feeds)
-    total = sum(item.rows for item in items)
-    if any(values.shape[:1] != (total,) for values in outputs):
-        raise ModelFailed(f"the model gave another number of rows than the {total} it was given")
-    at = 0
-    for item in items:
-        end = at + item.rows
-        if item.outputs == names:
-            item.results = [values[at:end] for values in outputs]
-        else:
-            item.results = [outputs[names.index(name)][at:end] for name in item.outputs]
-        at = end
-
-
-def _run_halves(runner: Runner, items: Sequence[Item], error: InferenceError) -> None:
-    if len(items) == 1:
-        items[0].error = error
-        return
-    middle = len(items) // 2
-    run_items(runner, items[:middle])
-    run_items(runner, items[middle:])

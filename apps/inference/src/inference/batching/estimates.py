@@ -77,3 +77,17 @@ class RateModel:
     def per_second(self) -> float:
         """Rows per second."""
         return self._per_second
+
+
+def worth_waiting(rows: int, rows_per_second: float, base: float) -> float:
+    """Seconds a batch of ``rows`` should wait for more, given a run's fixed cost ``base``.
+
+    Waiting ``t`` costs the rows that are here ``rows * t`` seconds; each row that comes in
+    time saves the run of its own it would otherwise need, ``base`` seconds. With rows coming
+    every ``1 / rows_per_second`` seconds the next one is worth it while
+    ``rows / rows_per_second < base``; then the wait that gathers until that balance is met is
+    ``base - rows / rows_per_second``.
+    """
+    if rows_per_second <= 0:
+        return 0.0
+    return max(0.0, base - rows / rows_per_second)

@@ -16,7 +16,6 @@ from prometheus_client.registry import Collector
 from inference.engine.engine import Engine
 from inference.models.onnx_model import VERSION
 from inference.models.statistics import Histogram
-from inference.prediction_log import PredictionLog
 
 _MODEL = ["model", "version"]
 
@@ -24,9 +23,8 @@ _MODEL = ["model", "version"]
 class InferenceCollector(Collector):
     """Reads what the event loop has counted; costs requests nothing."""
 
-    def __init__(self, engine: Engine, prediction_log: PredictionLog) -> None:
+    def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._prediction_log = prediction_log
 
     def collect(self) -> Iterator[Metric]:
         """Every metric of the server."""
@@ -114,14 +112,14 @@ class InferenceCollector(Collector):
             "inference_refused", "Requests refused before a model was looked up, by reason.",
             labels=["reason"],
         )  # fmt: skip
-        for reason, count in self._engine.refused.items():
+        for reason, count in self._engine.outcomes.refused.items():
             refused.add_metric([reason], count)
         yield refused
         probes = CounterMetricFamily(
             "inference_probes", "Requests of `release verify`, which the others leave out.",
             labels=["status"],
         )  # fmt: skip
-        for status, count in self._engine.probes.items():
+        for status, count in self._engine.outcomes.probes.items():
             probes.add_metric([str(status)], count)
         yield probes
         runtime = InfoMetricFamily("inference_runtime", "What runs the models.")
@@ -134,7 +132,7 @@ class InferenceCollector(Collector):
             "Events of the prediction log: written, dropped (the buffer was full), failed.",
             labels=["outcome"],
         )
-        counts = self._prediction_log.counts
+        counts = self._engine.outcomes.prediction_log.counts
         for outcome in ("written", "dropped", "failed"):
             events.add_metric([outcome], counts[outcome])
         yield events

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from inference.errors import InferenceError, ModelError
-from inference.models import registry
+from inference.models import load
 from inference.models.onnx_model import OnnxModel
 from inference.repository import manifest as manifests
 from inference.repository.layout import Found
@@ -82,7 +82,7 @@ def describe(
             )
     _write(folder, document)
     found = Found(name, version, "")
-    loaded = registry.read(folder, found, threads=1, settings=settings)
+    loaded = load.read(folder, found, threads=1, settings=settings)
     return {
         "folder": str(folder),
         "name": name,

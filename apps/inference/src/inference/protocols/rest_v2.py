@@ -5,53 +5,82 @@ Source: the protocol's "HTTP/REST" chapter and its "Binary Tensor Data" extensio
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
+from starlette.types import Receive, Scope, Send
 
-from inference.engine.classification import class_count
-from inference.errors import BadRequest, InputsFailed, ModelFailed
-from inference.models.registry import ServedModel
+from inference.engine.call import Call
+from inference.engine.request import (
+    InferRequest,
+    add_input,
+    note_non_finite,
+    settle_inputs,
+    settle_outputs,
+)
+from inference.errors import BadRequest
+from inference.models.served import ServedModel
 from inference.protocols.json import loads
+from inference.protocols.parameters import ask_output, flag, timeout_of
 from inference.protocols.unsupported import check_request, check_tensor
-from inference.repository.manifest import TensorSpec
+from inference.server.bodies import content_length, hung_up
+from inference.server.exchange import respond
+from inference.server.infer_paths import Target
+from inference.server.state import JSON, ServerState
 from kit.oip.datatypes import of_array
-from kit.oip.inputs import check_all_given, read_input, row_count
-from kit.oip.non_finite import count_of, message, plain
-from kit.oip.tensors import Array, as_text, kind_of, to_binary, to_json
+from kit.oip.inputs import read_input
+from kit.oip.non_finite import count_of, plain
+from kit.oip.tensors import Array, kind_of, to_binary, to_json
 
 MAX_ID = 1024
-MAX_DIGITS = 18
 SEARCHED = 4096
 """Bytes of an answer up to which a word in it is found faster than its numbers are looked at."""
 
 
-class InferRequest:
-    """A checked request. ``feeds`` are complete unless ``images`` are still to be prepared.
-
-    ``wanted`` are the names asked for, with whether each is to be binary, or None for all;
-    ``classes`` are how many of its largest values are wanted of an output, by its name;
-    ``timeout`` is in seconds; ``non_finite`` counts the values of the answer that JSON cannot
-    say, once it is written.
-    """
-
-    __slots__ = ("binary", "classes", "feeds", "id", "images", "key", "non_finite", "rows",
-                 "run_outputs", "timeout", "wanted")  # fmt: skip
-
-    def __init__(self) -> None:
-        self.id: str | None = None
-        self.feeds: dict[str, Array] = {}
-        self.images: list[bytes] | None = None
-        self.rows = 1
-        self.non_finite = 0
-        self.key: object = None
-        self.wanted: list[tuple[str, bool]] | None = None
-        self.run_outputs: tuple[str, ...] = ()
-        self.binary = False
-        self.classes: dict[str, int] | None = None
-        self.timeout: float | None = None
+async def infer(
+    state: ServerState, target: Target, scope: Scope, receive: Receive, send: Send
+) -> None:
+    """POST …/infer."""
+    name, version = target
+    call = Call("rest", time.monotonic())
+    served: ServedModel | None = None
+    request: InferRequest | None = None
+    try:
+        headers = state.read_headers(scope["headers"], call)
+        state.engine.check_full(state.registry.get(name, version))
+        body = await state.body(receive, headers, call)
+        served = state.engine.admit(state.registry.get(name, version), call)
+        try:
+            json_length = content_length(
+                headers.get(b"inference-header-content-length"),
+                "Inference-Header-Content-Length",
+            )
+            state.check_json_size(len(body) if json_length is None else json_length)
+            document = body if json_length is None else body[:json_length]
+            request = await state.engine.parse(
+                len(body), document, parse, body, json_length, served
+            )
+            call.hang_up = lambda: hung_up(receive)
+            answer = await state.engine.infer(served, request, call)
+            out, out_json_length = encode(served, request, answer.outputs)
+        finally:
+            state.engine.leave(served)
+    except Exception as error:
+        await state.refuse(send, state.engine.outcomes.failed(served, call, error, request), call)
+        return
+    finally:
+        state.engine.let_go(call)
+    answer_headers = state.answer_headers(served, answer, call)
+    answer_headers += state.non_finite_headers(request)
+    if out_json_length is None:
+        answer_headers.append(JSON)
+    else:
+        answer_headers.append((b"content-type", b"application/octet-stream"))
+        answer_headers.append((b"inference-header-content-length", b"%d" % out_json_length))
+    await respond(send, 200, answer_headers, out)
+    state.engine.outcomes.succeeded(served, request, call, answer)
 
 
 def parse(body: bytes, json_length: int | None, served: ServedModel) -> InferRequest:
@@ -124,57 +153,14 @@ def _read_parameters(parameters: Any, result: InferRequest) -> None:
     timeout = parameters.get("timeout")
     if timeout is not None:
         result.timeout = timeout_of(timeout)
-    result.binary = _flag(parameters, "binary_data_output")
+    result.binary = flag(parameters, "binary_data_output")
     check_request(parameters)
-
-
-def timeout_of(microseconds: object) -> float:
-    """The ``timeout`` parameter in seconds; 0 means none, as in Triton."""
-    if type(microseconds) is str and len(microseconds) <= MAX_DIGITS and microseconds.isdecimal():
-        microseconds = int(microseconds)
-    if type(microseconds) is not int or microseconds < 0:
-        raise BadRequest(
-            f"parameters.timeout is {repr(microseconds)[:50]}: it must be a whole number of "
-            f"microseconds, of at most {MAX_DIGITS} digits"
-        )
-    return microseconds / 1e6 or math.inf
 
 
 def _check_parameters(tensor: Any) -> None:
     """Refuse an input's parameters that are not supported, before its data are looked for."""
     if type(tensor) is dict and type(tensor.get("parameters")) is dict:
         check_tensor("input", str(tensor.get("name")), tensor["parameters"])
-
-
-def add_input(spec: TensorSpec, values: Array, *, images: bool, result: InferRequest) -> None:
-    """Put a checked tensor into the request."""
-    if images:
-        result.images = [
-            value if isinstance(value, bytes) else value.encode() for value in values.ravel()
-        ]
-        result.feeds[spec.name] = values
-    elif spec.datatype == "BYTES":
-        result.feeds[spec.name] = as_text(spec.name, values)
-    else:
-        result.feeds[spec.name] = values
-
-
-def settle_inputs(result: InferRequest, served: ServedModel) -> None:
-    """Every input is there, with as many rows as the others."""
-    feeds = result.feeds
-    check_all_given(feeds, served.inputs)
-    if not served.batched:
-        if result.images is not None and len(result.images) != 1:
-            raise BadRequest(f"model {served.name!r} takes one image at a time")
-        return
-    if result.images is not None:
-        result.rows = len(result.images)
-        if result.rows == 0:
-            raise BadRequest("inputs have no rows: send at least one")
-    else:
-        result.rows = row_count(feeds)
-        if served.variable_shapes:
-            result.key = tuple(feeds[name].shape[1:] for name in served.inputs)
 
 
 def _read_outputs(outputs: Any, result: InferRequest) -> None:
@@ -188,41 +174,10 @@ def _read_outputs(outputs: Any, result: InferRequest) -> None:
         if type(parameters) is not dict:
             raise BadRequest(f"output {output['name']!r}: parameters must be an object")
         ask_output(output["name"], parameters, result)
-        binary = _flag(parameters, "binary_data", default=result.binary)
+        binary = flag(parameters, "binary_data", default=result.binary)
         wanted.append((output["name"], binary))
     if wanted:
         result.wanted = wanted
-
-
-def ask_output(name: str, parameters: Mapping[str, Any], result: InferRequest) -> None:
-    """Take the parameters of a requested output that both protocols have."""
-    check_tensor("output", name, parameters)
-    if "classification" in parameters:
-        count = class_count(parameters["classification"], name)
-        if count:
-            result.classes = result.classes or {}
-            result.classes[name] = count
-
-
-def settle_outputs(result: InferRequest, served: ServedModel) -> None:
-    """Which of the model's outputs must be run for the ones that are wanted."""
-    if result.wanted is None:
-        result.run_outputs = served.output_names
-        return
-    seen: set[str] = set()
-    for name, _ in result.wanted:
-        if name in seen:
-            raise BadRequest(f"output {name!r} is asked for twice")
-        if name not in served.outputs_known:
-            raise BadRequest(
-                f"output {name!r} is unknown: model {served.name!r} gives "
-                f"{sorted(served.outputs_known)}"
-            )
-        seen.add(name)
-    if seen <= set(served.output_names):
-        result.run_outputs = tuple(name for name in served.output_names if name in seen)
-    else:  # what post-processing adds may need any of them
-        result.run_outputs = served.output_names
 
 
 def encode(
@@ -266,22 +221,3 @@ def encode(
                 tensor["data"] = plain(values.reshape(-1), served.non_finite)
         body = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
     return (b"".join([body, *binary]), len(body)) if binary else (body, None)
-
-
-def note_non_finite(served: ServedModel, request: InferRequest, outputs: Iterable[Array]) -> bool:
-    """Count what JSON cannot say; an error where the server is set to refuse such answers.
-
-    InputsFailed where the model gives numbers for other inputs, else ModelFailed.
-    """
-    request.non_finite = sum(map(count_of, outputs))
-    if request.non_finite and served.non_finite == "error":
-        kind = InputsFailed if served.model.known_input.finite else ModelFailed
-        raise kind(message(request.non_finite))
-    return request.non_finite > 0
-
-
-def _flag(parameters: Mapping[str, Any], name: str, *, default: bool = False) -> bool:
-    value = parameters.get(name, default)
-    if type(value) is not bool:
-        raise BadRequest(f"parameters.{name} is {value!r}: it must be true or false")
-    return value

@@ -10,25 +10,25 @@ import csv
 import io
 import math
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from inference.errors import BadRequest, NotAcceptable, UnsupportedMediaType
-from inference.models.registry import ServedModel, json_bytes
-from inference.protocols.json import loads_plain
-from inference.protocols.rest_v2 import (
+from inference.engine.request import (
     InferRequest,
     add_input,
-    build,
-    encode,
     note_non_finite,
-    parse,
     settle_inputs,
     settle_outputs,
 )
+from inference.errors import BadRequest, NotAcceptable, UnsupportedMediaType
+from inference.models.served import ServedModel
+from inference.protocols.json import loads_plain
+from inference.protocols.rest_v2 import build, encode, parse
 from inference.protocols.v1 import predictions, read_instances
-from inference.server.http import Exchange, Headers, accepts, respond
+from inference.server.bodies import Headers
+from inference.server.exchange import Exchange, accepts, json_bytes, respond
+from inference.server.state import ServerState
 from kit.oip.csv_rows import read_csv
 from kit.oip.datatypes import NUMPY
 from kit.oip.inputs import check_shape
@@ -37,14 +37,11 @@ from kit.oip.rows import is_protocol
 from kit.oip.tensors import Array, from_binary, to_binary
 from kit.pictures.decode import is_picture
 
-if TYPE_CHECKING:
-    from inference.app import InferenceApp
-
 BINARY_JSON = "application/vnd.sagemaker-triton.binary+json"
 _HEADER_SIZE = re.compile(r"json-header-size\s*=\s*(\d{1,12})")
 
 
-async def handle(app: InferenceApp, exchange: Exchange) -> None:
+async def handle(state: ServerState, exchange: Exchange) -> None:
     """Ask the default model, or the one that X-Amzn-SageMaker-Target-Model names."""
     call, headers = exchange.call, exchange.headers
     call.protocol = "sagemaker"
@@ -54,17 +51,17 @@ async def handle(app: InferenceApp, exchange: Exchange) -> None:
         target = headers.get(b"x-amzn-sagemaker-target-model")
 
         def find() -> ServedModel:
-            return app.registry.get(target.decode("latin-1")) if target else app.registry.only()
+            return state.registry.get(target.decode("latin-1")) if target else state.registry.only()
 
-        app.engine.check_full(find())
-        body = await app.body(exchange.receive, headers, call)
-        served = app.engine.admit(find(), call)
+        state.engine.check_full(find())
+        body = await state.body(exchange.receive, headers, call)
+        served = state.engine.admit(find(), call)
         try:
             content_type = headers.get(b"content-type", b"application/json").decode("latin-1")
             media = content_type.split(";", 1)[0].strip().lower()
             size, what = parsed_size(body, media, content_type)
-            app.check_json_size(size, what)
-            read_as = await app.engine.parse(
+            state.check_json_size(size, what)
+            read_as = await state.engine.parse(
                 len(body), body[:size], read, body, media, content_type, served, csv=what == "CSV"
             )
             request, style = read_as
@@ -75,19 +72,19 @@ async def handle(app: InferenceApp, exchange: Exchange) -> None:
             if out_media is None:
                 raise NotAcceptable(f"Accept {accept!r} allows none of {', '.join(_offers(style))}")
             call.hang_up = exchange.hung_up
-            answer = await app.engine.infer(served, request, call)
+            answer = await state.engine.infer(served, request, call)
             out_type, out = write(served, request, answer.outputs, style, out_media)
         finally:
-            app.engine.leave(served)
+            state.engine.leave(served)
     except Exception as error:
-        raise app.engine.failed(served, call, error, request) from None
+        raise state.engine.outcomes.failed(served, call, error, request) from None
     out_headers: Headers = [
-        *app.answer_headers(served, answer, call),
-        *app.non_finite_headers(request),
+        *state.answer_headers(served, answer, call),
+        *state.non_finite_headers(request),
         (b"content-type", out_type.encode()),
     ]
     await respond(exchange.send, 200, out_headers, out)
-    app.engine.succeeded(served, request, call, answer)
+    state.engine.outcomes.succeeded(served, request, call, answer)
 
 
 def parsed_size(body: bytes, media: str, content_type: str) -> tuple[int, str]:

@@ -5,70 +5,70 @@ Source: KServe, "V1 Inference Protocol"; the same as TensorFlow Serving's predic
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from inference.errors import BadRequest
-from inference.models.registry import ServedModel, json_bytes
-from inference.protocols.json import loads_plain
-from inference.protocols.rest_v2 import (
+from inference.engine.request import (
     InferRequest,
     add_input,
     note_non_finite,
     settle_inputs,
     settle_outputs,
 )
-from inference.server.http import Exchange, respond
+from inference.errors import BadRequest
+from inference.models.served import ServedModel
+from inference.protocols.json import loads_plain
+from inference.server.exchange import Exchange, json_bytes, respond
+from inference.server.state import ServerState
 from kit.oip.non_finite import plain
 from kit.oip.rows import read_rows
 from kit.oip.tensors import Array
 
-if TYPE_CHECKING:
-    from inference.app import InferenceApp
 
-
-async def handle(app: InferenceApp, exchange: Exchange, rest: list[str]) -> None:
+async def handle(state: ServerState, exchange: Exchange, rest: list[str]) -> None:
     """``GET /v1/models``, ``GET /v1/models/{m}``, ``POST /v1/models/{m}:predict``."""
     exchange.call.protocol = "v1"
     match rest:
         case [] | [""]:
             exchange.need("GET")
-            names = [name for name, entry in sorted(app.registry.entries.items()) if entry.default]
+            names = [
+                name for name, entry in sorted(state.registry.entries.items()) if entry.default
+            ]
             await exchange.json({"models": names})
         case [name] if name.endswith(":predict"):
             exchange.need("POST")
-            await _predict(app, exchange, name.removesuffix(":predict"))
+            await _predict(state, exchange, name.removesuffix(":predict"))
         case [name]:
             exchange.need("GET")
-            served = app.registry.get(name)
+            served = state.registry.get(name)
             await exchange.json({"name": served.name, "ready": True})
         case _:
             raise exchange.no_such_path()
 
 
-async def _predict(app: InferenceApp, exchange: Exchange, name: str) -> None:
+async def _predict(state: ServerState, exchange: Exchange, name: str) -> None:
     served: ServedModel | None = None
     request: InferRequest | None = None
     call = exchange.call
     try:
-        app.engine.check_full(app.registry.get(name))
-        body = await app.body(exchange.receive, exchange.headers, call)
-        served = app.engine.admit(app.registry.get(name), call)
+        state.engine.check_full(state.registry.get(name))
+        body = await state.body(exchange.receive, exchange.headers, call)
+        served = state.engine.admit(state.registry.get(name), call)
         try:
-            app.check_json_size(len(body))
-            request = await app.engine.parse(len(body), body, read, body, served)
+            state.check_json_size(len(body))
+            request = await state.engine.parse(len(body), body, read, body, served)
             call.hang_up = exchange.hung_up
-            answer = await app.engine.infer(served, request, call)
+            answer = await state.engine.infer(served, request, call)
             document = {"predictions": predictions(answer.outputs, request, served)}
             out = json_bytes(document)
         finally:
-            app.engine.leave(served)
+            state.engine.leave(served)
     except Exception as error:
-        raise app.engine.failed(served, call, error, request) from None
-    headers = app.answer_headers(served, answer, call)
-    headers += app.non_finite_headers(request)
+        raise state.engine.outcomes.failed(served, call, error, request) from None
+    headers = state.answer_headers(served, answer, call)
+    headers += state.non_finite_headers(request)
     headers.append((b"content-type", b"application/json"))
     await respond(exchange.send, 200, headers, out)
-    app.engine.succeeded(served, request, call, answer)
+    state.engine.outcomes.succeeded(served, request, call, answer)
 
 
 def read(body: bytes, served: ServedModel) -> InferRequest:
@@ -82,6 +82,15 @@ def load_object(body: bytes) -> dict[str, Any]:
     if type(document) is not dict:
         raise BadRequest("body must be a JSON object")
     return document
+
+
+async def json_body(state: ServerState, exchange: Exchange) -> dict[str, Any]:
+    """An optional JSON object."""
+    body = await state.body(exchange.receive, exchange.headers, exchange.call)
+    if not body:
+        return {}
+    state.check_json_size(len(body))
+    return await state.engine.parse(len(body), body, load_object, body)
 
 
 def read_instances(document: Any, served: ServedModel) -> InferRequest:

@@ -8,18 +8,12 @@ from typing import Any
 import numpy as np
 from google.protobuf.message import DecodeError, Message  # type: ignore[import-untyped]
 
+from inference.engine.request import InferRequest, add_input, settle_inputs, settle_outputs
 from inference.errors import BadRequest, TooLarge
-from inference.models.registry import ServedModel
+from inference.models.served import ServedModel
 from inference.protocols import unsupported
 from inference.protocols.oip import grpc_predict_v2_pb2 as pb
-from inference.protocols.rest_v2 import (
-    InferRequest,
-    add_input,
-    ask_output,
-    settle_inputs,
-    settle_outputs,
-    timeout_of,
-)
+from inference.protocols.parameters import ask_output, timeout_of
 from kit.oip.datatypes import NUMPY, of_array
 from kit.oip.errors import BadTensorError
 from kit.oip.inputs import BASE64, check_input, input_spec

@@ -17,9 +17,10 @@ from grpc_health.v1 import (  # type: ignore[import-untyped]
 )
 from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
 
-from inference.app import SERVER_NAME, InferenceApp
 from inference.batching.time_slicer import by_size
-from inference.engine.engine import Call, failure_of
+from inference.engine.call import Call
+from inference.engine.outcomes import failure_of
+from inference.engine.request import InferRequest
 from inference.errors import (
     BadRequest,
     Cancelled,
@@ -30,12 +31,13 @@ from inference.errors import (
     RepositoryError,
     Unavailable,
 )
-from inference.models.registry import ServedModel
+from inference.models.served import ServedModel
 from inference.protocols import unsupported
 from inference.protocols.grpc.messages import decode, model_named_first, parse, plain, written
 from inference.protocols.grpc.receiving import Receiving
 from inference.protocols.oip import grpc_predict_v2_pb2 as pb
-from inference.protocols.rest_v2 import InferRequest
+from inference.server import documents
+from inference.server.state import ServerState
 from kit.http.request_headers import BadTimeoutError, parse_timeout, request_id_of
 from kit.telemetry import logs
 
@@ -64,18 +66,18 @@ _MOST_SAID = 2000
 
 
 class GrpcServer:
-    """Serves the engine of an :class:`InferenceApp` on a second port, in the same loop."""
+    """Serves the same engine as HTTP on a second port, in the same loop."""
 
-    def __init__(self, app: InferenceApp, *, address: str) -> None:
+    def __init__(self, state: ServerState, *, address: str) -> None:
         """``address`` is host and port; port 0 takes a free one, see :attr:`port`."""
-        self._app = app
+        self._state = state
         self._address = address
-        engine = app.engine
-        self._limit = app.settings.grpc_max_message_bytes or engine.bodies.total // AT_ONCE
-        self._limit = min(self._limit, app.settings.max_body_bytes, engine.bodies.total // COPIES)
+        engine = state.engine
+        self._limit = state.settings.grpc_max_message_bytes or engine.bodies.total // AT_ONCE
+        self._limit = min(self._limit, state.settings.max_body_bytes, engine.bodies.total // COPIES)
         self._receiving = Receiving(
             max(1, engine.bodies.total // self._limit),
-            seconds=app.settings.default_timeout_seconds,
+            seconds=state.settings.default_timeout_seconds,
         )
         self._server: grpc.aio.Server | None = None
         self._health = health.aio.HealthServicer()
@@ -84,7 +86,7 @@ class GrpcServer:
 
     async def start(self) -> None:
         """Listen."""
-        settings = self._app.settings
+        settings = self._state.settings
         self._server = grpc.aio.server(
             options=[
                 ("grpc.max_allowed_incoming_connections", settings.max_connections),
@@ -115,14 +117,14 @@ class GrpcServer:
         if self._reporter is not None:
             self._reporter.cancel()
         if self._server is not None:
-            await self._server.stop(self._app.settings.drain_seconds)
+            await self._server.stop(self._state.settings.drain_seconds)
 
     async def _report(self) -> None:
         """Keep the health service at what readiness says; it has no way to ask us."""
         serving = health_pb2.HealthCheckResponse.SERVING
         not_serving = health_pb2.HealthCheckResponse.NOT_SERVING
         while True:
-            status, _ = self._app.health.readiness()
+            status, _ = self._state.health.readiness()
             for service in ("", SERVICE):
                 await self._health.set(service, serving if status == 200 else not_serving)
             await asyncio.sleep(0.2)
@@ -162,26 +164,28 @@ class GrpcServer:
         )
 
     async def _live(self, _request: Any, _context: Context) -> Message:
-        return pb.ServerLiveResponse(live=self._app.health.liveness()[0] == 200)
+        return pb.ServerLiveResponse(live=self._state.health.liveness()[0] == 200)
 
     async def _ready(self, _request: Any, _context: Context) -> Message:
-        return pb.ServerReadyResponse(ready=self._app.health.readiness()[0] == 200)
+        return pb.ServerReadyResponse(ready=self._state.health.readiness()[0] == 200)
 
     async def _model_ready(self, request: Any, _context: Context) -> Message:
         try:
-            self._app.registry.get(request.name, request.version or None)
+            self._state.registry.get(request.name, request.version or None)
         except (NotFound, Unavailable):  # an answer here, not an error: as Triton has it
             return pb.ModelReadyResponse(ready=False)
         return pb.ModelReadyResponse(ready=True)
 
     async def _metadata(self, _request: Any, _context: Context) -> Message:
-        document = self._app.server_metadata()
+        document = documents.server_metadata(self._state)
         return pb.ServerMetadataResponse(
-            name=SERVER_NAME, version=document["version"], extensions=document["extensions"]
+            name=documents.SERVER_NAME,
+            version=document["version"],
+            extensions=document["extensions"],
         )
 
     async def _model_metadata(self, request: Any, _context: Context) -> Message:
-        document = self._app.model_metadata(request.name, request.version or None)
+        document = documents.model_metadata(self._state, request.name, request.version or None)
         tensor = pb.ModelMetadataResponse.TensorMetadata
         return pb.ModelMetadataResponse(
             name=document["name"],
@@ -192,20 +196,20 @@ class GrpcServer:
         )
 
     async def _config(self, request: Any, _context: Context) -> Message:
-        config = self._app.model_config(request.name, request.version or None)
+        config = documents.model_config(self._state, request.name, request.version or None)
         return pb.ModelConfigResponse(config=ParseDict(config, pb.ModelConfig()))
 
     async def _statistics(self, request: Any, _context: Context) -> Message:
         if request.name:
-            self._app.registry.get(request.name, request.version or None)
-        document = self._app.statistics_document(request.name, request.version or None)
+            self._state.registry.get(request.name, request.version or None)
+        document = documents.statistics(self._state, request.name, request.version or None)
         return pb.ModelStatisticsResponse(
             model_stats=[pb.ModelStatistics(**row) for row in document["model_stats"]]
         )
 
     async def _index(self, request: Any, _context: Context) -> Message:
         unsupported.check_repository(request.repository_name)
-        rows = await self._app.registry.index()
+        rows = await self._state.registry.index()
         index = pb.RepositoryIndexResponse.ModelIndex
         return pb.RepositoryIndexResponse(
             models=[index(**row) for row in rows if not request.ready or row["state"] == "READY"]
@@ -214,48 +218,48 @@ class GrpcServer:
     async def _load(self, request: Any, _context: Context) -> Message:
         unsupported.check_repository(request.repository_name)
         unsupported.check_load(plain(request.parameters))
-        await self._app.load(request.model_name)
+        await self._state.load(request.model_name)
         return pb.RepositoryModelLoadResponse()
 
     async def _unload(self, request: Any, _context: Context) -> Message:
         unsupported.check_repository(request.repository_name)
         unsupported.check_unload(plain(request.parameters))
-        await self._app.unload(request.model_name)
+        await self._state.unload(request.model_name)
         return pb.RepositoryModelUnloadResponse()
 
     async def _infer(self, _messages: Any, context: Context) -> bytes:
         message = await self._receiving.read(context)
-        app = self._app
+        state = self._state
         call = Call("grpc", time.monotonic())
         served: ServedModel | None = None
         parsed: InferRequest | None = None
         try:
             self._read_metadata(context, call)
             size = len(message)
-            app.engine.hold(call, COPIES * size)
+            state.engine.hold(call, COPIES * size)
             name = model_named_first(message)
-            if name is not None and (entry := app.registry.entries.get(name)) and entry.default:
-                app.engine.check_full(entry.default)
-            request = await by_size(size, decode, message, app.settings.max_json_bytes)
+            if name is not None and (entry := state.registry.entries.get(name)) and entry.default:
+                state.engine.check_full(entry.default)
+            request = await by_size(size, decode, message, state.settings.max_json_bytes)
             message = b""
-            found = app.registry.get(request.model_name, request.model_version or None)
-            served = app.engine.admit(found, call)
+            found = state.registry.get(request.model_name, request.model_version or None)
+            served = state.engine.admit(found, call)
             try:
                 parsed = await by_size(size, parse, request, served)
                 request = None
-                app.engine.keep(call, size)  # the tensors alone
-                answer = await app.engine.infer(served, parsed, call)
+                state.engine.keep(call, size)  # the tensors alone
+                answer = await state.engine.infer(served, parsed, call)
                 size = sum(values.nbytes for values in answer.outputs.values())
                 response = await by_size(size, written, served, parsed, answer.outputs)
             finally:
-                app.engine.leave(served)
+                state.engine.leave(served)
         except Exception as error:
-            raise app.engine.failed(served, call, error, parsed) from None
+            raise state.engine.outcomes.failed(served, call, error, parsed) from None
         finally:
-            app.engine.let_go(call)
-        headers = app.answer_headers(served, answer, call)
+            state.engine.let_go(call)
+        headers = state.answer_headers(served, answer, call)
         context.set_trailing_metadata([(name.decode(), value.decode()) for name, value in headers])
-        app.engine.succeeded(served, parsed, call, answer)
+        state.engine.outcomes.succeeded(served, parsed, call, answer)
         return response
 
     def _read_metadata(self, context: Context, call: Call) -> None:
@@ -268,9 +272,9 @@ class GrpcServer:
             for name, value in reversed(context.invocation_metadata() or ())
         }
         call.request_id = request_id_of(metadata.get("x-request-id")).decode()
-        call.follow(metadata.get("traceparent"), starts=self._app.engine.traces)
+        call.follow(metadata.get("traceparent"), starts=self._state.engine.outcomes.traces)
         call.mirrored = "x-slipway-shadow" in metadata
-        call.probe = self._app.engine.is_probe(metadata.get("x-slipway-probe"))
+        call.probe = self._state.is_probe(metadata.get("x-slipway-probe"))
         call.timeout = context.time_remaining()
         said = metadata.get("x-request-timeout")
         if said is not None:

@@ -1,21 +1,17 @@
-"""The little of HTTP the server needs on top of ASGI: bodies with a limit, answers, headers."""
+"""Bodies of requests, within their limits, and the headers that say how to read them."""
 
 from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-import orjson
-from starlette.types import Receive, Scope, Send
+from starlette.types import Receive
 
 from inference.errors import (
     BadRequest,
     Cancelled,
-    MethodNotAllowed,
-    NotFound,
     SlowBody,
     TooLarge,
     UnsupportedMediaType,
@@ -25,51 +21,12 @@ from kit.http.content_coding import BadCodedBodyError, UnknownCodingError, Unpac
 from kit.http.request_headers import RepeatedHeaderError, check_sent_once
 
 if TYPE_CHECKING:
-    from inference.engine.engine import Call
-
-Headers = list[tuple[bytes, bytes]]
-
-
-@dataclass(slots=True)
-class Exchange:
-    """One request on its way through the slower routes: ASGI's three parts and what was read."""
-
-    scope: Scope
-    receive: Receive
-    send: Send
-    headers: dict[bytes, bytes]
-    call: Call
-
-    @property
-    def method(self) -> str:
-        """GET, POST and so on."""
-        return str(self.scope["method"])
-
-    def need(self, allowed: str) -> None:
-        """MethodNotAllowed unless the method is the allowed one (HEAD goes for GET)."""
-        if self.method != allowed and not (allowed == "GET" and self.method == "HEAD"):
-            allow = "GET, HEAD" if allowed == "GET" else allowed
-            raise MethodNotAllowed(f"{self.method} is not allowed here, {allow} is", allow)
-
-    def no_such_path(self) -> NotFound:
-        """The error for a path that leads nowhere."""
-        return NotFound(f"no such path: {self.scope['path']}")
-
-    async def hung_up(self) -> None:
-        """Returns when the caller is gone; the body must have been read."""
-        await hung_up(self.receive)
-
-    async def json(self, document: Any, status: int = 200) -> None:
-        """Answer with JSON."""
-        body = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
-        headers = [
-            (b"content-type", b"application/json"),
-            (b"x-request-id", self.call.request_id.encode()),
-        ]
-        await respond(self.send, status, headers, body)
+    pass
 
 
 SLOW_BODY = "the request's time ran out before its body was there"
+
+Headers = list[tuple[bytes, bytes]]
 
 
 def content_length(value: bytes | None, name: str) -> int | None:
@@ -165,36 +122,3 @@ async def hung_up(receive: Receive) -> None:
     """Returns when the caller is gone; the body must have been read."""
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-async def respond(send: Send, status: int, headers: Headers, body: bytes) -> None:
-    """One answer, whole."""
-    headers.append((b"content-length", b"%d" % len(body)))
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
-
-
-def accepts(accept: str, offered: Sequence[str]) -> str | None:
-    """The first of ``offered`` that an Accept header allows, by its weights; None for none."""
-    if not accept.strip():
-        return offered[0]
-    weights: dict[str, float] = {}
-    for part in accept.split(","):
-        media, *options = (piece.strip() for piece in part.split(";"))
-        weight = 1.0
-        for option in options:
-            if option.startswith("q="):
-                try:
-                    weight = float(option[2:])
-                except ValueError:
-                    weight = 0.0
-        weights[media.lower()] = weight
-
-    def weight_of(media: str) -> float:
-        for pattern in (media, media.split("/", maxsplit=1)[0] + "/*", "*/*"):
-            if pattern in weights:
-                return weights[pattern]
-        return 0.0
-
-    best = max(offered, key=weight_of)
-    return best if weight_of(best) > 0 else None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from inference.models.registry import ServedModel
+from inference.models.served import ServedModel
 from inference.repository.manifest import MODEL_FILE, TensorSpec
 from inference.settings import InferenceSettings
 
