@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from inference.row_independence import analysis, probe
-from inference.row_independence.graph import GraphError, parse
+from inference.row_independence.graph import parse
+from inference.row_independence.protobuf import GraphError
 
 F, INT, U8 = TensorProto.FLOAT, TensorProto.INT64, TensorProto.UINT8
 node = helper.make_node

@@ -12,9 +12,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from inference.row_independence import computing, shaping, tabular  # noqa: F401 - they register operators
 from inference.row_independence.graph import Graph, Model, Node, ValueInfo
-from inference.row_independence.operators import (
+from inference.row_independence.loops import join, one_step, stacked
+from inference.row_independence.rules import (  # noqa: F401 - they register their rules
+    convolutions,
+    elementwise,
+    products,
+    reductions,
+    reshaping,
+    selection,
+    tabular,
+)
+from inference.row_independence.rules.operators import (
     HANDLERS,
     MICROSOFT,
     ML,
@@ -250,7 +259,7 @@ class _Analysis:
             made.append(self.inner().run(_graph(call, name), _Scope({}, scope)))
         if len(made[0]) != len(made[1]):
             raise MixesError("its branches have different outputs")
-        return [_join(one, other, None) for one, other in zip(*made, strict=True)]
+        return [join(one, other, None) for one, other in zip(*made, strict=True)]
 
     def loop(self, call: Call, scope: _Scope) -> list[Value]:
         """``Loop``: as many rounds for the batch as alone, and each keeps rows apart."""
@@ -263,7 +272,7 @@ class _Analysis:
         states, made = self.rounds(body, fixed_inputs, states, [], scope, skip=1)
         if not made[0].fixed:
             raise MixesError(made[0].reason or "its rows decide how many rounds there are")
-        return [*states, *(_stacked(value, 0) for value in made[1 + len(states) :])]
+        return [*states, *(stacked(value, 0) for value in made[1 + len(states) :])]
 
     def scan(self, call: Call, scope: _Scope) -> list[Value]:
         """``Scan``: along another axis than the rows', and each round keeps them apart."""
@@ -274,11 +283,11 @@ class _Analysis:
         body = _graph(call, "body")
         states = [call.value(position) for position in range(split)]
         axes = call.list_of("scan_input_axes") or [0] * count
-        parts = [_part(call.data(split + position), axes[position]) for position in range(count)]
+        parts = [one_step(call.data(split + position), axes[position]) for position in range(count)]
         states, made = self.rounds(body, [], states, parts, scope, skip=0)
         outputs = made[len(states) :]
         where = call.list_of("scan_output_axes") or [0] * len(outputs)
-        return [*states, *(_stacked(v, axis) for v, axis in zip(outputs, where, strict=True))]
+        return [*states, *(stacked(v, axis) for v, axis in zip(outputs, where, strict=True))]
 
     def rounds(
         self,
@@ -300,7 +309,7 @@ class _Analysis:
             given = dict(zip(names, [*first, *now, *parts], strict=True))
             made = self.inner().run(body, _Scope(given, scope))
             after = [
-                _join(one, other, widened)
+                join(one, other, widened)
                 for one, other in zip(now, made[skip : skip + len(now)], strict=True)
             ]
             for value in after:
@@ -354,58 +363,3 @@ def _without_absent(node: Node, names: Sequence[str], given: Sequence[Value | No
     if not absent & set(node.inputs):
         return node
     return replace(node, inputs=["" if name in absent else name for name in node.inputs])
-
-
-def _part(value: Value, axis: int) -> Value:
-    """One step along ``axis``."""
-    if value.shape is None:
-        return FIXED
-    rank = len(value.shape)
-    axis = axis + rank if axis < 0 else axis
-    if axis == value.axis:
-        raise MixesError("it walks along the rows")
-    shape = (*value.shape[:axis], *value.shape[axis + 1 :])
-    if value.axis is None:
-        return fixed(shape)
-    return rows(shape, value.axis - (axis < value.axis))
-
-
-def _stacked(value: Value, axis: int) -> Value:
-    """One of each round along a new ``axis``."""
-    if value.reason is not None or value.shape is None:
-        return value
-    if value.counts:
-        return Value(reason="it stacks how many rows there are")
-    rank = len(value.shape) + 1
-    axis = axis + rank if axis < 0 else axis
-    shape = (*value.shape[:axis], unknown_dim(), *value.shape[axis:])
-    if value.axis is None:
-        return fixed(shape)
-    return rows(shape, value.axis + (axis <= value.axis))
-
-
-def _join(one: Value, other: Value, widened: set[str] | None) -> Value:
-    """What holds for both. With ``widened``, ``one`` is what held before a round of a loop."""
-    for value in (one, other):
-        if value.reason is not None:
-            return value
-    if (one.counts or other.counts) and one != other:
-        return Value(reason="it depends on how many rows there are")
-    if one.axis != other.axis:
-        return Value(reason="it has rows here and none, or elsewhere, there")
-    elements = one.elements if one.elements == other.elements else None
-    if one.shape is None or other.shape is None or len(one.shape) != len(other.shape):
-        if one.axis is not None:
-            return Value(reason="its rank changes")
-        return FIXED
-    shape: list[Dim] = []
-    for place, (size, another) in enumerate(zip(one.shape, other.shape, strict=True)):
-        if size == another or (place != one.axis and widened and set(size.symbols) & widened):
-            shape.append(size)
-        elif place == one.axis:
-            return Value(reason="its rows change in number")
-        else:
-            shape.append(unknown_dim())
-            if widened is not None:
-                widened.update(shape[-1].symbols)
-    return Value(tuple(shape), one.axis, elements)

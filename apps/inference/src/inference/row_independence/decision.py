@@ -8,8 +8,9 @@ from pathlib import Path
 
 from inference.repository.manifest import Batching
 from inference.row_independence.analysis import Verdict, analyze
-from inference.row_independence.graph import GraphError, Model, read
+from inference.row_independence.graph import Model, read
 from inference.row_independence.probe import Feeds, Runner, difference
+from inference.row_independence.protobuf import GraphError
 
 
 @dataclass(frozen=True, slots=True)

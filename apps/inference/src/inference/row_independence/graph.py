@@ -13,10 +13,19 @@ from __future__ import annotations
 
 import mmap
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from inference.row_independence.protobuf import (
+    GraphError,
+    check_once,
+    fields,
+    floats,
+    integers,
+    signed,
+    text,
+)
 
 SMALL = 256
 """Tensors with more elements than this are read without them."""
@@ -27,10 +36,6 @@ _INTEGERS = {
 """What ``struct`` calls the integer types, and BOOL."""
 
 _FLOAT, _DOUBLE = 1, 11
-
-
-class GraphError(Exception):
-    """The file is not an ONNX model this reader understands; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,82 +133,13 @@ def parse(document: bytes | memoryview) -> Model:
         view.release()
 
 
-def _fields(view: memoryview) -> Iterator[tuple[int, Any]]:
-    """Number and value of each field: an int, or the bytes of what has a length."""
-    at, end = 0, len(view)
-    while at < end:
-        key, at = _varint(view, at)
-        number, kind = key >> 3, key & 7
-        value: Any
-        if kind == 0:
-            value, at = _varint(view, at)
-        elif kind == 2:
-            size, at = _varint(view, at)
-            if at + size > end:
-                raise GraphError("the file ends in the middle of a field")
-            value = view[at : at + size]
-            at += size
-        elif kind in (1, 5):
-            size = 8 if kind == 1 else 4
-            if at + size > end:
-                raise GraphError("the file ends in the middle of a field")
-            value = struct.unpack("<d" if kind == 1 else "<f", view[at : at + size])[0]
-            at += size
-        else:
-            raise GraphError(f"field {number} has protobuf's wire type {kind}")
-        yield number, value
-
-
-def _varint(view: memoryview, at: int) -> tuple[int, int]:
-    result = shift = 0
-    while True:
-        byte = view[at]
-        at += 1
-        result |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return result & 0xFFFFFFFFFFFFFFFF, at
-        shift += 7
-        if shift > 63:
-            raise GraphError("a number has more than ten bytes")
-
-
-def _signed(value: int) -> int:
-    return value - (1 << 64) if value >= 1 << 63 else value
-
-
-def _text(view: memoryview) -> str:
-    return str(view, "utf-8")
-
-
-def _once(there: object, what: str) -> None:
-    if there is not None:
-        raise GraphError(f"the file has {what} twice")
-
-
-def _integers(value: Any) -> list[int]:
-    """A repeated integer field's part, packed or not."""
-    if isinstance(value, int):
-        return [_signed(value)]
-    numbers, at = [], 0
-    while at < len(value):
-        number, at = _varint(value, at)
-        numbers.append(_signed(number))
-    return numbers
-
-
-def _floats(value: Any, code: str) -> list[float]:
-    if isinstance(value, float):
-        return [value]
-    return [number for (number,) in struct.iter_unpack(code, value)]
-
-
 def _model(view: memoryview) -> Model:
     graph: Graph | None = None
     opsets: dict[str, int] = {}
     functions: dict[tuple[str, str, str], Function] = {}
-    for number, value in _fields(view):
+    for number, value in fields(view):
         if number == 7:
-            _once(graph, "its graph")
+            check_once(graph, "its graph")
             graph = _graph(value)
         elif number == 8:
             _opset(value, opsets)
@@ -217,11 +153,11 @@ def _model(view: memoryview) -> Model:
 
 def _opset(view: memoryview, opsets: dict[str, int]) -> None:
     domain, version = "", 0
-    for number, value in _fields(view):
+    for number, value in fields(view):
         if number == 1:
-            domain = _text(value)
+            domain = text(value)
         elif number == 2:
-            version = _signed(value)
+            version = signed(value)
     domain = "" if domain == "ai.onnx" else domain
     if opsets.get(domain, version) != version:
         raise GraphError(f"the file imports two versions of the operators of {domain!r}")
@@ -230,7 +166,7 @@ def _opset(view: memoryview, opsets: dict[str, int]) -> None:
 
 def _graph(view: memoryview) -> Graph:
     graph = Graph()
-    for number, value in _fields(view):
+    for number, value in fields(view):
         if number == 1:
             graph.nodes.append(_node(value))
         elif number == 5:
@@ -247,20 +183,20 @@ def _graph(view: memoryview) -> Graph:
 
 def _node(view: memoryview) -> Node:
     node = Node()
-    for number, value in _fields(view):
+    for number, value in fields(view):
         if number == 1:
-            node.inputs.append(_text(value))
+            node.inputs.append(text(value))
         elif number == 2:
-            node.outputs.append(_text(value))
+            node.outputs.append(text(value))
         elif number == 3:
-            node.name = _text(value)
+            node.name = text(value)
         elif number == 4:
-            node.operator = _text(value)
+            node.operator = text(value)
         elif number == 7:
-            domain = _text(value)
+            domain = text(value)
             node.domain = "" if domain == "ai.onnx" else domain
         elif number == 8:
-            node.overload = _text(value)
+            node.overload = text(value)
         elif number == 5:
             name, attribute, reference = _attribute(value)
             if name in node.attributes or name in node.references:
@@ -279,29 +215,29 @@ _LISTS = {6: "floats", 7: "ints", 8: "strings", 9: "tensors", 10: "graphs"}
 def _attribute(view: memoryview) -> tuple[str, Any, str]:
     name, kind, reference = "", 0, ""
     found: dict[str, Any] = {"floats": [], "ints": [], "strings": [], "tensors": [], "graphs": []}
-    for number, value in _fields(view):
+    for number, value in fields(view):
         if number == 1:
-            name = _text(value)
+            name = text(value)
         elif number == 20:
             kind = value
         elif number == 21:
-            reference = _text(value)
+            reference = text(value)
         elif number == 2:
             found["f"] = value
         elif number == 3:
-            found["i"] = _signed(value)
+            found["i"] = signed(value)
         elif number == 4:
             found["s"] = bytes(value)
         elif number == 5:
-            _once(found.get("t"), f"the tensor of attribute {name!r}")
+            check_once(found.get("t"), f"the tensor of attribute {name!r}")
             found["t"] = _tensor(value)
         elif number == 6:
-            _once(found.get("g"), f"the graph of attribute {name!r}")
+            check_once(found.get("g"), f"the graph of attribute {name!r}")
             found["g"] = _graph(value)
         elif number == 7:
-            found["floats"] += _floats(value, "<f")
+            found["floats"] += floats(value, "<f")
         elif number == 8:
-            found["ints"] += _integers(value)
+            found["ints"] += integers(value)
         elif number == 9:
             found["strings"].append(bytes(value))
         elif number == 10:
@@ -323,13 +259,13 @@ def _tensor(view: memoryview) -> Tensor:
     dims: list[int] = []
     raw: memoryview | None = None
     listed: list[tuple[int, Any]] = []
-    for number, value in _fields(view):
+    for number, value in fields(view):
         if number == 1:
-            dims += _integers(value)
+            dims += integers(value)
         elif number == 2:
             datatype = value
         elif number == 8:
-            name = _text(value)
+            name = text(value)
         elif number == 9:
             raw = value
         elif number == 14:
@@ -361,14 +297,14 @@ def _numbers(
     if floating:
         wanted = 4 if datatype == _FLOAT else 10
         parts = [value for number, value in listed if number == wanted]
-        return tuple(element for part in parts for element in _floats(part, code))
+        return tuple(element for part in parts for element in floats(part, code))
     wanted = {7: 7, 12: 11, 13: 11}.get(datatype, 5)
     parts = [value for number, value in listed if number == wanted]
-    return tuple(element for part in parts for element in _integers(part))
+    return tuple(element for part in parts for element in integers(part))
 
 
 def _sparse_name(view: memoryview) -> str:
-    for number, value in _fields(view):
+    for number, value in fields(view):
         if number == 1:
             return _tensor(value).name
     return ""
@@ -376,49 +312,49 @@ def _sparse_name(view: memoryview) -> str:
 
 def _value_info(view: memoryview) -> ValueInfo:
     name, tensor, dims = "", False, None
-    for number, value in _fields(view):
+    for number, value in fields(view):
         if number == 1:
-            name = _text(value)
+            name = text(value)
         elif number == 2:
-            for kind, inner in _fields(value):
+            for kind, inner in fields(value):
                 if kind == 1:
                     tensor = True
-                    for part, shape in _fields(inner):
+                    for part, shape in fields(inner):
                         if part == 2:
-                            _once(dims, f"the shape of {name!r}")
-                            dims = tuple(_dimension(d) for n, d in _fields(shape) if n == 1)
+                            check_once(dims, f"the shape of {name!r}")
+                            dims = tuple(_dimension(d) for n, d in fields(shape) if n == 1)
     return ValueInfo(name, tensor, dims)
 
 
 def _dimension(view: memoryview) -> int | str | None:
     size: int | str | None = None
-    for number, value in _fields(view):
+    for number, value in fields(view):
         if number == 1:
-            size = _signed(value)
+            size = signed(value)
         elif number == 2:
-            size = _text(value) or None
+            size = text(value) or None
     return size
 
 
 def _function(view: memoryview) -> Function:
     function = Function()
-    for number, value in _fields(view):
+    for number, value in fields(view):
         if number == 1:
-            function.name = _text(value)
+            function.name = text(value)
         elif number == 4:
-            function.inputs.append(_text(value))
+            function.inputs.append(text(value))
         elif number == 5:
-            function.outputs.append(_text(value))
+            function.outputs.append(text(value))
         elif number == 7:
             function.nodes.append(_node(value))
         elif number == 9:
             _opset(value, function.opsets)
         elif number == 10:
-            domain = _text(value)
+            domain = text(value)
             function.domain = "" if domain == "ai.onnx" else domain
         elif number == 11:
             name, attribute, _ = _attribute(value)
             function.defaults[name] = attribute
         elif number == 13:
-            function.overload = _text(value)
+            function.overload = text(value)
     return function

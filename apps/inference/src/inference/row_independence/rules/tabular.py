@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from inference.row_independence.operators import ML, Call, operator, unknown_dim
+from inference.row_independence.rules.operators import ML, Call, operator, unknown_dim
 from inference.row_independence.values import ONE, Dim, MixesError, Shape, Value, product, rows
 
 

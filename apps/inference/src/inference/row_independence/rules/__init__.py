@@ -1,0 +1,1 @@
+"""What each operator does to the rows of a batch; importing a module registers its rules."""
