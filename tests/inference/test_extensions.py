@@ -199,7 +199,7 @@ REQUEST = {
     "sequence_id": (7, "sequences"),
     "sequence_start": (True, "sequences"),
     "sequence_end": (True, "sequences"),
-    "priority": (-1, "whole number"),
+    "priority": (-1, "integer"),
     "triton_enable_empty_final_response": (True, "not served"),
 }
 TENSOR = {

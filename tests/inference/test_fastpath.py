@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from inference.batching.time_slicer import Turns
+from inference.batching.time_slicer import TimeSlicer
 from kit.http import refusals
 from tests.inference import small_models
 from tests.inference.conftest import Running, Serve, hold_model, tensor, until
@@ -142,9 +142,9 @@ async def test_those_who_wait_for_their_turn_are_answered_and_may_hang_up(
 ) -> None:
     async with serve() as running:
         engine = running.state.engine
-        engine.turns = held = Held()
+        engine.time_slicer = held = Held()
         callers = [await send(running) for _ in range(3)]
-        await until(lambda: len(engine.turns) == 3)
+        await until(lambda: len(engine.time_slicer) == 3)
         (served,) = running.state.registry.all_serving()
         callers[1][1].close()
         await until(lambda: engine.in_flight == 2)
@@ -161,9 +161,9 @@ async def test_who_waits_for_its_turn_while_its_model_is_replaced_is_answered(
 ) -> None:
     async with serve(repository_control=True) as running:
         engine = running.state.engine
-        engine.turns = held = Held()
+        engine.time_slicer = held = Held()
         reader, writer = await send(running)
-        await until(lambda: len(engine.turns) == 1)
+        await until(lambda: len(engine.time_slicer) == 1)
         small_models.put(repository, "slow", "1", small_models.slow(40))
         (old,) = running.state.registry.all_serving()
         await running.state.registry.load("slow")
@@ -178,11 +178,11 @@ async def test_a_request_whose_time_ran_out_before_its_turn_is_not_parsed(
 ) -> None:
     async with serve() as running:
         engine = running.state.engine
-        engine.turns = held = Held()
+        engine.time_slicer = held = Held()
         late = asyncio.create_task(
             running.client.post(PATH, content=b"no JSON", headers={"x-request-timeout": "1us"})
         )
-        await until(lambda: len(engine.turns) == 1)
+        await until(lambda: len(engine.time_slicer) == 1)
         held.release()
         assert (await late).status_code == 504
 
@@ -196,11 +196,11 @@ async def test_who_hangs_up_before_its_images_are_begun_leaves_nothing(
     small_models.put(repository, "slow", "1", small_models.affine(), preprocess=steps)
     async with serve() as running:
         engine = running.state.engine
-        engine.turns = held = Held()
+        engine.time_slicer = held = Held()
         _, writer = await asyncio.open_connection("127.0.0.1", running.port)
         image = tensor("x", "BYTES", [1], ["AAAA"])
         writer.write(request(json.dumps({"inputs": [image]}).encode()))
-        await until(lambda: len(engine.turns) == 1)
+        await until(lambda: len(engine.time_slicer) == 1)
         (served,) = running.state.registry.all_serving()
         cycle = held.first.__self__  # type: ignore[attr-defined]
         held.release()
@@ -212,8 +212,8 @@ async def test_who_hangs_up_before_its_images_are_begun_leaves_nothing(
         writer.close()
 
 
-class Held(Turns):
-    """Turns that come when the test says so."""
+class Held(TimeSlicer):
+    """Runs its work when the test says so."""
 
     def run(self, work: object) -> None:
         self._waiting.append(work)  # type: ignore[arg-type]

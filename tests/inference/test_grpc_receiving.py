@@ -71,7 +71,7 @@ async def test_who_takes_long_while_others_wait_is_given_up(make: Any) -> None:
     receiving, look = make(2)
     calls, tasks = await begun(receiving, 3)
     look(monotonic() + PATIENCE)
-    with pytest.raises(Overloaded, match="2 messages arrive at once"):
+    with pytest.raises(Overloaded, match="2 messages arrive at the same time"):
         await tasks[0]
     calls[2].message.set_result(b"m")
     assert await tasks[2] == b"m"

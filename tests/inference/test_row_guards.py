@@ -181,7 +181,7 @@ REFUSED: dict[str, tuple[list[Any], dict[str, Any], str]] = {
         [node("Trilu", ["x", "i"], ["y"])], {"x": ["N", 4, 4], "i": (INT, ["N"])}, "has rows"),
     "ReverseSequence along other axes": (
         [node("ReverseSequence", ["x", "i"], ["y"], batch_axis=1, time_axis=2)],
-        {"x": ["N", 4, 4], "i": (INT, ["N"])}, "around"),
+        {"x": ["N", 4, 4], "i": (INT, ["N"])}, "it reverses rows"),
     # computing
     "BatchNormalization by moments of the rows": (
         [node("BatchNormalization", ["x", "f4", "f4", "v", "v"], ["y"])], BOTH, "has rows"),

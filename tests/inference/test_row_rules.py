@@ -161,7 +161,7 @@ MIXED: dict[str, tuple[list[Any], dict[str, Any], str]] = {
     "classes by index, in turns": (
         [TURNED, node("Cast", ["t"], ["i"], to=INT),
          node("ArrayFeatureExtractor", ["classes", "i"], ["z"], domain="ai.onnx.ml"),
-         node("Reshape", ["z", "flat"], ["y"])], {"x": N4}, "in turns"),
+         node("Reshape", ["z", "flat"], ["y"])], {"x": N4}, "alternately"),
     "Resize of the rows": (
         [node("Resize", ["x", "", "", "sizes"], ["y"])], {"x": PICTURE}, "along the rows"),
     "Resize by what the rows say": (
@@ -170,7 +170,7 @@ MIXED: dict[str, tuple[list[Any], dict[str, Any], str]] = {
     "Trilu over the rows": ([node("Trilu", ["x"], ["y"])], {"x": N4}, "triangle"),
     "ReverseSequence of the rows": (
         [node("ReverseSequence", ["x", "n"], ["y"], batch_axis=1, time_axis=0)],
-        {"x": N4, "n": (INT, ["N"])}, "around"),
+        {"x": N4, "n": (INT, ["N"])}, "it reverses rows"),
     "Pad of the rows": ([node("Pad", ["x", "pair", "", "row"], ["y"])], {"x": N4}, "pads the rows"),
     "Einsum that sums over the rows": (
         [node("Einsum", ["x", "x"], ["y"], equation="nk,nj->kj")], {"x": N4}, "sums over"),
@@ -213,7 +213,7 @@ MIXED: dict[str, tuple[list[Any], dict[str, Any], str]] = {
         [node("StringNormalizer", ["x"], ["y"])], {"x": (TensorProto.STRING, N4)}, "one row"),
     "ReverseSequence, time along the rows": (
         [node("ReverseSequence", ["x", "n"], ["y"], batch_axis=0, time_axis=0)],
-        {"x": N4, "n": (INT, ["N"])}, "around"),
+        {"x": N4, "n": (INT, ["N"])}, "it reverses rows"),
     "Slice up to what a row says": (
         [node("Slice", ["x", "row", "n", "col"], ["y"])], {"x": N4, "n": (INT, ["N"])},
         "computed from the rows"),

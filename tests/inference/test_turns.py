@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from inference.batching.time_slicer import WORK_PER_READING, Turns
+from inference.batching.time_slicer import WORK_PER_READING, TimeSlicer
 
 SLICE = 0.005
 
@@ -20,9 +20,9 @@ class Clock:
         return self.now
 
 
-def made() -> tuple[Clock, Turns, list[int]]:
+def made() -> tuple[Clock, TimeSlicer, list[int]]:
     clock = Clock()
-    return clock, Turns(slice_seconds=SLICE, clock=clock), []
+    return clock, TimeSlicer(slice_seconds=SLICE, clock=clock), []
 
 
 def work(clock: Clock, done: list[int], number: int, seconds: float) -> Callable[[], None]:

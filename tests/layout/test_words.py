@@ -14,7 +14,15 @@ WORDS = (
     "short way", "flight", "flights", "crew", "wire", "told", "taken", "afresh", "door", "doors",
     "proved",
 )  # fmt: skip
-CLEAN = ("apps/kit", "apps/proxy", "apps/release", "apps/unzip", "cluster", "flow")
+CLEAN = (
+    "apps/inference",
+    "apps/kit",
+    "apps/proxy",
+    "apps/release",
+    "apps/unzip",
+    "cluster",
+    "flow",
+)
 """Folders without these words. A folder is added once it is clean."""
 KEPT = ('"afresh"', '"proved"', '"taken"', "answer-not-taken")
 """What users rely on: names of errors, fields, metrics and settings."""

@@ -22,7 +22,7 @@ class InferenceError(Exception):
 
     @property
     def message(self) -> str:
-        """What the caller is told, never more than a few lines of what the caller has sent."""
+        """What the caller reads, never more than a few lines of what the caller has sent."""
         return shortened(str(self.args[0])) if self.args else type(self).__name__
 
 
@@ -127,7 +127,7 @@ class UnsupportedMediaType(InferenceError):
 
 
 class Overloaded(InferenceError):
-    """The queue is full. ``retry_after`` is in whole seconds."""
+    """The queue is full. ``retry_after`` is in seconds."""
 
     status = 429
     reason = "overloaded"

@@ -1,4 +1,4 @@
-"""The short way for the request that nearly all requests are: POST …/infer, small and plain.
+"""Answers what nearly all requests are, POST …/infer small and plain, inside uvicorn's protocol.
 
 It is uvicorn's HTTP protocol with one more branch. A POST to an infer path with a
 Content-Length of at most 1 MiB and no encoding is parsed, queued and answered from the protocol's
@@ -59,7 +59,7 @@ _REFUSED = _STATUS_LINES[
 
 
 class FastRequest:
-    """A request on the short way. To the protocol it looks like uvicorn's request cycle."""
+    """A request that is answered here. To the protocol it looks like uvicorn's request cycle."""
 
     __slots__ = (
         "body", "call", "counted", "decoded", "disconnected", "item", "json_length",
@@ -89,7 +89,7 @@ class FastRequest:
 
     @property
     def message_event(self) -> FastRequest:
-        """Uvicorn sets it when something happened; we are told by other means."""
+        """Uvicorn sets it when something happened; we learn it by other means."""
         return self
 
     def set(self) -> None:
@@ -133,7 +133,7 @@ class FastRequest:
         self.refuse(self.refusal or SlowBody(SLOW_BODY))
 
     def run(self) -> None:
-        """The body is there: take the request in its turn, unless its model has no room."""
+        """The body is there: queue the request, unless its model has no room."""
         if self.timer is not None:
             self.timer.cancel()
         if self.refusal is not None:
@@ -148,10 +148,10 @@ class FastRequest:
         except InferenceError as error:
             self.refuse(error)
             return
-        state.engine.turns.run(self.take)
+        state.engine.time_slicer.run(self.take)
 
     def take(self) -> None:
-        """Parse and queue it; its turn has come."""
+        """Parse and queue it: the time slicer calls this."""
         state, call = self.state, self.call
         if self.response_complete:
             return  # its caller hung up meanwhile
@@ -232,7 +232,7 @@ class FastRequest:
         self.write([_STATUS_LINES[error.status], _lines(headers)], body)
 
     def write(self, head: list[bytes], body: bytes) -> None:
-        """One write for the whole answer, then on to the next request."""
+        """One write for all of the answer, then on to the next request."""
         self.finish()
         if self.disconnected:
             return
@@ -274,7 +274,7 @@ class FastRequest:
 
 
 class FastProtocol(RefusingProtocol):
-    """The protocol with the short way in it."""
+    """Uvicorn's protocol, which answers plain infer requests itself."""
 
     state: ServerState
     paths: InferPaths
@@ -315,7 +315,7 @@ class FastProtocol(RefusingProtocol):
         return b"application/json", json_bytes({"error": message})
 
     def on_head(self) -> None:
-        """Take the short way where the request is plain and nothing is under way before it."""
+        """Answer the request here if it is plain and none before it is under way."""
         before = self.cycle
         self.fast = None
         if (

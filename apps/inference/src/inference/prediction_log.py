@@ -1,6 +1,6 @@
 """Every prediction as a CloudEvent, written in the background and never in a request's way.
 
-The event loop hands over references; a thread turns them into JSON and writes them in
+The event loop hands over references; a thread converts them to JSON and writes them in
 batches: lines on stdout, objects in S3 (``mirrored=…/date=…/model=…/``), or CloudEvents
 batches over HTTP. The buffer is bounded in events and in bytes; what does not fit is dropped
 and counted.
@@ -76,7 +76,7 @@ class Sink(Protocol):
 
 
 class StdoutSink:
-    """Lines of JSON among the logs; they are told apart by ``specversion``."""
+    """Lines of JSON among the logs; they are distinguished by ``specversion``."""
 
     def write(self, events: Sequence[Event]) -> None:
         """See :class:`Sink`."""

@@ -13,7 +13,7 @@ MEBIBYTE = 1024 * 1024
 
 
 class InferenceSettings(DecodingSettings):
-    """What the model server is told by its environment."""
+    """Settings of the model server, from its environment."""
 
     model_config = SettingsConfigDict(env_prefix="INFERENCE_")
 
@@ -66,12 +66,12 @@ class InferenceSettings(DecodingSettings):
         Field(
             ge=0,
             description="Largest message of gRPC; 0 takes a sixteenth of body_memory_bytes. As "
-            "many arrive at once as that memory holds of this size; others wait.",
+            "many arrive at the same time as that memory holds of this size; others wait.",
         ),
     ] = 0
 
     max_batch_size: Annotated[
-        int, Field(ge=1, description="Most rows run at once, where model.json says nothing.")
+        int, Field(ge=1, description="Most rows run together, where model.json says nothing.")
     ] = 64
     max_queue_size: Annotated[
         int,
@@ -105,13 +105,13 @@ class InferenceSettings(DecodingSettings):
     ] = 2
 
     max_body_bytes: Annotated[
-        int, Field(gt=0, description="Largest body taken, counted as it arrives.")
+        int, Field(gt=0, description="Largest body accepted, counted as it arrives.")
     ] = 64 * MEBIBYTE
     max_json_bytes: Annotated[
         int,
         Field(
             gt=0,
-            description="Largest JSON, CSV or typed gRPC contents taken: parsing them holds up "
+            description="Largest JSON, CSV or typed gRPC contents accepted: parsing them holds up "
             "everything else, so larger tensors are sent as binary data.",
         ),
     ] = 8 * MEBIBYTE
@@ -119,7 +119,7 @@ class InferenceSettings(DecodingSettings):
         int,
         Field(
             ge=1,
-            description="Most requests under way at once for all models together, from when their "
+            description="Most requests under way for all models together, from when their "
             "bodies are there: a bound of memory. What a model takes follows target_wait_ms.",
         ),
     ] = 4096

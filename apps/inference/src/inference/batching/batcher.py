@@ -2,7 +2,7 @@
 
 The rules, each held by a test:
 
-- A model that is idle never waits: what is there is run at once. While it is busy requests
+- A model that is idle never waits: what is there is run immediately. While it is busy requests
   gather, and the next batch takes as many rows as fit. No timer is needed for that, and an
   unloaded model adds no delay.
 - With several instances, a free one may hold back up to ``max_queue_delay`` as long as another
@@ -42,7 +42,7 @@ Soon = Callable[[Callable[[], None]], object]
 
 
 class Observer(Protocol):
-    """Who is told of each batch that was run: rows, seconds, requests."""
+    """Who hears of each batch that was run: rows, seconds, requests."""
 
     def batch(self, rows: int, seconds: float, requests: int) -> None: ...
 
@@ -68,7 +68,7 @@ class Batcher:
     ) -> None:
         """``max_queue_size`` counts rows that wait, ``max_queue_delay`` is in seconds.
 
-        ``admission`` is told how long requests waited. ``soon`` calls what it is given when the
+        ``admission`` learns how long requests waited. ``soon`` calls what it is given when the
         requests that are there have been parsed. Runs that are expected to take up to
         ``short_run`` seconds of CPU run on the loop's thread; ``larger_short_batches`` lets them
         take up to ``SHORT_BATCH`` rows, more than ``max_batch_size``.
@@ -148,7 +148,7 @@ class Batcher:
         if item.deadline < self._sweep_at:
             self._sweep_by(item.deadline)
         if not self._pump_scheduled and len(self._running) < self._instances:
-            # not now but after every request that this turn of the loop has read: they are
+            # not now but after every request that this iteration of the loop has read: they are
             # there already, and running them together delays none of them
             self._pump_scheduled = True
             self._soon(self._pump)

@@ -1,4 +1,4 @@
-"""What a model's runs have taken so far, and how fast rows come."""
+"""How long a model's runs took so far, and how fast rows come."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Keeps the turns of the event loop short, so that nobody's wait is hidden in the sockets.
+"""Keeps iterations of the event loop short, so that no request waits unseen in the sockets.
 
-Left to itself the loop parses every request in the order it reads them: one that comes last in
-a turn of three hundred has waited for all of them before anybody could refuse it, and so has a
-probe. Here a turn does a few milliseconds of such work and puts the rest into a queue that can
-be seen and counted; reading, answering and refusing go on in between.
+Left to itself the loop parses every request in the order it reads them: one that comes last of
+three hundred has waited for all of them before anybody could refuse it, and so has a probe. Here
+one iteration does a few milliseconds of such work and puts the rest into a queue that can be seen
+and counted; reading, answering and refusing go on in between.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ SLICE = 0.005
 """Seconds of work after which the loop is given back, and a batch is run at the latest."""
 
 WORK_PER_READING = 1
-"""How many times as long as it has read a turn may work, if there is as much to do.
+"""How many times as long as it has read an iteration may work, if there is as much to do.
 
 Reading what has to be refused takes up to a third of the time at one and a half times the peak.
-A turn that may work much longer than it reads then grows until every connection waits in it, and
+An iteration that may work much longer than it reads grows until every connection waits in it, and
 refusals come after hundreds of milliseconds; storms of refused callers are bounded by their share
 of the time (`kit.http.refusals`).
 """
@@ -42,12 +42,14 @@ async def by_size(size: int, work: Callable[P, T], *arguments: P.args, **named: 
     return await asyncio.to_thread(work, *arguments, **named)
 
 
-class Turns:
-    """Runs work in the order it comes, a bounded time per turn of the loop. For the loop only.
+class TimeSlicer:
+    """Runs work in the order it comes, a bounded time per iteration of the loop.
 
-    A turn works at least as long as it reads: left to read whatever is ready, a server with many
-    connections answers a batch and reads a thousand requests it has no time for. Work must not
-    raise.
+    Use it from the event loop only.
+
+    An iteration works at least as long as it reads: left to read whatever is ready, a server with
+    many connections answers a batch and reads a thousand requests it has no time for. Work must
+    not raise.
     """
 
     def __init__(

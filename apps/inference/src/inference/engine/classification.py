@@ -21,7 +21,7 @@ def class_count(value: object, output: str) -> int:
     if type(value) is not int or not 0 <= value < 2**31:
         raise BadRequest(
             f"output {output!r}: parameters.classification is {str(value)[:50]!r}: it must be the "
-            "number of classes wanted, a whole number"
+            "number of classes wanted, an integer"
         )
     return value
 

@@ -47,7 +47,7 @@ class Engine:
     def __init__(self, registry: Registry, settings: InferenceSettings, outcomes: Outcomes) -> None:
         self.registry = registry
         self.settings = settings
-        self.turns = registry.turns
+        self.time_slicer = registry.time_slicer
         self.refusals = Refusals()
         self.outcomes = outcomes
         self.in_flight = 0
@@ -150,7 +150,7 @@ class Engine:
     ) -> T:
         """What ``work`` makes of a body of ``size`` bytes, of which ``document`` is JSON or CSV.
 
-        Small ones are parsed at once, large ones in a thread, all of those together within the
+        Small ones are parsed immediately, large ones in a thread, all of those together within the
         memory there is for decoding: TooLarge or Overloaded.
         """
         if size < OFF_LOOP:

@@ -80,7 +80,7 @@ class Outcomes:
         cause: Exception,
         request: InferRequest | None = None,
     ) -> InferenceError:
-        """The same for an error; gives what the caller is to be told of it.
+        """The same for an error; gives the error that the caller gets.
 
         ``served`` is None where no model was found for it, ``request`` where it was not parsed.
         """
@@ -152,7 +152,7 @@ def _log_refused(model: str, count: int) -> None:
 
 
 def failure_of(error: Exception) -> InferenceError:
-    """What the caller is told: the error itself, or that it is a defect of ours (logged)."""
+    """The error that the caller gets: this one, or that there is a defect of ours (logged)."""
     if isinstance(error, InferenceError):
         return error
     if isinstance(error, BadTensorError):

@@ -37,7 +37,7 @@ async def prepare(
 ) -> None:
     """Raw images become the model's one input, in threads: pictures can be large.
 
-    One at a time, so that requests take turns and nothing is done for one that is over.
+    One at a time, so that requests alternate and nothing is done for one that is over.
     """
     preparation = served.prepare
     images = request.images

@@ -21,7 +21,7 @@ def fit_images(spec: TensorSpec, rows: Array, *, batched: bool) -> Array:
     """Prepared images as the model's input; BadRequest where they are not of its shape."""
     if suits(rows.shape, spec.shape):
         return rows
-    if not batched:  # one image, which may be the whole input or lack dimensions of 1
+    if not batched:  # one image, which may be all of the input or lack dimensions of 1
         if suits(rows.shape[1:], spec.shape):
             return cast("Array", rows[0])
         wanted = [size if size >= 0 else 1 for size in spec.shape]

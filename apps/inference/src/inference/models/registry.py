@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from inference.batching.time_slicer import Turns
+from inference.batching.time_slicer import TimeSlicer
 from inference.errors import ModelError, NotFound, Unavailable
 from inference.models.load import read
 from inference.models.served import ServedModel
@@ -36,7 +36,7 @@ class Registry:
     def __init__(self, repository: Repository, settings: InferenceSettings) -> None:
         self._repository = repository
         self._settings = settings
-        self.turns = Turns()
+        self.time_slicer = TimeSlicer()
         self._threads = settings.threads or usable_cpus()
         self._entries: dict[str, Entry] = {}
         self._statistics: dict[tuple[str, str], ModelStatistics] = {}
@@ -252,7 +252,7 @@ class Registry:
         )
         for warning in loaded.warnings:
             log.warning("model loaded, but", model=found.name, version=found.version, why=warning)
-        return ServedModel(loaded, found.stamp, statistics, settings, self.turns)
+        return ServedModel(loaded, found.stamp, statistics, settings, self.time_slicer)
 
     def _retire(self, served: ServedModel) -> None:
         task = asyncio.create_task(served.retire())

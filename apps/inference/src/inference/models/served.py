@@ -7,7 +7,7 @@ from typing import Self
 
 from inference.batching.batcher import Batcher
 from inference.batching.short_runs import SHORT_RUN
-from inference.batching.time_slicer import Turns
+from inference.batching.time_slicer import TimeSlicer
 from inference.models.load import Loaded, metadata
 from inference.models.statistics import ModelStatistics
 from inference.repository.manifest import TensorSpec
@@ -25,7 +25,7 @@ class ServedModel:
         stamp: str,
         statistics: ModelStatistics,
         settings: InferenceSettings,
-        turns: Turns,
+        time_slicer: TimeSlicer,
     ) -> None:
         described, model = loaded.manifest, loaded.model
         batching = described.batching
@@ -62,7 +62,7 @@ class ServedModel:
             instances=batching.instances or settings.instances,
             observer=statistics,
             admission=self.admission,
-            soon=turns.run_after,
+            soon=time_slicer.run_after,
             short_run=SHORT_RUN,
             larger_short_batches=batching.max_batch_size is None
             and loaded.max_batch_size == settings.max_batch_size,

@@ -20,7 +20,7 @@ def timeout_of(microseconds: object) -> float:
         microseconds = int(microseconds)
     if type(microseconds) is not int or microseconds < 0:
         raise BadRequest(
-            f"parameters.timeout is {repr(microseconds)[:50]}: it must be a whole number of "
+            f"parameters.timeout is {repr(microseconds)[:50]}: it must be an integer, a number of "
             f"microseconds, of at most {MAX_DIGITS} digits"
         )
     return microseconds / 1e6 or math.inf

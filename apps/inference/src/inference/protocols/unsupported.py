@@ -63,7 +63,7 @@ def said(method: str) -> str:
 def check_request(parameters: Mapping[str, Any]) -> None:
     """Refuse a request's parameters that ask for what is not done here.
 
-    ``parameters`` are plain values. ``priority`` is taken and has no effect, as in Triton for a
+    ``parameters`` are plain values. ``priority`` is accepted and has no effect, as in Triton for a
     model without priority levels.
     """
     for name, value in parameters.items():
@@ -74,7 +74,7 @@ def check_request(parameters: Mapping[str, Any]) -> None:
                 )
         elif name == "priority":
             if not _is_number(value):
-                raise BadRequest(f"parameters.priority is {value!r}: it must be a whole number")
+                raise BadRequest(f"parameters.priority is {value!r}: it must be an integer")
         elif name.startswith("triton_") and value not in _NONE:
             raise UnsupportedParameter(f"parameters.{name} is not served here")
 

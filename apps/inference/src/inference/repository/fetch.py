@@ -1,4 +1,4 @@
-"""Gets one version of a model into a folder, whole and with the right sha256, or not at all.
+"""Gets one version of a model into a folder, complete and with the right sha256, or not at all.
 
 A version is named by the sha256 of its ``model.json``, which names every other file's.
 """

@@ -27,7 +27,7 @@ NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 
 
 _ALIKE = 0.8
-"""How alike (difflib) a field is to a known one that it is taken for, misspelt."""
+"""How alike (difflib) a field is to a known one of which it is a misspelling."""
 
 
 def _is_data(name: str) -> str:

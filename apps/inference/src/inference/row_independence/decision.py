@@ -60,6 +60,6 @@ def decide(
 
 
 def _rounds(model: Model) -> bool:
-    """Whether numbers are rounded to steps, so that a last bit may become a whole step."""
+    """Whether numbers are rounded to steps, so that a last bit may become a full step."""
     return any("Quantize" in node.operator or "QLinear" in node.operator
                for node in model.graph.nodes)  # fmt: skip

@@ -48,7 +48,7 @@ class Tensor:
     numbers: tuple[int, ...] | tuple[float, ...] | None = None
 
     @property
-    def whole(self) -> bool:
+    def integral(self) -> bool:
         """Whether its elements are integers or booleans."""
         return self.datatype in _INTEGERS
 

@@ -2,7 +2,7 @@
 
 A rule of :mod:`inference.row_independence.analysis` may be wrong, or ONNX Runtime may do something
 else than the standard says. So rows are drawn at random, also large ones (a Clip hides
-what happens to small ones), and run alone, then together in several numbers, orders and places.
+what happens to small ones), and run alone, then together in several numbers, orders and positions.
 """
 
 from __future__ import annotations

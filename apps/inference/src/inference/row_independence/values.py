@@ -22,7 +22,7 @@ ROWS = "rows"
 
 @dataclass(frozen=True, slots=True)
 class Dim:
-    """A size that is a whole number times symbols: 12 times rows times length.
+    """A size that is an integer times symbols: 12 times rows times length.
 
     Symbols other than ``ROWS`` are sizes that all requests of one batch have in common. Two
     sizes that compare equal are equal in every run; two that do not may still be.
@@ -47,7 +47,7 @@ class Dim:
         return Dim(self.factor * other.factor, tuple(sorted(self.symbols + other.symbols)))
 
     def over(self, other: Dim) -> Dim | None:
-        """The exact quotient, or None where it is not known to be a whole number."""
+        """The exact quotient, or None where it is not known to be an integer."""
         if other.factor == 0 or self.factor % other.factor:
             return None
         left = list(self.symbols)
@@ -133,7 +133,7 @@ def fixed(shape: Sequence[Dim] | None = None, elements: Sequence[Element] | None
 
 
 def integers(value: Value | None) -> tuple[int, ...] | None:
-    """Its contents where each is a known whole number."""
+    """Its contents where each is a known integer."""
     if value is None or value.elements is None:
         return None
     found: list[int] = []

@@ -35,7 +35,7 @@ def content_length(value: bytes | None, name: str) -> int | None:
         return None
     if not value.isdigit() or len(value) > 15:
         shown = value[:50].decode("latin-1")
-        raise BadRequest(f"{name} is {shown!r}: it must be a whole number of at most 15 digits")
+        raise BadRequest(f"{name} is {shown!r}: it must be an integer of at most 15 digits")
     return int(value)
 
 
@@ -61,12 +61,12 @@ async def read_body(
     """The body as it was sent; TooLarge as soon as more than ``limit`` bytes are announced or come.
 
     Chunked bodies count as they arrive. SlowBody where it is not there within ``seconds``,
-    Cancelled where the caller hangs up before the end. ``hold`` is told of the bytes that came,
-    and raises where there is no room for them.
+    Cancelled where the caller hangs up before the end. ``hold`` is given the
+    number of bytes that came, and raises where there is no room for them.
     """
     if length is not None and (content_length(length, "Content-Length") or 0) > limit:
         raise TooLarge(
-            f"body of {length.decode()} bytes: at most {limit} are taken (max_body_bytes, "
+            f"body of {length.decode()} bytes: at most {limit} are accepted (max_body_bytes, "
             "body_memory_bytes)"
         )
     try:

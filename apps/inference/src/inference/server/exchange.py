@@ -54,7 +54,7 @@ class Exchange:
 
 
 async def respond(send: Send, status: int, headers: Headers, body: bytes) -> None:
-    """One answer, whole."""
+    """One answer, in one piece."""
     headers.append((b"content-length", b"%d" % len(body)))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

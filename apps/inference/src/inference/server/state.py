@@ -145,7 +145,7 @@ class ServerState:
         """TooLarge where JSON, or what costs as much, would be parsed while probes wait."""
         if size > self.settings.max_json_bytes:
             raise TooLarge(
-                f"{size} bytes of {what}: at most {self.settings.max_json_bytes} are taken "
+                f"{size} bytes of {what}: at most {self.settings.max_json_bytes} are accepted "
                 "(max_json_bytes); send the tensors as binary data"
             )
 

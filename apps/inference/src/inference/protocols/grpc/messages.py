@@ -47,7 +47,7 @@ MOST_FIELDS = 10_000
 """Fields of a message. Shorter messages than this need not be looked at."""
 MOST_DIMENSIONS = 64
 _SLICE = 65_536
-"""Values converted at a time: other threads have a turn in between."""
+"""Values converted at a time: other threads run in between."""
 
 
 def decode(message: bytes, limit: int) -> Any:

@@ -1,10 +1,10 @@
-"""Messages of gRPC on their way: as many at once as there is memory for, were each the largest.
+"""Reads messages of gRPC: at the same time no more than fit in memory, were each the largest.
 
 gRPC's library says neither how large a message will be nor how much of it is there. Until a call
-asks for its message the caller can send no more than one window of it, so calls wait for their
-turn to ask. A message of usual size is there by then, and its turn is over in a moment.
+asks for its message the caller can send no more than one window of it, so calls wait until they
+may ask. A message of usual size is there by then and is read in a moment.
 
-Whose turn is next goes by connections: of those that wait the one whose messages were given up
+Which call is next goes by connections: of those that wait the one whose messages were given up
 least often, then the one with the fewest arriving. So thousands of calls that never send their
 message, on some connections, keep a call on another one waiting for two seconds and no longer.
 """
@@ -23,7 +23,7 @@ from inference.errors import BadRequest, Overloaded, SlowBody
 Context = Any  # grpc.aio.ServicerContext: the package has no types
 
 PATIENCE = 2.0
-"""Seconds that a message may take to arrive while others wait for their turn.
+"""Seconds that a message may take to arrive while others wait.
 
 A quarter of that on a connection some of whose messages were given up."""
 MOST_REMEMBERED = 4096
@@ -52,7 +52,10 @@ class Receiving:
     """Reads messages. Use it from one event loop only."""
 
     def __init__(self, most: int, *, seconds: float) -> None:
-        """At most ``most`` messages arrive at once; each waits and arrives ``seconds`` at most."""
+        """At most ``most`` messages arrive together.
+
+        Each waits, and then arrives, ``seconds`` at most.
+        """
         self.most = most
         self._seconds = seconds
         self._arriving: dict[Arriving, None] = {}
@@ -71,7 +74,7 @@ class Receiving:
         """
         connection: str = context.peer()
         if len(self._arriving) >= self.most or self._waiting:
-            await self._turn(connection)
+            await self._admitted(connection)
         task = asyncio.current_task()
         assert task is not None
         one = Arriving(connection, monotonic(), task)
@@ -96,26 +99,26 @@ class Receiving:
         assert isinstance(message, bytes)
         return message
 
-    async def _turn(self, connection: str) -> None:
+    async def _admitted(self, connection: str) -> None:
         """Wait until fewer than ``most`` messages arrive and none goes before this one."""
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(connection, deque()).append(turn)
+        admission: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(connection, deque()).append(admission)
         try:
             async with asyncio.timeout(self._seconds):
-                await turn
+                await admission
         except BaseException as error:
-            if turn.done() and not turn.cancelled():
-                self._next()  # its turn came at the last moment: it is another's
+            if admission.done() and not admission.cancelled():
+                self._next()  # it was admitted at the last moment: let another one read
             else:
-                self._leave(connection, turn)
+                self._leave(connection, admission)
             if isinstance(error, TimeoutError):
                 raise self._overloaded() from None
             raise
 
-    def _leave(self, connection: str, turn: asyncio.Future[None]) -> None:
+    def _leave(self, connection: str, admission: asyncio.Future[None]) -> None:
         waiting = self._waiting.get(connection, deque())
-        if turn in waiting:
-            waiting.remove(turn)
+        if admission in waiting:
+            waiting.remove(admission)
             if not waiting:
                 del self._waiting[connection]
 
@@ -126,11 +129,11 @@ class Receiving:
                 self._waiting, key=lambda name: (self._given_up.get(name, 0), arriving[name])
             )
             waiting = self._waiting.pop(connection)
-            turn = waiting.popleft()
+            admission = waiting.popleft()
             if waiting:
                 self._waiting[connection] = waiting
-            if not turn.done():
-                turn.set_result(None)
+            if not admission.done():
+                admission.set_result(None)
                 return
 
     def _give_up(self, one: Arriving) -> None:
@@ -142,7 +145,7 @@ class Receiving:
 
     def _overloaded(self) -> Overloaded:
         return Overloaded(
-            f"{self.most} messages arrive at once, as many as there is memory for "
+            f"{self.most} messages arrive at the same time, as many as there is memory for "
             "(body_memory_bytes, grpc_max_message_bytes), and others wait: try again"
         )
 
@@ -156,7 +159,7 @@ class Receiving:
             self._look_later()
 
     def look(self, now: float) -> None:
-        """Give up what takes too long at ``now``; of slow ones as many as wait for their turn."""
+        """Give up what takes too long at ``now``; of slow ones as many as others wait."""
         wanted = sum(map(len, self._waiting.values()))
         for one in self._arriving:
             if now - one.since >= self._seconds:

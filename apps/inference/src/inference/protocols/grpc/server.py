@@ -46,8 +46,8 @@ log = logs.get("inference.grpc")
 SERVICE = "inference.GRPCInferenceService"
 
 T = TypeVar("T")
-AT_ONCE = 16
-"""Messages of the largest size that may arrive at once, where the settings say nothing."""
+LARGEST_TOGETHER = 16
+"""Messages of the largest size that may arrive at the same time, where the settings say nothing."""
 COPIES = 4
 """Times that a message is in memory while it is read.
 
@@ -72,12 +72,11 @@ class GrpcServer:
         """``address`` is host and port; port 0 takes a free one, see :attr:`port`."""
         self._state = state
         self._address = address
-        engine = state.engine
-        self._limit = state.settings.grpc_max_message_bytes or engine.bodies.total // AT_ONCE
-        self._limit = min(self._limit, state.settings.max_body_bytes, engine.bodies.total // COPIES)
+        settings, total = state.settings, state.engine.bodies.total
+        limit = settings.grpc_max_message_bytes or total // LARGEST_TOGETHER
+        self._limit = min(limit, settings.max_body_bytes, total // COPIES)
         self._receiving = Receiving(
-            max(1, engine.bodies.total // self._limit),
-            seconds=state.settings.default_timeout_seconds,
+            max(1, total // self._limit), seconds=settings.default_timeout_seconds
         )
         self._server: grpc.aio.Server | None = None
         self._health = health.aio.HealthServicer()
@@ -154,8 +153,8 @@ class GrpcServer:
                 for name, method in methods.items()
             }
             # The one whose message may be large reads it itself, as a stream of one, which is
-            # the same to callers: how many arrive at once is bounded, and they are decoded where
-            # their size is known.
+            # the same to callers: how many arrive at the same time is bounded, and they are
+            # decoded where their size is known.
             | {
                 "ModelInfer": grpc.stream_unary_rpc_method_handler(
                     _guarded(self._infer), None, None

@@ -21,19 +21,19 @@ def convolved(
     call: Call, shape: Shape, channels: Dim, kernel: list[int] | None, *, ceil: bool = False
 ) -> Shape:
     """The shape after a window has moved over it; sizes that are not known stay so."""
-    places = len(shape) - 2
-    pads = call.list_of("pads") or [0] * 2 * places
-    strides = call.list_of("strides") or [1] * places
-    dilations = call.list_of("dilations") or [1] * places
+    dimensions = len(shape) - 2
+    pads = call.list_of("pads") or [0] * 2 * dimensions
+    strides = call.list_of("strides") or [1] * dimensions
+    dilations = call.list_of("dilations") or [1] * dimensions
     plain = call.text("auto_pad", "NOTSET") == "NOTSET" and not ceil
     result = [shape[0], channels]
-    for place in range(places):
+    for place in range(dimensions):
         size = shape[place + 2].known
         if size is None or kernel is None or not plain:
             result.append(unknown_dim())
             continue
         reach = dilations[place] * (kernel[place] - 1) + 1
-        padded = size + pads[place] + pads[place + places]
+        padded = size + pads[place] + pads[place + dimensions]
         result.append(Dim((padded - reach) // strides[place] + 1))
     return tuple(result)
 
@@ -81,7 +81,7 @@ def transposed_convolution(call: Call) -> Value:
 
 @operator("AveragePool", "LpPool", "MaxPool")
 def pool(call: Call) -> list[Value]:
-    """Each picture by itself; the places MaxPool can give count through the whole batch."""
+    """Each picture by itself; the positions MaxPool can give count through all of the batch."""
     shape = pictures(call)
     kernel = call.list_of("kernel_shape")
     ceil = bool(call.number("ceil_mode", 0))

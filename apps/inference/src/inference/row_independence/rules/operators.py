@@ -160,12 +160,10 @@ def broadcast(values: Sequence[Value]) -> Value:
     padded = [(ONE,) * (rank - len(value.shape or ())) + (value.shape or ()) for value in values]
     if not rowed:
         return fixed([_together(dims) for dims in zip(*padded, strict=True)])
-    places = {
-        value.axis + rank - len(value.shape or ()) for value in rowed if value.axis is not None
-    }
-    if len(places) != 1:
+    axes = {value.axis + rank - len(value.shape or ()) for value in rowed if value.axis is not None}
+    if len(axes) != 1:
         raise MixesError("rows are at different axes of its inputs")
-    (place,) = places
+    (place,) = axes
     sizes = {shape[place] for value, shape in zip(values, padded, strict=True) if value in rowed}
     if len(sizes) != 1:
         raise MixesError("its inputs have different numbers of elements for each row")
@@ -204,7 +202,7 @@ def constant(tensor: Tensor) -> Value:
     shape = tuple(Dim(size) for size in tensor.dims)
     if tensor.numbers is None or len(shape) > 1:
         return fixed(shape)
-    if tensor.whole:
+    if tensor.integral:
         return fixed(shape, [Dim(int(number)) for number in tensor.numbers])
     return fixed(shape, tensor.numbers)
 

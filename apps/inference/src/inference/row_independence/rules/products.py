@@ -113,8 +113,8 @@ def gemm(call: Call) -> Value:
     columns = other.shape[0 if call.number("transB", 0) else 1]
     result = rows([one.shape[one.axis], columns], 0)
     if call.given(2):
-        whole = broadcast([result, call.data(2)])
-        if whole.axis != 0 or whole.rank != 2:
+        total = broadcast([result, call.data(2)])
+        if total.axis != 0 or total.rank != 2:
             raise MixesError("its third input has more dimensions than the result")
     return result
 

@@ -126,9 +126,9 @@ def layer_normalization(call: Call) -> list[Value]:
     axis = axis_in(call.number("axis", -1), len(shape))
     if place >= axis:
         raise MixesError("it normalizes over the rows")
-    whole = broadcast([call.value(position) for position in range(len(call.inputs))
+    total = broadcast([call.value(position) for position in range(len(call.inputs))
                        if call.given(position)])  # fmt: skip
-    if whole.axis != place or len(whole.shape or ()) != len(shape):
+    if total.axis != place or len(total.shape or ()) != len(shape):
         raise MixesError("its scale has more dimensions than the input")
     moments = rows([dim if at < axis else ONE for at, dim in enumerate(shape)], place)
     return [rows(shape, place), moments, moments]
@@ -150,7 +150,7 @@ def skip_layer_normalization(call: Call) -> list[Value]:
 
 @operator("InstanceNormalization", "GroupNormalization")
 def instance_normalization(call: Call) -> Value:
-    """Over the places of each picture."""
+    """Over the positions of each picture."""
     shape, place = _rest(call)
     if place != 0 or len(shape) < 3:
         raise MixesError("it normalizes over the rows")

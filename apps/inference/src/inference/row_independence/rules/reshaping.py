@@ -107,12 +107,12 @@ def _resolve(target: tuple[Dim, ...], shape: Shape | None, *, copy: bool) -> lis
 
 
 def _regroup(shape: Shape, axis: int, sizes: list[Dim]) -> Value:
-    places = [place for place, size in enumerate(sizes) if size.counts_rows]
-    if len(places) != 1:
+    positions = [place for place, size in enumerate(sizes) if size.counts_rows]
+    if len(positions) != 1:
         raise MixesError("its new shape does not follow the number of rows")
-    if product(shape[:axis]) != product(sizes[: places[0]]):
+    if product(shape[:axis]) != product(sizes[: positions[0]]):
         raise MixesError("it may cut through rows")
-    return rows(sizes, places[0])
+    return rows(sizes, positions[0])
 
 
 @operator("Flatten")
@@ -160,7 +160,7 @@ def unsqueeze(call: Call) -> Value:
 
 @operator("Squeeze")
 def squeeze(call: Call) -> Value:
-    """Dimensions of 1 taken out; never the rows', which are 1 by accident."""
+    """Dimensions of 1 removed; never the rows', which are 1 by accident."""
     value = call.value(0)
     if value.shape is None:
         return fixed()
@@ -194,12 +194,12 @@ def expand(call: Call) -> Value:
     sizes = [size if isinstance(size, Dim) else unknown_dim() for size in target]
     if any(size.factor < 0 for size in sizes):
         raise MixesError("its shape has a size below 0")
-    places = [place for place, size in enumerate(sizes) if size.counts_rows]
-    if not places:
+    positions = [place for place, size in enumerate(sizes) if size.counts_rows]
+    if not positions:
         return broadcast([value, fixed(sizes)])
-    if len(places) > 1:
+    if len(positions) > 1:
         raise MixesError("more than one dimension depends on how many rows there are")
-    return broadcast([value, rows(sizes, places[0])])
+    return broadcast([value, rows(sizes, positions[0])])
 
 
 @operator("Tile")
@@ -220,10 +220,10 @@ def tile(call: Call) -> Value:
         if isinstance(count, Dim) and count.counts_rows and (count != N or size != ONE):
             raise MixesError("it repeats more than one row")
         shape.append(size * count if isinstance(count, Dim) else unknown_dim())
-    places = [place for place, size in enumerate(shape) if size.counts_rows]
-    if not places:
+    positions = [place for place, size in enumerate(shape) if size.counts_rows]
+    if not positions:
         return fixed(shape)
-    return rows(shape, places[0])
+    return rows(shape, positions[0])
 
 
 @operator("ConstantOfShape")
@@ -235,9 +235,9 @@ def constant_of_shape(call: Call) -> Value:
     if wanted.elements is None:
         return fixed()
     sizes = [size if isinstance(size, Dim) else unknown_dim() for size in wanted.elements]
-    places = [place for place, size in enumerate(sizes) if size.counts_rows]
-    if places:
-        return rows(sizes, places[0])
+    positions = [place for place, size in enumerate(sizes) if size.counts_rows]
+    if positions:
+        return rows(sizes, positions[0])
     fill = call.attributes.get("value")
     count = sizes[0].known if len(sizes) == 1 else None
     if isinstance(fill, Tensor) and count is not None and 0 <= count <= 16:

@@ -50,14 +50,14 @@ def concat(call: Call) -> Value:
         if all(size.known is not None for size in sizes)
         else unknown_dim()
     )
-    places = {value.axis for value in values}
+    positions = {value.axis for value in values}
     first = list(shapes[0] or ())
     first[axis] = along
-    if places == {None}:
+    if positions == {None}:
         return fixed(first)
-    if len(places) != 1:
+    if len(positions) != 1:
         raise MixesError("some of its inputs have rows, others none or elsewhere")
-    (place,) = places
+    (place,) = positions
     if place is None or place == axis:
         raise MixesError("it joins along the rows")
     if len({(shape or ())[place] for shape in shapes}) != 1:
@@ -81,8 +81,8 @@ def split(call: Call) -> list[Value]:
         listed = None if known is None else list(known)
         sizes = [unknown_dim() for _ in range(count)] if listed is None else []
     elif listed is None:
-        whole = value.shape[axis].over(Dim(count))
-        sizes = [unknown_dim() if whole is None else whole for _ in range(count)]
+        part = value.shape[axis].over(Dim(count))
+        sizes = [unknown_dim() if part is None else part for _ in range(count)]
     if listed is not None:
         sizes = [Dim(size) for size in listed]
     shapes = [(*value.shape[:axis], size, *value.shape[axis + 1 :]) for size in sizes]
@@ -145,26 +145,26 @@ def _bounds(call: Call) -> list[tuple[int, Element, Element, Element]] | None:
         if known is None:
             return None
         return [(axis, None, None, None) for axis in known]
-    places = integers(call.optional(3)) if call.given(3) else tuple(range(len(lower)))
-    if places is None:
+    positions = integers(call.optional(3)) if call.given(3) else tuple(range(len(lower)))
+    if positions is None:
         return None
     steps = call.value(4).elements if call.given(4) else tuple(Dim(1) for _ in lower)
-    if steps is None or len(steps) != len(lower) or len(places) != len(lower):
+    if steps is None or len(steps) != len(lower) or len(positions) != len(lower):
         return None
-    return list(zip(places, lower, upper, steps, strict=True))
+    return list(zip(positions, lower, upper, steps, strict=True))
 
 
 @operator("Gather")
 def gather(call: Call) -> Value:
-    """Rows looked up in a table, or parts taken of every row."""
+    """Rows looked up in a table, or parts cut out of every row."""
     value, index = call.value(0), call.data(1)
     if value.elements is not None and value.axis is None and (value.rank or 0) == 1:
-        places = integers(index)
-        if places is not None and (index.rank or 0) <= 1:
+        positions = integers(index)
+        if positions is not None and (index.rank or 0) <= 1:
             count = len(value.elements)
-            if any(not -count <= place < count for place in places):
+            if any(not -count <= place < count for place in positions):
                 raise MixesError("it takes an element that is not there")
-            return Value(index.shape, None, tuple(value.elements[place] for place in places))
+            return Value(index.shape, None, tuple(value.elements[place] for place in positions))
     shape = known_shape(value)
     if shape is None or index.shape is None:
         if value.axis is not None or index.axis is not None:
@@ -184,7 +184,7 @@ def gather(call: Call) -> Value:
 
 @operator("GatherElements", "ScatterElements", "Scatter")
 def by_elements(call: Call) -> Value:
-    """Elements of each row at places that belong to it."""
+    """Elements of each row at positions that belong to it."""
     shape, place = call.rowed()
     axis = axis_in(call.number("axis", 0), len(shape))
     if axis == place:
@@ -200,14 +200,14 @@ def by_elements(call: Call) -> Value:
 
 @operator("GatherND")
 def gather_nd(call: Call) -> Value:
-    """Parts at places that belong to each row, or looked up in a table."""
+    """Parts at positions that belong to each row, or looked up in a table."""
     value, index = call.data(0), call.data(1)
     together = call.number("batch_dims", 0)
     if value.shape is None or index.shape is None:
         raise MixesError("a tensor of unknown rank meets the rows")
     deep = index.shape[-1].known
     if deep is None or index.axis is None or index.axis == len(index.shape) - 1:
-        raise MixesError("it takes parts by places that are not each row's")
+        raise MixesError("it takes parts by positions that are not each row's")
     result = (*index.shape[:-1], *value.shape[together + deep :])
     if value.axis is None:
         if index.axis < together:
@@ -260,10 +260,10 @@ def one_hot(call: Call) -> Value:
 
 @operator("DepthToSpace", "SpaceToDepth")
 def depth(call: Call) -> Value:
-    """Channels and places of one picture."""
+    """Channels and positions of one picture."""
     shape, axis = call.rowed()
     if axis != 0 or len(shape) != 4:
-        raise MixesError("it moves channels and places, of which one is the rows")
+        raise MixesError("it moves channels and positions, of which one is the rows")
     return rows([shape[0], *(unknown_dim() for _ in range(3))], 0)
 
 
@@ -338,7 +338,7 @@ def reverse_sequence(call: Call) -> Value:
     shape, axis = call.rowed()
     lengths, there = call.rowed(1)
     if call.number("batch_axis", 1) != axis or there != 0 or lengths[0] != shape[axis]:
-        raise MixesError("it turns rows around")
+        raise MixesError("it reverses rows")
     if call.number("time_axis", 0) == axis:
-        raise MixesError("it turns rows around")
+        raise MixesError("it reverses rows")
     return rows(shape, axis)

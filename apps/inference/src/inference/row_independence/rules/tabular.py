@@ -60,7 +60,7 @@ def columns(call: Call) -> Value:
     value, index = call.data(0), call.data(1)
     if value.axis is None and value.shape and index.axis is not None and index.shape is not None:
         if product(index.shape[: index.axis]) != ONE:
-            raise MixesError("it reads the indices of several rows in turns")
+            raise MixesError("it reads the indices of several rows alternately")
         leading = value.shape[:-1] or (ONE,)
         return rows([*leading, product(index.shape)], len(leading))
     shape = _table(call)
