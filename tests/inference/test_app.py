@@ -1,4 +1,4 @@
-"""inference.app and inference.fastpath: the protocol over REST, on a running server.
+"""inference.app and inference.fast_infer: the protocol over REST, on a running server.
 
 Infer requests are sent both ways: with a Content-Length they take the short way through the
 HTTP protocol, chunked they take the long one through ASGI. The answers must be the same.

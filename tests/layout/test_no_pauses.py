@@ -23,8 +23,8 @@ ALLOWED = {
     "fixtures/scratch/stub.py::wait": STANDS_IN,
     "inference/conftest.py::until": LOOKS,
     "inference/conftest.py::until_seen": LOOKS,
-    "inference/test_batcher.py::run": STANDS_IN,
-    "inference/test_batcher.py::test_an_idle_instance_waits_for_more_only_while_another_runs": (
+    "inference/batching/test_batcher.py::run": STANDS_IN,
+    "inference/batching/test_batcher.py::test_an_idle_instance_waits_while_another_runs": (
         "nothing may happen meanwhile; a busy machine does less, and passes"
     ),
     "kit/http/test_connections.py::until": LOOKS,

@@ -18,7 +18,7 @@ from kit.oip.tensors import to_json
 from tests.inference import small_models
 from tests.inference.callers import answers_alike, sent
 from tests.inference.conftest import Serve
-from tests.inference.test_row_mixing import MIXING, model, start, weights_of
+from tests.inference.row_independence.test_mixing import MIXING, model, start, weights_of
 
 CALLERS = 32
 NOT_ASKED = {

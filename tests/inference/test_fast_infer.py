@@ -1,4 +1,4 @@
-"""inference.fast_infer: requests on the short way, and what is refused on it."""
+"""inference.fast_infer: plain requests inside the protocol, and what is refused there."""
 
 from __future__ import annotations
 

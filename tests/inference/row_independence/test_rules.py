@@ -1,4 +1,4 @@
-"""inference.rows, rule by rule: the same operator with rows apart, and with rows that meet."""
+"""inference.row_independence.rules: the same operator with rows apart, and with rows that meet."""
 
 from __future__ import annotations
 

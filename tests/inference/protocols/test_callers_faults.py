@@ -20,7 +20,7 @@ from inference.repository.manifest import TensorSpec
 from inference.repository.manifest import parse as parse_manifest
 from tests.inference import small_models
 from tests.inference.conftest import Running, Serve, hold_model, tensor, until
-from tests.inference.test_grpc_server import Client, raw
+from tests.inference.protocols.test_grpc_server import Client, raw
 
 ROWS = (TensorProto.FLOAT, ["rows", "n"])
 SUM = small_models.model(
@@ -277,9 +277,9 @@ async def test_the_timeout_in_metadata_counts_where_it_is_the_shorter(
     asked = raw("affine", np.ones((1, 2), np.float32), "FP32")
     trace = "00-" + "a" * 32 + "-" + "b" * 16 + "-01"
     async with serve() as running, Client(running) as client:
-        app, seen = running.app, []
-        timeout = app.engine.timeout
-        app.engine.timeout = lambda call, request=None: (  # type: ignore[method-assign]
+        engine, seen = running.state.engine, []
+        timeout = engine.timeout
+        engine.timeout = lambda call, request=None: (  # type: ignore[method-assign]
             seen.append(call) or timeout(call, request)  # type: ignore[func-returns-value]
         )
         for said, deadline, expected in (
@@ -300,7 +300,7 @@ async def test_the_timeout_in_metadata_counts_where_it_is_the_shorter(
                 await client.call("ModelInfer", asked, metadata=[("x-request-timeout", wrong)])
             assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
             assert f"X-Request-Timeout is '{wrong}'" in (refused.value.details() or "")
-        assert app.engine.in_flight == 0
+        assert engine.in_flight == 0
 
 
 @pytest.mark.parametrize(

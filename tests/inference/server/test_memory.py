@@ -20,7 +20,7 @@ pytestmark = pytest.mark.timeout(300)
 MEBIBYTE = 1 << 20
 LIMIT = 768 * MEBIBYTE
 """The model server's memory limit in values/services; a third of it is for decoding."""
-NO_JFIF = Path(__file__).parents[1] / "kit" / "pictures" / "no_jfif.jpg"
+NO_JFIF = Path(__file__).parents[2] / "kit" / "pictures" / "no_jfif.jpg"
 
 
 def infer(images: list[bytes]) -> tuple[dict[str, str], bytes]:

@@ -1,4 +1,4 @@
-"""inference.server.http: lengths, Accept headers."""
+"""inference.server: lengths, Accept headers."""
 
 from __future__ import annotations
 

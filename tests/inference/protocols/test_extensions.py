@@ -21,7 +21,7 @@ from inference.protocols.oip import grpc_predict_v2_pb2 as pb
 from kit.version import version_of
 from tests.inference import small_models
 from tests.inference.conftest import Serve, tensor
-from tests.inference.test_grpc_server import SERVICE, Client, infer, raw
+from tests.inference.protocols.test_grpc_server import SERVICE, Client, infer, raw
 
 ROWS = tensor("x", "FP32", [2, 2], [1, 3, 0.1, -5])
 

@@ -38,7 +38,7 @@ from trainer import digits, training
 Made = tuple[bytes, list[dict[str, np.ndarray]]]
 """A model, and one row for each caller."""
 
-BENCH = runpy.run_path(str(Path(__file__).parents[2] / "bench/inference/models.py"))
+BENCH = runpy.run_path(str(Path(__file__).parents[3] / "bench/inference/models.py"))
 CALLERS = 32
 RANDOM = np.random.default_rng(11)
 ROWS = RANDOM.standard_normal((120, 6)).astype(np.float32)

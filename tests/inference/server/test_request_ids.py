@@ -27,9 +27,11 @@ async def test_an_id_is_kept_by_one_rule(
             answer = await running.client.post(path, json={"inputs": [ROW]}, headers=headers)
             assert answer.status_code == 200
             assert (answer.headers["x-request-id"] == sent) == kept
-    engine = types.SimpleNamespace(count_refused=lambda served, loop: None)
-    app = types.SimpleNamespace(identity_lines=b"", engine=engine, served_at=lambda path: None)
-    protocol: Any = types.SimpleNamespace(inference=app, loop=None)
+    outcomes = types.SimpleNamespace(count_refused=lambda served, loop: None)
+    engine = types.SimpleNamespace(outcomes=outcomes)
+    state = types.SimpleNamespace(identity_lines=b"", engine=engine)
+    paths = types.SimpleNamespace(served_at=lambda path: None)
+    protocol: Any = types.SimpleNamespace(state=state, paths=paths, loop=None)
     request = b"POST /x HTTP/1.1\r\nX-Request-Id: %b\r\ncontent-length: 0\r\n\r\n" % sent.encode()
     refused = FastProtocol.refusal(protocol, request)
     assert (b"x-request-id: %b\r\n" % sent.encode() in refused) == kept

@@ -308,7 +308,7 @@ async def test_closing_finishes_what_is_there_and_refuses_what_comes() -> None:
     assert (await waiting).results[0].item() == 6
 
 
-async def test_an_idle_instance_waits_for_more_only_while_another_runs() -> None:
+async def test_an_idle_instance_waits_while_another_runs() -> None:
     model = Model()
     batcher = Batcher(model, name="m", instances=2, max_batch_size=4, max_queue_delay=30.0)
     first = await held(model, batcher)  # nothing else was running: no wait, for all its 30 s

@@ -18,7 +18,7 @@ from inference.protocols.oip import grpc_predict_v2_pb2 as pb
 from kit.oip.tensors import to_binary
 from tests.inference import small_models
 from tests.inference.conftest import Serve, tensor
-from tests.inference.test_grpc_server import Client
+from tests.inference.protocols.test_grpc_server import Client
 
 FORM = {"content-type": "application/json"}
 SPEC = (TensorProto.FLOAT, ["rows", 3])

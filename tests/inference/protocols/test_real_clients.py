@@ -33,7 +33,7 @@ REFUSED = [
 
 
 CLIENTS = f"""
-Run against the real server, each in an environment of its own (tests/inference/test_real_clients.py).
+Run against the real server, each in an environment of its own (tests/inference/protocols/test_real_clients.py).
 
 | client | right | refused by name |
 |---|---|---|

@@ -1,4 +1,4 @@
-"""inference.grpc_server with a real gRPC client: the same answers and errors as over REST."""
+"""inference.protocols.grpc with a real gRPC client: the same answers and errors as over REST."""
 
 from __future__ import annotations
 

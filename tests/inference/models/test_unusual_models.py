@@ -20,9 +20,9 @@ from inference.repository.layout import Found
 from inference.settings import InferenceSettings
 from tests.inference import small_models
 from tests.inference.conftest import Serve, tensor
-from tests.inference.test_grpc_server import Client
+from tests.inference.protocols.test_grpc_server import Client
 
-STRANGERS = Path(__file__).parent / "strangers"
+STRANGERS = Path(__file__).parents[1] / "strangers"
 
 
 def stranger(repository: Path, name: str, **manifest: Any) -> Path:
@@ -86,7 +86,7 @@ async def test_a_model_without_inputs_is_asked(serve: Serve, repository: Path) -
 
 def test_text_models_load_with_the_locale_that_the_image_has(tmp_path: Path) -> None:
     """The Dockerfile gives C.UTF-8 the name that ONNX Runtime asks for."""
-    dockerfile = (Path(__file__).parents[2] / "Dockerfile").read_text()
+    dockerfile = (Path(__file__).parents[3] / "Dockerfile").read_text()
     assert "/usr/lib/locale/C.utf8 /usr/lib/locale/en_US.utf8" in dockerfile
     there = Path("/usr/lib/locale/C.utf8")
     if not there.is_dir():

@@ -1,4 +1,4 @@
-"""inference.fetch and inference.repository against a real S3 server, with faults in between."""
+"""inference.repository against a real S3 server, with faults in between."""
 
 from __future__ import annotations
 

@@ -17,7 +17,17 @@ from onnx import TensorProto, helper, numpy_helper
 
 from inference.row_independence import analysis
 from inference.row_independence.graph import parse
-from tests.inference.test_row_rules import COUNT, INT, N4, PICTURE, TURNED, WEIGHTS, F, ints, node
+from tests.inference.row_independence.test_rules import (
+    COUNT,
+    INT,
+    N4,
+    PICTURE,
+    TURNED,
+    WEIGHTS,
+    F,
+    ints,
+    node,
+)
 
 U8, BOOL = TensorProto.UINT8, TensorProto.BOOL
 OPSETS = {"": 18, "ai.onnx.ml": 3, "com.microsoft": 1, "own": 1}

@@ -19,7 +19,7 @@ from inference.models.onnx_model import OnnxModel
 from inference.protocols.oip import grpc_predict_v2_pb2 as pb
 from tests.inference import small_models
 from tests.inference.conftest import Serve, tensor
-from tests.inference.test_grpc_server import Client
+from tests.inference.protocols.test_grpc_server import Client
 from tests.memory import peak
 from tests.proxy.processes import running
 
