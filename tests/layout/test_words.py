@@ -19,6 +19,7 @@ CLEAN = (
     "apps/kit",
     "apps/proxy",
     "apps/release",
+    "apps/trainer",
     "apps/unzip",
     "cluster",
     "flow",

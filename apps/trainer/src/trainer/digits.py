@@ -40,7 +40,7 @@ LABELS = [str(digit) for digit in range(10)]
 
 @dataclass(frozen=True, slots=True)
 class Digits:
-    """``pixels`` float32 [n, 64], whole numbers 0 to 16, row-major; ``labels`` int64 [n]."""
+    """``pixels`` float32 [n, 64], integers 0 to 16, row-major; ``labels`` int64 [n]."""
 
     pixels: NDArray[np.float32]
     labels: NDArray[np.int64]

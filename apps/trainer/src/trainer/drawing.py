@@ -54,7 +54,7 @@ class Style:
     stroke: float = 0.5
     """0 is thin, 1 is thick."""
     light_ink: bool = False
-    turn: float = 0.0
+    angle: float = 0.0
     """Degrees against the clock."""
     shift: tuple[float, float] = (0.0, 0.0)
     """Share of the margin by which the digit is off the middle, -1 to 1."""
@@ -77,7 +77,7 @@ def random_style(chance: np.random.Generator, *, largest: int = 640) -> Style:
         margin=float(chance.uniform(0.03, 0.35)),
         stroke=float(chance.random()),
         light_ink=bool(chance.random() < 0.3),
-        turn=float(chance.normal(0, 5)),
+        angle=float(chance.normal(0, 5)),
         shift=(float(chance.uniform(-0.7, 0.7)), float(chance.uniform(-0.7, 0.7))),
         ink=int(chance.integers(0, 80)),
         ground=int(chance.integers(190 if photograph else 235, 256)),
@@ -133,7 +133,7 @@ def _curve(points: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _put(mask: Image.Image, style: Style) -> bytes:
     """The digit of ``mask`` on its ground, as a JPEG."""
-    mask = mask.rotate(style.turn, expand=True, resample=Image.Resampling.BILINEAR)
+    mask = mask.rotate(style.angle, expand=True, resample=Image.Resampling.BILINEAR)
     box = mask.getbbox()
     if box is not None:
         mask = mask.crop(box)

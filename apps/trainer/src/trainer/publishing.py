@@ -173,7 +173,7 @@ def publish(
     """Put ``model.onnx`` and ``data``, then ``model.json``, each only if nothing is there yet.
 
     The manifest comes last, so a version without one is unfinished and never served. Where
-    the same model was published before, in whole or in part, the rest is done and nothing
+    the same model was published before, completely or in part, the rest is done and nothing
     is changed, not even which run made it; where another one was, or the same ``model.onnx``
     with another ``model.json``, PublishError.
     """
@@ -220,7 +220,7 @@ def dump(manifest: Mapping[str, Any]) -> bytes:
 
 
 def _differing(published: bytes, manifest: Mapping[str, Any]) -> list[str]:
-    """Fields that are not as published, those aside that only say which run made the model."""
+    """Fields that are not as published, except those that only say which run made the model."""
     try:
         there = json.loads(published)
     except ValueError:

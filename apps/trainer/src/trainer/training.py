@@ -1,4 +1,4 @@
-"""Trains a classifier on the digits, evaluates it, and turns it into ONNX."""
+"""Trains a classifier on the digits, evaluates it, and converts it to ONNX."""
 
 from __future__ import annotations
 
