@@ -54,8 +54,6 @@ class InferenceApp:
                 await send({"type": "lifespan.shutdown.complete"})
                 return
 
-    # -- everything else ---------------------------------------------------------------------
-
     async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
         call = Call("rest", time.monotonic())
         try:
