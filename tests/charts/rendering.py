@@ -42,6 +42,8 @@ def namespace(environment: str = "dev", name: str = "", root: Path = ROOT) -> st
     text = (root / layout.project_file(environment)).read_text(encoding="utf-8")
     [made] = [one for one in manifests(text) if one["kind"] == "Namespace"]
     made["metadata"]["name"] = name or environment
+    if name:  # it is no environment, and has hosts of its own
+        del made["metadata"]["labels"]["slipway/environment"]
     return yaml.safe_dump(made)
 
 
