@@ -19,7 +19,7 @@ import yaml
 from botocore.exceptions import ClientError
 
 from flow import apply as applying
-from flow import command, image, migrate, source
+from flow import admission, command, image, migrate, source
 from flow import render as rendering
 from flow.errors import FlowError
 from flow.site import ENVIRONMENTS, GATEWAY, Site
@@ -103,6 +103,7 @@ def publish_source(site: Site, repo: Path) -> str:
     with _checkout(site) as clone:
         for name in ("projects/root", "root"):
             site.kubectl.apply((clone / "argocd" / f"{name}.yaml").read_text())
+        admission.apply(site.kubectl, clone, site.registry)
     migrate.resume_when_applied(site.kubectl, repo, moving)
     return commit
 
