@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from release import layout
+from release.values import layout
 from tests.charts.admission import ApiServer, api_server
 from tests.charts.rendering import ENVIRONMENTS, ROOT, Manifest, manifests, releases, render
 from tests.waits import until
@@ -300,6 +300,9 @@ TAKEN: dict[str, Manifest] = {
     "the mesh's sidecar": with_sidecar(f"registry.test/istio/proxyv2{DIGEST}"),
     "a sidecar that the mesh fills in": with_sidecar("auto"),
     "a sidecar's size": annotated("sidecar.istio.io/proxyCPULimit", "500m"),
+    "EKS Pod Identity": annotated(
+        "traffic.sidecar.istio.io/excludeOutboundIPRanges", "169.254.170.23/32"
+    ),
     "an annotation of nobody's": annotated("example.org/istio.io", "x"),
     "a host below one's own": gateway("beta.dev.slipway.localhost", "./api.dev.slipway.localhost"),
     "a wildcard below one's own": gateway("*.dev.slipway.localhost"),

@@ -30,6 +30,41 @@ def test_pod_security_refuses_a_pod_that_may_become_root(site: Site, environment
 
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
+def test_admission_refuses_what_values_must_not_bring(site: Site, environment: str) -> None:
+    """The policies of argocd/platform/admission.yaml hold on the one machine, for its registry."""
+    deployed = site.kubectl.get("deployment", "proxy", "-n", environment)
+    made = {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "tried", "namespace": environment},
+        "spec": {key: deployed["spec"][key] for key in ("selector", "template")},
+    }
+    [own] = [
+        one for one in made["spec"]["template"]["spec"]["containers"] if one["name"] == "proxy"
+    ]
+    image = own["image"]
+    dry = ("create", "--dry-run=server", "-f", "-")
+    site.kubectl.run(*dry, stdin=json.dumps(made))
+    for wrong, said in (
+        (image.split("@")[0] + ":1", "has no digest"),
+        ("docker.io/evil/proxy@" + image.split("@")[1], "is from no allowed registry"),
+    ):
+        own["image"] = wrong
+        with pytest.raises(ClusterError, match=said):
+            site.kubectl.run(*dry, stdin=json.dumps(made))
+    own["image"] = image
+    made["spec"]["template"]["metadata"]["annotations"]["sidecar.istio.io/proxyImage"] = image
+    with pytest.raises(ClusterError, match="changes what the mesh does to the pod"):
+        site.kubectl.run(*dry, stdin=json.dumps(made))
+    other = "prod" if environment == "dev" else "dev"
+    gateway = site.kubectl.get("gateways.networking.istio.io", "public", "-n", environment)
+    gateway["metadata"] = {"name": "tried", "namespace": environment}
+    gateway["spec"]["servers"][0]["hosts"].append(f"{other}.slipway.localhost")
+    with pytest.raises(ClusterError, match=f"is not of the namespace {environment}"):
+        site.kubectl.run(*dry, stdin=json.dumps(gateway))
+
+
+@pytest.mark.parametrize("environment", ENVIRONMENTS)
 def test_every_pod_of_an_environment_has_its_sidecar(site: Site, environment: str) -> None:
     pods = site.kubectl.items("pods", "-n", environment)
     assert pods

@@ -1,4 +1,4 @@
-"""What argocd/platform/admission.yaml allows on this cluster: its registry, and its mesh's sidecar."""
+"""What argocd/platform/admission.yaml allows on this cluster: its registry, its mesh's sidecar."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def parameters(registry: str, sidecars: list[str]) -> dict[str, Any]:
 
 
 def sidecar_images(injector: dict[str, Any]) -> list[str]:
-    """Prefixes of the sidecar's image, as the mesh's injector is configured; none without a mesh."""
+    """Prefixes of the sidecar's image, as the mesh's injector has it; none without a mesh."""
     values = json.loads(injector.get("data", {}).get("values") or "{}")
     shared = values.get("global", {})
     image = shared.get("proxy", {}).get("image", "")

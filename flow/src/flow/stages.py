@@ -18,8 +18,8 @@ import typer
 import yaml
 from botocore.exceptions import ClientError
 
-from flow import apply as applying
 from flow import admission, command, image, migrate, source
+from flow import apply as applying
 from flow import render as rendering
 from flow.errors import FlowError
 from flow.site import ENVIRONMENTS, GATEWAY, Site
