@@ -84,10 +84,9 @@ def test_parts_that_are_not_the_member_are_not_completed(store: S3, *, copies: b
             extractor, source, listed, store, RESULT, check=lambda: None
         ) as publication:
             types = extractor.verify(source, listed, check=lambda: None, take=publication.take)
-            ((index, upload),) = publication._uploads.items()
-            publication._uploads[index] = type(upload)(
-                upload.identity, upload.parts, upload.size - 1
-            )
+            filled = publication._uploads._filled
+            ((index, upload),) = filled.items()
+            filled[index] = type(upload)(upload.identity, upload.parts, upload.size - 1)
             with pytest.raises(Unverified, match="9437183 bytes"):
                 publication.publish(types, fenced=lambda: None, existing=[])
     assert list(store.entries(RESULT)) == []

@@ -60,12 +60,12 @@ class Uploads:
         self._check = check
         self._metadata = {SOURCE_TAG: source.tag}
         self._lock = threading.Lock()
-        self._uploads: dict[int, _Upload] = {}
+        self._filled: dict[int, _Upload] = {}
         self._begun: dict[str, str] = {}  # upload's id to its key
 
     def __contains__(self, index: object) -> bool:
         """Whether all parts of a member are there."""
-        return index in self._uploads
+        return index in self._filled
 
     def abort_begun(self) -> None:
         """Drop what was begun and not completed."""
@@ -91,7 +91,7 @@ class Uploads:
         found = probe.content_type()
         if found != guess:
             with self._lock:
-                upload = self._uploads.pop(index)
+                upload = self._filled.pop(index)
             self._abort(upload.identity)
         return found
 
@@ -104,13 +104,13 @@ class Uploads:
         transfer = self._copy_parts if copied else self._send_parts
         parts, size = transfer(member, chunks, key, identity)
         with self._lock:
-            self._uploads[index] = _Upload(identity, parts, size)
+            self._filled[index] = _Upload(identity, parts, size)
 
     def complete(
         self, index: int, visible: Callable[[int, Callable[[Condition], object]], bool]
     ) -> None:
         """Make a member that was sent visible, by ``visible``, unless it was there already."""
-        upload = self._uploads[index]
+        upload = self._filled[index]
         member = self._listed[index]
         key = self._prefix + member.path
         if upload.size != member.size:
@@ -127,7 +127,7 @@ class Uploads:
 
         completed = visible(index, write)
         with self._lock:
-            del self._uploads[index]
+            del self._filled[index]
             if completed:
                 del self._begun[upload.identity]
         if not completed:
