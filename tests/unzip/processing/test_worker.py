@@ -575,7 +575,7 @@ def test_a_lease_is_lost_by_our_own_clock(store: S3, monkeypatch: pytest.MonkeyP
     assert lease is not None
     lease.check()
     later = SimpleNamespace(monotonic=lambda: time.monotonic() + 59)
-    monkeypatch.setattr("unzip.ledger.ledger.time", later)
+    monkeypatch.setattr("unzip.ledger.lease.time", later)
     with pytest.raises(LeaseLost):
         lease.check()
 
