@@ -21,6 +21,7 @@ _PASSING = re.compile(
 
 
 def application_causes(app: Object) -> Iterator[Cause]:
+    """Why an Application is not as wanted: its mark, its conditions, its last operation."""
     status = app.get("status", {})
     if mark := offline_mark.read(app):
         yield Cause("offline", f"{mark}; `release reconcile` writes it to Git")

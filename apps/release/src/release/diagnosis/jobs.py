@@ -70,6 +70,7 @@ def verification_job(cronjob: Object) -> str:
 
 
 def job_cause(job: Object) -> Cause:
+    """Why a Job has failed."""
     condition = next(c for c in job["status"]["conditions"] if c["type"] == "Failed")
     text = (
         f"{job['metadata']['name']}: {condition.get('reason', '')} {condition.get('message', '')}"
@@ -98,13 +99,16 @@ def _pod_template(spec: Object) -> tuple[Object, Object]:
 
 
 def owners(item: Object) -> set[str]:
+    """Names of what an object belongs to."""
     return {owner["name"] for owner in item["metadata"].get("ownerReferences", [])}
 
 
 def is_done(job: Object, kind: str) -> bool:
+    """Whether a Job has ended so: ``Complete`` or ``Failed``."""
     conditions = job.get("status", {}).get("conditions", [])
     return any(c["type"] == kind and c["status"] == "True" for c in conditions)
 
 
 def digest_of(reference: str) -> str:
+    """The digest of an image reference; "" where it names none."""
     return reference.rpartition("@")[2] if "@" in reference else ""
