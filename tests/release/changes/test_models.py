@@ -122,8 +122,8 @@ def test_names_and_versions_that_are_taken_are_refused_by_name(
     ("source", "more", "said"),
     [
         ("absent.onnx", (), "there is no such file or folder"),
-        ("models:/iris@champion", (), "not taken from models: yet"),
-        ("https://example.org/iris.onnx", (), "not taken from https: yet"),
+        ("models:/iris@champion", (), "cannot be read from models: yet"),
+        ("https://example.org/iris.onnx", (), "cannot be read from https: yet"),
         ("s3://models/absent/1", (), "absent/1/model.json does not exist"),
         ("iris.onnx", ("--on", "proxy"), "has no release with models 'proxy'"),
         ("iris.onnx", ("--env", "qa"), "'qa'"),
