@@ -15,7 +15,7 @@ from proxy.http import client
 from proxy.http import deadline as deadlines
 from proxy.http.client import Pool
 from proxy.http.connection import Connection, DeadlineExceededError, RefusedError, UpstreamError
-from proxy.http.resilience import Breaker, Concurrency, RetryBudget, patience
+from proxy.http.resilience import Breaker, Concurrency, RetryBudget, circuit_open
 from proxy.http.shared_timer import timer_of
 from proxy.telemetry.metrics import Metrics
 
@@ -46,7 +46,7 @@ class Exchange:
         "_caller",
         "_destination",
         "_ended",
-        "_rushed",
+        "_given",
         "_undecided",
         "connection",
         "pool",
@@ -62,14 +62,14 @@ class Exchange:
         caller: str,
         *,
         undecided: bool,
-        rushed: bool,
+        given: float,
     ) -> None:
         self._destination = destination
         self._breaker = endpoint.breaker
         self._caller = caller
         self._ended = False
         self._undecided = undecided
-        self._rushed = rushed
+        self._given = given
         self.connection = connection
         self.pool = endpoint.pool
         self.seconds = seconds
@@ -91,14 +91,19 @@ class Exchange:
 
     def _record_outcome(self) -> None:
         error = self.connection.error
-        late = isinstance(error, DeadlineExceededError)
+        now = monotonic()
         if self.connection.complete:
-            self._breaker.record(monotonic(), failed=False)
-        elif error is None or (late and self._rushed):
-            self._breaker.abandon()  # nobody waited for the rest, or not for long enough
+            self._breaker.record(now, failed=False)
+            return
+        if error is None:
+            self._breaker.abandon()  # nobody waited for the rest
+            return
+        if isinstance(error, DeadlineExceededError):
+            if not self._breaker.record_late(now, self._given):
+                return
         else:
-            self._breaker.record(monotonic(), failed=True)
-            self._destination.metrics.upstream_failures.add(self._destination.name, error.reason)
+            self._breaker.record(now, failed=True)
+        self._destination.metrics.upstream_failures.add(self._destination.name, error.reason)
 
 
 class Destination:
@@ -120,7 +125,6 @@ class Destination:
         self.name = name
         self.metrics = metrics
         self.timeout = guard.timeout_seconds
-        self._patience = patience(guard.timeout_seconds, usual_timeout)
         self.concurrency = Concurrency(guard.max_concurrency, guard.caller_share)
         self.budget = RetryBudget(retry_ratio)
         self.timer = timer_of(asyncio.get_running_loop())
@@ -133,12 +137,7 @@ class Destination:
                     tls=tls,
                 ),
                 target.weight,
-                Breaker(
-                    guard.breaker_failures,
-                    guard.breaker_ratio,
-                    guard.breaker_window_seconds,
-                    guard.breaker_open_seconds,
-                ),
+                Breaker.of(guard, usual_timeout),
             )
             for target in targets
             if target.weight
@@ -198,17 +197,14 @@ class Destination:
                 )
             except UpstreamError as error:
                 now = monotonic()
-                if isinstance(error, DeadlineExceededError) and self._rushed(deadline - started):
-                    endpoint.breaker.abandon()
+                late = isinstance(error, DeadlineExceededError)
+                if late:
+                    endpoint.breaker.record_late(now, deadline - started)
                 else:
                     endpoint.breaker.record(now, failed=True)
                 self.metrics.upstream_failures.add(self.name, error.reason)
                 may = first and isinstance(body, bytes) and (repeatable or not error.sent)
-                if (
-                    may
-                    and not isinstance(error, DeadlineExceededError)
-                    and self._retry(now, deadline)
-                ):
+                if may and not late and self._retry(now, deadline):
                     first, tried = False, endpoint
                     continue
                 raise self.problem(error) from error
@@ -218,9 +214,8 @@ class Destination:
             now = monotonic()
             status = connection.status
             undecided = status not in FAILING and not connection.complete
-            rushed = (undecided or status == 504) and self._rushed(deadline - started)
-            if status == 504 and rushed:
-                endpoint.breaker.abandon()
+            if status == 504:
+                endpoint.breaker.record_late(now, deadline - started)
             elif not undecided:
                 endpoint.breaker.record(now, failed=status in FAILING)
             self.metrics.upstream.observe(now - started, self.name, str(status))
@@ -241,12 +236,8 @@ class Destination:
                 now - started,
                 caller,
                 undecided=undecided,
-                rushed=rushed,
+                given=deadline - started,
             )
-
-    def _rushed(self, given: float) -> bool:
-        """Whether the caller gave it so little time that being late tells nothing about it."""
-        return given < self._patience
 
     def _retry(self, now: float, deadline: float) -> bool:
         if deadline - now < 0.005:
@@ -275,12 +266,7 @@ class Destination:
 
     def _open(self, now: float) -> Problem:
         wait = min(endpoint.breaker.retry_after(now) for endpoint in self.endpoints)
-        return Problem(
-            503,
-            "circuit-open",
-            f"{self.name} failed too often of late; it is asked again in {wait:.1f} s",
-            headers={"retry-after": str(max(1, round(wait)))},
-        )
+        return circuit_open(self.name, wait)
 
     def problem(self, error: UpstreamError) -> Problem:
         """The answer for a backend that could not be asked."""

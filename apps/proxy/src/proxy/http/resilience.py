@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from kit.http.problem import Problem
+from proxy.config.backends import Guard
 
 State = Literal["closed", "open", "half-open"]
 
@@ -67,19 +68,36 @@ class Breaker:
     """Opens when at least ``failures`` requests of a window failed and they are ``ratio`` of it.
 
     Open: nothing passes for ``open_seconds``. Then one request is let through (half-open); its
-    outcome closes or opens the breaker. Times are the caller's clock, in seconds.
+    outcome closes or opens the breaker. Times are the caller's clock, in seconds. A backend that
+    was given less than ``patience`` seconds for its answer and gave none did not fail.
     """
 
     failures: int
     ratio: float
     window: float
     open_seconds: float
+    patience: float = 0.0
     state: State = "closed"
     _started: float = 0.0
     _good: int = 0
     _bad: int = 0
     _until: float = 0.0
     _trial: bool = field(default=False)
+
+    @classmethod
+    def of(cls, guard: Guard, usual_timeout: float) -> Breaker:
+        """The breaker that settings describe.
+
+        Its patience is nearly what they give the backend, by its own timeout or by the usual one
+        of requests: a caller that gives it less must not close it to the others.
+        """
+        return cls(
+            guard.breaker_failures,
+            guard.breaker_ratio,
+            guard.breaker_window_seconds,
+            guard.breaker_open_seconds,
+            patience=0.9 * min(guard.timeout_seconds, usual_timeout),
+        )
 
     def allows(self, now: float) -> bool:
         """Whether a request may pass now. True must be followed by ``record`` or ``abandon``."""
@@ -116,6 +134,14 @@ class Breaker:
         else:
             self._good += 1
 
+    def record_late(self, now: float, given: float) -> bool:
+        """No answer within the ``given`` seconds; whether that counts as a failure."""
+        if given < self.patience:
+            self.abandon()
+            return False
+        self.record(now, failed=True)
+        return True
+
     def abandon(self) -> None:
         """A request that was allowed ended without an outcome (the caller hung up)."""
         self._trial = False
@@ -133,13 +159,14 @@ class Breaker:
         self._good = self._bad = 0
 
 
-def patience(timeout: float, usual: float) -> float:
-    """Seconds a backend must have been given before its silence counts against it.
-
-    Nearly what the settings give it, by its own timeout or by the usual one of requests: a caller
-    that gives it less must not close it to the others.
-    """
-    return 0.9 * min(timeout, usual)
+def circuit_open(name: str, wait: float) -> Problem:
+    """503 for a request that the breakers of a backend let through in ``wait`` seconds only."""
+    return Problem(
+        503,
+        "circuit-open",
+        f"{name} failed too often of late; it is asked again in {wait:.1f} s",
+        headers={"retry-after": str(max(1, round(wait)))},
+    )
 
 
 @dataclass(slots=True)

@@ -22,7 +22,7 @@ from botocore.exceptions import (
 
 from kit.http.problem import Problem
 from proxy.config.backends import SageMakerBackend
-from proxy.http.resilience import Breaker, Concurrency, patience
+from proxy.http.resilience import Breaker, Concurrency, circuit_open
 from proxy.models.backend import Answer, Asking
 from proxy.models.metadata import Contract
 from proxy.settings import ProxySettings
@@ -44,16 +44,10 @@ class SageMakerModel:
         self.settings = backend
         self._metrics = metrics
         self.concurrency = Concurrency(backend.max_concurrency, backend.caller_share)
-        self.breaker = Breaker(
-            backend.breaker_failures,
-            backend.breaker_ratio,
-            backend.breaker_window_seconds,
-            backend.breaker_open_seconds,
-        )
+        self.breaker = Breaker.of(backend, settings.timeout_seconds)
         self._threads = ThreadPoolExecutor(
             backend.max_concurrency, thread_name_prefix=f"sagemaker-{name}"
         )
-        self._patience = patience(backend.timeout_seconds, settings.timeout_seconds)
         self._connect_timeout = settings.connect_timeout_seconds
         self._clients: dict[str, Any] = {}
 
@@ -135,13 +129,7 @@ class SageMakerModel:
         loop = asyncio.get_running_loop()
         started = monotonic()
         if not self.breaker.allows(started):
-            wait = self.breaker.retry_after(started)
-            raise Problem(
-                503,
-                "circuit-open",
-                f"{self.name} failed too often of late; it is asked again in {wait:.1f} s",
-                headers={"retry-after": str(max(1, round(wait)))},
-            )
+            raise circuit_open(self.name, self.breaker.retry_after(started))
         if not self.concurrency.enter(asking.caller):
             self.breaker.abandon()
             raise self.concurrency.refusal(self.name)
@@ -155,8 +143,8 @@ class SageMakerModel:
             now = monotonic()
             asking.upstream_seconds += now - started
             reason, problem = mapped(self.name, error)
-            if isinstance(error, TimeoutError) and left < self._patience:
-                self.breaker.abandon()  # the caller gave it too little time for a verdict
+            if isinstance(error, TimeoutError):
+                self.breaker.record_late(now, left)
             else:
                 self.breaker.record(now, failed=reason in BREAKING)
             self._metrics.upstream_failures.add(self.name, reason)
