@@ -58,7 +58,7 @@ class CachedAnswers:
             request.arm = arm_of(services.settings, request)
             authentication.allow(request, "predict", path.model)
             backend = services.models.choose(path.model, scope["query_string"], request.headers)
-            if not isinstance(backend, HttpModel) or backend.settings.cache is None:
+            if not isinstance(backend, HttpModel) or backend.cache is None:
                 return False
             body = bytes(cycle.body)
             sent = infer_cache.recall_sent(request, services.cache, backend, path.rest, body)

@@ -58,7 +58,7 @@ async def pass_on(
         )
     settings = services.settings
     if isinstance(backend, HttpModel):
-        policy = backend.settings.cache
+        policy = backend.cache
         # The verifier asks whether the model answers, not whether it once did.
         if (
             policy is not None

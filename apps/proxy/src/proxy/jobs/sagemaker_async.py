@@ -12,8 +12,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from kit.http.problem import Problem
 from proxy.config.backends import AsyncOutput
 from proxy.models.backend import Answer, Asking
-from proxy.models.sagemaker import SageMakerModel, loads, mapped
-from proxy.predictions.predictor import said_by_container
+from proxy.models.sagemaker import SageMakerModel, document_of, mapped
 
 
 async def invoke(
@@ -47,7 +46,7 @@ async def invoke(
         while monotonic() < asking.deadline:
             body = await _read(model, begun["OutputLocation"])
             if body is not None:
-                said = said_by_container(loads(Answer(200, {}, body)))
+                said = document_of(Answer(200, {}, body))
                 return {"model": model.name, "version": "", "variant": "", "pod": "", **said}
             failure = begun.get("FailureLocation")
             reason = await _read(model, failure) if failure else None

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from proxy.config.backends import Backend
+from proxy.config.backends import Backend, CachePolicy
 from proxy.http.propagation import NOTHING, Carried
 from proxy.models.metadata import Contract
 
@@ -44,6 +44,11 @@ class ModelBackend(Protocol):
     """Where one model is served."""
 
     name: str
+    has_contract: bool
+    """Whether it publishes what it takes: it is asked with tensors, else in the caller's form."""
+    cache: CachePolicy | None
+    prepares_images: bool
+    """Whether its server makes tensors of images itself."""
 
     @property
     def settings(self) -> Backend:

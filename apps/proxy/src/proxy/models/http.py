@@ -31,6 +31,8 @@ LARGEST_ANSWER = 256 * 1024 * 1024
 class HttpModel:
     """A model on a server of the Open Inference Protocol."""
 
+    has_contract = True
+
     def __init__(
         self,
         name: str,
@@ -45,6 +47,8 @@ class HttpModel:
         """``server`` is the destination that it shares with the other models there."""
         self.name = name
         self.settings = backend
+        self.cache = backend.cache
+        self.prepares_images = backend.prepare == "server"
         self._largest_answer = min(largest_answer, LARGEST_ANSWER)
         self.remote = backend.model or name
         self.destination = server or destination_of(name, backend, settings, metrics, tls)

@@ -21,7 +21,7 @@ from botocore.exceptions import (
 )
 
 from kit.http.problem import Problem
-from proxy.config.backends import SageMakerBackend
+from proxy.config.backends import CachePolicy, SageMakerBackend
 from proxy.http.resilience import Breaker, Concurrency, circuit_open
 from proxy.models.backend import Answer, Asking
 from proxy.models.metadata import Contract
@@ -36,6 +36,10 @@ BREAKING = frozenset({"unreachable", "timeout", "InternalFailure", "InternalServ
 
 class SageMakerModel:
     """InvokeEndpoint, with SageMaker's limits kept and its errors mapped."""
+
+    has_contract = False
+    cache: CachePolicy | None = None
+    prepares_images = False
 
     def __init__(
         self, name: str, backend: SageMakerBackend, settings: ProxySettings, metrics: Metrics
@@ -247,9 +251,14 @@ def _client_error(name: str, error: ClientError) -> tuple[str, Problem]:
     )
 
 
-def loads(answer: Answer) -> Any:
-    """The JSON of an answer, or its text."""
+def document_of(answer: Answer) -> dict[str, Any]:
+    """What a container answered, JSON or text: our own fields where it speaks them."""
     try:
-        return orjson.loads(answer.body)
+        result = orjson.loads(answer.body)
     except orjson.JSONDecodeError:
-        return answer.body.decode("utf-8", "replace")
+        result = answer.body.decode("utf-8", "replace")
+    if isinstance(result, dict) and "label" in result and "probabilities" in result:
+        return {
+            key: result[key] for key in ("label", "probability", "probabilities") if key in result
+        }
+    return {"result": result}

@@ -17,7 +17,6 @@ from proxy.models import tensors
 from proxy.models.backend import Asking
 from proxy.models.metadata import Contract
 from proxy.models.registry import Models
-from proxy.models.sagemaker import SageMakerModel
 from proxy.predictions.answers import Prediction
 from proxy.predictions.inputs import Prepared
 from proxy.predictions.predict import predict, shown
@@ -171,7 +170,7 @@ async def ask_pipeline(
     passed: list[dict[str, Any]] = []
     for number, step in enumerate(pipeline.steps, start=1):
         backend = await models.find(step.model)
-        if isinstance(backend, SageMakerModel):
+        if not backend.has_contract:
             raise Problem(
                 501,
                 "not-supported",

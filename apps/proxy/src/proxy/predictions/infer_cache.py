@@ -112,7 +112,7 @@ def verbatim_of(
 
 def choice_of(request: Request, backend: HttpModel) -> tuple[Pairs, bytes]:
     """The headers and the query that may choose the answer."""
-    policy = backend.settings.cache
+    policy = backend.cache
     vary = None if policy is None else policy.varying
     return choosing(request.headers, request.scope["query_string"], vary)
 

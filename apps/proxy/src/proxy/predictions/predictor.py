@@ -15,17 +15,16 @@ from kit.http.problem import Problem
 from kit.json_names import repeated_name
 from kit.memory.budget import Budget, BusyError, TooCostlyError
 from kit.pictures.pool import Decoding
-from proxy.config.backends import HttpBackend
 from proxy.http.body import bodies_busy
 from proxy.http.propagation import choosing, key_of_choice
 from proxy.models.backend import Asking, ModelBackend
 from proxy.models.metadata import Contract
-from proxy.models.sagemaker import SageMakerModel, loads
+from proxy.models.sagemaker import document_of
 from proxy.predictions.answers import Prediction
 from proxy.predictions.cache import Made, PredictionCache, key_of
 from proxy.predictions.inputs import JSON, Prepared
 from proxy.predictions.predict import predict, shown
-from proxy.predictions.prepare import prepare, prepares_on_server
+from proxy.predictions.prepare import prepare
 from proxy.settings import ProxySettings
 from proxy.store.redis import Store
 from proxy.store.redis import key_of as redis_key_of
@@ -85,7 +84,7 @@ class Predictor:
         With ``chunk_rows`` a large batch is asked for in parts, and ``on_progress`` gets
         the share that is done; a model whose rows may depend on each other gets all together.
         """
-        if isinstance(backend, SageMakerModel):
+        if not backend.has_contract:
             answer = await backend.invoke(payload, kind, JSON, asking)
             return Outcome(
                 {
@@ -93,7 +92,7 @@ class Predictor:
                     "version": "",
                     "variant": answer.headers.get("x-slipway-variant", ""),
                     "pod": "",
-                    **said_by_container(loads(answer)),
+                    **document_of(answer),
                 }
             )
         contract = await backend.contract(asking)
@@ -135,8 +134,7 @@ class Predictor:
             return await self._in_parts(
                 backend, contract, prepared, asking, rows=chunk_rows, on_progress=on_progress
             )
-        settings = backend.settings
-        policy = settings.cache if isinstance(settings, HttpBackend) else None
+        policy = backend.cache
         if policy is None:
             return await self._fresh(backend, contract, prepared, asking)
         fresh: list[Outcome] = []
@@ -191,14 +189,15 @@ class Predictor:
     async def _prepare(
         self, payload: bytes, kind: str, contract: Contract, backend: ModelBackend
     ) -> Prepared:
-        on_server = prepares_on_server(backend)
-        return await prepare(payload, kind, contract, self.decoding, on_server=on_server)
+        return await prepare(
+            payload, kind, contract, self.decoding, on_server=backend.prepares_images
+        )
 
     async def keep(
         self, backend: ModelBackend, kind: str, payload: bytes, asking: Asking, owner: str
     ) -> dict[str, Any]:
         """Prepare an input and keep it; the same input has the same reference."""
-        if isinstance(backend, SageMakerModel):
+        if not backend.has_contract:
             raise Problem(
                 400, "bad-input", f"{backend.name} is on SageMaker, which prepares its own inputs"
             )
@@ -283,15 +282,6 @@ def prediction_key(
         key_of_choice(choice),
         prepared.canonical(),
     )
-
-
-def said_by_container(result: Any) -> dict[str, Any]:
-    """What a SageMaker container answered: our own fields where it speaks them."""
-    if isinstance(result, dict) and "label" in result and "probabilities" in result:
-        return {
-            key: result[key] for key in ("label", "probability", "probabilities") if key in result
-        }
-    return {"result": result}
 
 
 def _unknown_reference(reference: str, model: str) -> Problem:

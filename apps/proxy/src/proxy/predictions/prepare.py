@@ -14,9 +14,7 @@ from kit.oip.tensors import bytes_element
 from kit.pictures.decode import FIXED_BYTES
 from kit.pictures.pool import BusyError, Decoding, TooCostlyError, csv_memory, json_memory
 from kit.transforms import TransformError
-from proxy.config.backends import HttpBackend
 from proxy.models import tensors
-from proxy.models.backend import ModelBackend
 from proxy.models.metadata import Contract
 from proxy.predictions.inputs import CSV, IMAGES, JSON, Prepared
 
@@ -127,8 +125,3 @@ async def _decode(
     if len(payload) <= INLINE_BYTES and memory <= INLINE_MEMORY:
         return work(*arguments, **named)
     return await decoding.run(memory, what, work, *arguments, **named)
-
-
-def prepares_on_server(backend: ModelBackend) -> bool:
-    """Whether the model's server makes tensors of images itself."""
-    return isinstance(backend.settings, HttpBackend) and backend.settings.prepare == "server"

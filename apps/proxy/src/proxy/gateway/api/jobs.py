@@ -20,7 +20,6 @@ from proxy.gateway.api.requests import ContentType, Name, current, owner_of
 from proxy.http.propagation import carried
 from proxy.jobs import callback_urls
 from proxy.jobs.queue import Submission
-from proxy.models.http import HttpModel
 from proxy.policy.authentication import allow
 from proxy.predictions.inputs import media_type
 from proxy.services import Services
@@ -59,7 +58,7 @@ def jobs_router(services: Services) -> APIRouter:
             await services.jobs.check_known(model)
         kept = carried(request.headers, http.scope["query_string"]).dump()
         payload = await payload_of(services, request)
-        check_form(payload, kind if isinstance(backend, HttpModel) else "")
+        check_form(payload, kind if backend.has_contract else "")
         identity, new = await services.jobs.submit(
             Submission(
                 model=model,

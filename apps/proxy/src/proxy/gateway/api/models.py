@@ -15,7 +15,6 @@ from proxy.gateway.api.openapi import About, ModelList
 from proxy.gateway.api.requests import current
 from proxy.gateway.infer_v2 import asking_of
 from proxy.models.backend import ModelBackend
-from proxy.models.http import HttpModel
 from proxy.services import Services
 
 STATE_SECONDS = 2.0
@@ -45,8 +44,8 @@ def models_router(services: Services) -> APIRouter:
             asking.deadline = min(asking.deadline, monotonic() + STATE_SECONDS)
             found: dict[str, Any] = {"name": name, "type": backend.settings.type}
             found |= await backend.state(asking)
-            found["cache"] = isinstance(backend, HttpModel) and backend.settings.cache is not None
-            if found["state"] == "ready" and isinstance(backend, HttpModel):
+            found["cache"] = backend.cache is not None
+            if found["state"] == "ready" and backend.has_contract:
                 try:
                     contract = await backend.contract(asking)
                     found |= {"version": contract.version, **contract.document()}
