@@ -1,10 +1,12 @@
-"""Breaker, budget and places."""
+"""Breaker, retry budget and concurrency, at their boundaries."""
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.config.backends import Guard
 from proxy.http.resilience import Breaker, Concurrency, RetryBudget
 
 
@@ -55,6 +57,62 @@ def test_few_failures_among_many_successes_do_not_open_it() -> None:
     assert found.state == "closed"
 
 
+@pytest.mark.parametrize(("good", "state"), [(3, "open"), (4, "closed")])
+def test_failures_of_just_the_ratio_open_it(good: int, state: str) -> None:
+    found = breaker()
+    for _ in range(good):
+        found.record(0.0, failed=False)
+    for _ in range(3):
+        found.record(0.0, failed=True)
+    assert found.state == state
+
+
+def test_one_failure_fewer_than_its_number_leaves_it_closed() -> None:
+    found = breaker()
+    for _ in range(2):
+        found.record(0.0, failed=True)
+    assert found.state == "closed"
+    found.record(0.0, failed=True)
+    assert found.state == "open"
+
+
+@pytest.mark.parametrize(("last", "state"), [(10.5, "open"), (10.6, "closed")])
+def test_the_end_of_a_window_belongs_to_it(last: float, state: str) -> None:
+    found = breaker()
+    found.record(0.5, failed=True)  # the clock of a new breaker began at 0
+    found._restart(0.5)
+    found.record(0.5, failed=True)
+    found.record(0.5, failed=True)
+    found.record(last, failed=True)
+    assert found.state == state
+
+
+def test_the_time_to_wait_is_never_nothing() -> None:
+    found = breaker()
+    for _ in range(3):
+        found.record(0.0, failed=True)
+    assert found.retry_after(4.95) == found.retry_after(6.0) == 0.1
+
+
+@pytest.mark.parametrize(("given_seconds", "counts"), [(1.79, False), (1.8, True), (30.0, True)])
+def test_a_late_answer_counts_from_nine_tenths_of_the_time_on(
+    given_seconds: float, counts: bool
+) -> None:
+    guard = Guard(timeout_seconds=2.0, breaker_failures=1)
+    found = Breaker.of(guard, usual_timeout=30.0)
+    assert found.patience == Breaker.of(Guard(timeout_seconds=30.0), 2.0).patience
+    assert found.record_late(0.0, given_seconds) is counts
+    assert found.state == ("open" if counts else "closed")
+
+
+def test_a_late_answer_that_does_not_count_ends_the_trial() -> None:
+    found = Breaker(failures=1, ratio=0.5, window=10.0, open_seconds=5.0, patience=1.0)
+    found.record(0.0, failed=True)
+    assert found.allows(5.0)
+    found.record_late(5.5, 0.5)
+    assert found.allows(5.5)
+
+
 def test_failures_of_an_earlier_window_are_forgotten() -> None:
     found = breaker()
     found.record(0.0, failed=True)
@@ -87,9 +145,27 @@ def test_no_ratio_no_retry() -> None:
     assert not RetryBudget(0.0).spend()
 
 
-def test_places() -> None:
-    places = Concurrency(1)
-    assert places.enter()
-    assert not places.enter()
-    places.leave()
-    assert places.enter()
+def test_what_requests_earn_for_retries_is_bounded() -> None:
+    budget = RetryBudget(0.5)
+    for _ in range(1000):
+        budget.earn()
+    assert sum(budget.spend() for _ in range(1000)) == 10
+
+
+def test_a_limit_of_one_lets_one_in() -> None:
+    concurrency = Concurrency(1)
+    assert concurrency.enter()
+    assert not concurrency.enter()
+    concurrency.leave()
+    assert concurrency.enter()
+
+
+def test_one_caller_has_its_share_and_no_more() -> None:
+    concurrency = Concurrency(3, share=0.5)
+    assert [concurrency.enter("a") for _ in range(3)] == [True, True, False]
+    assert "one caller may have 2 of the 3" in concurrency.refusal("digits").detail
+    assert concurrency.enter("b")
+    assert not concurrency.enter("c")
+    assert "digits has 3 requests under way" in concurrency.refusal("digits").detail
+    concurrency.leave("a")
+    assert concurrency.enter("a")

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import pytest
 
+from kit.http.problem import Problem
 from proxy.config.policies import RateLimit
 from proxy.http.request import Request
 from proxy.policy.rate_limit import Limits
@@ -98,8 +99,8 @@ async def test_the_window_begins_anew(model: Neighbour, redis_url: str) -> None:
         await until_async(is_let_in, "the next window")
 
 
-class OnePlaceAtATime:
-    """A store whose answers come when the test says so, each with one place of a hundred."""
+class OneRequestAtATime:
+    """A store whose answers come when the test says so, each with one request of a hundred."""
 
     configured, prefix = True, "test"
 
@@ -117,19 +118,69 @@ class OnePlaceAtATime:
         (await self.asked.get()).set_result([1, self.used, 60_000])
 
 
+class CountedLeases:
+    """A store whose Redis grants what is asked for; ``wanted`` are the sizes of the leases."""
+
+    configured, prefix = True, "test"
+
+    def __init__(self) -> None:
+        self.wanted: list[int] = []
+        self.used = 0
+
+    async def optional(self, use: str, work: Any) -> Any:
+        return await work(self)
+
+    async def evalsha(self, digest: str, keys: int, *given: Any) -> list[int]:
+        _, want, limit, _ = given
+        self.wanted.append(want)
+        granted = max(0, min(want, limit - self.used))
+        self.used += granted
+        return [granted, self.used, 60_000]
+
+
+def asking(limits: Limits) -> asyncio.Task[None]:
+    request = Request({"headers": [], "raw_path": b"/"}, receive, send, time.monotonic())
+    return asyncio.create_task(limits.admit(request))
+
+
+@pytest.mark.parametrize(
+    ("requests", "together", "wanted"),
+    [
+        (49, 1, [1]),  # a fiftieth is less than one
+        (100, 1, [2]),
+        (100, 7, [7]),  # all that wait are asked for in one round trip
+        (500, 7, [10]),
+    ],
+)
+async def test_a_lease_is_a_fiftieth_or_all_that_wait(
+    requests: int, together: int, wanted: list[int]
+) -> None:
+    store = CountedLeases()
+    limits = Limits(ProxySettings(rate_limit=RateLimit(requests=requests)), cast(Store, store))
+    await asyncio.gather(*(asking(limits) for _ in range(together)))
+    assert store.wanted == wanted
+
+
+async def test_the_last_request_of_a_window_is_admitted_and_the_next_is_not() -> None:
+    store = CountedLeases()
+    limits = Limits(ProxySettings(rate_limit=RateLimit(requests=3)), cast(Store, store))
+    for _ in range(3):
+        await asking(limits)
+    asked = len(store.wanted)
+    with pytest.raises(Problem) as refused:
+        await asking(limits)
+    assert refused.value.status == 429
+    assert len(store.wanted) == asked, "that none are left is known here"
+
+
 @pytest.mark.timeout(30, method="thread")
 async def test_who_comes_between_a_leases_end_and_its_callbacks_does_not_spin() -> None:
     """The loop stood still for ever: the ended lease was awaited again and again at once."""
-    store = OnePlaceAtATime()
+    store = OneRequestAtATime()
     limits = Limits(ProxySettings(rate_limit=RateLimit(requests=100)), cast(Store, store))
-
-    def asking() -> asyncio.Task[None]:
-        request = Request({"headers": [], "raw_path": b"/"}, receive, send, time.monotonic())
-        return asyncio.create_task(limits.admit(request))
-
-    first = asking()
+    first = asking(limits)
     await store.answer()  # the lease goes on in the loop's next round, and before these two
-    others = [asking(), asking()]
+    others = [asking(limits), asking(limits)]
     for _ in others:
         await store.answer()
     await asyncio.gather(first, *others)

@@ -1,4 +1,4 @@
-"""The prediction cache: right keys, one flight, and nothing kept that must not be."""
+"""The prediction cache: right keys, made once, and nothing kept that must not be."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import gzip
 import re
 import uuid
 from hashlib import sha256
+from time import monotonic
 from typing import Any
 
 import orjson
@@ -18,11 +19,17 @@ from hypothesis import strategies as st
 from multidict import CIMultiDict
 from yarl import URL
 
+from kit.http.problem import Problem
 from kit.http.protocol import MOST_PIPELINED
+from proxy.config.backends import CachePolicy
 from proxy.models.backend import Answer
-from proxy.predictions.cache import Memory, key_of
+from proxy.predictions.cache import Made, Memory, PredictionCache, key_of
 from proxy.predictions.infer_cache import keep, question, recall
+from proxy.settings import ProxySettings
+from proxy.store.redis import Store
+from proxy.telemetry.metrics import Metrics
 from tests.proxy.conftest import METADATA, Neighbour, Proxy, eventually, proxy_with
+from tests.waits import until_async
 
 INFER = "/v2/models/digits/infer"
 QUESTION = b'{"inputs":[],"outputs":[]}'
@@ -172,7 +179,9 @@ async def test_no_cache_asks_anew_and_no_store_keeps_nothing(
     assert asked(model) == 3
 
 
-async def test_many_at_once_make_one_flight(settings: dict[str, Any], model: Neighbour) -> None:
+async def test_many_that_ask_together_have_it_made_once(
+    settings: dict[str, Any], model: Neighbour
+) -> None:
     async with proxy_with(**settings) as proxy:
         found = await asyncio.gather(*(ask(proxy) for _ in range(20)))
     assert asked(model) == 1
@@ -192,7 +201,7 @@ def held(model: Neighbour) -> asyncio.Event:
     return release
 
 
-async def test_who_waits_for_anothers_flight_keeps_its_own_deadline(
+async def test_who_waits_for_anothers_answer_keeps_its_own_deadline(
     settings: dict[str, Any], model: Neighbour
 ) -> None:
     """Found: a follower waited for as long as the one who led had time, whatever it asked for."""
@@ -509,6 +518,94 @@ def test_memory_never_holds_more_than_it_may(puts: list[tuple[str, bytes]]) -> N
         assert sum(len(found) for found in held.values() if found is not None) <= 64
         assert all(found in (None, latest.get(k)) for k, found in held.items())
     assert all(memory.get(k, 10.0) is None for k in "abcd")
+
+
+def test_the_least_recently_used_entry_makes_room() -> None:
+    memory: Memory[str] = Memory(20)
+    memory.put("a", "first", 10.0, 10)
+    memory.put("b", "second", 10.0, 10)
+    assert memory.get("a", 0.0) == "first"
+    memory.put("c", "third", 10.0, 1)
+    assert [memory.get(key, 0.0) for key in "abc"] == ["first", None, "third"]
+
+
+def test_an_entry_of_just_the_size_is_kept_and_ends_at_its_time() -> None:
+    memory: Memory[str] = Memory(20)
+    memory.put("a", "kept", 10.0, 20)
+    assert (memory.get("a", 9.99), memory.get("a", 10.0)) == ("kept", None)
+    memory.put("b", "too large", 10.0, 21)
+    assert memory.get("b", 0.0) is None
+
+
+def alone() -> PredictionCache:
+    """A cache without Redis: what it keeps is in its own memory."""
+    metrics = Metrics()
+    return PredictionCache(Store(ProxySettings(), metrics), metrics, 1 << 20)
+
+
+@pytest.mark.parametrize(("size", "second"), [(8, "hit"), (9, "miss")])
+async def test_an_answer_of_just_max_bytes_is_kept(size: int, second: str) -> None:
+    cache, policy = alone(), CachePolicy(max_bytes=8)
+
+    async def make() -> Made:
+        return Made(bytes(size))
+
+    deadline = monotonic() + 30
+    results = [await cache.answer("m", policy, "key", make, deadline=deadline) for _ in range(2)]
+    assert results == [(bytes(size), "miss"), (bytes(size), second)]
+
+
+async def both(
+    problem: Problem, follower_seconds: float = 30.0
+) -> tuple[list[bytes], list[tuple[bytes, str] | BaseException]]:
+    """One who asks and fails with the problem, one who waits for it: what was made, what came."""
+    cache, policy = alone(), CachePolicy()
+    made: list[bytes] = []
+    release = asyncio.Event()
+
+    async def leader() -> Made:
+        await release.wait()
+        raise problem
+
+    async def follower() -> Made:
+        made.append(b"own")
+        return Made(b"own")
+
+    now = monotonic()
+    first = asyncio.create_task(cache.answer("m", policy, "key", leader, deadline=now + 30))
+    await asyncio.sleep(0)
+    second = asyncio.create_task(
+        cache.answer("m", policy, "key", follower, deadline=now + follower_seconds)
+    )
+
+    async def both_wait() -> bool:
+        return cache._computations["key"].waiting == 2
+
+    await until_async(both_wait, "the follower to wait")
+    if follower_seconds < 1:
+        await asyncio.wait([second])
+    release.set()
+    results = await asyncio.gather(first, second, return_exceptions=True)
+    return made, list(results)
+
+
+async def test_who_waited_for_one_with_less_time_asks_itself() -> None:
+    made, (first, second) = await both(Problem(504, "deadline-exceeded", "late"))
+    assert isinstance(first, Problem) and first.status == 504
+    assert second == (b"own", "miss")
+    assert made == [b"own"]
+
+
+async def test_who_waited_for_one_that_failed_has_its_problem() -> None:
+    made, results = await both(Problem(503, "model-unavailable", "gone"))
+    assert [getattr(one, "status", None) for one in results] == [503, 503]
+    assert made == []
+
+
+async def test_who_waits_has_its_own_deadline_and_does_not_ask_past_it() -> None:
+    made, (_, second) = await both(Problem(503, "x", "y"), follower_seconds=0.01)
+    assert isinstance(second, Problem) and second.status == 504
+    assert made == []
 
 
 @given(st.text(max_size=20), st.binary(max_size=40), st.booleans())
