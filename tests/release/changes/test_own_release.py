@@ -225,3 +225,113 @@ def test_a_promotion_says_which_model_it_leaves_alone(shipped: World) -> None:
     assert answer.code == 0, answer.out
     (said,) = [note for note in answer.json["notes"] if "iris" in note]
     assert "`release model add iris --from s3://models/iris/1 --env stage` makes one" in said
+
+
+@pytest.mark.usefixtures("s3")
+@pytest.mark.parametrize("name", ["on", "null", "y", "hold"])
+def test_a_name_with_a_meaning_in_yaml_or_here_is_refused(shipped: World, name: str) -> None:
+    """Found: `on` was published before its row was refused; `hold` wrote the file of the holds."""
+    answer = add(shipped, name)
+    assert answer.code == 1, answer.out
+    assert "makes no name of a release" in answer.json["message"]
+    assert "--release" in answer.json["fix"]
+
+
+def test_nothing_is_published_where_a_file_cannot_be_edited(shipped: World, s3: S3Server) -> None:
+    """Found: the ApplicationSet was tried after the model lay in S3 for ever."""
+    text = shipped.file(APPLICATIONS).decode()
+    assert "{{ .release }}.models.yaml" in text
+    lines = [
+        line for line in text.splitlines(keepends=True)
+        if "}}.models.yaml" not in line and "}}.servers.yaml" not in line
+    ]  # fmt: skip
+    shipped.push({APPLICATIONS: "".join(lines)})
+    answer = add(shipped, "never-edited")
+    assert answer.code != 0
+    assert "names no models.yaml among its valueFiles" in answer.json["message"]
+    assert list(s3.folder.rglob("*never-edited*")) == []
+
+
+@pytest.mark.usefixtures("s3")
+def test_files_of_a_release_whose_name_goes_on_behind_a_dot_stay(shipped: World) -> None:
+    """Found: `model remove iris` took the files of the release iris.v2 with it."""
+    assert add(shipped, "iris").code == 0
+    text = shipped.file(APPLICATIONS).decode()
+    row = "          - {release: iris.v2, chart: service, of: inference}\n"
+    at = text.index("  # `release rollback --offline`")
+    shipped.push(
+        {APPLICATIONS: text[:at] + row + text[at:], "values/dev/iris.v2.yaml": "replicas: 1\n"}
+    )
+    answer = remove(shipped, "iris")
+    assert answer.code == 0, answer.out
+    assert shipped.file("values/dev/iris.v2.yaml") == b"replicas: 1\n"
+    assert b"iris.v2" in shipped.file(APPLICATIONS)
+    assert b"release: iris," not in shipped.file(APPLICATIONS)
+
+
+@pytest.mark.usefixtures("s3")
+def test_a_release_like_one_that_shares_has_the_same_service(
+    shipped: World, tmp_path: Path
+) -> None:
+    """Found: the row said `of: iris`, a service without values, and so none of inference's."""
+    assert add(shipped, "iris").code == 0
+    answer = add(shipped, "wine", "--of", "iris")
+    assert answer.code == 0, answer.out
+    assert b"{release: wine, chart: service, of: inference}" in shipped.file(APPLICATIONS)
+    root = checkout(shipped, tmp_path)
+    assert [str(one) for one in validate.validate(root).findings] == []
+
+
+@pytest.mark.usefixtures("s3")
+def test_a_hold_on_what_is_edited_holds_both_ways(shipped: World) -> None:
+    """Found: a hold on the proxy, or on everything, let its configuration be changed."""
+    for held in ("proxy", None):
+        only = [] if held is None else ["--service", held]
+        hold = ("hold", "--env", "dev", *only, "--reason", "a test", "--owner", "kim")
+        assert shipped.run(*hold).code == 0
+        answer = add(shipped, "iris")
+        assert answer.code == 4, answer.out
+        assert "kim" in answer.json["message"]
+        assert shipped.run("unhold", "--env", "dev").code == 0
+    assert add(shipped, "iris").code == 0
+    assert shipped.run("hold", "--env", "dev", "--service", "proxy", "--reason", "a test").code == 0
+    assert remove(shipped, "iris").code == 4
+
+
+@pytest.mark.usefixtures("s3")
+@pytest.mark.parametrize(
+    "setting",
+    [
+        """'{"inference": {"url": "http://inference:8080"}}'""",
+        "[{name: inference, url: 'http://inference:8080'}]",
+    ],
+)
+def test_a_caller_that_cannot_be_told_is_named(shipped: World, setting: str) -> None:
+    """Found: the address in a list or in text was passed over without a word."""
+    text = shipped.file("values/dev/worker.yaml").decode()
+    longer = text.replace("env:\n", f"env:\n  PROXY_OTHERS: {setting}\n")
+    shipped.push({"values/dev/worker.yaml": longer})
+    answer = add(shipped, "iris")
+    assert answer.code == 0, answer.out
+    assert any(
+        "worker has the address of inference in PROXY_OTHERS" in note
+        and "add http://iris:8080 there by hand" in note
+        for note in answer.json["notes"]
+    ), answer.json["notes"]
+
+
+@pytest.mark.usefixtures("s3")
+@pytest.mark.parametrize(
+    "text", ["env: {PROXY_BACKENDS: '{}', PROXY_BATCH: 4}\ncalls: [iris]\n", "calls: [\n", "- 1\n"]
+)
+def test_a_file_of_servers_that_somebody_edited_is_no_crash(shipped: World, text: str) -> None:
+    assert add(shipped, "iris").code == 0
+    shipped.push({"values/dev/worker.servers.yaml": text})
+    answer = remove(shipped, "iris")
+    if text.startswith("env"):
+        assert answer.code == 0, answer.out
+        assert b"PROXY_BATCH: 4" in shipped.file("values/dev/worker.servers.yaml")
+    else:
+        assert answer.code != 0
+        assert "worker.servers.yaml is no map" in answer.json["message"]
+        assert answer.json["fix"]

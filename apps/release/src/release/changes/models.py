@@ -140,7 +140,9 @@ class ModelRemove:
             del left[self.name]
             rows.append(Row(release, "model", model_text(model), ""))
             if not left and own_release.is_own(at, self.environment, release):
-                edits |= own_release.removed(at, self.environment, release)
+                own = own_release.removed(at, self.environment, release)
+                own_release.refuse_held(at, self.environment, own, self.now)
+                edits |= own
                 continue
             if not left and not self.last:
                 raise BadReferenceError(

@@ -7,8 +7,9 @@ server's address in a setting gets an entry for the new one, in a file that only
 from __future__ import annotations
 
 import copy
+import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -23,7 +24,7 @@ from release.create import rows
 from release.create.service import EMPTY_IMAGE
 from release.errors import BadReferenceError, BadValuesError, ConflictError, NotFoundError
 from release.git.commit_tree import CommitTree
-from release.values import layout, model_map, tree
+from release.values import holds, layout, model_map, scalars, tree
 from release.values.references import Model
 
 HEADER = "# Written by `release`; do not edit.\n"
@@ -43,13 +44,20 @@ def release_name(model: str) -> str:
     Raises BadReferenceError where nothing that Kubernetes takes is left of it.
     """
     name = re.sub(r"[^a-z0-9]+", "-", model.lower()).strip("-")
-    if not _NAME.fullmatch(name) or len(name) > LONGEST_NAME:
+    if not _is_name(name):
         raise BadReferenceError(
             f"The model's name {model!r} makes no name of a release: lower-case letters, digits "
-            f"and dashes, a letter first, at most {LONGEST_NAME}.",
+            f"and dashes, a letter first, at most {LONGEST_NAME}, and no word with a meaning of "
+            "its own here or in YAML.",
             fix=_FIX,
         )
     return name
+
+
+def _is_name(name: str) -> bool:
+    fits = _NAME.fullmatch(name) is not None and len(name) <= LONGEST_NAME
+    # `on` is no text in YAML, and values/<env>/hold.yaml is where the holds stand.
+    return fits and scalars.written(name, None) == name and name != "hold"
 
 
 @dataclass(frozen=True)
@@ -67,13 +75,14 @@ class OwnRelease:
         tree.require_environment(at, self.environment)
         if self.of not in (known := tree.model_releases(at, self.environment)):
             raise tree.unknown_service(self.of, set(known), self.environment, "release with models")
-        if not _NAME.fullmatch(self.release) or len(self.release) > LONGEST_NAME:
+        if not _is_name(self.release):
             raise BadReferenceError(f"{self.release!r} is no name of a release.", fix=_FIX)
+        shared = self._shared(at)
         for environment in tree.environments(at):
             row = next(
                 (row for row in tree.entries(at, environment) if row.name == self.release), None
             )
-            is_ours = environment != self.environment and row is not None and row.of == self.of
+            is_ours = environment != self.environment and row is not None and row.of == shared
             if row is not None and not is_ours:
                 raise ConflictError(
                     f"There is a release {self.release} in {environment} already.", fix=_FIX
@@ -94,13 +103,20 @@ class OwnRelease:
                 fix=f"deploy {self.of} first",
             )
 
+    def _shared(self, at: CommitTree) -> str:
+        """The service whose image and values the server shares, which may be another's itself."""
+        found = tree.entries(at, self.environment)
+        return next((row.of for row in found if row.name == self.of), self.of)
+
     def __call__(self, at: CommitTree) -> Plan:
-        """Raises as `check` does, and BadValuesError where a file cannot be edited."""
+        """Raises as `check` does, HeldError where a release whose files it edits is held, and
+        BadValuesError where a file cannot be edited.
+        """
         self.check(at)
         environment, release = self.environment, self.release
         image = tree.read_image(at, environment, self.of)
         path = layout.environment_file(environment)
-        text = rows.with_row(_text(at, path), path, release, of=self.of)
+        text = rows.with_row(_text(at, path), path, release, of=self._shared(at))
         text = rows.with_servers(text, path, environment)
         edits: Edits = {path: text.encode()}
         image_path = tree.image_file(environment, release)
@@ -112,12 +128,14 @@ class OwnRelease:
         ).items():
             edits[path] = (OF_ONE_MODEL.encode() + data) if data is not None else None
         edits |= _with_server(at, environment, release, self.of)
+        refuse_held(at, environment, edits, self.now)
         notes = [f"{release} is a release of its own, with the image and the values of {self.of}."]
         if not _has_callers(at, environment, self.of):
             notes.append(
                 f"No release of {environment} has the address of {self.of} in a setting: name "
                 f"http://{release}:8080 where the model is asked."
             )
+        notes += _not_extended(at, environment, release, self.of)
         shown = [
             Row(release, "image", "", image.reference),
             Row(release, "model", "", model_text(self.model)),
@@ -137,19 +155,35 @@ def removed(at: CommitTree, environment: str, release: str) -> Edits:
     path = layout.environment_file(environment)
     edits: Edits = {path: rows.without_row(_text(at, path), path, release).encode()}
     folder = f"values/{environment}/"
+    # A release whose name goes on behind a dot has files that begin with this one's name.
+    longer = tuple(
+        f"{folder}{name}." for name in tree.releases(at, environment)
+        if name.startswith(f"{release}.")
+    )  # fmt: skip
     edits |= {
-        file: None for file in at.files(folder.rstrip("/")) if tree.release_of(file) == release
+        file: None
+        for file in at.files(folder.rstrip("/"))
+        if file.startswith(f"{folder}{release}.") and not file.startswith(longer)
     }
     for file in at.files(folder.rstrip("/")):
         if file.endswith(tree.SERVERS_SUFFIX) and tree.release_of(file) != release:
             content = _loaded(at, file)
-            for key in ("services", "calls"):
-                (content.get(key) or {}).pop(release, None)
-            for setting in (content.get("env") or {}).values():
-                setting.pop(release, None)
+            for entries in (content.get("services"), content.get("calls"), *_env(content).values()):
+                if isinstance(entries, dict):
+                    entries.pop(release, None)
             left = _pruned(content)
             edits[file] = _written(left) if left else None
     return edits
+
+
+def refuse_held(at: CommitTree, environment: str, paths: Iterable[str], now: datetime) -> None:
+    """Raises HeldError where a release that one of these files is of is on hold."""
+    held = holds.read(at, environment)
+    for path in paths:
+        release = tree.release_of(path)
+        hold = holds.covering(held, release, now)
+        if hold is not None and path.startswith(f"values/{environment}/"):
+            raise holds.refuse(environment, release, hold)
 
 
 def _with_server(at: CommitTree, environment: str, release: str, of: str) -> Edits:
@@ -185,6 +219,26 @@ def _has_callers(at: CommitTree, environment: str, of: str) -> bool:
     )
 
 
+def _not_extended(at: CommitTree, environment: str, release: str, of: str) -> list[str]:
+    """A word on each setting with the server's address to which no entry could be added."""
+    address = re.compile(rf"://(?:[^/@\s\"']*@)?{re.escape(of)}(?![\w-])")
+    return [
+        f"{row.name} has the address of {of} in {setting}, which is no map of entries with `url`: "
+        f"add http://{release}:8080 there by hand."
+        for row in tree.rows(at, environment)
+        if row.chart == "service"
+        for values in [values_of(at, row)]
+        for setting, value in _env(values).items()
+        if setting not in dict(_settings(values, of, release))
+        and address.search(value if isinstance(value, str) else json.dumps(value, default=str))
+    ]
+
+
+def _env(values: Mapping[str, Any]) -> dict[str, Any]:
+    found = values.get("env")
+    return found if isinstance(found, dict) else {}
+
+
 def _of_mesh(like: object) -> dict[str, Any]:
     """What routing says of a server, without what leads to that one alone."""
     own = {"paths", "subsets", "split", "rules", "mirror", "headers", "hosts"}
@@ -195,7 +249,7 @@ def _settings(
     values: Mapping[str, Any], of: str, release: str
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Settings that hold an entry with the server's address, each with an entry like it."""
-    for setting, entries in (values.get("env") or {}).items():
+    for setting, entries in _env(values).items():
         if not isinstance(entries, dict):
             continue
         for entry in entries.values():
@@ -222,7 +276,7 @@ def _pruned(content: dict[str, Any]) -> dict[str, Any]:
     for key, value in content.items():
         kept = value
         if key == "env":
-            kept = {name: entries for name, entries in value.items() if entries}
+            kept = {name: entries for name, entries in _env(content).items() if entries}
         if kept:
             found[key] = kept
     return found
@@ -234,7 +288,10 @@ def _written(content: dict[str, Any]) -> bytes:
 
 def _loaded(at: CommitTree, path: str) -> dict[str, Any]:
     data = at.read(path)
-    content = yaml.safe_load(data or b"") or {}
+    try:
+        content = yaml.safe_load(data or b"") or {}
+    except yaml.YAMLError:
+        content = None
     if not isinstance(content, dict):
         raise BadValuesError(f"{path} is no map.", fix="restore the file from Git")
     return content

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from release.changes.own_release import OF_ONE_MODEL
 from release.create.service import EMPTY_IMAGE, Files, read_as_text, read_text
 from release.errors import BadReferenceError, BadValuesError, ConflictError, NotFoundError
 from release.render import helm
@@ -99,7 +100,12 @@ def _values(
         if (root / tree.image_file(like, release.name)).is_file():
             files[tree.image_file(name, release.name)] = EMPTY_IMAGE.encode()
         if (root / tree.models_file(like, release.name)).is_file():
-            files[tree.models_file(name, release.name)] = NO_MODELS.encode()
+            text = read_text(root / tree.models_file(like, release.name))
+            first = OF_ONE_MODEL if text.startswith(OF_ONE_MODEL) else ""
+            files[tree.models_file(name, release.name)] = (first + NO_MODELS).encode()
+        if (servers := root / tree.servers_file(like, release.name)).is_file():
+            text = _renamed(read_text(servers), like, name, keep)
+            files[tree.servers_file(name, release.name)] = text.encode()
     return files
 
 

@@ -116,7 +116,7 @@ def _check_without(before: str, after: str, path: str, release: str) -> None:
     try:
         old = layout.entries(yaml.safe_load(before), environment)
         new = layout.entries(yaml.safe_load(after), environment)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, BadValuesError):
         new, old = [], []
     if not new or new != [one for one in old if one.name != release]:
         raise BadValuesError(
@@ -152,7 +152,7 @@ def _check(before: str, after: str, path: str, fix: str) -> None:
         longer = [*_leaves(yaml.safe_load(after))]
         kept = [*_leaves(yaml.safe_load(before))]
         layout.rows(yaml.safe_load(after), path.rpartition("/")[2].removesuffix(".yaml"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, BadValuesError) as error:
         raise BadValuesError(
             f"{path} is written in a way that cannot be edited.", fix=fix
         ) from error

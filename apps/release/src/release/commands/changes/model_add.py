@@ -89,7 +89,7 @@ def add(
             server, is_new = _server(at, env, name, on, release)
             # What Git refuses is refused before it is published: a version stays in S3 for ever.
             if is_new:
-                own_release.OwnRelease(env, server, of, references.Model(name), now()).check(at)
+                own_release.OwnRelease(env, server, of, references.Model(name), now())(at)
             elif server not in (known := tree.model_releases(at, env)):
                 raise tree.unknown_service(server, known, env, "release with models")
             models.check_free(at, env, server, name=name, version=version)
