@@ -113,6 +113,50 @@ def test_a_host_of_another_environment_is_found_where_it_is_wrong(root: Path) ->
     assert hosts_of(root, "stage") == []
 
 
+def foreign_hosts_of(root: Path, *chosen: str) -> list[Finding]:
+    known = helm.environments(root)
+    rows = {name: helm.releases(root, name) for name in known}
+    return list(applications.foreign_hosts(root, rows, chosen or known))
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["prod.slipway.localhost", "api.example.com", "'*'", "DEV.slipway.localhost",
+     "evildev.slipway.localhost", "dev.slipway.localhost."],
+)  # fmt: skip
+def test_a_host_that_the_cluster_refuses_is_found(root: Path, host: str) -> None:
+    assert foreign_hosts_of(root) == []
+    replaced(root, "values/dev/routing.yaml", "dev.slipway.localhost", host)
+    [one] = foreign_hosts_of(root, "dev")
+    assert (one.file, one.line, one.key) == ("values/dev/routing.yaml", 1, "hosts")
+    assert f"names {host.strip(chr(39))!r}, and the namespace of dev has" in one.message
+    assert "argocd/projects/dev.yaml" in one.fix
+    assert foreign_hosts_of(root, "stage") == []
+
+
+def test_hosts_below_ones_own_and_namespaces_of_others_are_let_be(root: Path) -> None:
+    replaced(
+        root, "values/dev/routing.yaml", "dev.slipway", "'*.dev.slipway.localhost', dev.slipway"
+    )
+    assert foreign_hosts_of(root) == []
+    replaced(root, "values/dev/routing.yaml", "dev.slipway.localhost]", "api.example.com]")
+    replaced(root, "argocd/projects/dev.yaml", "slipway/environment: dev", "example.org/team: a")
+    assert foreign_hosts_of(root) == []
+
+
+def test_a_namespace_that_may_have_anothers_hosts_is_found(root: Path) -> None:
+    """A host above all environments' own allows dev to answer for prod."""
+    replaced(
+        root, "argocd/projects/dev.yaml", "slipway/hosts: dev.slipway", "slipway/hosts: slipway"
+    )
+    found = foreign_hosts_of(root, "dev")
+    assert [(one.file, one.key) for one in found] == [
+        ("argocd/projects/dev.yaml", "metadata.annotations.slipway/hosts")
+    ] * 2
+    assert all(one.line == 15 and one.fix for one in found)
+    assert "may take the requests of prod" in found[0].message
+
+
 def test_a_host_in_base_is_one_of_every_environment(root: Path) -> None:
     for name in ("dev", "stage", "prod"):
         (root / f"values/{name}/routing.yaml").unlink()
@@ -127,9 +171,11 @@ def test_the_command_says_so_for_one_environment_too(root: Path) -> None:
     replaced(root, DEV, "namespace: dev}", "namespace: prod}")
     replaced(root, "values/dev/routing.yaml", "dev.slipway", "prod.slipway")
     replaced(root, "argocd/root.yaml", "project: slipway-root", "project: slipway-rot")
+    replaced(root, "argocd/projects/dev.yaml", "hosts: dev.slipway", "hosts: slipway")
     told = {(one.file, one.key) for one in validate.validate(root, ["dev"]).findings}
     assert {
         (DEV, "spec.template.spec.destination.namespace"),
         ("values/dev/routing.yaml", "hosts"),
+        ("argocd/projects/dev.yaml", "metadata.annotations.slipway/hosts"),
         ("argocd/root.yaml", "spec.project"),
     } <= told

@@ -99,6 +99,9 @@ def validate(root: Path, only: Sequence[str] = (), base: str | None = None) -> R
         if environment in unread and not any("names the field" in one.message for one in found):
             findings.append(unread[environment])
     findings += completed("hosts", "values", lambda: applications.hosts(root, rows, chosen))
+    findings += completed(
+        "hosts of namespaces", "argocd", lambda: applications.foreign_hosts(root, rows, chosen)
+    )
     wanted = [row for environment in chosen for row in rows.get(environment, [])]
     results = helm.render_all(root, wanted, placeholders=True)
     for result in results:

@@ -21,6 +21,7 @@ ROOT = "argocd/root.yaml"
 _ACTION = re.compile(r"\{\{(.*?)\}\}", re.S)
 _FIELD = re.compile(r"(?<![\w)\]$])\.([A-Za-z_]\w*)")
 _SPEC = ("spec", "template", "spec")
+_HOSTS = "slipway/hosts"
 _POD_SECURITY = "pod-security.kubernetes.io/enforce"
 
 Document = Mapping[str, Any]
@@ -114,6 +115,65 @@ def hosts(
                 "reach the wrong environment", "give each environment hosts of its own",
                 ("hosts",),
             )  # fmt: skip
+
+
+def foreign_hosts(
+    root: Path, rows: Mapping[str, Sequence[Release]], chosen: Sequence[str]
+) -> Iterator[Finding]:
+    """Hosts that the cluster refuses, and namespaces that may have another one's hosts.
+
+    As argocd/platform/admission.yaml judges them: by the namespace's annotation slipway/hosts.
+    """
+    allowed = {name: found for name in rows if (found := _allowed_hosts(root, name)) is not None}
+    for environment in chosen:
+        if environment not in allowed:
+            continue
+        mine = allowed[environment]
+        file = layout.project_file(environment)
+        for release in rows.get(environment, ()):
+            own = merged_values.of_files(root, release).get("hosts")
+            for host in own if release.chart == "routing" and isinstance(own, list) else ():
+                if not any(_is_below(str(host), one) for one in mine):
+                    yield at_value(
+                        root, release, "hosts",
+                        f"names {str(host)!r}, and the namespace of {environment} has "
+                        f"{', '.join(mine) or 'no host'} and what is below (slipway/hosts in "
+                        f"{file}): the cluster refuses it",
+                        "write a host of those, in lower case, or have an operator add it to "
+                        f"{file}",
+                        ("hosts",),
+                    )  # fmt: skip
+        for other, theirs in allowed.items():
+            for one in theirs:
+                wide = [host for host in mine if _is_below(one, host)]
+                if other != environment and wide:
+                    yield Finding(
+                        file, _line(root, file, _HOSTS), f"metadata.annotations.{_HOSTS}",
+                        f"has {wide[0]!r}, and so {one!r} of {other} as well: {environment} may "
+                        f"take the requests of {other}", "give each environment hosts of its own",
+                    )  # fmt: skip
+
+
+def _allowed_hosts(root: Path, environment: str) -> list[str] | None:
+    """What the annotation of its namespace lists; None where no namespace here is held by it."""
+    for document in documents(root / layout.project_file(environment)):
+        metadata = document.get("metadata") or {}
+        if document.get("kind") == "Namespace" and "slipway/environment" in (
+            metadata.get("labels") or {}
+        ):
+            listed = str((metadata.get("annotations") or {}).get(_HOSTS) or "")
+            return [one for part in listed.split(",") if (one := part.strip())]
+    return None
+
+
+def _is_below(host: str, allowed: str) -> bool:
+    return host == allowed or host.endswith(f".{allowed}")
+
+
+def _line(root: Path, file: str, key: str) -> int:
+    """The first line on which a key stands, in a file of several documents; 0 where none does."""
+    lines = (root / file).read_text(errors="replace").splitlines()
+    return next((n for n, line in enumerate(lines, 1) if line.strip().startswith(f"{key}:")), 0)
 
 
 def of_namespace(root: Path, environment: str) -> Iterator[Finding]:
