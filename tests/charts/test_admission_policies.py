@@ -177,6 +177,19 @@ def with_sidecar(image: str) -> Manifest:
     return made
 
 
+def labelled(key: str, value: str) -> Manifest:
+    made = deployment()
+    made["spec"]["template"]["metadata"]["labels"][key] = value
+    return made
+
+
+def with_volume(reference: str) -> Manifest:
+    made = deployment()
+    volume = {"name": "mounted", "image": {"reference": reference}}
+    made["spec"]["template"]["spec"]["volumes"] = [volume]
+    return made
+
+
 def annotated(key: str, value: str, of: Callable[[str], Manifest] = deployment) -> Manifest:
     made = of(IMAGE)
     spec = made["spec"]
@@ -254,6 +267,38 @@ TRIED: dict[str, tuple[Manifest, str]] = {
     "the host of another environment": (
         gateway("stage.slipway.localhost"), "stage.slipway.localhost is not of the namespace dev",
     ),
+    "another revision of the mesh": (
+        labelled("istio.io/rev", "evil"), "label istio.io/rev changes",
+    ),
+    "out of the mesh by a label": (
+        labelled("istio.io/dataplane-mode", "none"), "label istio.io/dataplane-mode changes",
+    ),
+    "a volume of another registry": (with_volume(ELSEWHERE), "the volume mounted is from an image"),
+    "a volume of a tag": (with_volume(f"{REGISTRY}proxy:1"), "the volume mounted is from an image"),
+    "a route at another environment's gateway, written as before": (
+        istio("VirtualService", hosts=["dev.slipway.localhost"], gateways=["public.stage"]),
+        "the gateway public.stage is of another namespace",
+    ),
+    "a route at another environment's gateway, by its full name": (
+        istio("VirtualService", hosts=["dev.slipway.localhost"],
+              gateways=["public.stage.svc.cluster.local"]),
+        "the gateway public.stage.svc.cluster.local is of another namespace",
+    ),
+    "a service with a dot behind it": (
+        istio("ServiceEntry", hosts=["proxy.stage.svc.cluster.local."], exportTo=["."]),
+        "takes the place of a Service",
+    ),
+    "a service in upper case": (
+        istio("ServiceEntry", hosts=["PROXY.stage.SVC.cluster.local"], exportTo=["."]),
+        "takes the place of a Service",
+    ),
+    "all services": (
+        istio("ServiceEntry", hosts=["*.cluster.local"], exportTo=["."]),
+        "takes the place of a Service",
+    ),
+    "a host in upper case": (gateway("Stage.slipway.localhost"), "is not of the namespace dev"),
+    "a host with a dot behind it": (gateway("stage.slipway.localhost."), "is not of the namespace"),
+    "a host with a port": (gateway("stage.slipway.localhost:8080"), "is not of the namespace dev"),
     "every host": (gateway("*"), "the host * is not of the namespace dev"),
     "every host of every namespace": (gateway("*/*"), "the host */* is not of"),
     "a host that ends alike": (gateway("evildev.slipway.localhost"), "is not of the namespace"),
@@ -310,6 +355,14 @@ TAKEN: dict[str, Manifest] = {
     "a route by the full name": istio(
         "VirtualService", hosts=["proxy.dev.svc.cluster.local"], gateways=["dev/public", "mesh"]
     ),
+    "a volume of ours": with_volume(IMAGE),
+    "a pod without a sidecar": labelled("sidecar.istio.io/inject", "false"),
+    "a gateway here": istio(
+        "VirtualService",
+        hosts=["dev.slipway.localhost"],
+        gateways=["./public", "public", "public.dev.svc.cluster.local"],
+    ),
+    "a database of the company": istio("ServiceEntry", hosts=["db.corp.local"], exportTo=["."]),
     "a host outside": istio("ServiceEntry", hosts=["api.example.org"], exportTo=["."]),
     # Nothing but environments is held, so nobody locks out Argo CD.
     "an image of Argo CD": deployment("quay.io/argoproj/argocd:v3.5.7", namespace="kube-system"),
@@ -358,3 +411,33 @@ def test_an_ephemeral_container_is_held_as_well(guarded: ApiServer) -> None:
         "debug", "-n", "dev", "debugged", f"--image={ELSEWHERE}", "--profile=restricted"
     )
     assert "is from no allowed registry" in answer.stderr
+
+
+def test_what_was_admitted_before_may_end(guarded: ApiServer) -> None:
+    """Found: the pod of a Job whose registry is allowed no more kept its finalizer for ever."""
+    one = pod(IMAGE)
+    one["metadata"] |= {"name": "finished", "finalizers": ["example.org/counted"]}
+    applied(guarded, one)
+    elsewhere = PARAMETERS["data"] | {"registries": "elsewhere.test/"}
+    try:
+        applied(guarded, PARAMETERS | {"data": elsewhere})
+        until(lambda: refused(guarded, deployment()) != "")
+        patch = ("patch", "pod", "finished", "-n", "dev", "--type=merge", "-p")
+        answer = guarded.kubectl(*patch, '{"metadata": {"finalizers": null}}')
+        assert answer.returncode == 0, answer.stderr
+        answer = guarded.kubectl(*patch, '{"spec": {"activeDeadlineSeconds": 9}}')
+        assert "is from no allowed registry" in answer.stderr
+    finally:
+        applied(guarded, PARAMETERS)
+        until(lambda: refused(guarded, deployment()) == "")
+
+
+@pytest.mark.parametrize("registries", ["", " ", " , ,", REGISTRY.removesuffix("/")])
+def test_without_a_prefix_that_ends_nothing_is_allowed(guarded: ApiServer, registries: str) -> None:
+    """A name without its end would allow registry.test/slipway-evil too."""
+    try:
+        applied(guarded, PARAMETERS | {"data": PARAMETERS["data"] | {"registries": registries}})
+        until(lambda: "is from no allowed registry" in refused(guarded, deployment()))
+    finally:
+        applied(guarded, PARAMETERS)
+        until(lambda: refused(guarded, deployment()) == "")
