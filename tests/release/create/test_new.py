@@ -15,9 +15,10 @@ import yaml
 from typer.testing import CliRunner
 
 from release import validate
+from release.changes.own_release import OF_ONE_MODEL
 from release.cli import app
 from release.create import rows
-from release.create.environment import NewEnvironment, own_stores
+from release.create.environment import NO_MODELS, NewEnvironment, own_stores
 from release.create.environment import planned as planned_environment
 from release.create.service import NewService, planned, write
 from release.errors import BadReferenceError, BadValuesError, ConflictError
@@ -234,6 +235,37 @@ def test_rows_keep_every_other_byte() -> None:
     assert "{release: iris, chart: service, of: inference}\n" in shared
     with pytest.raises(BadValuesError, match="by hand"):
         rows.with_row("spec: {}\n", "dev", "iris")
+
+
+@pytest.mark.parametrize(
+    "elements",
+    [
+        "[{release: iris, chart: service}]}\n    - list: {elements: [{release: a, chart: service}]",
+        "\n          -\n            release: iris\n            chart: service\n"
+        "          - {release: a, chart: service}",
+    ],
+)
+def test_a_row_that_cannot_be_removed_says_which_one(elements: str) -> None:
+    """Found: the message was that the file, which is one, is no ApplicationSet."""
+    flow = elements.startswith("[")
+    listed = f"{{elements: {elements}}}" if flow else f"\n        elements:{elements}"
+    text = f"spec:\n  generators:\n    - list: {listed}\n"
+    with pytest.raises(BadValuesError, match="cannot be edited") as refused:
+        rows.without_row(text, layout.environment_file("dev"), "iris")
+    assert refused.value.fix == "remove the row of iris by hand"
+
+
+def test_a_new_environment_knows_the_models_that_have_a_release(root: Path) -> None:
+    """Found: it had the row of such a release, and no caller that knew its address."""
+    path = root / layout.environment_file("dev")
+    path.write_text(rows.with_row(path.read_text(), "dev", "iris", of="inference"))
+    (root / "values/dev/iris.models.yaml").write_text(OF_ONE_MODEL + NO_MODELS)
+    (root / "values/dev/proxy.servers.yaml").write_text("calls: {iris: {}}\n")
+    files = planned_environment(root, NewEnvironment("qa", "dev"))
+    assert files["values/qa/proxy.servers.yaml"] == b"calls: {iris: {}}\n"
+    # `release model remove` knows by the first line that the release goes with its model.
+    assert files["values/qa/iris.models.yaml"].decode() == OF_ONE_MODEL + NO_MODELS
+    assert files["values/qa/inference.models.yaml"].decode() == NO_MODELS
 
 
 @pytest.mark.parametrize("like", ["", "prod"])
