@@ -1122,7 +1122,12 @@ def test_argo_cd_notifies_as_configured(
 
 def test_the_platform_is_pinned_and_its_project_allows_it() -> None:
     folder = ROOT / "argocd/platform"
-    documents = [yaml.safe_load(path.read_text()) for path in sorted(folder.glob("*.yaml"))]
+    documents = [
+        document
+        for path in sorted(folder.glob("*.yaml"))
+        for document in yaml.safe_load_all(path.read_text())
+        if document
+    ]
     project = next(d for d in documents if d["kind"] == "AppProject")["spec"]
     namespaces = {destination["namespace"] for destination in project["destinations"]}
     charts = [d for d in documents if d["kind"] == "Application" and "chart" in d["spec"]["source"]]
