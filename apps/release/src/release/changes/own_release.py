@@ -28,8 +28,6 @@ from release.values import holds, layout, model_map, scalars, tree
 from release.values.references import Model
 
 HEADER = "# Written by `release`; do not edit.\n"
-OF_ONE_MODEL = "# The release was made by `release model add` for its model, and goes with it.\n"
-"""In the map of models of such a release: how it is known again."""
 LONGEST_NAME = 40
 """Of a release: the names of its objects begin with it and have at most 63 characters."""
 _NAME = re.compile(r"[a-z](?:[a-z0-9-]*[a-z0-9])?")
@@ -126,7 +124,7 @@ class OwnRelease:
         for path, data in model_map.write(
             at, environment, release, {self.model.name: self.model}
         ).items():
-            edits[path] = (OF_ONE_MODEL.encode() + data) if data is not None else None
+            edits[path] = (model_map.OF_ONE_MODEL.encode() + data) if data is not None else None
         edits |= _with_server(at, environment, release, self.of)
         refuse_held(at, environment, edits, self.now)
         notes = [f"{release} is a release of its own, with the image and the values of {self.of}."]
@@ -147,7 +145,7 @@ class OwnRelease:
 def is_own(at: CommitTree, environment: str, release: str) -> bool:
     """Whether `release model add` made this release for a model."""
     data = at.read(tree.models_file(environment, release)) or b""
-    return data.startswith(OF_ONE_MODEL.encode())
+    return data.startswith(model_map.OF_ONE_MODEL.encode())
 
 
 def removed(at: CommitTree, environment: str, release: str) -> Edits:

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from release.changes.own_release import OF_ONE_MODEL
 from release.create.service import EMPTY_IMAGE, Files, read_as_text, read_text
 from release.errors import BadReferenceError, BadValuesError, ConflictError, NotFoundError
 from release.render import helm
 from release.render.helm import Release
 from release.values import layout, tree
+from release.values.model_map import OF_ONE_MODEL
 
 _NAME = re.compile(r"[a-z](?:[a-z0-9-]*[a-z0-9])?")
 _REDIS = re.compile(r"(rediss?://[^\s/?#'\"\\]+)(/\d*)?(\?[^\s#'\"\\]*)?")

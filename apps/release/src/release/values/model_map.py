@@ -20,6 +20,9 @@ EMPTY = f"{HEADER}models: {{}}\n"
 FIELDS = tuple(field.name for field in fields(Model) if field.name != "name")
 _RESTORE = "restore the file from Git; only `release model` writes it"
 
+OF_ONE_MODEL = "# The release was made by `release model add` for its model, and goes with it.\n"
+"""In the map of models of such a release: how it is known again."""
+
 
 def read(at: Snapshot, environment: str, release: str) -> dict[str, Model]:
     """The release's models by name, none where it has no such file.
