@@ -15,7 +15,6 @@ import yaml
 from typer.testing import CliRunner
 
 from release import validate
-from release.changes.own_release import OF_ONE_MODEL
 from release.cli import app
 from release.create import rows
 from release.create.environment import NO_MODELS, NewEnvironment, own_stores
@@ -24,6 +23,7 @@ from release.create.service import NewService, planned, write
 from release.errors import BadReferenceError, BadValuesError, ConflictError
 from release.render import helm
 from release.values import layout
+from release.values.model_map import OF_ONE_MODEL
 from tests.documented import block
 from tests.programs import require
 
