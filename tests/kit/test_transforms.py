@@ -132,6 +132,15 @@ def test_labels_are_looked_up_row_by_row() -> None:
     assert np.allclose(outputs["score"], outputs["probabilities"].max(axis=1))
 
 
+@pytest.mark.parametrize("shift", [0.0, 1000.0, -1000.0])
+def test_large_scores_become_the_probabilities_of_small_ones(shift: float) -> None:
+    """Without the largest score subtracted, exp(1000) is infinity and the answer no number."""
+    finish = Finish([{"transform": "softmax", "input": "scores"}], labels=[])
+    scores = np.array([[0.0, 2.0, 1.0]], np.float64) + shift
+    wanted = np.exp([0.0, 2.0, 1.0]) / np.exp([0.0, 2.0, 1.0]).sum()
+    assert np.allclose(finish({"scores": scores})["probabilities"], [wanted])
+
+
 def test_too_few_labels_are_an_error_not_a_wrong_label() -> None:
     finish = Finish([{"transform": "label_lookup", "input": "p"}], labels=["only"])
     with pytest.raises(TransformError, match="1 labels"):
