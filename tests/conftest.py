@@ -2,8 +2,25 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import MutableMapping
+
 from hypothesis import settings
 
 # How long an example takes is the machine's matter: hypothesis' 200 ms fail on one that is busy.
 settings.register_profile("slipway", deadline=None)
 settings.load_profile("slipway")
+
+
+def without_the_one_machine(environment: MutableMapping[str, str]) -> None:
+    """Forget the S3 that `eval "$(flow environment)"` sets: a test asks the servers it starts.
+
+    The SDKs prefer AWS_ENDPOINT_URL_S3 to AWS_ENDPOINT_URL, which tests set. Without it, what is
+    set is somebody's own account, and stays.
+    """
+    if environment.pop("AWS_ENDPOINT_URL_S3", None) is not None:
+        for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "REGION", "DEFAULT_REGION"):
+            environment.pop(f"AWS_{name}", None)
+
+
+without_the_one_machine(os.environ)
