@@ -6,6 +6,7 @@ the callers of the model server that is there are told.
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ import pytest
 import yaml
 
 from release import validate
+from release.changes import own_release
 from release.render import helm
 from release.values import layout
 from tests.inference import small_models
@@ -335,3 +337,29 @@ def test_a_file_of_servers_that_somebody_edited_is_no_crash(shipped: World, text
         assert answer.code != 0
         assert "worker.servers.yaml is no map" in answer.json["message"]
         assert answer.json["fix"]
+
+
+@pytest.mark.usefixtures("s3")
+def test_only_what_routing_says_of_connections_is_said_of_the_new_server(shipped: World) -> None:
+    """Found: a fault injected into one server, and its arms, were copied to the other's."""
+    routes = {
+        "timeout": "3s",
+        "circuitBreaking": {"maxConnections": 8},
+        "fault": {"abort": {"status": 503, "percent": 10}},
+        "arms": {"arms": ["stable"]},
+        "paths": ["/inference"],
+    }
+    shipped.push(
+        {
+            "values/services/inference/routes.yaml": yaml.safe_dump(
+                {"services": {"inference": routes}}
+            )
+        }
+    )
+    assert add(shipped, "iris").code == 0
+    said = yaml.safe_load(shipped.file("values/dev/routing.servers.yaml"))["services"]["iris"]
+    assert said == {"timeout": "3s", "circuitBreaking": {"maxConnections": 8}}
+    schema = json.loads((ROOT / "charts/routing/values.schema.json").read_text())
+    named = schema["properties"]["services"]["additionalProperties"]
+    known = json.dumps(named) + json.dumps(schema.get("$defs", {}))
+    assert all(f'"{key}"' in known for key in own_release.OF_CONNECTIONS)

@@ -25,12 +25,16 @@ from release.create.service import EMPTY_IMAGE
 from release.errors import BadReferenceError, BadValuesError, ConflictError, NotFoundError
 from release.git.commit_tree import CommitTree
 from release.values import holds, layout, model_map, scalars, tree
+from release.values.merge import laid_over
 from release.values.references import Model
 
-HEADER = "# Written by `release`; do not edit.\n"
 LONGEST_NAME = 40
 """Of a release: the names of its objects begin with it and have at most 63 characters."""
 _NAME = re.compile(r"[a-z](?:[a-z0-9-]*[a-z0-9])?")
+OF_CONNECTIONS = (
+    "circuitBreaking", "loadBalancing", "outlierDetection", "port", "retries", "sidecar", "timeout",
+)  # fmt: skip
+"""What routing says of connections to a server; the rest is about one server's own traffic."""
 _FIX = "name the release with --release, or put the model on a server that is there with --on"
 
 Edits = dict[str, bytes | None]
@@ -187,14 +191,11 @@ def refuse_held(at: CommitTree, environment: str, paths: Iterable[str], now: dat
 def _with_server(at: CommitTree, environment: str, release: str, of: str) -> Edits:
     """What the mesh and each caller of a server say of it, said of a release like it."""
     edits: Edits = {}
-    by_name = {row.name: row for row in tree.rows(at, environment)}
-    for name, row in by_name.items():
+    for row in tree.rows(at, environment):
         values = values_of(at, row)
         if row.chart == "routing":
-            like = (values.get("services") or {}).get(of)
-            addition = {"services": {release: _of_mesh(like)}} if of in (
-                values.get("services") or {}
-            ) else {}  # fmt: skip
+            services = values.get("services") or {}
+            addition = {"services": {release: _of_mesh(services[of])}} if of in services else {}
         elif row.chart == "service":
             settings = dict(_settings(values, of, release))
             addition = {"env": settings} if settings else {}
@@ -203,17 +204,16 @@ def _with_server(at: CommitTree, environment: str, release: str, of: str) -> Edi
         else:
             continue
         if addition:
-            path = tree.servers_file(environment, name)
-            edits[path] = _written(_merged(_loaded(at, path), addition))
+            path = tree.servers_file(environment, row.name)
+            edits[path] = _written(laid_over(_loaded(at, path), addition))
     return edits
 
 
 def _has_callers(at: CommitTree, environment: str, of: str) -> bool:
     return any(
-        True
+        any(_settings(values_of(at, row), of, of))
         for row in tree.rows(at, environment)
         if row.chart == "service"
-        for _ in _settings(values_of(at, row), of, of)
     )
 
 
@@ -238,9 +238,9 @@ def _env(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _of_mesh(like: object) -> dict[str, Any]:
-    """What routing says of a server, without what leads to that one alone."""
-    own = {"paths", "subsets", "split", "rules", "mirror", "headers", "hosts"}
-    return {k: v for k, v in like.items() if k not in own} if isinstance(like, dict) else {}
+    """What routing says of connections to a server like this one."""
+    found = like if isinstance(like, dict) else {}
+    return {key: found[key] for key in OF_CONNECTIONS if key in found}
 
 
 def _settings(
@@ -260,14 +260,6 @@ def _settings(
                 break
 
 
-def _merged(low: dict[str, Any], high: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(low)
-    for key, value in high.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merged(merged[key], value) if both else value
-    return merged
-
-
 def _pruned(content: dict[str, Any]) -> dict[str, Any]:
     """Without maps that have become empty at the top two levels."""
     found = {}
@@ -281,7 +273,7 @@ def _pruned(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _written(content: dict[str, Any]) -> bytes:
-    return (HEADER + yaml.safe_dump(content, sort_keys=True, allow_unicode=True)).encode()
+    return (model_map.HEADER + yaml.safe_dump(content, sort_keys=True, allow_unicode=True)).encode()
 
 
 def _loaded(at: CommitTree, path: str) -> dict[str, Any]:
