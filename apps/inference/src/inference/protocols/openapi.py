@@ -210,7 +210,7 @@ def _schemas() -> Schema:
                 "parameters": parameters
                 | {
                     "properties": {
-                        "timeout": {"type": "integer", "minimum": 0},
+                        "timeout": {"type": "integer", "minimum": 0, "maximum": 10**18 - 1},
                         "priority": {"type": "integer", "minimum": 0},
                         "binary_data_output": {"type": "boolean"},
                     }
