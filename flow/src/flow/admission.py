@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +58,5 @@ def sidecar_images(injector: dict[str, Any]) -> list[str]:
     if not image:
         return []
     name = image if "/" in image else f"{shared.get('hub', '')}/{image}"
-    # The name may hold a tag or a digest already.
-    repository = name.split("@")[0]
-    head, _, last = repository.rpartition("/")
-    repository = f"{head}/{last.split(':')[0]}" if head else last.split(":")[0]
+    repository = re.sub(r"(:[^:/@]*)?(@.*)?$", "", name)  # without a tag and a digest
     return [f"{repository}:", f"{repository}@"]
