@@ -14,6 +14,11 @@ def _record(key: str, *, bucket: str = "archives", name: str = "ObjectCreated:Pu
     return json.dumps({"Records": [{"eventName": name, "s3": s3}]})
 
 
+def _created_object(key: object) -> str:
+    detail = {"bucket": {"name": "archives"}, "object": {"key": key}}
+    return json.dumps({"detail-type": "Object Created", "detail": detail})
+
+
 @pytest.mark.parametrize(
     ("body", "keys"),
     [
@@ -67,6 +72,11 @@ def test_created_keys(body: str, keys: list[str]) -> None:
         '{"Records": 3}',
         '{"Records": [{}]}',
         '{"detail-type": "Object Created", "detail": {}}',
+        _created_object(5),
+        _created_object(["kim/result.zip"]),
+        _created_object("\ud800/result.zip"),  # half of a surrogate pair: no key of S3's
+        _record("\ud800/result.zip"),
+        json.dumps({"Message": _record("\ud800/result.zip")}),
     ],
 )
 def test_unknown_event(body: str) -> None:

@@ -190,10 +190,13 @@ class Authenticator:
             raise unauthorized(f"the token is not accepted: {error}") from None
         except (TypeError, ValueError) as error:  # a key of another kind than the algorithm's
             raise unauthorized(f"the token is not accepted: {error}") from None
-        return (
-            Caller(f"sub:{claims['sub']}", scopes(claims, policy.scope_claim)),
-            float(claims["exp"]) + policy.leeway_seconds,
-        )
+        try:
+            return (
+                Caller(f"sub:{subject(claims)}", scopes(claims, policy.scope_claim)),
+                float(claims["exp"]) + policy.leeway_seconds,
+            )
+        except (OverflowError, ValueError) as error:  # of 400 digits, or no subject
+            raise unauthorized(f"the token is not accepted: {error}") from None
 
     async def keep_fresh(self) -> None:
         """Read the issuer's keys now and again, so that no request waits for it. Never ends."""
@@ -269,6 +272,19 @@ class Authenticator:
         self._jwks = keys
         self._read_at = time.monotonic()
         self._tokens.clear()  # a key that was withdrawn takes its tokens with it
+
+
+def subject(claims: dict[str, Any]) -> str:
+    """Whose token it is. ValueError where that is nobody, or text that cannot be written down.
+
+    JSON can hold half of a surrogate pair; no log, answer or key can.
+    """
+    found = str(claims["sub"])
+    if not found.strip():
+        raise ValueError("its subject (sub) is empty")
+    if any("\ud800" <= letter <= "\udfff" for letter in found):
+        raise ValueError("its subject (sub) is no text: it holds half of a surrogate pair")
+    return found
 
 
 def scopes(claims: dict[str, Any], claim: str) -> frozenset[str]:

@@ -40,15 +40,26 @@ def _keys(document: dict[str, Any], bucket: str) -> Iterator[str]:
                 document.get("detail-type") == "Object Created"
                 and detail["bucket"]["name"] == bucket
             ):
-                yield detail["object"]["key"]  # EventBridge does not encode keys
+                yield _key(detail["object"]["key"])  # EventBridge does not encode keys
             return
         for record in document["Records"]:
             name = record["eventName"].removeprefix("s3:")
             where = record["s3"]
             if name.startswith("ObjectCreated:") and where["bucket"]["name"] == bucket:
-                yield from _candidates(where["object"]["key"])
+                yield from _candidates(_key(where["object"]["key"]))
     except (KeyError, TypeError, AttributeError) as error:
         raise UnknownEvent(f"a notification without {error}") from None
+
+
+def _key(found: object) -> str:
+    """A record's key; UnknownEvent where it is none that S3 can have."""
+    if not isinstance(found, str):
+        raise UnknownEvent(f"a key that is no text: {repr(found)[:80]}")
+    try:
+        found.encode()
+    except UnicodeEncodeError as error:  # JSON can hold half of a surrogate pair
+        raise UnknownEvent(f"a key that is no text: {error}") from None
+    return found
 
 
 def _candidates(key: str) -> list[str]:
