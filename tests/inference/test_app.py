@@ -123,6 +123,28 @@ async def test_every_datatype_goes_in_and_out_as_json_and_as_bytes(
                 assert answer.content[at:] == raw
 
 
+async def test_integers_may_be_written_with_a_point(serve: Serve, repository: Path) -> None:
+    """JSON knows one kind of number, and clients in R or Lua send 2.0 for 2."""
+    small_models.put(repository, "affine", "1", small_models.affine(), labels=["cat", "dog"])
+    raw = to_binary(np.array([[1, 3]], np.float32))
+    wanted = {"name": "y", "parameters": {"classification": 1.0}}
+    more = {"priority": 0.0, "timeout": 6.4e9}
+    as_data = {"name": "x", "datatype": "FP32", "shape": [1.0, 2.0], "data": [1, 3]}
+    as_bytes = {k: v for k, v in as_data.items() if k != "data"} | {
+        "parameters": {"binary_data_size": float(len(raw))}
+    }
+    async with serve() as running:
+        for way in ("short", "long"):
+            for sent, binary in ((as_data, b""), (as_bytes, raw)):
+                head = json.dumps({"inputs": [sent], "parameters": more, "outputs": [wanted]})
+                size = {"inference-header-content-length": str(len(head))}
+                answer = await post(
+                    running, "/v2/models/affine/infer", head.encode() + binary, way, size
+                )
+                assert answer.status_code == 200, answer.text
+                assert answer.json()["outputs"][0]["data"] == ["7.0:1:dog"]
+
+
 async def test_some_outputs_can_be_asked_for_each_in_its_form(
     serve: Serve, repository: Path
 ) -> None:

@@ -21,7 +21,8 @@ ALLOWED = (
         "positive_data_acceptance",
         r"/infer$|:predict$|^POST /invocations$",
         (400, 415),
-        r"takes \[|has shape|is unknown|takes \d|the model takes|instances\[|data\[|binary",
+        r"takes \[|has shape|is unknown|takes \d|the model takes|instances\[|data\[|binary"
+        r"|input '\w+' is missing|nested unevenly|is FP32, got [A-Z]|CSV line \d",
         "What a model takes (its inputs, their datatypes and shapes) stands in its metadata; the "
         "document is the same for every model.",
     ),
@@ -30,6 +31,13 @@ ALLOWED = (
         r"/infer$|:predict$|^POST /invocations$",
         (504,),
         r"the request's time ran out",
+        "How much time a request has is what its header says, and a few microseconds are too few.",
+    ),
+    Allowed(
+        "positive_data_acceptance",
+        r"/infer$|:predict$|^POST /invocations$",
+        (408,),
+        r"the request's time ran out before its body was there",
         "How much time a request has is what its header says, and a few microseconds are too few.",
     ),
 )

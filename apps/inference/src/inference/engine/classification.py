@@ -13,17 +13,19 @@ import numpy as np
 
 from inference.errors import BadRequest
 from kit.oip.datatypes import of_array
+from kit.oip.integers import integer_of
 from kit.oip.tensors import Array
 
 
 def class_count(value: object, output: str) -> int:
     """The parameter ``classification`` of a requested output; 0 means that it is not asked for."""
-    if type(value) is not int or not 0 <= value < 2**31:
+    count = integer_of(value)
+    if count is None or not 0 <= count < 2**31:
         raise BadRequest(
             f"output {output!r}: parameters.classification is {str(value)[:50]!r}: it must be the "
             "number of classes wanted, an integer"
         )
-    return value
+    return count
 
 
 def classify(

@@ -10,6 +10,7 @@ from inference.engine.classification import class_count
 from inference.engine.request import InferRequest
 from inference.errors import BadRequest
 from inference.protocols.unsupported import check_tensor
+from kit.oip.integers import integer_of
 
 MAX_DIGITS = 18
 
@@ -17,13 +18,15 @@ MAX_DIGITS = 18
 def timeout_of(microseconds: object) -> float:
     """The ``timeout`` parameter in seconds; 0 means none, as in Triton."""
     if type(microseconds) is str and len(microseconds) <= MAX_DIGITS and microseconds.isdecimal():
-        microseconds = int(microseconds)
-    if type(microseconds) is not int or microseconds < 0:
+        found: int | None = int(microseconds)
+    else:
+        found = integer_of(microseconds)
+    if found is None or found < 0:
         raise BadRequest(
             f"parameters.timeout is {repr(microseconds)[:50]}: it must be an integer, a number of "
             f"microseconds, of at most {MAX_DIGITS} digits"
         )
-    return microseconds / 1e6 or math.inf
+    return found / 1e6 or math.inf
 
 
 def ask_output(name: str, parameters: Mapping[str, Any], result: InferRequest) -> None:

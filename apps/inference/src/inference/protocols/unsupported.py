@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from inference.errors import BadRequest, NotServed, UnsupportedParameter
+from kit.oip.integers import integer_of
 
 SHARED_MEMORY = frozenset(
     ("shared_memory_region", "shared_memory_byte_size", "shared_memory_offset")
@@ -122,4 +123,5 @@ def check_repository(name: str) -> None:
 def _is_number(value: Any) -> bool:
     if type(value) is str:
         return value.isascii() and value.isdigit()
-    return type(value) is int and value >= 0
+    number = integer_of(value)
+    return number is not None and number >= 0

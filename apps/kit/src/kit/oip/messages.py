@@ -13,7 +13,7 @@ import orjson
 
 from kit.oip.datatypes import NUMPY
 from kit.oip.errors import BadAnswerError, BadTensorError
-from kit.oip.inputs import is_shape
+from kit.oip.integers import integer_of, shape_of
 from kit.oip.tensors import Array, from_binary, from_json, to_binary
 
 Packed = dict[str, tuple[str, tuple[int, ...], bytes]]
@@ -64,15 +64,16 @@ def decode_answer(body: bytes, json_length: int | None) -> tuple[dict[str, Any],
         outputs: dict[str, Array] = {}
         at = 0
         for item in document["outputs"]:
-            name, datatype, shape = item["name"], item["datatype"], item["shape"]
+            name, datatype, shape = item["name"], item["datatype"], shape_of(item["shape"])
             if datatype not in NUMPY:
                 raise BadAnswerError(f"output {name!r} has the unknown datatype {datatype!r}")
-            if not is_shape(shape):
-                raise BadAnswerError(f"output {name!r} has the shape {shape!r}")
-            size = (item.get("parameters") or {}).get("binary_data_size")
-            if size is None:
+            if shape is None:
+                raise BadAnswerError(f"output {name!r} has the shape {item['shape']!r}")
+            said_size = (item.get("parameters") or {}).get("binary_data_size")
+            size = integer_of(said_size)
+            if said_size is None:
                 values = _from_json(name, datatype, shape, item["data"])
-            elif type(size) is not int or not 0 <= size <= len(binary) - at:
+            elif size is None or not 0 <= size <= len(binary) - at:
                 raise BadAnswerError(f"output {name!r} is cut short")
             else:
                 values = from_binary(name, datatype, shape, binary[at : at + size])
