@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import re
 import struct
 import subprocess
 import sys
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -201,6 +203,68 @@ def test_the_scans_of_a_large_jpeg_are_bounded_together() -> None:
         patch.setattr(pictures, "MOST_SCANNED_PIXELS", 40 * 2000 * 2000)
         with pytest.raises(PictureError, match="scans takes too long to decode"):
             Picture(payload, mode="L", max_pixels=MAX_PIXELS)
+
+
+def with_thumbnail(payload: bytes) -> bytes:
+    """As cameras write it: a small JPEG inside the EXIF segment."""
+    exif = b"Exif\0\0II*\0\x08\0\0\0\0\0\0\0\0\0" + encoded("RGB", (16, 12), "JPEG")
+    return payload[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + payload[2:]
+
+
+def with_preview(payload: bytes) -> bytes:
+    """As telephones write it (MPF): a second picture behind the first."""
+    return payload + encoded("RGB", (16, 12), "JPEG")
+
+
+@pytest.mark.parametrize("more", [with_thumbnail, with_preview])
+def test_pictures_inside_a_photograph_cost_it_no_memory(more: Callable[[bytes], bytes]) -> None:
+    """Found: a thumbnail counted as a scan; 24 million pixels took 147 MiB, more than there is."""
+    plain = encoded("RGB", (1600, 1200), "JPEG", subsampling=0)
+    sizes = [Picture(p, mode="L", max_pixels=MAX_PIXELS, enough=(512, 512)).memory
+             for p in (plain, more(plain))]  # fmt: skip
+    assert sizes[0] == sizes[1]
+    Picture(more(plain), mode="L", max_pixels=MAX_PIXELS).pixels()
+
+
+@pytest.mark.parametrize("how", [{}, {"progressive": True}])
+def test_the_scans_of_a_thumbnail_are_not_those_of_its_photograph(how: dict[str, Any]) -> None:
+    whole = with_thumbnail(encoded("RGB", (200, 200), "JPEG", **how))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pictures, "MOST_SCANS", whole.count(b"\xff\xda") - 1)
+        Picture(whole, mode="L", max_pixels=MAX_PIXELS)
+
+
+def first_scan_only(payload: bytes) -> bytes:
+    """A JPEG that ends after its first scan, which decoders take."""
+    start = payload.index(b"\xff\xda")
+    header = int.from_bytes(payload[start + 2 : start + 4], "big")
+    following = re.compile(rb"\xff[^\x00\xff]").search(payload, start + 2 + header)
+    assert following is not None
+    return payload[: following.start()] + b"\xff\xd9"
+
+
+def one_component_first(payload: bytes) -> bytes:
+    """A sequential JPEG whose first scan has one of its three components."""
+    start = payload.index(b"\xff\xda")
+    alone = b"\xff\xda\x00\x08\x01" + payload[start + 5 : start + 7] + b"\x00\x3f\x00"
+    return payload[:start] + alone + payload[start + 14 :]
+
+
+@pytest.mark.parametrize("kind", ["progressive", "one component"])
+def test_a_jpeg_that_waits_for_scans_that_never_come_takes_what_it_says(
+    tmp_path: Path, kind: str
+) -> None:
+    """Found: the first scan of ten, 234 kB, took 229 MiB; two such pictures end a pod."""
+    size = (2400, 2000)
+    payload = (
+        first_scan_only(encoded("RGB", size, "JPEG", progressive=True, subsampling=0))
+        if kind == "progressive"
+        else one_component_first(encoded("RGB", size, "JPEG", subsampling=0))
+    )
+    assert payload.count(b"\xff\xda") == 1
+    measured, said = peak(tmp_path / "p", payload, "L", TO_8)
+    assert measured < said
+    assert said > 2 * 3 * size[0] * size[1]  # what its decoder reserves, touched or not
 
 
 @pytest.mark.parametrize("format", ["PNG", "WEBP"])

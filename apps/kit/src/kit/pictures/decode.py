@@ -15,7 +15,7 @@ from contextlib import contextmanager
 import numpy as np
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
-from kit.pictures.parts import too_many_parts
+from kit.pictures.parts import scans_of, too_many_parts
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_PIXELS = 40_000_000
@@ -118,15 +118,10 @@ class Picture:
 
     def _jpeg(self, image: Image.Image, enough: tuple[int, int] | None) -> int:
         """Ask for a smaller picture; bytes a pixel of it takes."""
-        scans = self._payload.count(b"\xff\xda")  # in pixels' data FF is followed by 00
-        if scans > MOST_SCANS:
-            raise PictureError(f"image has {scans} scans, more than {MOST_SCANS}: save it again")
-        if scans * self.width * self.height > MOST_SCANNED_PIXELS and scans > 1:
-            raise PictureError(
-                f"image of {self.width}x{self.height} pixels in {scans} scans takes too long to "
-                "decode: save it with fewer, or smaller"
-            )
-        if scans > 1:  # every coefficient waits in memory, two bytes each, for the last scan
+        scans = scans_of(self._payload)
+        if scans.several:
+            self._check_scans(scans.most)
+            # every coefficient waits in memory, two bytes each, for the last scan
             layers = getattr(image, "layer", ())
             largest = max((h * v for _, h, v, *_ in layers), default=1)
             share = sum(h * v for _, h, v, *_ in layers) / largest if layers else 4
@@ -136,6 +131,15 @@ class Picture:
             image.draft(self._mode, enough[::-1] if turned else enough)
             self.width, self.height = image.size
         return _STORED.get(image.mode, 4)
+
+    def _check_scans(self, scans: int) -> None:
+        if scans > MOST_SCANS:
+            raise PictureError(f"image has {scans} scans, more than {MOST_SCANS}: save it again")
+        if scans * self.width * self.height > MOST_SCANNED_PIXELS and scans > 1:
+            raise PictureError(
+                f"image of {self.width}x{self.height} pixels in {scans} scans takes too long to "
+                "decode: save it with fewer, or smaller"
+            )
 
     def pixels(self) -> Image.Image:
         """The decoded picture, upright, in the mode asked for, transparency laid on white."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 MOST_PARTS = 1000
 """Segments or chunks beside a PNG's pixels: 64 MB of a JPEG's metadata, in its largest ones."""
@@ -24,6 +25,42 @@ _ALONE = frozenset({0x01, *range(0xD0, 0xD8)})
 """Markers of a JPEG that have no length: TEM and the restart markers."""
 _START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
 _APP1 = 0xE1
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+"""Markers of a frame's header (SOF0 to SOF15)."""
+_PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
+
+
+@dataclass(frozen=True, slots=True)
+class Scans:
+    """What a JPEG's pixels are cut into.
+
+    ``several``: its decoder keeps every coefficient until the last scan, however many there are:
+    the frame is progressive, or its first scan lacks components. Else it reads one scan and no
+    more. ``most`` is how many there may be; those of thumbnails before the first do not count.
+    """
+
+    several: bool
+    most: int
+
+
+def scans_of(payload: bytes) -> Scans:
+    """The scans of a JPEG, by the headers before the first. Source: ITU-T T.81, B.2.2 and B.2.3."""
+    at, progressive, components = 2, False, 0
+    while (start := payload.find(b"\xff", at)) >= 0:
+        marker, at = int.from_bytes(payload[start + 1 : start + 2], "big"), start + 2
+        if marker == 0xFF:  # a fill byte: the next one may be the marker
+            at = start + 1
+        elif marker == _START_OF_SCAN:
+            several = progressive or int.from_bytes(payload[at + 2 : at + 3], "big") < components
+            return Scans(several, payload.count(b"\xff\xda", start))
+        elif marker == _END_OF_IMAGE:
+            break
+        elif marker != 0 and marker not in _ALONE:
+            if marker in _FRAMES:
+                progressive = progressive or marker in _PROGRESSIVE
+                components = max(components, int.from_bytes(payload[at + 7 : at + 8], "big"))
+            at += int.from_bytes(payload[at : at + 2], "big") or 2
+    return Scans(several=False, most=0)  # no scan: for the decoder to say
 
 
 def too_many_parts(payload: bytes) -> str:
