@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
 from importlib.resources import files
-from itertools import pairwise
+from itertools import chain, pairwise, repeat
 from typing import NamedTuple
 
 _WEST = ("de", "fr", "es", "pt", "it", "nl", "sv", "da", "nb", "fi", "is", "ca", "et", "sq")
@@ -88,7 +88,8 @@ _KANA = re.compile(r"[\x00-\x7f\u3041-\u30ff]*")
 _FOLDED = {"\N{GREEK SMALL LETTER FINAL SIGMA}": "\N{GREEK SMALL LETTER SIGMA}", "ß": "s"}
 _BELOW_DIGITS = re.compile(rb"[\x00-\x2f]+")
 _SCORED_BYTES = 1 << 10  # more names than this show nothing new
-_UNSEEN_PAIR, _UNSEEN_CHARACTER, _SYMBOL, _CONTROL = -10.0, -13.0, -13.0, -40.0
+_UNSEEN_PAIR, _UNSEEN_LETTER = 20, 26  # how unlikely, in halves of the natural logarithm
+_UNSEEN_CHARACTER, _SYMBOL, _CONTROL = -13.0, -13.0, -40.0
 _ASCII_LETTER = -3.2  # among Hangul and Han
 _SCRIPT_CHANGE = -2.5  # between a letter of ASCII and a character
 _CAPITAL_INSIDE = -8.0
@@ -121,27 +122,32 @@ class Decision:
         return raw.decode(self.charset), self.charset
 
 
-class _Pairs(NamedTuple):
-    likelihood: dict[str, float]
-    letters: frozenset[str]
-
-
 @cache
-def _models() -> tuple[dict[str, _Pairs], dict[str, dict[str, float]]]:
+def _models() -> tuple[dict[str, bytes], dict[str, bytes], dict[str, dict[str, float]]]:
+    """How unlikely pairs of letters are in each of ``_LETTERS`` (halves of a natural logarithm),
+    and those of no language, by their second letter; how likely characters are, by language.
+    """
     loaded = json.loads(files("unzip.zip").joinpath("name_models.json").read_text("utf-8"))
-    pairs = {}
-    for language, rows in loaded["pairs"].items():
-        found = {
-            text[at : at + 2]: -int(level) / 2
-            for level, text in rows.items()
-            for at in range(0, len(text), 2)
-        }
-        pairs[language] = _Pairs(found, frozenset("".join(found)) - {" "})
+    pairs: dict[str, bytearray] = {}
+    unseen: dict[str, bytearray] = {}
+    seen = [
+        {level: re.findall("..", text, re.DOTALL) for level, text in loaded["pairs"][each].items()}
+        for each in _LETTERS
+    ]
+    for column, rows in enumerate(seen):
+        for letter in set("".join(chain(*rows.values()))):
+            usual = _UNSEEN_PAIR if letter.isascii() else _UNSEEN_LETTER
+            unseen.setdefault(letter, bytearray([usual] * len(seen)))[column] = _UNSEEN_PAIR
+    for column, rows in enumerate(seen):
+        for level, found in rows.items():
+            for pair in found:
+                pairs.setdefault(pair, bytearray(unseen[pair[1]]))[column] = int(level)
     characters = {
         language: {char: -int(level) / 2 for level, text in rows.items() for char in text}
         for language, rows in loaded["characters"].items()
     }
-    return pairs, characters
+    known = {pair: bytes(row) for pair, row in pairs.items()}
+    return known, {letter: bytes(row) for letter, row in unseen.items()}, characters
 
 
 def decide(
@@ -330,42 +336,51 @@ def _scores(words: Sequence[str], charset: str) -> list[float]:
     usual = _CHARSETS[charset].languages
     scores = []
     for word in words:
-        best = max(_score(word, language) for language in usual)
-        if charset != "utf-8" and usual[0] in _LETTERS:
-            best = max(best, _FOREIGN + max(_score(word, language) for language in _LETTERS))
-        scores.append(best)
+        by_language = _in_alphabets(word) if usual[0] in _LETTERS else {}
+        found = [
+            by_language[language] if language in by_language else _in_characters(word, language)
+            for language in usual
+        ]
+        if by_language and charset != "utf-8":
+            found.append(_FOREIGN + max(by_language.values()))
+        scores.append(max(found))
     return scores
 
 
-@lru_cache(maxsize=50_000)
-def _score(word: str, language: str) -> float:
-    pairs, characters = _models()
-    if language in pairs:
-        return _in_alphabet(word, pairs[language])
-    return _in_characters(word, characters[language])
+@lru_cache(maxsize=2_000)
+def _in_alphabets(word: str) -> dict[str, float]:
+    """A word's likelihood in each language of letters.
 
-
-def _in_alphabet(text: str, model: _Pairs) -> float:
+    The word is taken apart once: 35 charsets ask for up to 30 languages each.
+    """
+    pairs = []
     score = 0.0
     before, small = " ", False
-    for char in text:
+    for char in word:
         if not char.isalpha():
-            score += model.likelihood.get(before + " ", _UNSEEN_PAIR) if before != " " else 0.0
+            pairs.append(before + " ")
             score += 0.0 if char.isascii() else _symbol(char)
             before, small = " ", False
             continue
         lower = _FOLDED.get(char) or char.lower()[0]
-        if lower not in model.letters and not lower.isascii():
-            score += _UNSEEN_CHARACTER
-        else:
-            score += model.likelihood.get(before + lower, _UNSEEN_PAIR)
+        pairs.append(before + lower)
         if small and char.isupper():
             score += _CAPITAL_INSIDE
         before, small = lower, char.islower()
-    return score + (model.likelihood.get(before + " ", _UNSEEN_PAIR) if before != " " else 0.0)
+    pairs.append(before + " ")
+    known, unseen, _ = _models()
+    strange = [bytes([each]) * len(_LETTERS) for each in (_UNSEEN_LETTER, _UNSEEN_PAIR)]
+    found = (
+        known.get(p) or unseen.get(p[1]) or strange[p[1].isascii()] for p in pairs if p != "  "
+    )
+    rows = list(found)
+    unlikely = map(sum, zip(*rows, strict=True)) if rows else repeat(0)
+    return {each: score - halves / 2 for each, halves in zip(_LETTERS, unlikely, strict=False)}
 
 
-def _in_characters(text: str, model: dict[str, float]) -> float:
+@lru_cache(maxsize=10_000)
+def _in_characters(text: str, language: str) -> float:
+    model = _models()[2][language]
     score = 0.0
     letter = character = False
     for char in text:
