@@ -30,9 +30,9 @@ LAYERS: dict[str, list[str]] = {
         "predictions", "jobs", "services", "gateway", "worker", "app", "cli",
     ],
     "release": [
-        "errors", "programs", "service_programs", "git", "values", "records", "cluster",
-        "registry", "render", "diagnosis", "live", "checks", "status", "validate", "doctor",
-        "create", "changes", "offline", "verification", "commands", "cli", "reference",
+        "errors", "programs", "yaml_loader", "service_programs", "git", "values", "records",
+        "cluster", "registry", "render", "diagnosis", "live", "checks", "status", "validate",
+        "doctor", "create", "changes", "offline", "verification", "commands", "cli", "reference",
     ],
     "inference": [
         "errors", "settings", "repository", "row_independence", "batching", "models",

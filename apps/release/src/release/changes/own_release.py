@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
+from release import yaml_loader
 from release.changes.messages import deployment_message, model_text
 from release.changes.transaction import Plan, Row
 from release.checks.plan import values_of
@@ -279,7 +280,7 @@ def _written(content: dict[str, Any]) -> bytes:
 def _loaded(at: CommitTree, path: str) -> dict[str, Any]:
     data = at.read(path)
     try:
-        content = yaml.safe_load(data or b"") or {}
+        content = yaml_loader.load(data or b"") or {}
     except yaml.YAMLError:
         content = None
     if not isinstance(content, dict):

@@ -12,8 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from urllib.parse import urlsplit
 
-import yaml
-
+from release import yaml_loader
 from release.errors import ReleaseError
 from release.values import model_map, tree
 from release.values.layout import Row
@@ -150,7 +149,7 @@ def values_of(at: Snapshot, row: Row) -> Values:
     """A release's values as Helm merges them, in the order in which its row names the files."""
     merged: Values = {}
     for path in row.files:
-        content = yaml.safe_load(at.read(path) or b"") or {}
+        content = yaml_loader.load(at.read(path) or b"") or {}
         merged = laid_over(merged, content)
     return merged
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import yaml
 
+from release import yaml_loader
 from release.create import rows
 from release.errors import BadReferenceError, BadValuesError, ConflictError, NotFoundError
 from release.render import helm
@@ -175,7 +176,7 @@ def _check_path(root: Path, path: str) -> None:
     """Raises ConflictError where requests to another service would reach the new one."""
     used = dict.fromkeys(OF_THE_PROXY, "proxy")
     for file in sorted((root / layout.SERVICES).glob("*/routes.yaml")):
-        content = yaml.safe_load(file.read_bytes()) or {}
+        content = yaml_loader.load(file.read_bytes()) or {}
         for service, routes in (content.get("services") or {}).items():
             used |= dict.fromkeys((routes or {}).get("paths") or (), str(service))
     for there, service in used.items():

@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from release import programs
+from release import programs, yaml_loader
 from release.errors import BadValuesError, ReleaseError
 from release.git.program import Git
 from release.values import layout
@@ -69,8 +69,7 @@ class Rendered:
     @property
     def manifests(self) -> list[Manifest]:
         """The documents."""
-        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-        return [document for document in yaml.load_all(self.text, loader) if document]
+        return [document for document in yaml_loader.load_all(self.text) if document]
 
 
 def environments(root: Path) -> list[str]:
@@ -78,7 +77,7 @@ def environments(root: Path) -> list[str]:
     found = []
     for path in sorted((root / layout.ENVIRONMENTS).glob("*.yaml")):
         with contextlib.suppress(yaml.YAMLError):
-            documents = list(yaml.safe_load_all(path.read_bytes()))
+            documents = list(yaml_loader.load_all(path.read_bytes()))
             if any(isinstance(d, dict) and d.get("kind") == "ApplicationSet" for d in documents):
                 found.append(path.stem)
     return found
@@ -91,7 +90,7 @@ def releases(root: Path, environment: str) -> list[Release]:
     """
     path = layout.environment_file(environment)
     try:
-        document = yaml.safe_load((root / path).read_bytes())
+        document = yaml_loader.load((root / path).read_bytes())
     except (OSError, yaml.YAMLError) as error:
         raise BadValuesError(
             f"{path} is not an ApplicationSet with a list of releases ({error!r}).",
@@ -160,7 +159,7 @@ def _missing(root: Path, release: Release) -> str:
 def _empty(path: Path, section: str) -> bool:
     """Whether a machine-owned file names nothing; what is wrong with a broken one says Helm."""
     try:
-        content = yaml.safe_load(path.read_bytes()) or {}
+        content = yaml_loader.load(path.read_bytes()) or {}
         return not any((content.get(section) or {}).values())
     except (yaml.YAMLError, AttributeError):
         return False

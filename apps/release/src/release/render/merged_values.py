@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
 import yaml
 
+from release import yaml_loader
 from release.render.helm import Release
 from release.values.merge import Values, laid_over
 
@@ -33,11 +35,17 @@ def with_defaults(root: Path, release: Release) -> Values:
 
 
 def read(path: Path) -> Values:
-    """One file's mapping, empty where it has none."""
+    """One file's mapping, empty where it has none. It is shared: nobody may change it."""
     try:
-        content = yaml.safe_load(path.read_bytes())
+        return _mapping(path.read_bytes())
     except (OSError, yaml.YAMLError):
         return {}
+
+
+@lru_cache(maxsize=256)
+def _mapping(data: bytes) -> Values:
+    """What a text holds; every check of every release asks for the same few files."""
+    content = yaml_loader.load(data)
     return content if isinstance(content, dict) else {}
 
 

@@ -7,10 +7,13 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from release import yaml_loader
 
 _SCHEMA_LINE = re.compile(r"^- at '(?P<pointer>[^']*)': (?P<problem>.*)$")
 _ADDITIONAL = re.compile(r"additional propert(?:y|ies) (?P<names>'.+') not allowed")
@@ -39,7 +42,7 @@ class Complaint:
 def line_of(text: str, path: Sequence[str]) -> int | None:
     """The line on which a key stands, or None; list items are named by their index."""
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        node = _composed(text)
     except yaml.YAMLError:
         return None
     line: int | None = None
@@ -56,6 +59,12 @@ def line_of(text: str, path: Sequence[str]) -> int | None:
         else:
             return None
     return line
+
+
+@lru_cache(maxsize=64)
+def _composed(text: str) -> yaml.Node | None:
+    """The nodes of a text, which every finding in one file asks for again."""
+    return yaml_loader.compose(text)
 
 
 def place_of(root: Path, files: Iterable[str], path: Sequence[str]) -> Place | None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from release import yaml_loader
 from release.render import merged_values
 from release.render.helm import Release
 from release.validate.findings import Finding, at_value
@@ -30,7 +31,7 @@ Document = Mapping[str, Any]
 def documents(path: Path) -> list[dict[str, Any]]:
     """The mappings of a file; none where it is no YAML, which kubeconform says."""
     try:
-        found = list(yaml.safe_load_all(path.read_bytes()))
+        found = list(yaml_loader.load_all(path.read_bytes()))
     except (OSError, yaml.YAMLError):
         return []
     return [one for one in found if isinstance(one, dict)]

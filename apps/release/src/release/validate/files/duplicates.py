@@ -8,6 +8,7 @@ from pathlib import Path
 
 import yaml
 
+from release import yaml_loader
 from release.validate.findings import Finding
 
 
@@ -21,7 +22,7 @@ def findings(root: Path) -> Iterator[Finding]:
 def of_file(file: str, text: str) -> Iterator[Finding]:
     """Of one file; one that is no YAML has none, and rendering says what is wrong with it."""
     try:
-        for document in yaml.compose_all(text, Loader=yaml.SafeLoader):
+        for document in yaml_loader.compose_all(text):
             yield from _of_node(file, document, ())
     except yaml.YAMLError:
         return

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
+from release import yaml_loader
 from release.render import merged_values
 from release.render.helm import Release
 from release.validate.environment import Environment
@@ -123,7 +124,7 @@ def stores(root: Path) -> dict[str, set[str]]:
         filled_in = re.sub(r"\$\{\w+\}", "", path.read_text())
         for text in re.split(r"^---$", filled_in, flags=re.M):
             try:
-                document = yaml.safe_load(text)
+                document = yaml_loader.load(text)
             except yaml.YAMLError:
                 continue  # it has a place for more than a word
             if isinstance(document, dict) and document.get("kind") == "Service":

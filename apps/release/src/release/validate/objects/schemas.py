@@ -10,7 +10,7 @@ from pathlib import Path
 
 import yaml
 
-from release import programs
+from release import programs, yaml_loader
 from release.errors import ReleaseError
 from release.render.helm import Release, Rendered
 from release.validate.environment import Environment
@@ -145,7 +145,7 @@ def allowed_kinds(root: Path, environment: str) -> set[tuple[str, str]]:
         return set()
     allowed: set[tuple[str, str]] = set()
     try:
-        documents = list(yaml.safe_load_all(path.read_bytes()))
+        documents = list(yaml_loader.load_all(path.read_bytes()))
     except yaml.YAMLError:
         return set()  # kubeconform says so
     for document in documents:
