@@ -30,7 +30,7 @@ LAYERS: dict[str, list[str]] = {
         "predictions", "jobs", "services", "gateway", "worker", "app", "cli",
     ],
     "release": [
-        "errors", "programs", "yaml_loader", "service_programs", "git", "values", "records",
+        "errors", "programs", "tls", "yaml_loader", "service_programs", "git", "values", "records",
         "cluster", "registry", "render", "diagnosis", "live", "checks", "status", "validate",
         "doctor", "create", "changes", "offline", "verification", "commands", "cli", "reference",
     ],

@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import stamina
 
+from release import tls
 from release.errors import ReleaseError, UnreachableError
 
 
@@ -165,6 +166,7 @@ class GitHub:
             json=body,
             params=params,
             timeout=self.timeout,
+            verify=tls.authorities(),
             headers={
                 "Authorization": f"Bearer {self.token}",
                 "Accept": "application/vnd.github+json",

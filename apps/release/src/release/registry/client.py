@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import httpx
 import stamina
 
+from release import tls
 from release.errors import BadReferenceError, NotFoundError, ReleaseError, UnreachableError
 from release.values.references import Image
 
@@ -89,7 +90,9 @@ class Registry:
         raise AssertionError("unreachable")  # pragma: no cover
 
     def _get(self, url: str, host: str) -> httpx.Response:
-        with httpx.Client(timeout=self.timeout, follow_redirects=True) as client:
+        with httpx.Client(
+            timeout=self.timeout, follow_redirects=True, verify=tls.authorities()
+        ) as client:
             headers = {"Accept": _ACCEPTED}
             answer = client.get(url, headers=headers)
             if answer.status_code == httpx.codes.UNAUTHORIZED:

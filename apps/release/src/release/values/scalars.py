@@ -7,10 +7,12 @@ The result is read again and compared before it is returned.
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -81,6 +83,12 @@ def load(data: bytes, file: str) -> Any:
 
     Raises BadValuesError, naming file and line, when it is not one YAML document.
     """
+    return copy.deepcopy(_loaded(data, file))  # whoever asks may change what is theirs
+
+
+@lru_cache(maxsize=64)
+def _loaded(data: bytes, file: str) -> Any:
+    """`load`, once for each text: one command asks for the same files many times."""
     try:
         content = YAML(typ="safe", pure=True).load(_decode(data, file))
     except YAMLError as error:
@@ -172,7 +180,9 @@ def _where(error: YAMLError) -> str:
     return f"line {mark.line + 1}: {problem}." if mark is not None else f"{problem}."
 
 
+@lru_cache(maxsize=64)
 def _parse(text: str, file: str) -> _Node:
+    """The nodes of a text, which nobody changes, once for each text."""
     try:
         events = list(YAML(typ="safe", pure=True).parse(text))
     except YAMLError as error:
