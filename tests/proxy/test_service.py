@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
-import subprocess
-import sys
 import uuid
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from proxy.jobs.queue import ENDED, PRIORITIES, Keys
 from proxy.settings import ProxySettings
 from tests.proxy.conftest import Neighbour, eventually
 from tests.proxy.processes import running
+from tests.trained import trained_digits
 
 pytestmark = pytest.mark.timeout(180)
 ROOT = Path(__file__).parents[2]
@@ -34,14 +34,9 @@ JSON = {"content-type": "application/json"}
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model repository with a model trained for this session."""
+    """A model repository with a model trained for this run."""
     folder = tmp_path_factory.mktemp("models")
-    trainer = Path(sys.executable).with_name("trainer")
-    subprocess.run(
-        [str(trainer), "train", "--to", str(folder / "digits" / "1"), "--hidden", "16"],
-        check=True,
-        capture_output=True,
-    )
+    shutil.copytree(trained_digits(tmp_path_factory), folder / "digits" / "1")
     return folder
 
 

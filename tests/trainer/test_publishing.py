@@ -14,6 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.s3 import S3Server, serve_s3
+from tests.trained import trained_digits
 from trainer import publishing
 from trainer.cli import app
 
@@ -177,11 +178,11 @@ def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
     assert "absent" in err
 
 
-def test_train_writes_what_publish_takes(tmp_path: Path) -> None:
-    code, out, _ = run("train", "--to", str(tmp_path), "--hidden", "16", "--json")
-    assert code == 0
-    model, manifest = publishing.read(tmp_path)
-    assert json.loads(out)["sha256"] == manifest["sha256"] == hashlib.sha256(model).hexdigest()
+def test_train_writes_what_publish_takes(tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = trained_digits(tmp_path_factory)
+    model, manifest = publishing.read(folder)
+    said = json.loads((folder / "said.json").read_text())
+    assert said["sha256"] == manifest["sha256"] == hashlib.sha256(model).hexdigest()
 
 
 def test_samples_are_requests_for_the_models_inputs() -> None:

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 
 from kit.transforms import Preparation
+from tests.trained import REVISION, files_of, trained_digits
 from trainer import digits, drawing, training
 
 
 @pytest.fixture(scope="module")
-def trained() -> training.Trained:
-    return training.train(hidden=32, source_revision="abc")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> training.Trained:
+    return training.Trained(*files_of(trained_digits(tmp_path_factory)))
 
 
 def test_the_export_is_good_on_what_it_never_saw(trained: training.Trained) -> None:
@@ -58,7 +59,7 @@ def test_the_manifest_describes_the_file(trained: training.Trained, tmp_path: Pa
     manifest = trained.manifest
     assert hashlib.sha256((tmp_path / "model.onnx").read_bytes()).hexdigest() == manifest["sha256"]
     assert manifest["labels"] == [str(digit) for digit in range(10)]
-    assert manifest["source_revision"] == "abc"
+    assert manifest["source_revision"] == REVISION
     assert len(manifest["run_id"]) == 32
     assert sum(map(sum, manifest["metrics"]["confusion"])) == 360
 

@@ -10,14 +10,15 @@ import pytest
 
 from tests.inference import small_models
 from tests.inference.conftest import Serve
+from tests.trained import files_of, trained_digits
 from trainer import digits, training
 
 BINARY = "application/vnd.sagemaker-triton.binary+json"
 
 
 @pytest.fixture(scope="module")
-def trained() -> training.Trained:
-    return training.train(hidden=32)
+def trained(tmp_path_factory: pytest.TempPathFactory) -> training.Trained:
+    return training.Trained(*files_of(trained_digits(tmp_path_factory)))
 
 
 async def test_a_digit_is_recognised_in_every_form(

@@ -1,3 +1,4 @@
+# ruff: noqa: PLC0415 - what serves takes a second to import, more than refusing a setting
 """The `proxy` command: the gateway, its job worker, and the reference of their settings."""
 
 from __future__ import annotations
@@ -9,13 +10,9 @@ from typing import Annotated
 import typer
 
 from kit import settings
-from kit.http.server import serve as run_server
 from kit.lifecycle import start
 from kit.lifecycle.health import Health
 from kit.telemetry import logs
-from proxy.app import create_app, create_worker
-from proxy.server.protocol import ProxyProtocol
-from proxy.server.websocket import BoundedWebSocket
 from proxy.settings import ProxySettings
 
 app = typer.Typer(no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
@@ -43,6 +40,11 @@ def _configure(loaded: ProxySettings, service: str) -> None:
 def serve() -> None:
     """Serve the gateway until SIGTERM."""
     loaded = start.load(ProxySettings)
+    from kit.http.server import serve as run_server
+    from proxy.app import create_app
+    from proxy.server.protocol import ProxyProtocol
+    from proxy.server.websocket import BoundedWebSocket
+
     _configure(loaded, "proxy")
     health = Health()
     gateway = create_app(loaded, health)
@@ -55,6 +57,9 @@ def worker() -> None:
     loaded = start.load(ProxySettings)
     if not loaded.redis_url:
         start.refuse("PROXY_REDIS_URL: a worker needs Redis, where the jobs are")
+    from kit.http.server import serve as run_server
+    from proxy.app import create_worker
+
     _configure(loaded, "worker")
     health = Health()
     jobs = create_worker(loaded, health)
