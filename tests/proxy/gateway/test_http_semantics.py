@@ -110,6 +110,20 @@ async def test_405_names_every_method_of_the_path(
         assert (answer.status, answer.headers["allow"]) == (405, allow)
 
 
+@pytest.mark.parametrize(
+    "path", [*PATHS[:1], "/v1/models", "/v1/jobs/digits", "/docs", "/v1/about"]
+)
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_a_slash_at_the_end_is_another_path(proxy: Proxy, path: str, method: str) -> None:
+    """Found: 307 to the Host that the caller named, over http and without the stage's prefix."""
+    async with proxy.session.request(
+        method, f"{proxy.url}{path}/", data=ROWS, headers=JSON | {"host": "evil.example"},
+        allow_redirects=False,
+    ) as answer:  # fmt: skip
+        assert (answer.status, answer.content_type) == (404, "application/problem+json")
+        assert "location" not in answer.headers
+
+
 @pytest.mark.parametrize("path", ["/", "/docs", "/openapi.json", "/v1/about", "/v1/models", "/v2"])
 async def test_head_is_get_without_the_body(proxy: Proxy, path: str) -> None:
     async with proxy.session.get(proxy.url + path) as answer:

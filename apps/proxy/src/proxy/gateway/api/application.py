@@ -35,6 +35,7 @@ def create_api(services: Services) -> FastAPI:
         redoc_url=None,
         responses=PROBLEMS,
         strict_content_type=False,
+        redirect_slashes=False,  # Starlette would name the Host of the caller, without the prefix
     )
     routers = [
         pages.router(services.settings),
