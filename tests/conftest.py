@@ -5,11 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import MutableMapping
 
+import structlog
 from hypothesis import settings
 
 # How long an example takes is the machine's matter: hypothesis' 200 ms fail on one that is busy.
 settings.register_profile("slipway", deadline=None)
 settings.load_profile("slipway")
+
+# What prints tracebacks with the values of all variables takes a second where one is a body.
+*_processors, _last = structlog.get_config()["processors"]
+if isinstance(_last, structlog.dev.ConsoleRenderer):
+    _plain = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    structlog.configure(processors=[*_processors, _plain])
 
 
 def without_the_one_machine(environment: MutableMapping[str, str]) -> None:

@@ -10,21 +10,11 @@ from pathlib import Path
 
 import boto3
 import pytest
-import structlog
 
 from tests.s3 import ACCESS_KEY, REGION, SECRET_KEY, S3Server, serve_s3
 from tests.unzip.support import OPTIONS
 from unzip.extract.extractor import Extractor
 from unzip.s3.client import S3
-
-
-@pytest.fixture(scope="session", autouse=True)
-def plain_tracebacks() -> None:
-    """The default prints the locals, too: a minute where one of them is a member's bytes."""
-    *rest, last = structlog.get_config()["processors"]
-    if isinstance(last, structlog.dev.ConsoleRenderer):
-        plain = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
-        structlog.configure(processors=[*rest, plain])
 
 
 @pytest.fixture(scope="session")

@@ -67,8 +67,11 @@ def with_rows_declared(document: bytes, folder: Path) -> bytes | None:
     return written
 
 
-async def test_models_whose_rows_meet_answer_32_callers_as_they_answer_one(
-    serve: Serve, repository: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    "callers", [pytest.param(6), pytest.param(CALLERS, marks=pytest.mark.conformance)]
+)
+async def test_models_whose_rows_meet_answer_many_callers_as_they_answer_one(
+    callers: int, serve: Serve, repository: Path, tmp_path: Path
 ) -> None:
     asked = [name for name in MIXING if name not in NOT_ASKED]
     declared = 0
@@ -83,7 +86,7 @@ async def test_models_whose_rows_meet_answer_32_callers_as_they_answer_one(
             served = running.state.registry.get(named(name))
             assert not served.batched, name
             replies = await asyncio.gather(
-                *(running.infer(named(name), *sent(rows(caller))) for caller in range(CALLERS))
+                *(running.infer(named(name), *sent(rows(caller))) for caller in range(callers))
             )
             for caller, reply in enumerate(replies):
                 assert_as_alone(name, served.model, rows(caller), reply)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 import pytest
 
 from unzip.refusals import Reason, Refused
-from unzip.zip.names import MAX_COMPONENT_BYTES, checked_path
+from unzip.zip.names import _CONTROL, MAX_COMPONENT_BYTES, checked_path
 
 _DOS, _UNIX, _NTFS, _VFAT = 0, 3, 10, 14
 
@@ -81,3 +83,12 @@ def test_a_component_may_have_exactly_the_bytes_that_a_file_name_has(character: 
 )
 def test_each_rule_at_its_edge(name: str, path: str | Reason) -> None:
     assert _path(name) == path
+
+
+def test_no_control_character_of_unicode_is_in_a_path() -> None:
+    refused = {chr(code) for code in range(0x110000) if _CONTROL.search(chr(code))}
+    assert refused == {
+        char for char in map(chr, range(0x110000)) if unicodedata.category(char) in ("Cc", "Cs")
+    }
+    for char in "\0\x1f\x7f\x9f\ud800\udfff":
+        assert _path(f"a{char}b") == Reason.NAME_CONTROL_CHARACTER

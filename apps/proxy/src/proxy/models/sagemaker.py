@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from time import monotonic
 from typing import Any, TypeVar
 
-import boto3
 import orjson
 from botocore.config import Config
 from botocore.exceptions import (
@@ -165,6 +164,8 @@ class SageMakerModel:
     def _client(self, service: str) -> Any:
         client = self._clients.get(service)
         if client is None:
+            import boto3  # a tenth of a second and 10 MB  # noqa: PLC0415
+
             client = boto3.session.Session().client(
                 service,  # type: ignore[call-overload]
                 region_name=self.settings.region or None,

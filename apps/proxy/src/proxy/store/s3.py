@@ -7,7 +7,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -71,6 +70,8 @@ class Blobs:
 
         def run() -> Any:
             if self._client is None:
+                import boto3  # a tenth of a second and 10 MB  # noqa: PLC0415
+
                 self._client = boto3.session.Session().client(
                     "s3",
                     config=Config(

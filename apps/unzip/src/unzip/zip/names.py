@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import re
 import struct
-import unicodedata
 import zlib
 from collections.abc import Sequence
 from contextlib import suppress
@@ -25,6 +24,8 @@ MAX_COMPONENT_BYTES = 255
 SPARE_BYTES = 2  # for "./" in front, which does not count
 # The Finder keeps a folder's icon in a file of this name; its data are in the second.
 _FINDER_ICONS = ("Icon\r", "._Icon\r")
+# Unicode's categories Cc and Cs: control characters, and halves of a character.
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _DRIVE = re.compile(r"^[A-Za-z]:")
 # The DOS family writes "\" where the format demands "/" (.NET before 4.6.1 did).
 _DOS_SYSTEMS = (0, 10, 14)
@@ -103,7 +104,7 @@ def checked_path(name: str, *, made_by: int, limit: int) -> str:
     if made_by in _DOS_SYSTEMS and "/" not in name:
         name = name.replace("\\", "/")
     parts = name.replace("\\", "/").split("/")
-    if any(_has_control(part) for part in parts if part not in _FINDER_ICONS):
+    if any(_CONTROL.search(part) for part in parts if part not in _FINDER_ICONS):
         raise refuse(Reason.NAME_CONTROL_CHARACTER, "a name holds NUL or a control character")
     if ".." in parts:
         raise refuse(Reason.NAME_CLIMBS, "a name leads out of its folder by '..'")
@@ -135,7 +136,3 @@ def same_path(name: str, path: str) -> bool:
     """Whether a local header's Unicode name leads to ``path``, whoever wrote its separators."""
     forms = {name, name.replace("\\", "/")}
     return any(form == path or form.removeprefix("./") == path for form in forms)
-
-
-def _has_control(text: str) -> bool:
-    return any(unicodedata.category(char) in ("Cc", "Cs") for char in text)
