@@ -12,7 +12,8 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +184,56 @@ def standalone(schema: Schema, schemas: Schema) -> Schema:
     return {**closed, "definitions": dict(sorted(definitions.items()))}
 
 
+LEAST_SHARED = 200
+"""Characters from which a subschema that stands several times in a file is written once."""
+
+
+def mapped(schema: Schema, change: Callable[[Schema], Schema]) -> Schema:
+    """The schema with ``change`` made to each schema directly in it."""
+    made: Schema = {}
+    for key, value in schema.items():
+        if key in ("properties", "definitions"):
+            made[key] = {name: change(one) for name, one in value.items()}
+        elif key in ("oneOf", "anyOf", "allOf"):
+            made[key] = [change(one) for one in value]
+        elif key in ("items", "additionalProperties", "not") and isinstance(value, dict):
+            made[key] = change(value)
+        else:
+            made[key] = value
+    return made
+
+
+def shared(schema: Schema) -> Schema:
+    """The same schema with its repetitions under ``definitions``, each written once.
+
+    ApplicationSet's nests its generators: in full it is 380 KB, for which kubeconform takes longer
+    than for all else that it is asked about an environment.
+    """
+    counts: Counter[str] = Counter()
+    names: dict[str, str] = {}
+    definitions: Schema = {}
+
+    def text(node: Schema) -> str:
+        return json.dumps(node, sort_keys=True)
+
+    def count(node: Schema) -> Schema:
+        counts[text(node)] += 1
+        return mapped(node, count) if counts[text(node)] == 1 else node
+
+    def named(node: Schema) -> Schema:
+        written = text(node)
+        if counts[written] == 1 or len(written) < LEAST_SHARED:
+            return mapped(node, named)
+        if written not in names:
+            names[written] = f"shared{len(names) + 1}"
+            definitions[names[written]] = mapped(node, named)
+        return {"$ref": f"#/definitions/{names[written]}"}
+
+    mapped(schema, count)
+    made = mapped(schema, named)
+    return {**made, "definitions": made.get("definitions", {}) | definitions} if names else made
+
+
 def module_folder(module: str) -> Path:
     """Where Go keeps a module's sources, fetched if need be."""
     with tempfile.TemporaryDirectory() as folder:
@@ -210,7 +261,7 @@ def main() -> int:
         group, _, version = api.rpartition("/")
         path = FOLDER / (group or version) / f"{kind.lower()}_{version}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(schema, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+        text = json.dumps(shared(schema), ensure_ascii=False, separators=(",", ":"), sort_keys=True)
         path.write_text(text + "\n", encoding="utf-8")
         wanted.discard((api, kind))
     for api, kind in sorted(wanted):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import runpy
 import shutil
 import subprocess
 from collections import defaultdict
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -15,6 +18,7 @@ from tests import programs
 from tests.charts.rendering import ALL_RELEASES, CHARTS, ROOT, Release, helm, render
 
 LOCATION = str(ROOT / "charts/schemas/{{.Group}}/{{.ResourceKind}}_{{.ResourceAPIVersion}}.json")
+CHARTS_SCHEMAS = ROOT / "charts/schemas.py"
 OF_ARGOCD = [
     path
     for path in sorted((ROOT / "argocd").rglob("*.yaml"))
@@ -69,6 +73,48 @@ def test_a_misspelt_field_is_refused() -> None:
     answer = kubeconform(text)
     assert answer.returncode != 0
     assert "podSelectr" in answer.stdout
+
+
+def test_a_misspelt_field_below_a_shared_schema_is_refused() -> None:
+    generators = "generators: [{matrix: {generators: [{clusters: {selectr: {}}}]}}]"
+    template = "template: {metadata: {}, spec: {destination: {}, project: default}}"
+    answer = kubeconform(
+        "apiVersion: argoproj.io/v1alpha1\nkind: ApplicationSet\nmetadata: {name: dev}\n"
+        f"spec: {{{generators}, {template}}}\n"
+    )
+    assert answer.returncode != 0
+    assert "'/spec/generators/0/matrix/generators/0/clusters'" in answer.stdout
+    assert "selectr" in answer.stdout
+
+
+def test_what_is_shared_says_the_same_and_stands_once() -> None:
+    schemas = runpy.run_path(str(CHARTS_SCHEMAS))
+    port = {"type": "object", "properties": {"port": {"type": "integer", "pattern": "x" * 200}}}
+    rule = {"anyOf": [{"required": ["port"]}], "items": port, "type": "array"}
+    schema = {
+        "properties": {"a": rule, "b": {"not": rule}, "c": port, "d": {"type": "string"}},
+        "definitions": {"known": {"additionalProperties": port}},
+    }
+    made = schemas["shared"](schema)
+    text = json.dumps(made)
+    assert text.count("x" * 200) == 1
+    assert text.count('"anyOf"') == 1
+
+    def expanded(node: dict[str, Any]) -> dict[str, Any]:
+        name = node.get("$ref", "").removeprefix("#/definitions/")
+        if name:
+            return expanded(made["definitions"][name])
+        return cast("dict[str, Any]", schemas["mapped"](node, expanded))
+
+    known = {"known": made["definitions"]["known"]}
+    assert expanded({**made, "definitions": known}) == schema
+
+
+def test_every_schema_is_written_as_the_generator_writes_it() -> None:
+    shared = runpy.run_path(str(CHARTS_SCHEMAS))["shared"]
+    for path in sorted((ROOT / "charts/schemas").rglob("*.json")):
+        schema = json.loads(path.read_text(encoding="utf-8"))
+        assert shared(schema) == schema, f"{path.name}: run `make schemas`"
 
 
 def _render_fixture(path: Path) -> subprocess.CompletedProcess[str]:
