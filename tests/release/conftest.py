@@ -21,10 +21,12 @@ from typer.testing import CliRunner
 from release.cli import app
 from release.git.repository import open_repo
 from release.records import verdicts
+from release.render import helm
 from release.verification.target import target_of
 from tests.ports import free_port
 from tests.programs import require
 from tests.release.kube import Kubernetes, kubernetes
+from tests.release.render_cache import remembering
 from tests.waits import until
 
 HEADER = "# Written by `release`; do not edit.\n"
@@ -176,6 +178,14 @@ IDENTITY = {
     "USER": "ada",
     "LOGNAME": "ada",
 }
+
+
+@pytest.fixture(scope="session", autouse=True)
+def renders() -> Iterator[None]:
+    """Helm is started once for what it was asked already in this session."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(helm, "_render", remembering(helm._render))
+        yield
 
 
 @pytest.fixture(scope="session")
