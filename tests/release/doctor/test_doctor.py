@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import os
 import subprocess
@@ -15,7 +16,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import boto3
+import botocore.session
 import pytest
+from botocore.loaders import create_loader
 from moto import mock_aws
 
 from release.doctor.trust import AUDIENCE, ISSUER
@@ -159,8 +162,16 @@ def trust(*subjects: str, like: bool = False, **more: Any) -> str:
 DEPLOY = tuple(f"repo:{REPOSITORY}:environment:{name}" for name in ENVIRONMENTS)
 
 
+@pytest.fixture(scope="module")
+def descriptions() -> Iterator[None]:
+    """botocore's descriptions of AWS's services, read once: a session reads megabytes of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(botocore.session, "create_loader", functools.cache(create_loader))
+        yield
+
+
 @pytest.fixture
-def aws(monkeypatch: pytest.MonkeyPatch, world: World) -> Iterator[None]:
+def aws(monkeypatch: pytest.MonkeyPatch, world: World, descriptions: None) -> Iterator[None]:
     """Roles and repositories as docs/bootstrap.md makes them, in moto."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "test")

@@ -66,13 +66,16 @@ def checks(
             one for name, some in wanted.items() if variables.get(name, "") == arn for one in some
         }
         yield from asked(_role(iam, variable, arn, needed, sorted(all_needed)), variable)
+    clients: dict[str, ECRClient] = {}
     for repository in repositories:
         host, name = split(repository)
         ecr = ecr_host(host)
         if ecr is None:
             yield ok(AREA, f"repository {repository}", "is in a registry that makes them on push")
             continue
-        client: ECRClient = session.client("ecr", region_name=ecr["region"])
+        if (region := ecr["region"]) not in clients:
+            clients[region] = session.client("ecr", region_name=region)
+        client = clients[region]
         yield from asked(_repository(client, ecr["account"], name), f"repository {name}")
 
 
