@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import json
 import subprocess
 import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
@@ -46,6 +48,25 @@ def failing_pods(site: Site, environment: str, release: str) -> str:
                 for reason in container.get(state, {}).values():
                     said.append(f"{container['name']} {reason.get('reason', '')}")
     return " ".join(said)
+
+
+def test_a_request_leads_to_its_pods_images_and_commits(site: Site, release: Release) -> None:
+    answer = predict("dev")
+    assert answer.status_code == 200, answer.text
+    identity = answer.headers["x-request-id"]
+
+    def described() -> Any:
+        text = release("describe", "request-id", identity, "--env=dev", "--json", accepted=(0, 8))
+        found = json.loads(text)
+        titles = {part["title"] for part in found.get("parts", ())}
+        wanted = {f"what Git wants of {name} in dev" for name in ("proxy", "inference")}
+        return found if wanted <= titles else None
+
+    found = wait_until(described, "the logs of the proxy and of the model server")
+    facts = [fact for part in found["parts"] for fact in part["facts"]]
+    for name in ("proxy", "inference"):
+        assert digest(site, "dev", name) in {fact["value"] for fact in facts}
+    assert any(fact["what"] == "model" and "digits/" in fact["value"] for fact in facts)
 
 
 @pytest.fixture

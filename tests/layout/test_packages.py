@@ -32,7 +32,8 @@ LAYERS: dict[str, list[str]] = {
     "release": [
         "errors", "programs", "tls", "yaml_loader", "service_programs", "git", "values", "records",
         "cluster", "registry", "render", "diagnosis", "live", "checks", "status", "validate",
-        "doctor", "create", "changes", "offline", "verification", "commands", "cli", "reference",
+        "doctor", "create", "changes", "describe", "offline", "verification", "commands", "cli",
+        "reference",
     ],
     "inference": [
         "errors", "settings", "repository", "row_independence", "batching", "models",

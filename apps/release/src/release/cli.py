@@ -10,7 +10,7 @@ import typer
 from release.commands.changes import hold, image, model, promote, rollback, weights
 from release.commands.review import affected, diff, validate
 from release.commands.setup import doctor, new, version
-from release.commands.state import history, status, verify
+from release.commands.state import describe, history, status, verify
 
 app = typer.Typer(no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
 registry_app = typer.Typer(no_args_is_help=True, help="The registry that images are pushed to.")
@@ -33,6 +33,7 @@ app.command("unhold")(hold.unhold)
 app.command("weights")(weights.weights)
 app.command("history")(history.history_command)
 app.command("metrics")(history.metrics_command)
+app.add_typer(describe.app, name="describe")
 app.add_typer(image.app, name="image")
 app.add_typer(new.app, name="new")
 app.add_typer(model.app, name="model")

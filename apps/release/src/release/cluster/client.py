@@ -151,9 +151,15 @@ class Cluster:
         with contextlib.suppress(NotFoundError):
             self.request("DELETE", path, [("propagationPolicy", "Background")])
 
-    def logs(self, namespace: str, pod: str, container: str, *, previous: bool = False) -> str:
+    def logs(
+        self, namespace: str, pod: str, container: str, *, previous: bool = False, lines: int = 20
+    ) -> str:
         """The last lines of a container's log; an empty string when there are none."""
-        query = [("container", container), ("tailLines", "20"), ("previous", str(previous).lower())]
+        query = [
+            ("container", container),
+            ("tailLines", str(lines)),
+            ("previous", str(previous).lower()),
+        ]
         try:
             answer = self._send("GET", f"/api/v1/namespaces/{namespace}/pods/{pod}/log", query)
         except ReleaseError:

@@ -13,11 +13,12 @@ from release.diagnosis.releases import Finding, State
 
 def with_reasons(cluster: Cluster, environment: str, finding: Finding) -> Finding:
     """The finding whose causes name what their containers logged, and the fix these gave."""
-    causes = tuple(_with_reason(cluster, environment, cause) for cause in finding.causes)
+    causes = tuple(with_reason(cluster, environment, cause) for cause in finding.causes)
     return replace(finding, causes=causes)
 
 
-def _with_reason(cluster: Cluster, environment: str, cause: Cause) -> Cause:
+def with_reason(cluster: Cluster, environment: str, cause: Cause) -> Cause:
+    """The cause with what its container logged, and the fix that it gave."""
     if cause.log is None:
         return cause
     pod, container, previous = cause.log
