@@ -62,6 +62,11 @@ BAD = {
     "status 1000": b"HTTP/1.1 1000 Odd\r\nContent-Length: 2\r\n\r\n{}",
     "headers without end": OK + b"X: y\r\n" * 200_000 + b"\r\n{}",
     "one endless header": OK + b"X: " + b"y" * 1_000_000 + b"\r\n\r\n{}",
+    "compressed for its way": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n"
+    b"2\r\n{}\r\n0\r\n\r\n",
+    "compressed until its end": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n{}",
+    "compressed, in two lines": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n"
+    b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
     "trailers without end": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n"
     b"X: " + b"y" * 1_000_000,
 }
@@ -105,6 +110,20 @@ async def test_trailers_of_an_answer_never_become_headers(path: str) -> None:
     assert status == 200
     assert b"x-trailed" not in answer.lower() and b"set-cookie" not in answer.lower()
     assert answer.endswith((b"\r\n\r\n{}", b"2\r\n{}\r\n0\r\n\r\n"))
+
+
+@pytest.mark.parametrize("path", ["/v2/models/digits/infer", "/api/up/x"])
+async def test_an_answer_without_a_body_has_no_length(path: str) -> None:
+    """Found: 204 with Content-Length: 5 went on so, and a caller waits for what never comes."""
+    async with (
+        answering(b"HTTP/1.1 204 No Content\r\nContent-Length: 5\r\nX-A: b\r\n\r\n") as url,
+        proxy_with(
+            backends={"digits": {"type": "http", "url": url}}, upstreams={"up": {"url": url}}
+        ) as proxy,
+    ):
+        status, answer = await ask(proxy.url, path)
+    assert (status, b"\r\nx-a: b\r\n" in answer) == (204, True)
+    assert b"content-length" not in answer and b"transfer-encoding" not in answer
 
 
 async def test_trailers_of_a_request_never_become_headers(upstream: Neighbour) -> None:

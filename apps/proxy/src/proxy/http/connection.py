@@ -88,7 +88,7 @@ class Connection(asyncio.Protocol):
         self._have_head = False
         self.complete = False
         self.reusable = True
-        self._framed = False
+        self._framed = self._coded = False
         self._unread = 0  # bytes of the answer that are neither its head, once read, nor its body
         self.counted = False  # whether a Content-Length came with the headers
         self._chunks: list[bytes] = []
@@ -146,7 +146,10 @@ class Connection(asyncio.Protocol):
         name = name.lower()
         if name == b"content-length":
             self._framed = self.counted = True
-        elif name == b"transfer-encoding" and value.lower().endswith(b"chunked"):
+        elif name == b"transfer-encoding":
+            # A coding beside `chunked` is for one hop, and nobody asked for one: what it is of
+            # would reach the caller under no name.
+            self._coded = self._coded or value.strip().lower() != b"chunked"
             self._framed = True
         self.headers.append((name, value))
 
@@ -158,7 +161,10 @@ class Connection(asyncio.Protocol):
             return
         if 100 <= status < 200 and status != 101:  # interim: the answer is still to come
             self.headers = []
-            self._framed = self.counted = False
+            self._framed = self._coded = self.counted = False
+            return
+        if self._coded:
+            self._fail(BrokenError("the backend's answer is transfer-coded unasked", sent=True))
             return
         if status == 101:
             self._fail(BrokenError("the backend switched protocols unasked", sent=True))
@@ -167,6 +173,8 @@ class Connection(asyncio.Protocol):
         self._have_head = True
         if status in BODILESS:
             self._framed = True
+        if status == 204:  # which has no length: a caller might wait for so many bytes
+            self.headers = [pair for pair in self.headers if pair[0] != b"content-length"]
         if not self._parser.should_keep_alive():
             self.reusable = False
         if self._head_only:  # llhttp cannot know that no body follows; the connection is given up
