@@ -132,7 +132,10 @@ async def serving(repository: str, **settings: Any) -> AsyncIterator[Running]:
                 await until(lambda: server.started or task.done())
                 if task.done():
                     task.result()
-                async with httpx.AsyncClient(base_url=url, timeout=SECONDS) as client:
+                # Reading authorities, whom nobody asks here, takes longer than most tests.
+                async with httpx.AsyncClient(
+                    base_url=url, timeout=SECONDS, verify=False, trust_env=False
+                ) as client:
                     if wait_ready:
                         await until(lambda: health.readiness()[0] == 200)
                     grpc_port = service.grpc.port if service.grpc else 0

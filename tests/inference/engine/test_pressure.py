@@ -564,7 +564,9 @@ async def test_sigterm_under_load_fails_no_request(repository: Path) -> None:
             answer = await client.post(PATH, json={"inputs": [ROW]})
             answered.append(answer.status_code)
 
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
+    async with httpx.AsyncClient(
+        base_url=f"http://127.0.0.1:{port}", timeout=20, verify=False
+    ) as client:
         callers = [asyncio.create_task(caller(client)) for _ in range(4)]
         await until(lambda: len(answered) >= 8)
         process.send_signal(signal.SIGTERM)

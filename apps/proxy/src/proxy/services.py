@@ -13,6 +13,7 @@ from kit.lifecycle.health import Health
 from kit.memory.budget import Budget, body_budget
 from kit.telemetry.spans import Spans, configure
 from proxy.config.backends import HttpBackend, Target, discovers
+from proxy.http.client import machine_authorities
 from proxy.http.destination import Destination, guard_of
 from proxy.jobs.metrics import QueueWatch
 from proxy.jobs.queue import Jobs
@@ -250,6 +251,9 @@ class Services:
 
 
 def _authorities(file: Path | None) -> ssl.SSLContext:
+    """Those that the file holds, or the machine's."""
+    if file is None:
+        return machine_authorities()
     try:
         return ssl.create_default_context(cafile=file)
     except (ssl.SSLError, OSError) as error:

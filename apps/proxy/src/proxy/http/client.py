@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
 from collections import deque
 from collections.abc import AsyncIterable
+from functools import lru_cache
 from time import monotonic
 from urllib.parse import urlsplit
 
 from proxy.http.connection import BrokenError, Connection, DeadlineExceededError, RefusedError
 from proxy.http.shared_timer import timer_of
+
+
+def machine_authorities() -> ssl.SSLContext:
+    """Trusts those whom this machine trusts, or whom SSL_CERT_FILE and SSL_CERT_DIR name now.
+
+    They are read once, which takes longer than a request; nobody may change the context.
+    """
+    return _authorities(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
+
+
+@lru_cache(maxsize=4)
+def _authorities(file: str | None, folder: str | None) -> ssl.SSLContext:
+    """The variables are the cache's key; OpenSSL reads them itself."""
+    return ssl.create_default_context()
 
 
 class Pool:
@@ -32,7 +48,7 @@ class Pool:
         self.port = parts.port or (443 if self.secure else 80)
         self.base_path = parts.path.rstrip("/").encode()
         self.authority = parts.netloc.rsplit("@", 1)[-1].encode()
-        self._tls = (tls or ssl.create_default_context()) if self.secure else None
+        self._tls = (tls or machine_authorities()) if self.secure else None
         self._connect_timeout = connect_timeout
         self._idle_seconds = idle_seconds
         self._max_age_seconds = max_age_seconds
