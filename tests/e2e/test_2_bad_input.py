@@ -69,6 +69,16 @@ def test_a_request_leads_to_its_pods_images_and_commits(site: Site, release: Rel
     assert any(fact["what"] == "model" and "digits/" in fact["value"] for fact in facts)
 
 
+def test_status_shows_what_the_model_servers_serve(release: Release) -> None:
+    found = json.loads(release("status", "--env=dev", "--json"))["releases"]
+    (line,) = [one for one in found if one["release"] == "inference"]
+    wanted = {(one["name"], one["version"]) for one in line["wanted"]["models"]}
+    assert wanted
+    assert len(line["serving"]) == line["pods"]["ready"]
+    for models in line["serving"].values():
+        assert wanted <= {(one["name"], one["version"]) for one in models if one["ready"]}
+
+
 @pytest.fixture
 def put_back(site: Site, release: Release) -> Iterator[None]:
     """After the test, dev runs again what its values named before."""

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from release.cluster.client import Cluster
+from release.cluster.client import Cluster, Object
 from release.errors import NotFoundError, ReleaseError
 
 SECONDS = 10.0
@@ -49,6 +49,17 @@ class Answer:
     headers: Mapping[str, str] = field(default_factory=dict)
     """By lower-case name."""
     error: str = ""
+
+
+def to_container(
+    pod: Object, container: str, path: str, method: str = "GET", body: str = ""
+) -> Request:
+    """A request from inside of a pod to the port named ``http`` of one of its containers, or to
+    8080."""
+    ports = next(c for c in pod["spec"]["containers"] if c["name"] == container).get("ports", ())
+    port = next((one["containerPort"] for one in ports if one.get("name") == "http"), 8080)
+    headers = {"content-type": "application/json"} if body else {}
+    return Request("127.0.0.1", port, path, method, headers, body)
 
 
 def ask(cluster: Cluster, namespace: str, pod: str, container: str, request: Request) -> Answer:

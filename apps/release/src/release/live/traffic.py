@@ -179,12 +179,7 @@ def metrics_of(
     """
 
     def metrics(pod: Object) -> str:
-        container = next(c for c in pod["spec"]["containers"] if c["name"] == release)
-        port = next(
-            (p["containerPort"] for p in container.get("ports", ()) if p.get("name") == "http"),
-            8080,
-        )
-        request = pod_request.Request("127.0.0.1", port, "/metrics")
+        request = pod_request.to_container(pod, release, "/metrics")
         name = pod["metadata"]["name"]
         answer = pod_request.ask(cluster, environment, name, release, request)
         return answer.body if answer.status == 200 else ""

@@ -9,9 +9,10 @@ from datetime import datetime
 
 from release.checks import plan
 from release.cluster.client import Cluster, Observation
+from release.diagnosis.releases import State
 from release.errors import NotFoundError, ReleaseError
 from release.git.commit_tree import CommitTree
-from release.live import gateway, objects, traffic, verified_manifests
+from release.live import gateway, objects, served_models, traffic, verified_manifests
 from release.live.traffic import NO_PROMETHEUS, Prometheus, Traffic
 from release.status import table
 from release.status.table import Line
@@ -39,13 +40,29 @@ def lines(
     with ThreadPoolExecutor(max(1, len(made))) as pool:
         return list(
             pool.map(
-                lambda line: replace(
-                    line,
-                    traffic=_traffic(cluster, line, seen, bool(named), prometheus),
+                lambda line: _with_models(
+                    cluster,
+                    replace(line, traffic=_traffic(cluster, line, seen, bool(named), prometheus)),
+                    seen,
                 ),
                 made,
             )
         )
+
+
+def _with_models(cluster: Cluster, line: Line, seen: Observation) -> Line:
+    """The line with what its pods serve, where they are of a model server."""
+    release = line.finding.release
+    pods = traffic.running_pods(release, seen.pods)
+    try:
+        serving = served_models.of_pods(cluster, line.environment, release, pods)
+    except ReleaseError as error:
+        return replace(line, serving=f"served models not known: {error.message[:80]}")
+    if not serving:
+        return line
+    settled = line.finding.state is State.DEPLOYED
+    found = served_models.causes(line.models, serving, settled=settled)
+    return replace(line, serving=serving, finding=table.failed_if_final(line.finding, found))
 
 
 def _traffic(

@@ -17,8 +17,9 @@ from release.diagnosis.causes import Cause
 from release.diagnosis.drift import IMAGE_DRIFT
 from release.diagnosis.releases import Finding, State, find
 from release.git.commit_tree import CommitTree
-from release.live import objects
+from release.live import objects, served_models
 from release.live.objects import Live
+from release.live.served_models import Seen
 from release.live.traffic import Traffic
 from release.values import holds, model_map, tree
 from release.values.holds import Hold
@@ -51,6 +52,8 @@ class Line:
     """Ready addresses behind its Service; None where nobody calls it by one."""
     traffic: Traffic | str = "-"
     """Its requests of late, or why they are not known."""
+    serving: Seen | str = "-"
+    """What its pods serve where it is a model server, or why that is not known."""
 
     @property
     def state(self) -> str:
@@ -82,6 +85,9 @@ class Line:
             "pods": {"ready": finding.ready, "all": finding.pods},
             "endpoints": self.endpoints,
             "traffic": vars(self.traffic) if isinstance(self.traffic, Traffic) else None,
+            "serving": None
+            if isinstance(self.serving, str)
+            else {pod: [vars(model) for model in models] for pod, models in self.serving.items()},
             "hold": str(self.hold) if self.hold else None,
             "changed": self.changed,
             "causes": [
@@ -236,7 +242,7 @@ def render(found: Sequence[Line], now: datetime) -> Table:
             "state": line.state,
             "wanted": line.wanted.short,
             "running": ", ".join(digest[7:14] for digest in finding.running) or "-",
-            "models": model_map.short(line.models),
+            "models": _models(line),
             "sync": finding.sync,
             "health": finding.health,
             "pods": f"{finding.ready}/{finding.pods}",
@@ -250,6 +256,15 @@ def render(found: Sequence[Line], now: datetime) -> Table:
         texts[COLUMNS.index("state")].stylize(_COLOURS[finding.state])
         table.add_row(*texts)
     return table
+
+
+def _models(line: Line) -> str:
+    """What Git wants served; what is really served beside it where that is something else."""
+    wanted = model_map.short(line.models)
+    if isinstance(line.serving, str):
+        return wanted if line.serving == "-" else f"{wanted} ({line.serving})"
+    served = served_models.in_short(line.serving)
+    return served if wanted in (served, "-") else f"wanted {wanted}; served {served}"
 
 
 def findings(found: Sequence[Finding]) -> Table:
