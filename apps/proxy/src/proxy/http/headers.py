@@ -30,10 +30,6 @@ REPLACED = frozenset(
         b"expect",
         b"traceparent",
         b"forwarded",
-        b"x-forwarded-for",
-        b"x-forwarded-host",
-        b"x-forwarded-proto",
-        b"x-forwarded-prefix",
         b"x-real-ip",
         b"x-request-id",
         b"x-request-timeout",
@@ -65,6 +61,8 @@ REPLACED = frozenset(
         b"x-envoy-upstream-rq-timeout-ms",
     }
 )
+FORWARDED = b"x-forwarded-"
+"""How the names begin that say who asked: written anew, whatever comes after it."""
 CREDENTIALS = frozenset({b"authorization", b"x-api-key", b"cookie"})
 DROPPED = HOP_BY_HOP | REPLACED
 DROPPED_WITH_CREDENTIALS = DROPPED | CREDENTIALS
@@ -153,7 +151,12 @@ def passable(
             dropped = dropped | listed_in_connection(headers)
             break
     # `x_request_id` is `x-request-id` to many frameworks behind us; nginx drops such names too.
-    return [pair for pair in headers if pair[0] not in dropped and b"_" not in pair[0]]
+    # Who asked, by which name and port, is what the proxy itself writes under FORWARDED.
+    return [
+        pair
+        for pair in headers
+        if pair[0] not in dropped and b"_" not in pair[0] and not pair[0].startswith(FORWARDED)
+    ]
 
 
 def length_of(value: str) -> int | None:

@@ -69,9 +69,6 @@ _ABOUT_THE_CALLER = frozenset(
         b"x-client-trace-id",
         b"x-cloud-trace-context",
         b"x-correlation-id",
-        b"x-forwarded-client-cert",
-        b"x-forwarded-port",
-        b"x-forwarded-scheme",
         b"x-ot-span-context",
         b"x-requested-with",
         b"x-request-start",
@@ -169,6 +166,7 @@ def _may_choose(name: bytes) -> bool:
 def _may_choose_kept(name: bytes) -> bool:
     return not (
         name in _DROPPED
+        or name.startswith(headers.FORWARDED)
         or name in _ABOUT_THE_CALLER
         or name.startswith(_ABOUT_THE_CALLER_PREFIXES)
         or b"_" in name
