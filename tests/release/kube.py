@@ -26,6 +26,7 @@ from tests.programs import require
 from tests.waits import until
 
 TOKEN = "test-token"
+NAMESPACES = ("argocd", "dev", "stage", "prod")
 APPLICATIONS = "/apis/argoproj.io/v1alpha1/namespaces/argocd/applications"
 
 
@@ -69,19 +70,18 @@ class Kubernetes:
 
     def empty(self) -> None:
         """Take away what an earlier test left, whichever file it was in."""
-        paths = [APPLICATIONS, "/api/v1/namespaces/argocd/secrets"]
-        for environment in ("dev", "stage", "prod"):
-            paths += [
-                f"{api}/namespaces/{environment}/{kind}"
-                for api, kinds in (
-                    ("/api/v1", ("pods", "configmaps", "events")),
-                    ("/apis/apps/v1", ("deployments", "replicasets")),
-                    ("/apis/batch/v1", ("cronjobs", "jobs")),
-                )
-                for kind in kinds
-            ]
-        for path in paths:
-            self.client.delete(path, params={"gracePeriodSeconds": "0"})
+        kinds = {
+            "/api/v1": ("pods", "configmaps", "events", "secrets"),
+            "/apis/apps/v1": ("deployments", "replicasets"),
+            "/apis/batch/v1": ("cronjobs", "jobs"),
+            APPLICATIONS.partition("/namespaces/")[0]: ("applications",),
+        }
+        for api, kind in ((api, kind) for api, listed in kinds.items() for kind in listed):
+            # Mostly there is nothing: one question costs less than a deletion in each namespace.
+            items = self.send("GET", f"{api}/{kind}")["items"]
+            for namespace in {one["metadata"]["namespace"] for one in items} & set(NAMESPACES):
+                path = f"{api}/namespaces/{namespace}/{kind}"
+                self.client.delete(path, params={"gracePeriodSeconds": "0"})
 
 
 def argocd_crd() -> dict[str, Any]:
@@ -174,7 +174,7 @@ def kubernetes(folder: Path) -> Iterator[Kubernetes]:
             )
             served = "/apis/argoproj.io/v1alpha1"
             until(lambda: client.get(served).status_code == 200, "Argo CD's definition")
-            for name in ("argocd", "dev", "stage", "prod"):
+            for name in NAMESPACES:
                 running.namespace(name)
             yield running
     finally:

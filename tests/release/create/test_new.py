@@ -38,7 +38,9 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("name", ["ranker", "fraud-scorer"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("ranker", marks=pytest.mark.conformance), "fraud-scorer"]
+)
 def test_a_new_service_is_valid_and_reachable_at_once(root: Path, name: str) -> None:
     """Found: a name with a dash was cut at it, and could not be deployed the first time."""
     for program in ("helm", "kubeconform"):
@@ -60,7 +62,9 @@ def test_a_new_service_is_valid_and_reachable_at_once(root: Path, name: str) -> 
         assert any(f"/{name}" in str(match) for match in matches), matches
 
 
-@pytest.mark.parametrize("name", ["fraud-scorer", "ranker"])
+@pytest.mark.parametrize(
+    "name", ["fraud-scorer", pytest.param("ranker", marks=pytest.mark.conformance)]
+)
 def test_a_new_service_s_own_tests_and_checks_pass(root: Path, name: str) -> None:
     """Its package is clean under this repository's rules, and its tests pass."""
     module = name.replace("-", "_")

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from sklearn.datasets import load_digits  # type: ignore[import-untyped]
-from sklearn.model_selection import train_test_split  # type: ignore[import-untyped]
 
 SIDE = 8
 INK = 16
@@ -54,6 +52,12 @@ def split() -> tuple[Digits, Digits]:
 
     Stratified by label, with a fixed seed; no model of ours ever trains on the second part.
     """
+    # Two seconds of import time that whoever draws or names a digit does without.
+    from sklearn.datasets import load_digits  # type: ignore[import-untyped]  # noqa: PLC0415
+    from sklearn.model_selection import (  # type: ignore[import-untyped]  # noqa: PLC0415
+        train_test_split,
+    )
+
     pixels, labels = load_digits(return_X_y=True)
     train_x, held_x, train_y, held_y = train_test_split(
         pixels.astype(np.float32),
