@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,15 +15,19 @@ from kit.pictures import steps as picture_steps
 from kit.transforms_reference import generate
 from tests.documented import ROOT
 from tests.inference.conftest import serving
-from trainer import training
+from tests.trained import trained_digits
+from trainer.publishing import MODEL_FILE
 
 
-async def test_the_page_s_model_json_serves_what_the_trainer_writes(tmp_path: Path) -> None:
+async def test_the_page_s_model_json_serves_what_the_trainer_writes(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     """Found: the page listed one output of two, and the server refused to load its sample."""
     page = (ROOT / "docs/inference.md").read_text(encoding="utf-8")
     [sample] = re.findall(r'```json\n(\{"name": "digits".*?)```', page, re.DOTALL)
     folder = tmp_path / "digits/1"
-    training.train(hidden=32).write(folder)
+    folder.mkdir(parents=True)
+    shutil.copy(trained_digits(tmp_path_factory) / MODEL_FILE, folder)
     (folder / "model.json").write_text(sample, encoding="utf-8")
     [row] = await check(InferenceSettings(model_repository=str(tmp_path)))
     assert row["state"] == "READY", row["reason"]
