@@ -197,7 +197,7 @@ def _schemas() -> Schema:
                     "type": "object",
                     "properties": {
                         "binary_data": {"type": "boolean"},
-                        "classification": {"type": "integer", "minimum": 0},
+                        "classification": {"type": "integer", "minimum": 0, "maximum": 2**31 - 1},
                     },
                 },
             },
@@ -211,7 +211,7 @@ def _schemas() -> Schema:
                 | {
                     "properties": {
                         "timeout": {"type": "integer", "minimum": 0, "maximum": 10**18 - 1},
-                        "priority": {"type": "integer", "minimum": 0},
+                        "priority": {"type": "integer", "minimum": 0, "maximum": 2**53},
                         "binary_data_output": {"type": "boolean"},
                     }
                 },

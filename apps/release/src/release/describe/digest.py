@@ -78,7 +78,7 @@ def _full(known: Known, text: str) -> str:
 def _never(text: str) -> NotFoundError:
     return NotFoundError(
         f"No values file ever named the digest {text}.",
-        fix="see `release history --env ENV`, and fetch the whole history of a shallow clone",
+        fix="see `release history --env ENV`, and fetch all of the history of a shallow clone",
     )
 
 

@@ -45,7 +45,7 @@ def describe(
         ]
         read += len(containers)
         with ThreadPoolExecutor(_AT_ONCE) as pool:
-            logs = pool.map(lambda one: _log(cluster, environment, *one), containers)  # noqa: B023 - the pool ends with this turn of the loop
+            logs = pool.map(lambda one: _log(cluster, environment, *one), containers)  # noqa: B023 - the pool ends before the next environment
             for (pod, container), log in zip(containers, logs, strict=True):
                 name = pod["metadata"]["name"]
                 for line in _speaking_of(log, identity):
