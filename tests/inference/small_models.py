@@ -80,6 +80,26 @@ def two_in_two_out() -> bytes:
     )
 
 
+def weights_beside_rows() -> bytes:
+    """``y = x``, FP32 [rows, 2], and two weights that are the same for any rows."""
+    rows = (TensorProto.FLOAT, ["rows", 2])
+    return model(
+        [helper.make_node("Identity", ["x"], ["y"])],
+        {"x": rows},
+        {"y": rows, "weights": (TensorProto.FLOAT, [2])},
+        {"weights": np.array([5, 6], np.float32)},
+    )
+
+
+def places() -> bytes:
+    """Where ``x``, FP32 [rows, 2], is not zero: INT64 [2, found], rows and columns."""
+    return model(
+        [helper.make_node("NonZero", ["x"], ["y"])],
+        {"x": (TensorProto.FLOAT, ["rows", 2])},
+        {"y": (TensorProto.INT64, [2, "found"])},
+    )
+
+
 def picky() -> bytes:
     """Looks ``i`` (INT64 [rows]) up in a table of five; other numbers make the run fail."""
     return model(

@@ -64,6 +64,8 @@ MODELS = {
     "text": small_models.identity("BYTES", ["rows", 1]),
     "texts": small_models.identity("BYTES", ["rows"]),
     "two": small_models.two_in_two_out(),
+    "beside": small_models.weights_beside_rows(),
+    "places": small_models.places(),
 }
 
 
@@ -105,6 +107,33 @@ async def test_a_scalar_is_answered(both: Both) -> None:
     assert status == 200, found
     assert list(found["outputs"].values()) == [-3.0]
     assert (await both.at_proxy("scalar", CSV, b"3\n"))[1]["outputs"] == found["outputs"]
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3])
+async def test_outputs_of_other_lengths_than_the_rows_are_given_complete(
+    both: Both, rows: int
+) -> None:
+    """Found: with two weights beside them the third of three rows was gone, with status 200."""
+    given = [[float(row), row + 0.5] for row in range(rows)]
+    everything: dict[str, Any] = {"y": given, "weights": [5.0, 6.0]}
+    status, found = await both.at_proxy("beside", JSON, orjson.dumps(given))
+    assert (status, found["outputs"], "predictions" in found) == (200, everything, False)
+    status, found = await both.at_server("beside", JSON, orjson.dumps(given))
+    assert (status, found["predictions"]) == (200, [everything])
+    answer = await both.server.client.post(
+        "/invocations", content=orjson.dumps(given),
+        headers={"content-type": JSON, "accept": CSV,
+                 "x-amzn-sagemaker-target-model": "beside"},
+    )  # fmt: skip
+    cells = [*np.ravel(given).tolist(), 5.0, 6.0]
+    assert answer.text == ",".join(map(str, cells)) + "\n", "a line holds a row, or everything"
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3])
+async def test_places_of_what_was_found_are_no_rows(both: Both, rows: int) -> None:
+    """Found: two lines of places were two predictions, and with two rows one for each."""
+    status, found = await both.at_proxy("places", JSON, orjson.dumps([[0.0, 1.0]] * rows))
+    assert (status, found["outputs"]) == (200, {"y": [list(range(rows)), [1] * rows]})
 
 
 async def test_texts_are_taken_in_every_form(both: Both) -> None:

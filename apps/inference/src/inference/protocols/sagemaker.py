@@ -25,7 +25,7 @@ from inference.errors import BadRequest, NotAcceptable, UnsupportedMediaType
 from inference.models.served import ServedModel
 from inference.protocols.json import loads_plain
 from inference.protocols.rest_v2 import build, encode, parse
-from inference.protocols.v1 import predictions, read_instances
+from inference.protocols.v1 import outputs_in_rows, predictions, read_instances
 from inference.server.bodies import Headers
 from inference.server.exchange import Exchange, accepts, json_bytes, respond
 from inference.server.state import ServerState
@@ -222,8 +222,9 @@ def write(
 def _csv(outputs: dict[str, Array], request: InferRequest, served: ServedModel) -> bytes:
     """A line per row: every output's values side by side."""
     table = io.StringIO()
-    counts = {len(values) if values.ndim else 1 for values in outputs.values()}
-    rows = (counts.pop() if len(counts) == 1 else 1) or 1
+    first = next(iter(outputs.values()))
+    counted = len(outputs) == 1 or outputs_in_rows(outputs, served)
+    rows = (len(first) if counted and first.ndim else 1) or 1
     note_non_finite(served, request, outputs.values())
     replace = {name: replaced(values, served.non_finite) for name, values in outputs.items()}
     writer = csv.writer(table, lineterminator="\n")

@@ -20,6 +20,7 @@ from inference.protocols.json import loads_plain
 from inference.server.exchange import Exchange, json_bytes, respond
 from inference.server.state import ServerState
 from kit.oip.non_finite import plain
+from kit.oip.row_outputs import in_rows
 from kit.oip.rows import read_rows
 from kit.oip.tensors import Array
 
@@ -105,6 +106,12 @@ def read_instances(document: Any, served: ServedModel) -> InferRequest:
     return result
 
 
+def outputs_in_rows(outputs: dict[str, Array], served: ServedModel) -> bool:
+    """Whether several outputs can be given side by side, row by row; a scalar is one row."""
+    values = {name: values.reshape(values.shape or (1,)) for name, values in outputs.items()}
+    return in_rows(values, served.model.outputs, served.model.inputs)
+
+
 def predictions(outputs: dict[str, Array], request: InferRequest, served: ServedModel) -> list[Any]:
     """One element per row: the only output's, or an object of all of them by name."""
     note_non_finite(served, request, outputs.values())
@@ -116,7 +123,6 @@ def predictions(outputs: dict[str, Array], request: InferRequest, served: Served
     }
     if len(columns) == 1:
         return list(next(iter(columns.values())))
-    lengths = {len(column) for column in columns.values()}
-    if len(lengths) != 1:
+    if not outputs_in_rows(outputs, served):
         return [columns]
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]

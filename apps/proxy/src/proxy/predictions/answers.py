@@ -14,6 +14,7 @@ from kit.http.problem import Problem
 from kit.oip.errors import BadAnswerError
 from kit.oip.messages import decode_answer
 from kit.oip.non_finite import Policy, count_of, message, plain, replaced
+from kit.oip.row_outputs import in_rows
 from kit.oip.tensors import Array
 from kit.transforms import TransformError
 from proxy.http.headers import length_of
@@ -36,6 +37,8 @@ class Prediction:
     queue_ms: str = ""
     compute_ms: str = ""
     policy: Policy = "null"
+    in_rows: bool = True
+    """Whether the outputs hold a row for each row that was asked for."""
 
     @property
     def non_finite(self) -> int:
@@ -45,12 +48,16 @@ class Prediction:
         return sum(map(count_of, shown))
 
     def rows(self) -> list[dict[str, Any]]:
-        """Each row for people: label, probability and probabilities, or the bare outputs."""
+        """Each row for people: label, probability and probabilities, or the bare outputs.
+
+        Outputs that hold no rows stand together, all of each, as those of one.
+        """
         scores = self.outputs.get(self.probabilities)
         given = self.outputs.get(self.label)
         if scores is None or not self.labels:
             return _bare(
-                {name: replaced(array, self.policy) for name, array in self.outputs.items()}
+                {name: replaced(array, self.policy) for name, array in self.outputs.items()},
+                in_rows=self.in_rows,
             )
         rows: list[dict[str, Any]] = []
         for position, row in enumerate(scores):
@@ -118,10 +125,10 @@ def _number(value: Any, policy: Policy) -> Any:
     return round(float(number), 6) if np.isfinite(number) else plain(np.array(number), policy)
 
 
-def _bare(outputs: Mapping[str, Array]) -> list[dict[str, Any]]:
-    count = min((len(array) for array in outputs.values() if array.ndim), default=1)
-    if any(array.ndim == 0 for array in outputs.values()):
+def _bare(outputs: Mapping[str, Array], *, in_rows: bool) -> list[dict[str, Any]]:
+    if not in_rows:
         return [{"outputs": {name: _plain(array) for name, array in outputs.items()}}]
+    count = len(next(iter(outputs.values())))
     return [
         {"outputs": {name: _plain(array[row]) for name, array in outputs.items()}}
         for row in range(count)
@@ -140,8 +147,8 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def interpret(answer: Answer, contract: Contract) -> Prediction:
-    """The prediction in a server's answer; its errors become ours."""
+def interpret(answer: Answer, contract: Contract, rows: int | None = None) -> Prediction:
+    """The prediction in a server's answer to ``rows`` rows; its errors become ours."""
     if answer.status != 200:
         raise refused(answer, contract.model)
     size = answer.headers.get("inference-header-content-length")
@@ -169,6 +176,7 @@ def interpret(answer: Answer, contract: Contract) -> Prediction:
         queue_ms=answer.headers.get("x-slipway-queue-ms", ""),
         compute_ms=answer.headers.get("x-slipway-compute-ms", ""),
         policy=contract.non_finite,
+        in_rows=in_rows(outputs, contract.outputs, contract.inputs, rows=rows),
     )
     if contract.non_finite == "error" and prediction.non_finite:
         raise Problem(502, "non-finite-output", message(prediction.non_finite))

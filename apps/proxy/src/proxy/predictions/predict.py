@@ -28,11 +28,12 @@ async def predict(
     body, length = encode_request(prepared.inputs, identity=asking.request_id.decode())
     answer = await backend.infer(body, length, asking)
     if len(answer.body) <= INLINE_BYTES:
-        return interpret(answer, contract)
+        return interpret(answer, contract, prepared.rows)
     with _shown(contract.model):
         return await decoding.run(
-            _answer_memory(answer), "the model's answer", interpret, answer, contract
-        )
+            _answer_memory(answer), "the model's answer",
+            interpret, answer, contract, prepared.rows,
+        )  # fmt: skip
 
 
 async def shown(prediction: Prediction, decoding: Decoding) -> dict[str, Any]:
