@@ -12,7 +12,9 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache
+from http import HTTPStatus
 from pathlib import Path
 from ssl import CERT_NONE, SSLContext, create_default_context
 
@@ -33,6 +35,8 @@ class ApiServer:
 
     url: str
     home: Path
+    plurals: dict[tuple[str, str], str] = field(default_factory=dict)
+    """How a kind of an API is called in paths, as far as it was asked."""
 
     def kubectl(self, *arguments: str, text: str = "") -> subprocess.CompletedProcess[str]:
         """Run kubectl as an administrator, with ``text`` on its standard input."""
@@ -45,6 +49,45 @@ class ApiServer:
         return subprocess.run(
             command, input=text, capture_output=True, text=True, check=False, env=environment
         )
+
+    def send(self, method: str, path: str, body: bytes | None = None) -> tuple[int, Manifest]:
+        """One request without a program to start; the status and what was answered."""
+        request = urllib.request.Request(
+            f"{self.url}{path}",
+            data=body,
+            method=method,
+            headers={
+                "Authorization": f"Bearer {TOKEN}",
+                "Accept": "application/json",
+                **({"Content-Type": "application/apply-patch+yaml"} if body else {}),
+            },
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=90, context=_unverified()) as answer:
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, json.load(error)
+
+    def refusal(self, one: Manifest) -> str:
+        """Why a server-side apply of an object is refused; empty where not. Nothing is stored."""
+        version, name = one["apiVersion"], one["metadata"]["name"]
+        root = f"/api/{version}" if version == "v1" else f"/apis/{version}"
+        namespace = one["metadata"].get("namespace")
+        inside = f"/namespaces/{namespace}" if namespace else ""
+        query = "fieldManager=kubectl&force=false&dryRun=All&fieldValidation=Strict"
+        path = f"{root}{inside}/{self._plural(root, one['kind'])}/{name}?{query}"
+        status, answer = self.send("PATCH", path, json.dumps(one).encode())
+        return "" if status < HTTPStatus.BAD_REQUEST else str(answer["message"])
+
+    def _plural(self, root: str, kind: str) -> str:
+        if (root, kind) not in self.plurals:
+            status, answer = self.send("GET", root)
+            assert status == HTTPStatus.OK, answer
+            found = {one["kind"]: one["name"] for one in answer["resources"]
+                     if "/" not in one["name"]}  # fmt: skip
+            self.plurals.update({(root, name): plural for name, plural in found.items()})
+        return self.plurals[root, kind]
 
     def admit(self, text: str) -> str:
         """Apply rendered manifests and, dry, the pods they would become; what was refused."""
@@ -137,20 +180,26 @@ def api_server(folder: Path) -> Iterator[ApiServer]:
 
 
 def _wait_until_ready(url: str, started: list[subprocess.Popen[bytes]], log: Path) -> None:
-    trusting: SSLContext = create_default_context()
-    trusting.check_hostname = False
-    trusting.verify_mode = CERT_NONE
     request = urllib.request.Request(f"{url}/readyz", headers={"Authorization": f"Bearer {TOKEN}"})
     deadline = time.monotonic() + 90
     while time.monotonic() < deadline:
         dead = [process.args for process in started if process.poll() is not None]
         assert not dead, f"{dead} ended:\n{log.read_text(errors='replace')[-2000:]}"
         try:
-            with urllib.request.urlopen(request, timeout=5, context=trusting):
+            with urllib.request.urlopen(request, timeout=5, context=_unverified()):
                 return
         except (urllib.error.URLError, OSError):
             time.sleep(0.1)
     raise AssertionError(f"not ready in 90 s:\n{log.read_text(errors='replace')[-2000:]}")
+
+
+@cache
+def _unverified() -> SSLContext:
+    """The server's certificate is its own; made once, for it reads the machine's authorities."""
+    trusting = create_default_context()
+    trusting.check_hostname = False
+    trusting.verify_mode = CERT_NONE
+    return trusting
 
 
 def _free_port() -> int:

@@ -100,9 +100,7 @@ def applied(server: ApiServer, one: Manifest) -> None:
 
 def refused(server: ApiServer, one: Manifest) -> str:
     """Why the API server does not take an object; empty where it does. Nothing is stored."""
-    arguments = ("apply", "--server-side", "--dry-run=server", "--filename", "-")
-    answer = server.kubectl(*arguments, text=json.dumps(one))
-    return "" if answer.returncode == 0 else answer.stderr
+    return server.refusal(one)
 
 
 def pod_spec(image: str = IMAGE) -> dict[str, Any]:
