@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import MutableMapping
 
@@ -31,3 +32,9 @@ def without_the_one_machine(environment: MutableMapping[str, str]) -> None:
 
 
 without_the_one_machine(os.environ)
+
+
+def pytest_collection_finish() -> None:
+    """Let the garbage collector leave alone what lives to the end: the tests and all modules."""
+    gc.collect()
+    gc.freeze()

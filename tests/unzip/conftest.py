@@ -7,6 +7,7 @@ import itertools
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import boto3
 import pytest
@@ -29,9 +30,24 @@ def s3_server() -> Iterator[S3Server]:
         yield server
 
 
-@functools.cache  # making its clients is most of a small test's time
+class _Session(boto3.session.Session):
+    """Makes each client once: making one is most of a small test's time."""
+
+    def __init__(self, **given: str) -> None:
+        super().__init__(**given)
+        self._clients: dict[str, Any] = {}
+
+    def client(self, name: Any, **given: Any) -> Any:
+        settings = vars(given["config"])["_user_provided_options"]
+        key = f"{name} {given['endpoint_url']} {sorted(settings.items())}"
+        if key not in self._clients:
+            self._clients[key] = super().client(name, **given)
+        return self._clients[key]
+
+
+@functools.cache
 def session() -> boto3.session.Session:
-    return boto3.session.Session(
+    return _Session(
         aws_access_key_id=ACCESS_KEY, aws_secret_access_key=SECRET_KEY, region_name=REGION
     )
 

@@ -8,7 +8,7 @@ import struct
 import subprocess
 import sys
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,21 +25,30 @@ from kit.transforms import Preparation, TransformError
 
 NO_JFIF = (Path(__file__).parent / "no_jfif.jpg").read_bytes()
 
-# Prints the bytes a picture took at most, and those that were announced.
+# Prints, for each picture that a line of stdin names, the bytes that it took at most and those that
+# were announced. Each is decoded in a process of its own, which has imported everything already.
 MEASURE = """
-import sys
+import os, sys
 from pathlib import Path
 from kit.transforms import Preparation
 def memory(what):
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(what))
-prepare = Preparation([{"transform": "decode_image", "mode": sys.argv[2]}, *eval(sys.argv[3])])
-payload = Path(sys.argv[1]).read_bytes()
-Path("/proc/self/clear_refs").write_text("5")
-before = memory("VmRSS:")
-head = prepare.read_head(payload)
-head.row()
-print(memory("VmHWM:") - before, head.memory)
+def measure(path, mode, steps):
+    prepare = Preparation([{"transform": "decode_image", "mode": mode}, *steps])
+    payload = Path(path).read_bytes()
+    Path("/proc/self/clear_refs").write_text("5")
+    before = memory("VmRSS:")
+    head = prepare.read_head(payload)
+    head.row()
+    print(memory("VmHWM:") - before, head.memory, flush=True)
+for line in sys.stdin:
+    child = os.fork()
+    if not child:
+        measure(*eval(line))
+        os._exit(0)
+    if os.waitpid(child, 0)[1]:
+        print("failed", flush=True)
 """
 TO_8 = [{"transform": "resize", "width": 8, "height": 8}]
 
@@ -50,12 +59,28 @@ def encoded(mode: str, size: tuple[int, int], format: str, **how: Any) -> bytes:
     return file.getvalue()
 
 
-def peak(path: Path, payload: bytes, mode: str, steps: list[dict[str, Any]]) -> tuple[int, int]:
-    path.write_bytes(payload)
-    command = [sys.executable, "-c", MEASURE, str(path), mode, repr(steps)]
-    result = subprocess.run(command, check=True, capture_output=True, text=True)
-    measured, said = result.stdout.split()
-    return int(measured), int(said)
+Measure = Callable[[bytes, str], tuple[int, int]]
+
+
+@pytest.fixture(scope="module")
+def peak(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Measure]:
+    """How many bytes a picture took that became one of 8x8 pixels, and how many it announced."""
+    path = tmp_path_factory.mktemp("pictures") / "picture"
+    with subprocess.Popen(
+        [sys.executable, "-c", MEASURE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as program:
+        assert program.stdin is not None
+        assert program.stdout is not None
+        asked, answers = program.stdin, program.stdout
+
+        def measure(payload: bytes, mode: str) -> tuple[int, int]:
+            path.write_bytes(payload)
+            asked.write(f"{(str(path), mode, TO_8)!r}\n")
+            asked.flush()
+            measured, said = answers.readline().split()
+            return int(measured), int(said)
+
+        yield measure
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB"])
@@ -73,10 +98,10 @@ def peak(path: Path, payload: bytes, mode: str, steps: list[dict[str, Any]]) -> 
     ],
 )
 def test_no_format_takes_more_memory_than_its_head_told(
-    tmp_path: Path, stored: str, format: str, how: dict[str, Any], mode: str
+    peak: Measure, stored: str, format: str, how: dict[str, Any], mode: str
 ) -> None:
     payload = encoded(stored, (1800, 1500), format, **how)
-    measured, said = peak(tmp_path / "picture", payload, mode, TO_8)
+    measured, said = peak(payload, mode)
     assert measured <= said
 
 
@@ -87,9 +112,9 @@ def test_a_webp_of_700_bytes_is_known_to_take_300_megabytes() -> None:
     assert head.memory > 300 << 20
 
 
-def test_a_photograph_is_decoded_smaller_where_a_small_picture_is_wanted(tmp_path: Path) -> None:
+def test_a_photograph_is_decoded_smaller_where_a_small_picture_is_wanted(peak: Measure) -> None:
     payload = encoded("RGB", (6000, 4000), "JPEG")
-    measured, said = peak(tmp_path / "picture", payload, "RGB", TO_8)
+    measured, said = peak(payload, "RGB")
     assert measured <= said < 24 << 20  # 96 MiB at its full size
 
 
@@ -252,7 +277,7 @@ def one_component_first(payload: bytes) -> bytes:
 
 @pytest.mark.parametrize("kind", ["progressive", "one component"])
 def test_a_jpeg_that_waits_for_scans_that_never_come_takes_what_it_says(
-    tmp_path: Path, kind: str
+    peak: Measure, kind: str
 ) -> None:
     """Found: the first scan of ten, 234 kB, took 229 MiB; two such pictures end a pod."""
     size = (2400, 2000)
@@ -262,7 +287,7 @@ def test_a_jpeg_that_waits_for_scans_that_never_come_takes_what_it_says(
         else one_component_first(encoded("RGB", size, "JPEG", subsampling=0))
     )
     assert payload.count(b"\xff\xda") == 1
-    measured, said = peak(tmp_path / "p", payload, "L", TO_8)
+    measured, said = peak(payload, "L")
     assert measured < said
     assert said > 2 * 3 * size[0] * size[1]  # what its decoder reserves, touched or not
 

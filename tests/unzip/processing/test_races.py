@@ -40,7 +40,7 @@ def _told(receiver: Receiver) -> list[str]:
 def test_racing_workers_share_the_work(s3_server: S3Server, store: S3, bucket: str) -> None:
     users = [f"user-{n:02}" for n in range(12)]
     for number, user in enumerate(users):
-        files = {f"{n}": user.encode() for n in range(60 + number)}
+        files = {f"{n}": user.encode() for n in range(20 + number)}
         put(store, f"{user}/result.zip", zips.standard(files))
     with receiving() as backend, faulty(s3_server.url) as gate:
         through = S3Server(gate.url, s3_server.folder)
@@ -60,7 +60,7 @@ def test_racing_workers_share_the_work(s3_server: S3Server, store: S3, bucket: s
     assert len(busy) >= 2, "one worker did it all"
     assert sorted(published) == [f"{user}/result.zip" for user in users]
     for number, user in enumerate(users):
-        assert len(files_below(store, f"{user}/result/")) == 60 + number
+        assert len(files_below(store, f"{user}/result/")) == 20 + number
 
 
 LEASE = 5
