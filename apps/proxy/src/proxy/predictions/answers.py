@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,18 +61,20 @@ class Prediction:
                 in_rows=self.in_rows,
             )
         rows: list[dict[str, Any]] = []
+        names = distinct(self.labels)
         for position, row in enumerate(scores):
             best = int(row.argmax())
             label: str | None = None  # NaN is larger than nothing and smaller than nothing
             if not np.isnan(row).any():
                 label = self.labels[best] if given is None else str(given.reshape(-1)[position])
+                label = names[best] if label == self.labels[best] else label
             rows.append(
                 {
                     "label": label,
                     "probability": _number(row[best], self.policy),
                     "probabilities": {
                         name: _number(score, self.policy)
-                        for name, score in zip(self.labels, row, strict=True)
+                        for name, score in zip(names, row, strict=True)
                     },
                 }
             )
@@ -111,6 +114,20 @@ class Prediction:
             name: orjson.Fragment(orjson.dumps(value)) if name in _LARGE_FIELDS else value
             for name, value in self.document().items()
         }
+
+
+def distinct(labels: Sequence[str]) -> Sequence[str]:
+    """The labels as names, of which a JSON object holds each once.
+
+    Those that stand for several classes (ImageNet has two cranes) get the number of theirs.
+    """
+    if len(set(labels)) == len(labels):
+        return labels
+    count = Counter(labels)
+    names = [f"{label} #{at}" if count[label] > 1 else label for at, label in enumerate(labels)]
+    if len(set(names)) == len(names):
+        return names
+    return [f"{label} #{at}" for at, label in enumerate(labels)]
 
 
 _LARGE_FIELDS = ("predictions", "outputs")
@@ -163,6 +180,8 @@ def interpret(answer: Answer, contract: Contract, rows: int | None = None) -> Pr
             probabilities, label = _roles(contract, outputs)
     except (BadAnswerError, TransformError, ValueError) as error:
         raise Problem(502, "bad-answer", f"{contract.model}: {error}") from error
+    scores = outputs.get(probabilities)
+    labelled = scores is not None and scores.ndim == 2 and scores.shape[1] == len(contract.labels)
     prediction = Prediction(
         model=contract.model,
         version=answer.headers.get("x-slipway-model-version")
@@ -170,7 +189,7 @@ def interpret(answer: Answer, contract: Contract, rows: int | None = None) -> Pr
         variant=answer.headers.get("x-slipway-variant", ""),
         pod=answer.headers.get("x-slipway-pod", ""),
         outputs=outputs,
-        labels=contract.labels,
+        labels=contract.labels if labelled else (),
         probabilities=probabilities,
         label=label,
         queue_ms=answer.headers.get("x-slipway-queue-ms", ""),
