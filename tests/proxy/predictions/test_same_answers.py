@@ -130,8 +130,8 @@ async def test_outputs_of_other_lengths_than_the_rows_are_given_complete(
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3])
-async def test_places_of_what_was_found_are_no_rows(both: Both, rows: int) -> None:
-    """Found: two lines of places were two predictions, and with two rows one for each."""
+async def test_positions_of_what_was_found_are_no_rows(both: Both, rows: int) -> None:
+    """Found: two lines of positions were two predictions, and with two rows one for each."""
     status, found = await both.at_proxy("places", JSON, orjson.dumps([[0.0, 1.0]] * rows))
     assert (status, found["outputs"]) == (200, {"y": [list(range(rows)), [1] * rows]})
 

@@ -19,7 +19,7 @@ def in_rows(
 
     ``values`` are the outputs by name; ``outputs`` and ``inputs`` say how they are declared.
     ``rows`` is how many rows were asked for, where the model takes any number of them. An output
-    that has a size of its own there (weights, or the places of what was found) holds no rows,
+    that has a size of its own there (weights, or the positions of what was found) holds no rows,
     even where it is as long by chance.
     """
     lengths = {values[name].shape[0] if values[name].ndim else None for name in values}

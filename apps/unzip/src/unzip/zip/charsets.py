@@ -351,7 +351,7 @@ def _scores(words: Sequence[str], charset: str) -> list[float]:
 def _in_alphabets(word: str) -> dict[str, float]:
     """A word's likelihood in each language of letters.
 
-    Its letters are looked at once: 35 charsets ask for up to 30 languages each.
+    Its letters are looked at one time: 35 charsets ask for up to 30 languages each.
     """
     pairs = []
     score = 0.0
