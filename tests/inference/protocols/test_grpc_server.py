@@ -133,6 +133,10 @@ BAD = {
         infer("affine", "FP32", [-1, 2], fp32_contents=[1, 2]), "INVALID_ARGUMENT", "negative",
     ),
     "too few": (infer("affine", "FP32", [1, 2], fp32_contents=[1]), "INVALID_ARGUMENT", "has 1"),
+    "two fields of contents": (
+        infer("affine", "FP32", [1, 2], fp32_contents=[1, 2], int_contents=[3, 4]),
+        "INVALID_ARGUMENT", "contents.int_contents is filled",
+    ),
     "wrong field": (
         infer("affine", "FP32", [1, 2], fp64_contents=[1, 2]), "INVALID_ARGUMENT", "fp32_contents",
     ),

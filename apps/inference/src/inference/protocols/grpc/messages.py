@@ -184,6 +184,12 @@ def _from_contents(tensor: Any, shape: list[int]) -> Array:
     field = _CONTENTS.get(tensor.datatype)
     if field is None:
         raise BadRequest(f"input {tensor.name!r}: {tensor.datatype} goes into raw_input_contents")
+    for descriptor, _ in tensor.contents.ListFields():
+        if descriptor.name != field:
+            raise BadRequest(
+                f"input {tensor.name!r}: contents.{descriptor.name} is filled, {tensor.datatype} "
+                f"goes into contents.{field} alone"
+            )
     values = getattr(tensor.contents, field)
     if len(values) != math.prod(shape):
         raise BadRequest(
