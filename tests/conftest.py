@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import MutableMapping
+from collections.abc import Iterator, MutableMapping
 
+import pytest
 import structlog
 from hypothesis import settings
 
@@ -32,6 +33,14 @@ def without_the_one_machine(environment: MutableMapping[str, str]) -> None:
 
 
 without_the_one_machine(os.environ)
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was() -> Iterator[None]:
+    """A command that runs within a test sets up its logs: the next test has them as they were."""
+    before = structlog.get_config()
+    yield
+    structlog.configure(**before)
 
 
 def pytest_collection_finish() -> None:
