@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from release import yaml_loader
 from release.errors import BadValuesError
 from release.values import layout
 
@@ -114,8 +115,8 @@ def without_row(text: str, path: str, release: str) -> str:
 def _check_without(before: str, after: str, path: str, release: str) -> None:
     environment = path.rpartition("/")[2].removesuffix(".yaml")
     try:
-        old = layout.entries(yaml.safe_load(before), environment)
-        new = layout.entries(yaml.safe_load(after), environment)
+        old = layout.entries(yaml_loader.load(before), environment)
+        new = layout.entries(yaml_loader.load(after), environment)
     except (yaml.YAMLError, BadValuesError):
         new, old = [], []
     if not new or new != [one for one in old if one.name != release]:
@@ -149,9 +150,9 @@ def _end(node: yaml.Node) -> int:
 def _check(before: str, after: str, path: str, fix: str) -> None:
     """The edit added one item, and changed nothing that was there."""
     try:
-        longer = [*_leaves(yaml.safe_load(after))]
-        kept = [*_leaves(yaml.safe_load(before))]
-        layout.rows(yaml.safe_load(after), path.rpartition("/")[2].removesuffix(".yaml"))
+        longer = [*_leaves(yaml_loader.load(after))]
+        kept = [*_leaves(yaml_loader.load(before))]
+        layout.rows(yaml_loader.load(after), path.rpartition("/")[2].removesuffix(".yaml"))
     except (yaml.YAMLError, BadValuesError) as error:
         raise BadValuesError(
             f"{path} is written in a way that cannot be edited.", fix=fix
