@@ -75,6 +75,7 @@ async def test_every_request_has_its_line_and_no_secret_is_in_any(
         "callback_secret": "secret-callback-signature",
         "redis_url": redis_url,
         "log_level": level,
+        "stop_delay_seconds": 0,
         "access_log": "all",
     }
     async with (
