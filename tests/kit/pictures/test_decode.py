@@ -230,6 +230,15 @@ def test_the_scans_of_a_large_jpeg_are_bounded_together() -> None:
             Picture(payload, mode="L", max_pixels=MAX_PIXELS)
 
 
+def test_the_clear_grey_of_a_deep_picture_becomes_white() -> None:
+    """Found: of 16-bit greys the transparent one stayed what it was, mostly black."""
+    file = io.BytesIO()
+    greys = np.array([[0x0028, 0x0029, 0x8028]], np.uint16)
+    Image.fromarray(greys).save(file, "PNG", transparency=0x0028)
+    flat = Picture(file.getvalue(), mode="L", max_pixels=100).pixels()
+    assert np.asarray(flat).tolist() == [[255, 0, 0x80]]
+
+
 def with_thumbnail(payload: bytes) -> bytes:
     """As cameras write it: a small JPEG inside the EXIF segment."""
     exif = b"Exif\0\0II*\0\x08\0\0\0\0\0\0\0\0\0" + encoded("RGB", (16, 12), "JPEG")

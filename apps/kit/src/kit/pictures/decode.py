@@ -166,11 +166,12 @@ class Picture:
         if not (deep or image.has_transparency_data):
             return image if image.mode == self._mode else image.convert(self._mode)
         flat = Image.new(self._mode, image.size)
+        clear = image.info.get("transparency") if deep else None
         rows = max(1, STRIP_PIXELS // image.width)
         for top in range(0, image.height, rows):
             strip = image.crop((0, top, image.width, min(image.height, top + rows)))
-            flat.paste((_eight_bits(strip) if deep else _on_white(strip)).convert(self._mode),
-                       (0, top))  # fmt: skip
+            flat.paste((_eight_bits(strip, clear) if deep else _on_white(strip))
+                       .convert(self._mode), (0, top))  # fmt: skip
         return flat
 
 
@@ -215,6 +216,13 @@ def _on_white(strip: Image.Image) -> Image.Image:
     return page
 
 
-def _eight_bits(strip: Image.Image) -> Image.Image:
-    """A strip of 16-bit grey in 8 bits; Pillow's own conversion makes everything bright white."""
-    return Image.fromarray((np.asarray(strip) >> 8).astype(np.uint8))
+def _eight_bits(strip: Image.Image, clear: object) -> Image.Image:
+    """A strip of 16-bit grey in 8 bits; Pillow's own conversion makes everything bright white.
+
+    ``clear`` is the grey that a PNG says is transparent, if it says so: it becomes white.
+    """
+    deep = np.asarray(strip)
+    grey = (deep >> 8).astype(np.uint8)
+    if isinstance(clear, int):
+        grey[deep == clear] = 255
+    return Image.fromarray(grey)
