@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import ast
 import re
+from collections import Counter
+from functools import cache
 from pathlib import Path
-
-import pytest
 
 from cluster import build, preflight
 
@@ -15,30 +15,37 @@ TESTS = ROOT / "tests"
 SOURCES = sorted(path for path in TESTS.rglob("*.py") if "__pycache__" not in path.parts)
 
 
+@cache
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def _functions(path: Path) -> set[str]:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-    return {node.name for node in ast.walk(tree) if isinstance(node, kinds)}
+    return {node.name for node in ast.walk(_tree(path)) if isinstance(node, kinds)}
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(TESTS)))
-def test_suite_would_be_collected(path: Path) -> None:
+def test_every_suite_would_be_collected() -> None:
     """pytest collects test_*.py: tests elsewhere never run, a test_*.py without tests is empty."""
-    names = {name for name in _functions(path) if name.startswith(("test_", "Test"))}
-    made = "as_state_machine_test" in (text := path.read_text(encoding="utf-8"))
-    made = made or ".TestCase" in text or "schemathesis" in text
-    if path.name.startswith("test_"):
-        assert names or made, "no test in it"
-    else:
-        assert not names, f"{sorted(names)} would never run: name the file test_*.py"
+    wrong = []
+    for path in SOURCES:
+        names = {name for name in _functions(path) if name.startswith(("test_", "Test"))}
+        made = "as_state_machine_test" in (text := path.read_text(encoding="utf-8"))
+        made = made or ".TestCase" in text or "schemathesis" in text
+        if not path.name.startswith("test_"):
+            wrong += [f"{path}: {name} would never run: name the file test_*.py" for name in names]
+        elif not names and not made:
+            wrong.append(f"{path}: no test in it")
+    assert wrong == []
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(TESTS)))
-def test_no_test_hides_another(path: Path) -> None:
+def test_no_test_hides_another() -> None:
     """Of two functions of one name only the last runs."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    names = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
-    assert len(names) == len(set(names)), sorted({n for n in names if names.count(n) > 1})
+    wrong = []
+    for path in SOURCES:
+        names = [node.name for node in _tree(path).body if isinstance(node, ast.FunctionDef)]
+        wrong += [f"{path}: {name}" for name, count in Counter(names).items() if count > 1]
+    assert wrong == []
 
 
 def test_helm_unittest_finds_every_suite() -> None:
