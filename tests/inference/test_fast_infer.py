@@ -39,7 +39,7 @@ async def read_answer(reader: asyncio.StreamReader) -> tuple[int, dict[str, str]
 @pytest.fixture
 def slow(repository: Path) -> Path:
     return small_models.put(
-        repository, "slow", "1", small_models.slow(), batching={"max_batch_size": 1}
+        repository, "slow", "1", small_models.slow(1), batching={"max_batch_size": 1}
     )
 
 

@@ -52,7 +52,7 @@ PATIENT = 3_600_000
 def slow(repository: Path) -> Path:
     """One row at a time, four that wait."""
     batching = {"max_batch_size": 1, "max_queue_size": 4}
-    return small_models.put(repository, "slow", "1", small_models.slow(), batching=batching)
+    return small_models.put(repository, "slow", "1", small_models.slow(1), batching=batching)
 
 
 def raw(path: str, body: bytes, *headers: str) -> bytes:

@@ -75,7 +75,7 @@ async def test_load_and_unload_without_a_failed_request(serve: Serve, repository
 
 
 async def test_unloading_finishes_what_is_under_way(serve: Serve, repository: Path) -> None:
-    small_models.put(repository, "slow", "1", small_models.slow(), batching={"max_batch_size": 1})
+    small_models.put(repository, "slow", "1", small_models.slow(1), batching={"max_batch_size": 1})
     # nobody is refused for having waited, however long the machine takes to unload
     async with serve(repository_control=True, target_wait_ms=60_000) as running:
         (served,) = running.state.registry.all_serving()

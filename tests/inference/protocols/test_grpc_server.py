@@ -201,7 +201,7 @@ async def test_what_is_wrong_has_its_status_and_serving_goes_on(
 
 async def test_deadline_overload_and_cancellation(serve: Serve, repository: Path) -> None:
     batching = {"max_batch_size": 1, "max_queue_size": 2}
-    small_models.put(repository, "slow", "1", small_models.slow(), batching=batching)
+    small_models.put(repository, "slow", "1", small_models.slow(1), batching=batching)
     request = infer("slow", "FP32", [1, 4], fp32_contents=[1, 2, 3, 4])
     async with serve(target_wait_ms=3_600_000) as running, Client(running) as client:
         (served,) = running.state.registry.all_serving()
