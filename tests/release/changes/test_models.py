@@ -14,6 +14,7 @@ from tests.documented import block
 from tests.inference import small_models
 from tests.release.conftest import Answer, World
 from tests.s3 import S3Server, serve_s3
+from tests.trainer import mlflow_store
 
 MODELS = "values/dev/inference.models.yaml"
 
@@ -122,8 +123,8 @@ def test_names_and_versions_that_are_taken_are_refused_by_name(
     ("source", "more", "said"),
     [
         ("absent.onnx", (), "there is no such file or folder"),
-        ("models:/iris@champion", (), "cannot be read from models: yet"),
-        ("https://example.org/iris.onnx", (), "cannot be read from https: yet"),
+        ("models:/iris@champion", (), "there is no MLflow at sqlite:///mlflow.db"),
+        ("https://example.org/iris.onnx", (), "cannot be read from https:"),
         ("s3://models/absent/1", (), "absent/1/model.json does not exist"),
         ("iris.onnx", ("--on", "proxy"), "has no release with models 'proxy'"),
         ("iris.onnx", ("--env", "qa"), "'qa'"),
@@ -165,6 +166,23 @@ def test_a_version_that_is_published_is_added_as_it_is(
     assert "  again:\n" in world.file("values/stage/inference.models.yaml").decode()
     document = json.dumps(first["model"]["sample"])
     assert "inputs" in document
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_model_of_mlflow_is_added_with_the_registrys_version(
+    world: World, s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A scikit-learn model of a real registry, by its alias, from nothing to one entry."""
+    store = f"sqlite:///{tmp_path / 'registry.db'}"
+    with mlflow_store.of(store, tmp_path / "artifacts"):
+        mlflow_store.log_iris("flowers", times=2, alias="champion")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)  # MLflow took it off
+    answer = add(world, "flowers", "models:/flowers@champion")
+    assert answer.code == 0, answer.out + answer.err
+    assert answer.json["model"]["uri"] == "s3://models/flowers/2"
+    assert "inputs of FP64 are FP32 in the ONNX file" in answer.err
+    assert answer.json["model"]["batching"]["enabled"]
+    assert "  flowers:\n" in world.file(MODELS).decode()
 
 
 def run_as_written(

@@ -116,6 +116,42 @@ def publish(
     )
 
 
+@app.command()
+def fetch(
+    *,
+    source: Annotated[
+        str,
+        typer.Option(
+            "--from",
+            help="A model of MLflow: models:/NAME/VERSION, models:/NAME@ALIAS or runs:/RUN/PATH.",
+        ),
+    ],
+    to: Annotated[Path, typer.Option(help="Folder for model.onnx.")] = DEFAULT_FOLDER,
+    as_json: AsJson = False,
+) -> None:
+    """Get a model of MLflow as an ONNX file; a scikit-learn model is converted.
+
+    The server is that of MLFLOW_TRACKING_URI, else sqlite:///mlflow.db in this folder.
+    """
+    from trainer.mlflow_models import download  # what converts is slow to import  # noqa: PLC0415
+    from trainer.mlflow_models.errors import MlflowModelError  # noqa: PLC0415
+
+    try:
+        found = download.download(source, to)
+    except MlflowModelError as error:
+        typer.echo(f"trainer: {error}", err=True)
+        raise typer.Exit(1) from None
+    document = {
+        "folder": str(found.folder),
+        "flavor": found.flavor,
+        "version": found.version,
+        "run": found.run,
+        "notes": found.notes,
+    }
+    said = "".join(f"\n  {note}" for note in found.notes)
+    _print(document, f"{to}/model.onnx from {source} ({found.flavor}){said}", as_json=as_json)
+
+
 def _print(document: dict[str, Any], line: str, *, as_json: bool) -> None:
     typer.echo(json.dumps(document) if as_json else line)
 

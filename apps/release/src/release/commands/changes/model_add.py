@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -43,7 +44,9 @@ def add(
     source: Annotated[
         str,
         typer.Option(
-            "--from", help="An .onnx file, a folder with one, or s3:// of a version's folder."
+            "--from",
+            help="An .onnx file, a folder with one, s3:// of a version's folder, or a model of "
+            "MLflow: models:/NAME@ALIAS, models:/NAME/VERSION or runs:/RUN/PATH.",
         ),
     ],
     env: EnvOption = "dev",
@@ -59,7 +62,9 @@ def add(
     release: Annotated[
         str, typer.Option("--release", help="Name of its release; else the model's.")
     ] = "",
-    version: Annotated[str, typer.Option("--version", help="Its version.")] = "1",
+    version: Annotated[
+        str, typer.Option("--version", help="Its version; else MLflow's, else 1.")
+    ] = "",
     repository: Annotated[
         str,
         typer.Option(
@@ -82,6 +87,8 @@ def add(
     S3's address and credentials are those of the AWS SDKs' variables.
     """
     with reported(json_output), tempfile.TemporaryDirectory(prefix="release-model-") as scratch:
+        read = _read_source(source, Path(scratch))
+        version = version or read.version or "1"
         references.model(name, version, "s3://-/-", "0" * 64)
         with manifests.open() as repo:
             at = repo.tree(repo.fetch())
@@ -96,7 +103,7 @@ def add(
             shared = [one.name for other, one in models.models_of(at, env) if other == server]
             place = repository.rstrip("/") or models.repository_of(at, env)
             described, published = _published(
-                source, Path(scratch), name, version, place, dry_run=dry_run
+                read, Path(scratch), name, version, place, dry_run=dry_run
             )
             model = references.model(name, version, published["uri"], published["sha256"])
             planner = (
@@ -147,31 +154,53 @@ def _server(
     return wanted, not (wanted in serving and own_release.is_own(at, environment, wanted))
 
 
+@dataclass(frozen=True)
+class _Source:
+    """A model's files here; ``there`` is what is published already, ``version`` MLflow's."""
+
+    source: str
+    folder: Path
+    there: dict[str, Any] | None = None
+    version: str = ""
+
+
+def _read_source(source: str, scratch: Path) -> _Source:
+    """The model's files, from wherever they are.
+
+    Raises BadReferenceError for a place that is not known, or in the words of the program that
+    reads from it.
+    """
+    scheme = re.match(r"([a-z][a-z0-9+.-]*):", source)
+    to = scratch / "source"
+    if scheme is None:
+        return _Source(source, Path(source))
+    if scheme[1] == "s3":
+        there = service_programs.ask(
+            "inference", "fetch", f"--uri={source}", f"--to={to}", "--json"
+        )
+        return _Source(source, Path(there["folder"]), there)
+    if scheme[1] in ("models", "runs"):
+        found = service_programs.ask("trainer", "fetch", f"--from={source}", f"--to={to}", "--json")
+        for note in found["notes"]:
+            output.warned(f"{source}: {note}")
+        return _Source(source, Path(found["folder"]), None, found["version"])
+    raise BadReferenceError(
+        f"Models cannot be read from {scheme[1]}:.",
+        fix="download the model and name its file or folder; s3://, models:/ and runs:/ are read",
+    )
+
+
 def _published(
-    source: str, scratch: Path, name: str, version: str, repository: str, *, dry_run: bool
+    read: _Source, scratch: Path, name: str, version: str, repository: str, *, dry_run: bool
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """What the server makes of the model, and where it is published (or would be)."""
-    scheme = re.match(r"([a-z][a-z0-9+.-]*):", source)
-    there: dict[str, Any] | None = None
-    folder = Path(source)
-    if scheme is not None and scheme[1] == "s3":
-        there = service_programs.ask(
-            "inference", "fetch", f"--uri={source}", f"--to={scratch / 'source'}", "--json"
-        )
-        folder = Path(there["folder"])
-    elif scheme is not None:
-        raise BadReferenceError(
-            f"Models cannot be read from {scheme[1]}: yet.",
-            fix="download the model, and name the file or folder (for MLflow: `mlflow artifacts "
-            "download`, and an ONNX flavour's model.onnx)",
-        )
     described = service_programs.ask(
-        "inference", "describe", str(folder), f"--name={name}", f"--version={version}",
+        "inference", "describe", str(read.folder), f"--name={name}", f"--version={version}",
         f"--to={scratch / 'made'}", "--json",
     )  # fmt: skip
     uri = f"{repository}/{name}/{version}"
-    if there is not None and source.rstrip("/") == uri:
-        return described, {"uri": uri, "sha256": there["sha256"], "created": False}
+    if read.there is not None and read.source.rstrip("/") == uri:
+        return described, {"uri": uri, "sha256": read.there["sha256"], "created": False}
     published = service_programs.ask(
         "trainer", "publish", f"--from={described['folder']}", f"--repository={repository}",
         "--min-accuracy=0", "--json", *(["--dry-run"] if dry_run else []),

@@ -1,0 +1,1 @@
+"""Models of an MLflow registry or run as ONNX files."""
