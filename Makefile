@@ -104,8 +104,12 @@ programs: setup ## Build and install the programs that the tests drive
 WORKERS ?= auto
 
 .PHONY: test
-test: programs ## Run the tests that need no cluster (WORKERS=4: so many at a time)
+test: programs ## Run the tests that need no cluster (CHANGED=1: those a change touches directly)
+ifdef CHANGED
+	python -m tests.changed --numprocesses=$(WORKERS) --dist=loadfile $(ARGS)
+else
 	pytest -m 'not e2e and not conformance' --numprocesses=$(WORKERS) --dist=loadfile $(ARGS)
+endif
 
 .PHONY: test-steady
 test-steady: programs ## Run the tests idle, busy, on one core, file by file and in random order
