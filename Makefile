@@ -52,6 +52,10 @@ demo: setup ## Send ten digits and a zip again (ENV=dev)
 image: setup ## Build and push one service's image: make image APP=proxy
 	@flow image "$${APP:?name the service: make image APP=proxy}" $(ARGS)
 
+.PHONY: dev
+dev: setup ## Run a service here beside the cluster's others, with reload: make dev APP=proxy (ENV=dev)
+	@flow dev "$${APP:?name the service: make dev APP=proxy}" --env "$${ENV:-dev}" $(ARGS)
+
 .PHONY: promote
 promote: setup ## Copy digests from one environment to the next: make promote FROM=dev TO=stage
 	release promote --from $(or $(FROM),$(error name the environment: FROM=dev)) \
@@ -105,7 +109,7 @@ WORKERS ?= auto
 
 .PHONY: test
 test: programs ## Run the tests that need no cluster (CHANGED=1: those a change touches directly)
-ifdef CHANGED
+ifneq ($(CHANGED),)
 	python -m tests.changed --numprocesses=$(WORKERS) --dist=loadfile $(ARGS)
 else
 	pytest -m 'not e2e and not conformance' --numprocesses=$(WORKERS) --dist=loadfile $(ARGS)

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from cluster.errors import ClusterError
 from flow import apply as applying
-from flow import archive, digits, image, stages
+from flow import archive, dev, digits, image, stages
 from flow import site as sites
 from flow.errors import FlowError
 
@@ -127,6 +127,25 @@ def environment_variables() -> None:
         found["KUBECONFIG"] = str(here.kubectl.kubeconfig)
     for name, value in sorted(found.items()):
         typer.echo(f"export {name}={shlex.quote(value)}")
+
+
+@app.command("dev")
+def run_here(
+    name: Annotated[str, typer.Argument(help="The service, a folder of apps/.")],
+    env: EnvOption = "dev",
+    port: Annotated[int, typer.Option(help="Port of this machine to listen on.")] = 8000,
+) -> None:
+    """Run a service here with the neighbours that its pods have; again when its sources change."""
+    here = _site()
+    plan = dev.read(here.kubectl, name, env)
+    for one in plan.neighbours:
+        where = f"{one.namespace}/{one.service}:{one.port}"
+        typer.echo(f"{where} is reached at 127.0.0.1:{one.local}")
+    for text in plan.missing:
+        typer.echo(f"not here: {text}", err=True)
+    with dev.reached(here.kubectl, plan.neighbours):
+        typer.echo(f"{name} listens at http://127.0.0.1:{port}; Ctrl-C ends it")
+        dev.run(REPO, name, plan, port)
 
 
 def _site() -> sites.Site:
