@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from release.git.credentials import git_environment
 from release.git.program import Git
 from release.git.repository import ManifestRepo
 from tests.programs import require
+from tests.release import forked
 from tests.release.conftest import World, digest, reference, seen_healthy
 from tests.release.records.test_history import ROUTING
 
@@ -33,31 +34,27 @@ Attempt = Callable[..., tuple[int, bytes, str]]
 
 def killed_at(world: World, step: int, after: bool, *arguments: str) -> bool:
     """Run `release` in a process that dies at its n-th git command; whether it died."""
-    pid = os.fork()
-    if pid == 0:
-        original: Attempt = Git.attempt
-        count = 0
-
-        def dying(self: Git, *args: str, **more: Any) -> tuple[int, bytes, str]:
-            nonlocal count
-            count += 1
-            if count == step and not after:
-                os._exit(77)
-            answer = original(self, *args, **more)
-            if count == step:
-                os._exit(77)
-            return answer
-
-        Git.attempt = dying  # type: ignore[method-assign]
-        try:
-            code = world.run(*arguments).code
-        except BaseException:
-            code = 99
-        os._exit(code)
-    _, status = os.waitpid(pid, 0)
-    code = os.waitstatus_to_exitcode(status)
+    code = forked.exit_code(_dying, world, step, after, arguments)
     assert code in (0, 77), code
     return code == 77
+
+
+def _dying(world: World, step: int, after: bool, arguments: tuple[str, ...]) -> int:
+    original: Attempt = Git.attempt
+    count = 0
+
+    def dying(self: Git, *args: str, **more: Any) -> tuple[int, bytes, str]:
+        nonlocal count
+        count += 1
+        if count == step and not after:
+            os._exit(77)
+        answer = original(self, *args, **more)
+        if count == step:
+            os._exit(77)
+        return answer
+
+    Git.attempt = dying  # type: ignore[method-assign]
+    return world.run(*arguments).code
 
 
 OPERATIONS: dict[str, tuple[str, ...]] = {
@@ -405,19 +402,18 @@ def test_a_verdict_from_a_clock_ahead_has_soaked_for_no_time(world: World) -> No
     assert "has run this for 0:00:00" in answer.json["message"]
 
 
+def _deploys(world: World, image: str, revisions: Sequence[str]) -> int:
+    codes = {world.deploy(f"{n}", revision, image).code for n, revision in enumerate(revisions)}
+    return 0 if codes == {0} else 1
+
+
 def test_many_writers_lose_nothing_and_double_nothing(world: World) -> None:
     """Three writers and a person, each pushing on; `bench/release` does it with ten."""
     bumps = 3
     revisions = [world.source() for _ in range(bumps)]
     start = world.head()
     images = ("inference", "proxy", "unzip")
-    children = []
-    for image in images:
-        pid = os.fork()
-        if pid == 0:
-            codes = {world.deploy(f"{n}", revisions[n], image).code for n in range(bumps)}
-            os._exit(0 if codes == {0} else 1)
-        children.append(pid)
+    children = [forked.started(_deploys, world, image, revisions) for image in images]
     others = 0
     for _ in range(3):
         done = subprocess.run(
@@ -425,8 +421,9 @@ def test_many_writers_lose_nothing_and_double_nothing(world: World) -> None:
             env={**os.environ, **world.environment},
         )  # fmt: skip
         others += done.returncode == 0
-    for pid in children:
-        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    for child in children:
+        child.join()
+        assert child.exitcode == 0
     log = world.git("log", "--format=%s", f"{start}..main", cwd=world.remote).splitlines()
     ours = [subject for subject in log if subject.startswith("dev: Deploy")]
     assert len(ours) == bumps * len(images)

@@ -15,6 +15,7 @@ from release.cluster.client import Cluster
 from release.cluster.snapshots import MANAGER, Snapshot
 from release.git.program import Git
 from release.offline.rollback import OfflineRollback
+from tests.release import forked
 from tests.release.conftest import Answer, World, digest
 from tests.release.kube import APPLICATIONS, Kubernetes
 from tests.release.verification.test_verification import (
@@ -490,37 +491,34 @@ def test_a_sync_that_begins_after_the_mark_is_ended_and_applied_over(
 
 def killed_at(world: World, step: int, *arguments: str, **environment: str) -> bool:
     """Run `release` in a process that dies before its n-th write; whether it died."""
-    pid = os.fork()
-    if pid == 0:
-        calls = 0
-        original, attempt = Cluster.request, Git.attempt
-
-        def count() -> None:
-            nonlocal calls
-            calls += 1
-            if calls == step:
-                os._exit(77)
-
-        def request(self: Cluster, method: str, *rest: Any, **more: Any) -> Any:
-            if method != "GET":
-                count()
-            return original(self, method, *rest, **more)
-
-        def git(self: Git, *rest: str, **more: Any) -> Any:
-            if rest[0] in ("commit-tree", "push"):
-                count()
-            return attempt(self, *rest, **more)
-
-        client.Cluster.request = request  # type: ignore[method-assign]
-        Git.attempt = git  # type: ignore[method-assign]
-        try:
-            code = world.run(*arguments, **environment).code
-        except BaseException:
-            code = 99
-        os._exit(code)
-    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    code = forked.exit_code(_dying, world, step, arguments, environment)
     assert code in (0, 77), code
     return code == 77
+
+
+def _dying(world: World, step: int, arguments: tuple[str, ...], environment: dict[str, str]) -> int:
+    calls = 0
+    original, attempt = Cluster.request, Git.attempt
+
+    def count() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == step:
+            os._exit(77)
+
+    def request(self: Cluster, method: str, *rest: Any, **more: Any) -> Any:
+        if method != "GET":
+            count()
+        return original(self, method, *rest, **more)
+
+    def git(self: Git, *rest: str, **more: Any) -> Any:
+        if rest[0] in ("commit-tree", "push"):
+            count()
+        return attempt(self, *rest, **more)
+
+    client.Cluster.request = request  # type: ignore[method-assign]
+    Git.attempt = git  # type: ignore[method-assign]
+    return world.run(*arguments, **environment).code
 
 
 def test_killed_at_any_write_a_rerun_finishes_it(
