@@ -54,7 +54,8 @@ def _words(text: str) -> list[str]:
 def _wrong_target(words: list[str]) -> str | None:
     for word in words:
         name, equals, _ = word.partition("=")
-        if equals and f"$({name})" not in MAKEFILE and f"$({name}:" not in MAKEFILE:
+        used = (f"$({name})", f"$({name}:", f"$${{{name}:")  # the last one is the shell's
+        if equals and not any(form in MAKEFILE for form in used):
             return f"make takes no variable {name}"
         if not equals and not re.fullmatch(r"…|-\w+", word):
             targets = re.findall(r"^([\w -]+):(?!=)", MAKEFILE, re.MULTILINE)
