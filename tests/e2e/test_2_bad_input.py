@@ -59,10 +59,10 @@ def test_a_request_leads_to_its_pods_images_and_commits(site: Site, release: Rel
         text = release("describe", "request-id", identity, "--env=dev", "--json", accepted=(0, 8))
         found = json.loads(text)
         titles = {part["title"] for part in found.get("parts", ())}
-        wanted = {f"what Git wants of {name} in dev" for name in ("proxy", "inference")}
+        wanted = {"what Git wants of proxy in dev", "inference in dev"}
         return found if wanted <= titles else None
 
-    found = wait_until(described, "the logs of the proxy and of the model server")
+    found = wait_until(described, "the log of the proxy, and the server of its model")
     facts = [fact for part in found["parts"] for fact in part["facts"]]
     for name in ("proxy", "inference"):
         assert digest(site, "dev", name) in {fact["value"] for fact in facts}

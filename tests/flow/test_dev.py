@@ -10,19 +10,26 @@ import pytest
 from flow.dev import Neighbour, planned
 
 SERVICES = {("dev", "inference"), ("slipway-system", "redis"), ("slipway-system", "s3")}
-SECRETS = {"s3-credentials": {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "word:7070"}}
+VOLUMES = [{"name": "keys", "secret": {}}, {"name": "tmp", "emptyDir": {}}]
+CREDENTIALS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "word:7070"}
+KEPT = {
+    ("secret", "s3-credentials"): CREDENTIALS,
+    ("configMap", "proxy"): {"PROXY_BACKENDS": '{"url": "http://inference:8080"}'},
+}
 
 
 def deployment(**container: Any) -> dict[str, Any]:
     own = {"name": "proxy", "args": ["serve"], **container}
     return {
         "metadata": {"name": "proxy", "namespace": "dev"},
-        "spec": {"template": {"spec": {"containers": [{"name": "istio-proxy"}, own]}}},
+        "spec": {
+            "template": {"spec": {"containers": [{"name": "istio-proxy"}, own], "volumes": VOLUMES}}
+        },
     }
 
 
 def plan_of(**container: Any) -> Any:
-    return planned(deployment(**container), SERVICES, SECRETS, itertools.count(40001))
+    return planned(deployment(**container), SERVICES, KEPT, itertools.count(40001))
 
 
 def setting(value: str) -> tuple[str, list[Neighbour]]:
@@ -73,17 +80,30 @@ def test_one_service_in_two_settings_is_forwarded_once() -> None:
     assert len(plan.neighbours) == 1
 
 
+def test_a_config_map_holds_settings_with_addresses_too() -> None:
+    plan = plan_of(envFrom=[{"configMapRef": {"name": "proxy"}}])
+    assert plan.settings == {"PROXY_BACKENDS": '{"url": "http://127.0.0.1:40001"}'}
+    assert plan.missing == []
+
+
 def test_secrets_are_read_and_what_is_not_here_is_named() -> None:
     key = {"secretKeyRef": {"name": "s3-credentials", "key": "AWS_ACCESS_KEY_ID"}}
-    gone = {"secretKeyRef": {"name": "gone", "key": "k"}}
+    gone = {"configMapKeyRef": {"name": "gone", "key": "k"}}
     plan = plan_of(
         env=[{"name": "KEY", "valueFrom": key}, {"name": "GONE", "valueFrom": gone}],
-        envFrom=[{"secretRef": {"name": "s3-credentials"}}, {"secretRef": {"name": "gone"}}],
-        volumeMounts=[{"mountPath": "/etc/keys"}],
+        envFrom=[
+            {"secretRef": {"name": "s3-credentials"}},
+            {"secretRef": {"name": "gone"}},
+            {"secretRef": {"name": "may-be-gone", "optional": True}},
+        ],
+        volumeMounts=[
+            {"name": "keys", "mountPath": "/etc/keys"},
+            {"name": "tmp", "mountPath": "/tmp"},
+        ],
     )
-    assert plan.settings == {**SECRETS["s3-credentials"], "KEY": "key"}
+    assert plan.settings == {**CREDENTIALS, "KEY": "key"}
     assert [text.split(",")[0] for text in plan.missing] == [
-        "the variables of {'secretRef': {'name': 'gone'}}",
+        "the variables of the secret gone",
         "GONE",
         "the files of /etc/keys",
     ]

@@ -22,6 +22,8 @@ from cluster.kube import Kubectl
 from flow.errors import FlowError
 
 _ADDRESS = re.compile(r"(?<![\w.-])(?P<host>[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?):(?P<port>\d{2,5})\b")
+_WITH_FILES = {"secret", "configMap", "projected", "csi", "persistentVolumeClaim", "downwardAPI"}
+"""Kinds of volumes that hold something when the pod starts."""
 READY_SECONDS = 30.0
 """How long a port-forward may take."""
 
@@ -49,12 +51,13 @@ class Plan:
 def planned(
     deployment: Mapping[str, Any],
     services: Collection[tuple[str, str]],
-    secrets: Mapping[str, Mapping[str, str]],
+    kept: Mapping[tuple[str, str], Mapping[str, str]],
     free_port: Iterator[int],
 ) -> Plan:
     """What the container named as the Deployment is given, with addresses of this machine.
 
-    ``services`` are (namespace, name), ``secrets`` those of the namespace with plain values.
+    ``services`` are (namespace, name). ``kept`` are the plain values of the namespace's Secrets
+    and ConfigMaps, by kind (``secret``, ``configMap``) and name.
     """
     metadata = deployment["metadata"]
     pod = deployment["spec"]["template"]["spec"]
@@ -73,31 +76,39 @@ def planned(
         return f"127.0.0.1:{known[key].local}"
 
     for source in container.get("envFrom") or ():
-        secret = (source.get("secretRef") or {}).get("name", "")
-        if secret in secrets:
-            plan.settings.update(secrets[secret])
-        else:
-            plan.missing.append(f"the variables of {source}")
+        kind = "secret" if "secretRef" in source else "configMap"
+        reference = source[f"{kind}Ref"]
+        values = kept.get((kind, reference["name"]))
+        if values is not None:
+            plan.settings |= {source.get("prefix", "") + key: one for key, one in values.items()}
+        elif not reference.get("optional"):
+            plan.missing.append(f"the variables of the {kind} {reference['name']}")
     for one in container.get("env") or ():
-        value = _value(one, secrets)
+        value = _value(one, kept)
         if value is None:
             plan.missing.append(f"{one['name']}, which the pod has from {one.get('valueFrom')}")
         else:
             plan.settings[one["name"]] = value
     plan.settings = {name: _ADDRESS.sub(local, text) for name, text in plan.settings.items()}
     plan.neighbours = list(known.values())
+    with_files = {one["name"] for one in pod.get("volumes", ()) if _WITH_FILES & one.keys()}
     plan.missing += [
-        f"the files of {one['mountPath']}" for one in container.get("volumeMounts", ())
+        f"the files of {one['mountPath']}"
+        for one in container.get("volumeMounts", ())
+        if one["name"] in with_files
     ]
     return plan
 
 
-def _value(variable: Mapping[str, Any], secrets: Mapping[str, Mapping[str, str]]) -> str | None:
+def _value(
+    variable: Mapping[str, Any], kept: Mapping[tuple[str, str], Mapping[str, str]]
+) -> str | None:
     source = variable.get("valueFrom")
     if source is None:
         return str(variable.get("value", ""))
-    if key := source.get("secretKeyRef"):
-        return secrets.get(key["name"], {}).get(key["key"])
+    for kind in ("secret", "configMap"):
+        if key := source.get(f"{kind}KeyRef"):
+            return kept.get((kind, key["name"]), {}).get(key["key"])
     if source.get("fieldRef", {}).get("fieldPath") == "metadata.name":
         return socket.gethostname()
     return None
@@ -117,14 +128,17 @@ def read(kubectl: Kubectl, app: str, environment: str) -> Plan:
         (one["metadata"]["namespace"], one["metadata"]["name"])
         for one in kubectl.items("services", "-A")
     }
-    secrets = {
-        one["metadata"]["name"]: {
+    kept = {
+        ("secret", one["metadata"]["name"]): {
             key: base64.b64decode(text).decode(errors="replace")
             for key, text in (one.get("data") or {}).items()
         }
         for one in kubectl.items("secrets", "-n", environment, "--field-selector=type=Opaque")
+    } | {
+        ("configMap", one["metadata"]["name"]): one.get("data") or {}
+        for one in kubectl.items("configmaps", "-n", environment)
     }
-    return planned(deployment, services, secrets, _free_ports())
+    return planned(deployment, services, kept, _free_ports())
 
 
 def _free_ports() -> Iterator[int]:

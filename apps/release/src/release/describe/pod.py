@@ -13,7 +13,7 @@ from release.diagnosis.pods import pod_causes
 from release.errors import NotFoundError
 from release.values import tree
 
-_PROXY_OF_THE_MESH = "istio-proxy"
+_OF_THE_MESH = ("istio-proxy", "istio-init", "istio-validation")
 
 
 def describe(known: Known, name: str, environments: Sequence[str], cluster: Cluster) -> Description:
@@ -87,7 +87,7 @@ def _add_containers(
         restarts = status.get("restartCount", 0)
         said = f"{container['image']}, {_state_of(status)}, {restarts} restarts"
         part.add(container["name"], said)
-        if container["name"] == _PROXY_OF_THE_MESH:
+        if container["name"] in _OF_THE_MESH:
             continue
         if not digest:
             found.gaps.append(f"container {container['name']} runs a tag: which bytes is not known")

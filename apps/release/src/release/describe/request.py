@@ -1,16 +1,19 @@
-"""A request: which containers logged it, and what these ran."""
+"""A request: which containers logged it, what these ran, and what serves the model it asked."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from release.cluster.client import Cluster, Object
-from release.describe.deployed import Known
+from release.describe.deployed import Known, describe_releases
 from release.describe.facts import Description
 from release.describe.pod import add_pod
+from release.diagnosis.jobs import INSTANCE
 from release.errors import NotFoundError, ReleaseError
+from release.values import model_map, tree
 
 LINES = 20_000
 """Newest lines of a container's log that are read."""
@@ -33,6 +36,7 @@ def describe(
     found = Description("request-id", identity)
     lines = found.part("log lines")
     wrote: dict[tuple[str, str], Object] = {}
+    models: set[tuple[str, str]] = set()
     read = 0
     for environment in environments:
         try:
@@ -48,9 +52,10 @@ def describe(
             logs = pool.map(lambda one: _log(cluster, environment, *one), containers)  # noqa: B023 - the pool ends before the next environment
             for (pod, container), log in zip(containers, logs, strict=True):
                 name = pod["metadata"]["name"]
-                for line in _speaking_of(log, identity):
-                    lines.add(f"{environment}/{container}", line, f"pod {name}")
+                for entry in _speaking_of(log, identity):
+                    lines.add(f"{environment}/{container}", in_short(entry), f"pod {name}")
                     wrote[environment, name] = pod
+                    models.add((environment, str(entry.get("model", ""))))
     if not wrote:
         raise NotFoundError(
             f"No log of a pod that runs speaks of the request {identity!r} (the newest {LINES:,} "
@@ -60,6 +65,10 @@ def describe(
         )
     for (environment, _), pod in wrote.items():
         add_pod(found, known, environment, pod, cluster)
+    described = {pod["metadata"].get("labels", {}).get(INSTANCE) for pod in wrote.values()}
+    for environment, model in sorted(models):
+        served = [one for one in served_by(known, environment, model) if one[1] not in described]
+        describe_releases(found, known, served)
     found.gaps.append(
         "pods that are gone and lines that were rotated away are not looked at, nor the "
         "prediction log in S3"
@@ -71,16 +80,29 @@ def _log(cluster: Cluster, environment: str, pod: Object, container: str) -> str
     return cluster.logs(environment, pod["metadata"]["name"], container, lines=LINES)
 
 
-def _speaking_of(log: str, identity: str) -> Iterator[str]:
+def _speaking_of(log: str, identity: str) -> Iterator[dict[str, Any]]:
+    """The lines that have the id, as objects; a line that is none is its ``message``."""
     for line in log.splitlines():
         if identity not in line:
             continue
         try:
             entry = json.loads(line)
         except ValueError:
-            yield line.strip()[:300]
-            continue
-        if not isinstance(entry, dict):
-            continue
-        shown = [f"{key}={entry[key]}" for key in SHOWN if entry.get(key) not in (None, "", "-")]
-        yield " ".join(shown)[:300]
+            entry = {"message": line.strip()}
+        if isinstance(entry, dict):
+            yield entry
+
+
+def in_short(entry: Mapping[str, Any]) -> str:
+    """The fields of a log line that are shown, at most 300 characters."""
+    shown = [f"{key}={entry[key]}" for key in SHOWN if entry.get(key) not in (None, "", "-")]
+    return " ".join(shown)[:300]
+
+
+def served_by(known: Known, environment: str, model: str) -> list[tuple[str, str]]:
+    """The releases of an environment that Git has serve a model."""
+    return [
+        (environment, release)
+        for release in tree.model_releases(known.at, environment)
+        if model in model_map.read(known.at, environment, release)
+    ]
