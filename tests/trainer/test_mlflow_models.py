@@ -50,6 +50,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("mlflow")
     address = f"sqlite:///{folder / 'mlflow.db'}"
     with mlflow_store.of(address, folder / "artifacts"):
+        mlflow.MlflowClient().create_registered_model("empty")
         yield address
 
 
@@ -177,8 +178,8 @@ def test_a_manifest_that_leads_out_of_the_model_is_refused(store: str, tmp_path:
     ("uri", "said"),
     [
         ("models:/nobody@champion", "nobody"),
-        ("models:/forest@nobody", "alias nobody not found"),
-        ("models:/forest/99", "version=99"),
+        ("models:/empty@nobody", "alias nobody not found"),
+        ("models:/empty/99", "version=99"),
         ("runs:/00000000000000000000000000000000/model", "not found"),
         ("models:/", "names no model of MLflow"),
         ("mlflow:/forest", "names no model of MLflow"),
