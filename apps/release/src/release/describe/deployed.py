@@ -10,7 +10,6 @@ from release.describe.facts import Description, Part, place_in
 from release.errors import ReleaseError
 from release.git import message as msg
 from release.git.commit_tree import CommitTree
-from release.git.repository import ManifestRepo
 from release.records import deployments, verdicts
 from release.values import holds, layout, model_map, scalars, tree
 from release.values.references import Image
@@ -18,17 +17,16 @@ from release.values.references import Image
 
 @dataclass(frozen=True)
 class Known:
-    """The repository at one commit, with the verdicts that are kept in it."""
+    """A commit of the repository, with the verdicts that are kept beside it."""
 
-    repo: ManifestRepo
     at: CommitTree
     log: verdicts.Log
     now: datetime
 
     def verdict(self, environment: str, commit: str) -> str:
-        """What was seen of an environment after a commit; empty where nobody looked."""
+        """What was seen of an environment after a commit, or that nobody looked."""
         seen = [one.verdict for one in self.log.of(environment) if one.commit == commit]
-        return seen[-1] if seen else ""
+        return seen[-1] if seen else "no verdict is kept"
 
 
 def row_of(at: CommitTree, environment: str, release: str) -> layout.Row | None:
@@ -111,7 +109,7 @@ def _change(known: Known, environment: str, entry: msg.Logged) -> tuple[str, str
     when = datetime.fromtimestamp(entry.when, UTC).strftime("%Y-%m-%d %H:%M UTC")
     what = entry.first(msg.OPERATION) or "edited by hand"
     said = f"{when}, {what}, by {entry.author}: {entry.subject}"
-    return f"{said} [{verdict or 'no verdict is kept'}]", f"commit {entry.commit}"
+    return f"{said} [{verdict}]", f"commit {entry.commit}"
 
 
 def _keys(at: CommitTree, file: str) -> str:

@@ -92,8 +92,8 @@ def _add_history(found: Description, known: Known, digest: str) -> None:
         raise _never(digest)
     for entry in entries:
         environment = entry.first(msg.ENVIRONMENT)
-        verdict = known.verdict(environment, entry.commit) if environment else ""
-        said = f"{entry.subject} (by {entry.author}) [{verdict or 'no verdict is kept'}]"
+        verdict = known.verdict(environment, entry.commit)
+        said = f"{entry.subject} (by {entry.author}) [{verdict}]"
         part.add(environment or "values", said, f"commit {entry.commit}")
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from release import yaml_loader
 from release.describe import mentions
 from release.describe.deployed import Known, describe_releases
 from release.describe.facts import Description, Part, place_in
@@ -69,11 +70,11 @@ def _add_namespace(found: Description, at: CommitTree, name: str) -> None:
 def _add_hosts(found: Description, part: Part, namespace: Any, file: str) -> None:
     metadata = namespace.get("metadata") or {}
     part.add("namespace", str(metadata.get("name")), file)
-    hosts = (metadata.get("annotations") or {}).get("slipway/hosts")
+    hosts = (metadata.get("annotations") or {}).get(layout.HOSTS)
     if hosts:
         part.add("hosts", str(hosts), file)
     else:
-        found.gaps.append(f"{file} names no hosts (annotation slipway/hosts): no host is admitted")
+        found.gaps.append(f"{file} names no hosts (annotation {layout.HOSTS}): no host is admitted")
 
 
 def _add_rules(part: Part, known: Known, name: str) -> None:
@@ -101,6 +102,6 @@ def _add_rules(part: Part, known: Known, name: str) -> None:
 
 def _documents(data: bytes, file: str) -> Iterable[object]:
     try:
-        return list(yaml.safe_load_all(data))
+        return list(yaml_loader.load_all(data))
     except yaml.YAMLError as error:
         raise BadValuesError(f"{file} is not YAML: {error}") from error

@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from release.changes.models import models_of
 from release.cluster.client import Cluster, Object
 from release.describe.deployed import Known, describe_releases
 from release.describe.facts import Description
 from release.describe.pod import add_pod
 from release.diagnosis.jobs import INSTANCE
 from release.errors import NotFoundError, ReleaseError
-from release.values import model_map, tree
 
 LINES = 20_000
 """Newest lines of a container's log that are read."""
@@ -67,7 +67,11 @@ def describe(
         add_pod(found, known, environment, pod, cluster)
     described = {pod["metadata"].get("labels", {}).get(INSTANCE) for pod in wrote.values()}
     for environment, model in sorted(models):
-        served = [one for one in served_by(known, environment, model) if one[1] not in described]
+        served = [
+            (environment, release)
+            for release, one in models_of(known.at, environment)
+            if one.name == model and release not in described
+        ]
         describe_releases(found, known, served)
     found.gaps.append(
         "pods that are gone and lines that were rotated away are not looked at, nor the "
@@ -97,12 +101,3 @@ def in_short(entry: Mapping[str, Any]) -> str:
     """The fields of a log line that are shown, at most 300 characters."""
     shown = [f"{key}={entry[key]}" for key in SHOWN if entry.get(key) not in (None, "", "-")]
     return " ".join(shown)[:300]
-
-
-def served_by(known: Known, environment: str, model: str) -> list[tuple[str, str]]:
-    """The releases of an environment that Git has serve a model."""
-    return [
-        (environment, release)
-        for release in tree.model_releases(known.at, environment)
-        if model in model_map.read(known.at, environment, release)
-    ]

@@ -21,6 +21,8 @@ SERVICES = "values/services"
 PLATFORM = "values/platform"
 SHARED = ("charts", "argocd", PLATFORM, SERVICES)
 """What all environments are made of: no promotion and no rollback of one changes it."""
+HOSTS = "slipway/hosts"
+"""Annotation of an environment's namespace: its hosts at the gateway, and those below them."""
 NO_ENVIRONMENTS = frozenset({"services", "platform"})
 """Folders of values/ that belong to no environment."""
 

@@ -146,7 +146,7 @@ def request_command(
 def _known(json_output: bool, manifests: ManifestOptions) -> Iterator[Known]:
     with opened(json_output, manifests) as repo:
         at = repo.tree(repo.fetch())
-        yield Known(repo, at, verdicts.read(repo), now())
+        yield Known(at, verdicts.read(repo), now())
 
 
 def _cluster(options: ClusterOptions) -> tuple[Cluster | None, str]:

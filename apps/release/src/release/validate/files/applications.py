@@ -22,7 +22,6 @@ ROOT = "argocd/root.yaml"
 _ACTION = re.compile(r"\{\{(.*?)\}\}", re.S)
 _FIELD = re.compile(r"(?<![\w)\]$])\.([A-Za-z_]\w*)")
 _SPEC = ("spec", "template", "spec")
-_HOSTS = "slipway/hosts"
 _POD_SECURITY = "pod-security.kubernetes.io/enforce"
 
 Document = Mapping[str, Any]
@@ -149,7 +148,8 @@ def foreign_hosts(
                 wide = [host for host in mine if _is_below(one, host)]
                 if other != environment and wide:
                     yield Finding(
-                        file, _line(root, file, _HOSTS), f"metadata.annotations.{_HOSTS}",
+                        file, _line(root, file, layout.HOSTS),
+                        f"metadata.annotations.{layout.HOSTS}",
                         f"has {wide[0]!r}, and so {one!r} of {other} as well: {environment} may "
                         f"take the requests of {other}", "give each environment hosts of its own",
                     )  # fmt: skip
@@ -162,7 +162,7 @@ def _allowed_hosts(root: Path, environment: str) -> list[str] | None:
         if document.get("kind") == "Namespace" and "slipway/environment" in (
             metadata.get("labels") or {}
         ):
-            listed = str((metadata.get("annotations") or {}).get(_HOSTS) or "")
+            listed = str((metadata.get("annotations") or {}).get(layout.HOSTS) or "")
             return [one for part in listed.split(",") if (one := part.strip())]
     return None
 
